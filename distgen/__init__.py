@@ -1,0 +1,28 @@
+"""Train deep-learning models on whole genomes. Names are imported on first use: no torch, no Ray until then."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["GenomeLoader", "Store", "kernels", "open_store"]
+
+if TYPE_CHECKING:
+    from distgen import kernels
+    from distgen.loader.loader import GenomeLoader
+    from distgen.store.reader import Store, open_store
+
+_HOME = {
+    "GenomeLoader": "distgen.loader.loader",
+    "Store": "distgen.store.reader",
+    "open_store": "distgen.store.reader",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "kernels":
+        return importlib.import_module("distgen.kernels")
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module distgen has no attribute {name!r}")

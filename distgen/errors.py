@@ -1,0 +1,50 @@
+"""What distgen raises: each message says what was wrong, where, and what would be right."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DistgenError(Exception):
+    """Any failure distgen can explain. `exit_status` is what the command line ends with."""
+
+    exit_status = 1
+
+
+class ConfigError(DistgenError):
+    """A recipe, a run or an argument asks for what does not exist or does not fit."""
+
+    exit_status = 2
+
+
+class SourceError(DistgenError):
+    """A source file (FASTA, GTF, ...) is missing, damaged or not what it should be."""
+
+    exit_status = 2
+
+
+class StoreError(DistgenError):
+    """A store is missing, unfinished, damaged, or lacks what is asked of it."""
+
+
+class WindowError(DistgenError, ValueError):
+    """A window leaves the plane it is read from."""
+
+
+class CheckpointError(DistgenError):
+    """A checkpoint is damaged or belongs to another run or store."""
+
+
+class TrainError(DistgenError):
+    """Training cannot go on: a worker failed, the loss is not finite, a wait ran out."""
+
+
+def suggest(word: str, valid: Iterable[str]) -> str:
+    """A sentence that names the nearest valid word and lists the valid ones (at most twelve)."""
+    words = list(valid)
+    near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    shown = ", ".join(words[:12]) + (f", ... ({len(words)} in all)" if len(words) > 12 else "")
+    return (f'Did you mean "{near[0]}"? ' if near else "") + (
+        f"Valid: {shown}." if words else "There is none."
+    )

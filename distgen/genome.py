@@ -1,0 +1,153 @@
+"""Contigs, intervals and base codes: the one place that knows the coordinate rule.
+
+Coordinates are 0-based and half-open. Contigs lie one after another in one *flat* coordinate; each
+starts at a multiple of `ALIGNMENT` bases. Codes are A 0, C 1, G 2, T 3 (the complement of c is
+3 - c); an ambiguous base is code 4 once decoded.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from distgen.errors import ConfigError, suggest
+
+ALIGNMENT = 64
+AMBIGUOUS = 4
+BASES = "ACGTN"
+
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A stretch of one contig: 0-based `start`, half-open `end`, strand "+", "-" or "."."""
+
+    contig: str
+    start: int
+    end: int
+    strand: str = "."
+
+    def __str__(self) -> str:
+        return f"{self.contig}:{self.start}-{self.end}"
+
+
+@dataclass(frozen=True)
+class Contigs:
+    """The contig table of one assembly.
+
+    Args:
+        names: contig names, unique.
+        lengths: int64 (C,), bases.
+        offsets: int64 (C,), first base of each contig in the flat coordinate.
+        aliases: one other name per contig, or "" (such as the whole first word of an NCBI header).
+    """
+
+    names: tuple[str, ...]
+    lengths: Int64
+    offsets: Int64
+    aliases: tuple[str, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        index = {alias: i for i, alias in enumerate(self.aliases) if alias}
+        index.update({name: i for i, name in enumerate(self.names)})
+        return index
+
+    def index(self, name: str) -> int:
+        """The row of a contig by name or alias. Raises ConfigError with the nearest name."""
+        found = self._index.get(name)
+        if found is None:
+            raise ConfigError(f'no contig "{name}". {suggest(name, self.names)}')
+        return found
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._index
+
+    def locate(self, flat: npt.ArrayLike) -> Int64:
+        """The row of the contig that each flat position belongs to (padding counts to the contig before)."""
+        rows = np.searchsorted(self.offsets, np.asarray(flat, np.int64), side="right") - 1
+        return np.maximum(rows, 0).astype(np.int64)
+
+    def regions(self, patterns: Iterable[str]) -> Int64:
+        """Flat (n, 2) intervals, sorted and merged, of contigs and parts of contigs.
+
+        Each pattern is a contig, a glob over contigs, or `contig:start-end` with 0-based half-open
+        positions or percentages ("chr1:90%-100%").
+
+        Raises:
+            ConfigError: no contig matches, or a part leaves its contig.
+        """
+        found: list[tuple[int, int]] = []
+        for pattern in patterns:
+            exact = pattern in self
+            part = None if exact else re.fullmatch(r"(.+):([\d,]+%?)-([\d,]+%?)", pattern)
+            if part:
+                row = self.index(part[1])
+                start, end = (self._position(row, text) for text in part.groups()[1:])
+                if not 0 <= start < end <= self.lengths[row]:
+                    raise ConfigError(
+                        f'"{pattern}" is no stretch of {part[1]}, which has {self.lengths[row]:,} bases'
+                    )
+                found.append((int(self.offsets[row]) + start, int(self.offsets[row]) + end))
+                continue
+            rows = [self.index(pattern)] if exact else match(pattern, self.names)
+            if not rows:
+                raise ConfigError(f'no contig matches "{pattern}". {suggest(pattern, self.names)}')
+            found += [
+                (int(self.offsets[r]), int(self.offsets[r] + self.lengths[r])) for r in rows
+            ]
+        return merge(np.array(sorted(found), np.int64).reshape(-1, 2))
+
+    def _position(self, row: int, text: str) -> int:
+        digits = text.replace(",", "")
+        if digits.endswith("%"):
+            return int(self.lengths[row]) * int(digits[:-1]) // 100
+        return int(digits)
+
+    def whole(self) -> Int64:
+        """Flat (C, 2) intervals of all contigs."""
+        return np.stack([self.offsets, self.offsets + self.lengths], axis=1)
+
+
+def match(pattern: str, names: Sequence[str]) -> list[int]:
+    """Rows of the names that a case-sensitive glob matches."""
+    return [i for i, name in enumerate(names) if fnmatch.fnmatchcase(name, pattern)]
+
+
+def merge(intervals: Int64) -> Int64:
+    """Join intervals (n, 2), sorted by start, that overlap; neighbours that only touch stay apart,
+    so that no interval ever crosses a contig."""
+    if len(intervals) == 0:
+        return intervals
+    reach = np.maximum.accumulate(intervals[:, 1])
+    first = np.r_[True, intervals[1:, 0] >= reach[:-1]]
+    starts = intervals[first, 0]
+    ends = np.maximum.reduceat(intervals[:, 1], np.flatnonzero(first))
+    return np.stack([starts, ends], axis=1)
+
+
+def subtract(intervals: Int64, holes: Int64) -> Int64:
+    """What is left of sorted disjoint `intervals` (n, 2) outside sorted disjoint `holes` (m, 2)."""
+    left: list[tuple[int, int]] = []
+    for start, end in intervals.tolist():
+        for hole_start, hole_end in holes[
+            np.searchsorted(holes[:, 1], start, side="right") :
+        ].tolist():
+            if hole_start >= end:
+                break
+            if hole_start > start:
+                left.append((start, hole_start))
+            start = max(start, hole_end)
+        if start < end:
+            left.append((start, end))
+    return np.array(left, np.int64).reshape(-1, 2)

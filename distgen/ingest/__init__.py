@@ -1,0 +1,1 @@
+"""Source files to numpy arrays; no torch here, build nodes stay light."""

@@ -1,0 +1,1 @@
+"""Which windows, in which order, from which memory: batches of packed DNA with their targets."""

@@ -1,0 +1,75 @@
+"""What the loader hands to training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distgen.genome import Contigs, Interval
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's rows of a global batch; the fields are what the kernels take.
+
+    Args:
+        plane: uint8 (bytes,), 2 bits a base; the whole genome or the gathered rows.
+        starts: int64 (B,), first base of each window in `plane`.
+        limits: int64 (B, 2), the bases of `plane` that each window may read.
+        length: bases per window.
+        reverse: bool (B,), True where the window is read from the other strand.
+        ambiguous: uint8 (bytes,) or None, 1 bit a base; None where no base is ambiguous.
+        softmask: uint8 (bytes,) or None, likewise.
+        keys: int64 (B,), for counter-based draws; a function of seed, epoch and sample.
+        samples: int64 (B,), which sample of the epoch each row is.
+        weight: float32 (B,), 0 for a row that only pads the last batch.
+        targets: per track (B, bins, classes), in the window's orientation.
+        mask: per track bool (B, bins), True where the target is known.
+        positions: int64 (B,), first base of each window in the assembly's flat coordinate.
+        contigs: the assembly's.
+    """
+
+    plane: Tensor
+    starts: Tensor
+    limits: Tensor
+    length: int
+    reverse: Tensor
+    ambiguous: Tensor | None
+    softmask: Tensor | None
+    keys: Tensor
+    samples: Tensor
+    weight: Tensor
+    targets: dict[str, Tensor]
+    mask: dict[str, Tensor]
+    positions: Tensor
+    contigs: Contigs
+
+    def __len__(self) -> int:
+        return self.starts.numel()
+
+    def where(self) -> list[Interval]:
+        """Contig, start, end and strand of each row; a window that sticks out of its contig at the left starts below 0."""
+        inside = torch.maximum(self.positions, self._first_valid())
+        rows = self.contigs.locate(inside.cpu().numpy())
+        places = []
+        for row, position, backward in zip(rows, self.positions.tolist(), self.reverse.tolist(), strict=True):
+            start = position - int(self.contigs.offsets[row])
+            places.append(Interval(self.contigs.names[row], start, start + self.length, "-" if backward else "+"))
+        return places
+
+    def _first_valid(self) -> Tensor:
+        """First base each window may read, in the flat coordinate."""
+        return self.limits[:, 0] - self.starts + self.positions
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch with every tensor on a device."""
+
+        def move(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value.to(device, non_blocking=True)
+            return {k: move(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})

@@ -1,0 +1,194 @@
+"""GenomeLoader: the batches of a split, in an order that is a pure function of seed, epoch and position."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from distgen.config import TIMEOUTS, digest
+from distgen.errors import CheckpointError, ConfigError, TrainError
+from distgen.kernels import SAMPLE, philox
+from distgen.loader.batch import Batch
+from distgen.loader.order import VERSIONS, permute
+from distgen.loader.placement import TrackRows, place
+from distgen.loader.windows import Tiles, align, check_geometry
+from distgen.store.reader import Store, open_store
+
+_AHEAD = 3  # batches made before they are asked for
+
+
+class GenomeLoader:
+    """Iterates over one epoch of one rank's batches at a time; the next iteration is the next epoch.
+
+    Args:
+        store: an open store, or the path of one.
+        window: bases per window.
+        target_length: bases in the window's middle that targets cover; the whole window if None.
+        stride: bases from one target to the next; `target_length` if None.
+        split: a part of the store's default split, "name/part" of another, or None for everything.
+        batch_size: samples per global batch, all ranks together.
+        seed: of the order and of all draws.
+        strand: "forward"; "random" draws one for each sample; "both" serves each window twice.
+        jitter: windows move by up to this many bases to either side, drawn for each sample.
+        order: "flat", a new permutation each epoch, or "sequential", along the assembly.
+        rank, world_size: this rank serves rows floor(rank B / W) to floor((rank + 1) B / W).
+        placement: "device", "host" or "auto".
+        device: where batches are to be.
+        tracks: names of the tracks to serve as targets.
+        last: "drop" an incomplete last batch, or "pad" it with rows of weight 0.
+
+    Raises:
+        ConfigError: an argument does not fit the store or the others; names the key and what would fit.
+    """
+
+    def __init__(
+        self,
+        store: Store | str | Path,
+        *,
+        window: int = 1024,
+        target_length: int | None = None,
+        stride: int | None = None,
+        split: str | None = "train",
+        batch_size: int = 32,
+        seed: int = 0,
+        strand: Literal["forward", "random", "both"] = "forward",
+        jitter: int = 0,
+        order: Literal["flat", "sequential"] = "flat",
+        rank: int = 0,
+        world_size: int = 1,
+        placement: Literal["auto", "device", "host"] = "auto",
+        device: torch.device | str = "cpu",
+        tracks: tuple[str, ...] = (),
+        last: Literal["drop", "pad"] = "drop",
+    ):
+        self.store = store if isinstance(store, Store) else open_store(store)
+        target_length = window if target_length is None else target_length
+        stride = target_length if stride is None else stride
+        if target_length > window:
+            raise ConfigError(f"data.target_length: {target_length} is more than the window of {window}")
+        if batch_size < world_size:
+            raise ConfigError(f"data.batch_size: {batch_size} leaves some of {world_size} workers without samples")
+        found = [self.store.track(name) for name in tracks]
+        geometry = {"target_length": target_length, "stride": stride, "jitter": jitter}
+        for track in found:
+            check_geometry(geometry, track.bin_bp, track.name)
+        self._unit = max([track.bin_bp for track in found], default=1)
+        name, _, part = split.rpartition("/") if split else ("", "", None)
+        regions = align(self.store.regions(part, name or "default"), self.store.contigs, self._unit)
+        self.windows = Tiles(regions, window, target_length, stride)
+        self.window, self.target_length, self.batch_size = window, target_length, batch_size
+        self.seed, self.strand, self.jitter, self.order, self.last = seed, strand, jitter, order, last
+        self.samples = len(self.windows) * (2 if strand == "both" else 1)
+        if last == "drop" and self.samples < batch_size:
+            raise ConfigError(f"data.batch_size: {batch_size} is more than the {self.samples} samples of an epoch")
+        self._rows = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
+        self._device = torch.device(device)
+        self._placement = place(placement, self.store, self._device)
+        self._tracks = {track.name: TrackRows(self.store, track) for track in found}
+        self._data = digest(
+            {
+                "store": self.store.identity(name or "default", tracks),
+                "split": split,
+                "geometry": [window, target_length, stride, jitter],
+                "strand": strand,
+            }
+        )
+        self.epoch, self.position = 0, 0
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        whole, rest = divmod(self.samples, self.batch_size)
+        return whole + (rest > 0 and self.last == "pad")
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The rest of the current epoch. `state_dict` always speaks of the batch that comes next."""
+        ahead: deque[Any] = deque()
+        epoch, end = self.epoch, len(self) * self.batch_size
+        with ThreadPoolExecutor(1, thread_name_prefix="distgen-loader") as pool:
+            for position in range(self.position, end, self.batch_size):
+                ahead.append(pool.submit(self.batch, epoch, position))
+                if len(ahead) >= _AHEAD:
+                    yield self._next(ahead.popleft(), end)
+            while ahead:
+                yield self._next(ahead.popleft(), end)
+
+    def _next(self, future: Any, end: int) -> Batch:
+        try:
+            batch: Batch = future.result(timeout=TIMEOUTS["next_batch"])
+        except FutureTimeout:
+            raise TrainError(f"no batch came within {TIMEOUTS['next_batch']:.0f} s; is the storage alive?") from None
+        self.position += self.batch_size
+        if self.position >= end:
+            self.epoch, self.position = self.epoch + 1, 0
+        return batch
+
+    def batch(self, epoch: int, position: int) -> Batch:
+        """This rank's rows of the global batch whose first sample is `position` of `epoch`: past or future, always the same."""
+        index = np.arange(position, position + self.batch_size, dtype=np.int64)[self._rows]
+        weight = index < self.samples
+        samples = np.minimum(index, self.samples - 1)
+        windows = permute(samples, self.samples, self.seed, epoch) if self.order == "flat" else samples
+        key, strand_draw, jitter_draw = self._draws(samples, epoch)
+        reverse = {"forward": np.zeros(len(index), bool), "random": strand_draw < 2**31, "both": windows % 2 == 1}[self.strand]
+        if self.strand == "both":
+            windows = windows // 2
+        target_starts, limits = self.windows.locate(windows)
+        steps = self.jitter // self._unit
+        target_starts = target_starts + self._unit * (((jitter_draw * (2 * steps + 1)) >> 32) - steps)
+        positions = self.windows.window_start(target_starts)
+        rows = self._placement.rows(positions, limits, self.window)
+        targets, mask = {}, {}
+        for name, track in self._tracks.items():
+            values, known = track.rows(target_starts, limits, self.target_length, reverse)
+            targets[name], mask[name] = values.to(self._device), known.to(self._device)
+        return Batch(
+            plane=rows.plane,
+            starts=rows.starts,
+            limits=rows.limits,
+            length=self.window,
+            reverse=torch.from_numpy(reverse).to(self._device),
+            ambiguous=rows.ambiguous,
+            softmask=rows.softmask,
+            keys=torch.from_numpy(key).to(self._device),
+            samples=torch.from_numpy(samples),
+            weight=torch.from_numpy(weight.astype(np.float32)).to(self._device),
+            targets=targets,
+            mask=mask,
+            positions=torch.from_numpy(positions),
+            contigs=self.store.contigs,
+        )
+
+    def _draws(self, samples: Any, epoch: int) -> tuple[Any, Any, Any]:
+        """For each sample: a 64-bit key, and two 32-bit draws for strand and jitter."""
+        counter = torch.from_numpy(samples)
+        low, high, strand, jitter = philox(counter, torch.full_like(counter, self.seed), tag=SAMPLE, epoch=epoch)
+        return (low | (high << 32)).numpy(), strand.numpy(), jitter.numpy()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the next batch stands; the same on every rank, without a world size in it."""
+        return {
+            "data": self._data,
+            "order": VERSIONS[self.order],
+            "seed": self.seed,
+            "epoch": self.epoch,
+            "position": self.position,
+            "batch_size": self.batch_size,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to where another loader of the same data was, on any number of ranks.
+
+        Raises:
+            CheckpointError: the state belongs to other data, another order, seed or batch size.
+        """
+        for key, value in self.state_dict().items():
+            if key not in ("epoch", "position") and state.get(key) != value:
+                raise CheckpointError(f"the loader's state has {key} {state.get(key)!r}, this loader {value!r}")
+        self.epoch, self.position = int(state["epoch"]), int(state["position"])

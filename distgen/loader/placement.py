@@ -1,0 +1,134 @@
+"""Where packed bases wait for the kernels, and how a batch's rows are read from there."""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distgen.errors import ConfigError
+from distgen.genome import ALIGNMENT, Int64
+from distgen.store.format import Array
+from distgen.store.reader import Store, Track
+
+log = logging.getLogger("distgen")
+_BASES_PER_BYTE = {"sequence": 4, "ambiguous": 8, "softmask": 8}
+
+
+class Rows(NamedTuple):
+    """The part of a batch that a placement makes; see `Batch`."""
+
+    plane: Tensor
+    ambiguous: Tensor | None
+    softmask: Tensor | None
+    starts: Tensor
+    limits: Tensor
+
+
+class Placement(Protocol):
+    def rows(self, starts: Int64, limits: Int64, length: int) -> Rows:
+        """Windows that begin at flat `starts` (B,) and may read flat `limits` (B, 2)."""
+
+
+class Device:
+    """Whole planes on the device: only starts travel. On a CPU that is the store's own memory map."""
+
+    def __init__(self, store: Store, device: torch.device):
+        self._planes = {name: _whole(array, device) for name, array in store.planes.items()}
+        self._device = device
+
+    def rows(self, starts: Int64, limits: Int64, length: int) -> Rows:
+        plane = self._planes["sequence"]
+        assert plane is not None
+        moved = (torch.from_numpy(a).to(self._device, non_blocking=True) for a in (starts, limits))
+        return Rows(plane, self._planes["ambiguous"], self._planes["softmask"], *moved)
+
+
+class Host:
+    """Planes stay in memory-mapped shards; each batch's rows are copied into one small plane.
+
+    Every row is copied from its start rounded down to 64 bases, into rows whose stride is a multiple of
+    64 bases, so that one `starts` indexes all planes.
+    """
+
+    def __init__(self, store: Store, device: torch.device):
+        self._planes = {n: a for n, a in store.planes.items() if n == "sequence" or not a.empty}
+        self._device = device
+
+    def rows(self, starts: Int64, limits: Int64, length: int) -> Rows:
+        stride = -(-(length + ALIGNMENT - 1) // ALIGNMENT) * ALIGNMENT
+        floor = starts // ALIGNMENT * ALIGNMENT
+        shift = np.arange(len(starts)) * stride - floor
+        planes = {name: self._gather(name, floor, limits, stride) for name in self._planes}
+        clipped = np.clip(limits, floor[:, None], floor[:, None] + stride)
+        return Rows(
+            planes["sequence"],
+            planes.get("ambiguous"),
+            planes.get("softmask"),
+            torch.from_numpy(starts + shift).to(self._device),
+            torch.from_numpy(clipped + shift[:, None]).to(self._device),
+        )
+
+    def _gather(self, name: str, floor: Int64, limits: Int64, stride: int) -> Tensor:
+        array, per = self._planes[name], _BASES_PER_BYTE[name]
+        out = np.zeros((len(floor), stride // per), np.uint8)
+        first = np.maximum(floor, limits[:, 0]) // per
+        last = -(-np.minimum(floor + stride, limits[:, 1]) // per)
+        for row, (low, high, base) in enumerate(zip(first.tolist(), last.tolist(), (floor // per).tolist(), strict=True)):
+            if low < high:
+                out[row, low - base : high - base] = array[low:high]
+        return torch.from_numpy(out.reshape(-1)).to(self._device)
+
+
+def place(name: str, store: Store, device: torch.device) -> Placement:
+    """The placement of that name; `auto` puts the genome on the device if it fits into half of what is free.
+
+    Raises:
+        ConfigError: there is no such placement.
+    """
+    if name == "auto":
+        size = sum(array.shape[0] for array in store.planes.values() if not array.empty)
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+        name = "device" if free is None or size < free // 2 else "host"
+        room = "memory-mapped" if free is None else f"{free / 1e9:.1f} GB free"
+        log.info("placement: %s (planes %.3f GB, %s, %s)", name, size / 1e9, device, room)
+    if name == "device":
+        return Device(store, device)
+    if name == "host":
+        return Host(store, device)
+    raise ConfigError(f'there is no placement "{name}". Valid: auto, device, host.')
+
+
+def _whole(array: Array, device: torch.device) -> Tensor | None:
+    return None if array.empty else torch.from_numpy(array.read()).to(device)
+
+
+class TrackRows:
+    """Targets of windows from one track, held decoded in host memory."""
+
+    def __init__(self, store: Store, track: Track):
+        self._store, self._track = store, track
+        self._values = track.values.read()
+        self._swap = np.array(track.swap)
+
+    def rows(self, starts: Int64, limits: Int64, length: int, reverse: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> tuple[Tensor, Tensor]:
+        """Targets (B, bins, classes) and mask (B, bins) of `length` bases from flat `starts` (B,).
+
+        A bin is known where all its bases lie inside `limits` (B, 2); a contig's last bin may be short.
+        """
+        contigs, bin_bp = self._store.contigs, self._track.bin_bp
+        row = contigs.locate(np.maximum(starts, limits[:, 0]))
+        offset, contig_end = contigs.offsets[row], contigs.offsets[row] + contigs.lengths[row]
+        number = (starts - offset)[:, None] // bin_bp + np.arange(length // bin_bp)
+        first = offset[:, None] + number * bin_bp
+        end = np.minimum(first + bin_bp, contig_end[:, None])
+        mask = (first >= limits[:, :1]) & (end <= limits[:, 1:]) & (first < end)
+        index = np.where(mask, self._track.bin_offsets[row][:, None] + number, 0)
+        values = self._values[index]
+        values[~mask] = 0
+        values[reverse] = values[reverse][:, ::-1][:, :, self._swap]
+        mask[reverse] = mask[reverse][:, ::-1]
+        return torch.from_numpy(values), torch.from_numpy(mask)

@@ -1,0 +1,72 @@
+"""Which stretch of the assembly window w is: arithmetic over regions, no list of windows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from distgen.errors import ConfigError
+from distgen.genome import Contigs, Int64
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Windows whose targets tile regions.
+
+    Targets of a region begin at its start and follow each other every `stride` bases until the region
+    is covered. A window lies centred on its target; what sticks out of the region is outside the
+    window's limits and reads as N, so that no base of another part of a split is ever seen.
+
+    Args:
+        regions: int64 (R, 2), flat, each inside one contig.
+        window: bases per window.
+        target_length: bases per target, at most `window`.
+        stride: bases from one target to the next.
+    """
+
+    regions: Int64
+    window: int
+    target_length: int
+    stride: int
+    _ends: Int64 = field(init=False)
+
+    def __post_init__(self) -> None:
+        lengths = self.regions[:, 1] - self.regions[:, 0]
+        counts = np.maximum(-(-(lengths - self.target_length) // self.stride), 0) + 1
+        object.__setattr__(self, "_ends", np.cumsum(counts))
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def locate(self, windows: Int64) -> tuple[Int64, Int64]:
+        """First base of each window's target (B,), flat, and the region it lies in (B, 2)."""
+        rows = np.searchsorted(self._ends, windows, side="right")
+        number = windows - np.r_[0, self._ends][rows]
+        return self.regions[rows, 0] + number * self.stride, self.regions[rows]
+
+    def window_start(self, target_start: Int64) -> Int64:
+        return target_start - (self.window - self.target_length) // 2
+
+
+def align(regions: Int64, contigs: Contigs, bin_bp: int) -> Int64:
+    """Shrink each region to begin on a bin: the first multiple of `bin_bp` bases in its contig."""
+    offsets = contigs.offsets[contigs.locate(regions[:, 0])]
+    starts = offsets + -(-(regions[:, 0] - offsets) // bin_bp) * bin_bp
+    aligned = np.stack([starts, regions[:, 1]], axis=1)
+    return aligned[aligned[:, 0] < aligned[:, 1]]
+
+
+def check_geometry(values: dict[str, int], bin_bp: int, track: str) -> None:
+    """Refuse lengths (bases, by key) that are no multiple of a track's bin.
+
+    Raises:
+        ConfigError: names the key and the nearest good values.
+    """
+    for key, value in values.items():
+        if value % bin_bp:
+            below = value // bin_bp * bin_bp
+            good = f"{below} or {below + bin_bp}" if below or key == "jitter" else f"{bin_bp}"
+            raise ConfigError(
+                f'data.{key}: {value} is no multiple of track "{track}" with bin_bp {bin_bp}. Use {good}.'
+            )

@@ -1,0 +1,153 @@
+"""Open a store: contigs, planes, tracks and splits, memory-mapped and checked at first touch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from distgen.errors import ConfigError, StoreError, suggest
+from distgen.genome import BASES, Contigs, Int64, Interval
+from distgen.store import format
+from distgen.store.format import Array, Bytes
+
+
+@dataclass(frozen=True)
+class Track:
+    """Values along the assembly: bins lie contig by contig, no bin crosses a contig.
+
+    Args:
+        name: as the recipe has it.
+        classes: what each column says.
+        bin_bp: bases per bin.
+        swap: column i becomes column swap[i] when a window is read from the other strand.
+        values: the array (bins, classes).
+        bin_offsets: int64 (C,), first bin of each contig.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    bin_bp: int
+    swap: tuple[int, ...]
+    values: Array
+    bin_offsets: Int64
+
+
+class Store:
+    """One assembly, read-only. Open it with `open_store`."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        if not (path / format.MANIFEST).is_file():
+            near = sorted(str(p) for p in path.parent.glob("*.zarr")) if path.parent.is_dir() else []
+            what = "has no manifest: its build did not finish" if path.exists() else "does not exist"
+            raise StoreError(f"store {path} {what}. Run: distgen build RECIPE. {suggest(str(path), near)}")
+        self.manifest: dict[str, Any] = format.read_json(path / format.MANIFEST)
+        if self.manifest.get("format") != format.FORMAT:
+            raise StoreError(
+                f"store {path} has format {self.manifest.get('format')}, this version reads {format.FORMAT}: build it again"
+            )
+        attributes = format.read_json(path / "zarr.json")["attributes"]["distgen"]
+        self.name: str = attributes["assembly"]
+        self.length: int = attributes["length"]
+
+    def array(self, key: str) -> Array:
+        """One array by its key in the manifest."""
+        return Array(self.path / key, self.manifest["arrays"][key])
+
+    @cached_property
+    def contigs(self) -> Contigs:
+        column = {name: self.array(f"contigs/{name}") for name in ("name", "alias", "length", "offset")}
+        names, aliases = (
+            tuple(bytes(row).rstrip(b"\0").decode() for row in column[name].read()) for name in ("name", "alias")
+        )
+        return Contigs(names, column["length"].read().astype(np.int64), column["offset"].read().astype(np.int64), aliases)
+
+    @cached_property
+    def planes(self) -> dict[str, Array]:
+        """`sequence`, `ambiguous` and `softmask`."""
+        return {name: self.array(name) for name in ("sequence", "ambiguous", "softmask")}
+
+    @cached_property
+    def tracks(self) -> dict[str, Track]:
+        tracks = {}
+        for name, entry in self.manifest["tracks"].items():
+            bins = -(-self.contigs.lengths // entry["bin_bp"])
+            tracks[name] = Track(
+                name,
+                tuple(entry["classes"]),
+                entry["bin_bp"],
+                tuple(entry["swap"]),
+                self.array(entry["array"]),
+                np.cumsum(bins) - bins,
+            )
+        return tracks
+
+    def track(self, name: str) -> Track:
+        if name not in self.tracks:
+            raise ConfigError(f'store {self.path} has no track "{name}". {suggest(name, self.tracks)}')
+        return self.tracks[name]
+
+    def regions(self, part: str | None, split: str = "default") -> Int64:
+        """Flat intervals (n, 2) of one part of a split; all contigs if `part` is None.
+
+        Raises:
+            ConfigError: the store has no such split or part, or the part is empty.
+        """
+        if part is None:
+            return self.contigs.whole()
+        if split not in self.manifest["splits"]:
+            known = suggest(split, self.manifest["splits"])
+            raise ConfigError(f'store {self.path} has no split "{split}". {known} Pass split=None for all of it.')
+        parts = {name: v for name, v in self.manifest["splits"][split].items() if name != "id"}
+        if part not in parts:
+            raise ConfigError(f'split "{split}" has no part "{part}". {suggest(part, parts)}')
+        if not parts[part]:
+            raise ConfigError(f'split "{split}" of store {self.path} has an empty part "{part}"; name it in the recipe')
+        return np.array(parts[part], np.int64).reshape(-1, 2)
+
+    def identity(self, split: str, tracks: tuple[str, ...]) -> dict[str, str]:
+        """Content ids of what a run uses: a checkpoint records them."""
+        ids = {"sequence": self.planes["sequence"].id, "ambiguous": self.planes["ambiguous"].id}
+        ids |= {f"track {name}": self.track(name).values.id for name in tracks}
+        if split in self.manifest["splits"]:
+            ids["split"] = self.manifest["splits"][split]["id"]
+        return ids
+
+    def codes(self, interval: Interval) -> Bytes:
+        """Base codes uint8 (end - start,) of a stretch, on the strand it names; ambiguous is 4.
+
+        Raises:
+            ConfigError: the contig is unknown or the stretch leaves it.
+        """
+        row = self.contigs.index(interval.contig)
+        if not 0 <= interval.start <= interval.end <= self.contigs.lengths[row]:
+            raise ConfigError(f"{interval} is no stretch of a contig with {self.contigs.lengths[row]:,} bases")
+        start = int(self.contigs.offsets[row]) + interval.start
+        end = start + interval.end - interval.start
+        codes = unpack_sequence(self.planes["sequence"][start // 4 : -(-end // 4)])[start % 4 :][: end - start]
+        flags = self.planes["ambiguous"][start // 8 : -(-end // 8)]
+        codes[np.unpackbits(flags, bitorder="little")[start % 8 :][: end - start] == 1] = 4
+        return np.array([3, 2, 1, 0, 4], np.uint8)[codes[::-1]] if interval.strand == "-" else codes
+
+    def sequence(self, interval: Interval) -> str:
+        """The letters of a stretch in upper case, N for ambiguous bases; as `codes`."""
+        return np.frombuffer(BASES.encode(), np.uint8)[self.codes(interval)].tobytes().decode()
+
+
+def unpack_sequence(packed: npt.NDArray[np.uint8]) -> Bytes:
+    """2-bit codes (n,) to one byte a base (4n,)."""
+    return ((packed[:, None] >> np.array([0, 2, 4, 6], np.uint8)) & 3).reshape(-1)
+
+
+def open_store(path: str | Path) -> Store:
+    """Open the store at a path.
+
+    Raises:
+        StoreError: there is none, its build did not finish, or its format is another.
+    """
+    return Store(Path(path))

@@ -1,0 +1,248 @@
+"""One command per job, no logic of its own. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from distgen.errors import ConfigError, DistgenError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+app = typer.Typer(
+    help="Train deep-learning models on whole genomes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.command()
+def build(
+    recipes: Annotated[list[Path], typer.Argument(help="Recipe files (TOML).", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Where the store goes. [default: shards/store/NAME.zarr]")] = None,
+) -> None:
+    """Build the store that a recipe describes."""
+    from distgen.config import Recipe, read
+    from distgen.store.build import build, default_out
+
+    if out is not None and len(recipes) > 1:
+        raise ConfigError("--out names one store; give one recipe")
+    for path in recipes:
+        recipe = read(path, Recipe)
+        target = out or default_out(recipe)
+        began = time.perf_counter()
+        bases = 0
+        with _progress("bases") as progress:
+            task = progress.add_task(recipe.assembly.name, total=None)
+
+            def advance(count: int) -> None:
+                nonlocal bases
+                bases += count
+                progress.advance(task, count)
+
+            built = build(recipe, target, advance)
+        seconds = time.perf_counter() - began
+        if built:
+            typer.echo(f"{target}: {bases:,} bases in {seconds:.2f} s ({bases / seconds / 1e6:.0f} Mbases/s)")
+        else:
+            typer.echo(f"{target}: up to date")
+
+
+@app.command()
+def info(store: Annotated[Path, typer.Argument(help="A store.", show_default=False)], json_: Json = False) -> None:
+    """Say what is in a store."""
+    from distgen.store.reader import open_store
+    from distgen.store.verify import describe
+
+    found = describe(open_store(store))
+    if json_:
+        typer.echo(json.dumps(found))
+        return
+    contigs = found.pop("contigs")
+    longest = sorted(contigs.items(), key=lambda item: -item[1])[:5]
+    rows = [(key, f"{found[key]:,}") for key in ("bases", "ambiguous", "softmasked", "bytes")]
+    rows.append(("contigs", f"{len(contigs):,}: " + ", ".join(f"{n} ({size:,})" for n, size in longest)))
+    for name, track in found["tracks"].items():
+        rows.append((f"track {name}", f"{', '.join(track['classes'])}; {track['bins']:,} bins of {track['bin_bp']} bp"))
+    for name, parts in found["splits"].items():
+        rows.append((f"split {name}", ", ".join(f"{part} {size:,}" for part, size in parts.items())))
+    rows += [(f"source {uri}", f"{s['bytes']:,} bytes, sha256 {s['sha256'][:16]}…") for uri, s in found["sources"].items()]
+    _table(f"{found['assembly']} ({found['store']})", rows)
+
+
+@app.command()
+def verify(store: Annotated[Path, typer.Argument(help="A store.", show_default=False)], json_: Json = False) -> None:
+    """Check every byte of a store against its checksums."""
+    from distgen.store.reader import open_store
+    from distgen.store.verify import verify
+
+    with _progress("bytes") as progress:
+        task = progress.add_task("verify", total=None)
+        counts = verify(open_store(store), lambda size: progress.advance(task, size))
+    if json_:
+        typer.echo(json.dumps(counts))
+    else:
+        typer.echo(f"{store}: whole ({counts['chunks']:,} chunks of {counts['arrays']} arrays, {counts['bytes']:,} bytes)")
+
+
+@app.command()
+def train(
+    run: Annotated[Path, typer.Argument(help="A run file (TOML).", show_default=False)],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="The run directory. [default: runs/NAME]")] = None,
+    workers: Annotated[int | None, typer.Option(help="Ray Train workers; 0 trains in this process.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint of the run directory.")] = False,
+) -> None:
+    """Train what a run file describes."""
+    from distgen.report.html import write_report
+    from distgen.train.ray import launch
+    from distgen.train.run import Run
+
+    extra = [] if workers is None else [f"cluster.workers={workers}"]
+    parsed = Run.read(run, [*(overrides or []), *extra])
+    folder = out or Path("runs") / parsed.name
+    if folder.exists() and any(folder.iterdir()) and not resume:
+        raise ConfigError(f"{folder} exists. Give --resume to go on with it, or another --out.")
+    parsed.check()
+    folder.mkdir(parents=True, exist_ok=True)
+    parsed.write(folder / "run.toml")
+    began = time.perf_counter()
+    if parsed.cluster.workers:
+        record = launch(parsed, folder, print_record)
+    else:
+        with _progress("steps") as progress:
+            record = launch(parsed, folder, _Display(progress, parsed.name))
+    typer.echo(f"trained {parsed.name} in {time.perf_counter() - began:.0f} s" + (f": {_summary(record)}" if record else ""))
+    _say_paths(folder, write_report(folder))
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="A run directory, or one of its checkpoints.", show_default=False)],
+    split: Annotated[str, typer.Option(help="Which part: train, valid or test.")] = "test",
+    json_: Json = False,
+) -> None:
+    """Measure a trained model on held-out sequence, beside simple baselines."""
+    from distgen.report.html import evaluation_rows, write_report
+    from distgen.train.evaluation import evaluate
+
+    folder, found = evaluate(checkpoint, split)
+    (folder / f"evaluate-{split}.json").write_text(json.dumps(found, indent=1) + "\n")
+    page = write_report(folder)
+    if json_:
+        typer.echo(json.dumps(found))
+        return
+    _table(f"{folder.name} on {split}", evaluation_rows(found))
+    for name, bits in found.get("baselines", {}).items():
+        if bits <= found["metrics"]["bits_per_base"]:
+            typer.echo(f"The network loses to the baseline {name}: {found['metrics']['bits_per_base']:.4f} against {bits:.4f} bits.")
+    _say_paths(folder, page)
+
+
+@app.command()
+def schema(kind: Annotated[str, typer.Argument(help="recipe or run", show_default=False)]) -> None:
+    """Print the JSON schema of recipe or run files, for editors."""
+    from distgen.config import Recipe
+    from distgen.errors import suggest
+    from distgen.train.run import Run
+
+    schemas = {"recipe": Recipe, "run": Run}
+    if kind not in schemas:
+        raise ConfigError(f'there is no schema "{kind}". {suggest(kind, schemas)}')
+    typer.echo(json.dumps(schemas[kind].model_json_schema(), indent=1))
+
+
+# ---- what a person sees ---------------------------------------------------------------------
+
+
+def print_record(record: dict[str, Any]) -> None:
+    """One line for one metrics record."""
+    print(f"step {record['step']:,}/{record['steps']:,}  {_summary(record)}", flush=True)
+
+
+class _Display:
+    """A live line in a terminal; elsewhere a line every ten seconds and at the end."""
+
+    def __init__(self, progress: Progress, name: str):
+        self._progress, self._name = progress, name
+        self._task: Any = None
+        self._printed = 0.0
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        if not self._progress.disable:
+            if self._task is None:
+                self._task = self._progress.add_task(self._name, total=record["steps"])
+            self._progress.update(self._task, completed=record["step"], description=_summary(record))
+        elif time.monotonic() - self._printed > 10 or record["step"] == record["steps"]:
+            self._printed = time.monotonic()
+            print_record(record)
+
+
+def _summary(record: dict[str, Any]) -> str:
+    parts = [f"loss {record['loss']:.4f}"] if "loss" in record else []
+    if "bits_per_base" in record:
+        parts.append(f"{record['bits_per_base']:.4f} bits/base")
+    if "valid" in record:
+        parts.append(f"valid loss {record['valid']['loss']:.4f}")
+    if "bases_per_second" in record:
+        parts += [f"{record['bases_per_second'] / 1e3:,.0f} kbases/s", f"waiting {record['wait_share']:.1%}"]
+    return "  ".join(parts)
+
+
+def _say_paths(folder: Path, page: Path) -> None:
+    typer.echo(f"checkpoint  {folder / 'checkpoints' / 'best'}")
+    typer.echo(f"metrics     {folder / 'metrics.jsonl'}")
+    typer.echo(f"report      {page}")
+
+
+def _table(title: str, rows: list[tuple[str, str]]) -> None:
+    width = max(len(name) for name, _ in rows)
+    typer.echo(title)
+    for name, value in rows:
+        typer.echo(f"  {name:<{width}}  {value}")
+
+
+def _progress(unit: str) -> Progress:
+    """A progress bar on standard error, silent where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Speed(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed or 0
+            return Text(f"{speed / 1e6:.1f} M{unit}/s" if speed > 1e5 else f"{speed:.1f} {unit}/s")
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), Speed(), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+
+
+def main() -> None:
+    """Run a command; an error is one line and an exit status: 2 asked wrongly, 1 failed."""
+    debug = "--debug" in sys.argv
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    logging.basicConfig(format="%(message)s", level=logging.INFO if debug else logging.WARNING)
+    try:
+        app(arguments)
+    except DistgenError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

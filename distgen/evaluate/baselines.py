@@ -1,0 +1,97 @@
+"""What counting alone can do: Markov models, and a count model that sees both sides.
+
+Each is fitted on both strands of the training part and measured on the forward strand of another. Counts
+of long contexts are sparse, so each order falls back on the next shorter one with a Dirichlet prior
+centred on its prediction (MacKay and Peto 1995), which makes the long orders as strong as they honestly are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from distgen.genome import AMBIGUOUS, Int64, Interval
+from distgen.store.reader import Store
+
+Codes = npt.NDArray[np.uint8]
+ORDERS = (0, 3, 8, 11)
+_PRIOR = 64.0  # weight of the shorter context, in observations; the best of 8 to 128 by powers of two on E. coli
+
+
+def baselines(store: Store, train: Int64, test: Int64) -> dict[str, float]:
+    """Bits per base of every baseline, by name.
+
+    Args:
+        store: the assembly.
+        train, test: flat intervals (n, 2) to fit on and to measure on.
+    """
+    fit = [strand for codes in _codes(store, train) for strand in (codes, _other_strand(codes))]
+    score = list(_codes(store, test))
+    bits = {}
+    predicted: list[npt.NDArray[np.float32]] = [np.full((len(codes), 4), 0.25, np.float32) for codes in score]
+    for order in range(max(ORDERS) + 1):
+        # Nearest base first: each order extends the context of the one before.
+        offsets = [-back for back in range(1, order + 1)]
+        predicted, mean = _refine(fit, score, offsets, predicted)
+        if order in ORDERS:
+            bits[f"markov order {order}"] = mean
+    predicted = [np.full((len(codes), 4), 0.25, np.float32) for codes in score]
+    mean = 0.0
+    for reach in range(5):
+        offsets = [sign * step for step in range(1, reach + 1) for sign in (-1, 1)]
+        predicted, mean = _refine(fit, score, offsets, predicted)
+    bits["counts, 4 bases either side"] = mean
+    return bits
+
+
+def _refine(
+    fit: list[Codes], score: list[Codes], offsets: list[int], shorter: list[npt.NDArray[np.float32]]
+) -> tuple[list[npt.NDArray[np.float32]], float]:
+    """Predictions (n, 4) from the bases at `offsets`, with `shorter` as prior; and their mean bits on `score`."""
+    counts = np.zeros((4 ** len(offsets), 4), np.float32)
+    for codes in fit:
+        context, whole = _contexts(codes, offsets)
+        cells = context[whole] * 4 + codes[whole]
+        counts += np.bincount(cells, minlength=counts.size).reshape(counts.shape)
+    totals = counts.sum(1)
+    refined, bits, bases = [], 0.0, 0
+    for codes, prior in zip(score, shorter, strict=True):
+        context, whole = _contexts(codes, offsets)
+        # Where the context leaves the stretch, the shorter one has the last word.
+        better = np.where(
+            whole[:, None],
+            (counts[context] + _PRIOR * prior) / (totals[context] + _PRIOR)[:, None],
+            prior,
+        ).astype(np.float32)
+        refined.append(better)
+        known = codes < AMBIGUOUS
+        bits -= float(np.log2(better[known, codes[known]]).sum(dtype=np.float64))
+        bases += int(known.sum())
+    return refined, bits / max(bases, 1)
+
+
+def _contexts(codes: Codes, offsets: list[int]) -> tuple[Int64, npt.NDArray[np.bool_]]:
+    """The context of each base as a number, and whether it and the base are whole and unambiguous."""
+    context, whole = np.zeros(len(codes), np.int64), codes < AMBIGUOUS
+    for offset in offsets:
+        shifted = np.full(len(codes), AMBIGUOUS, np.uint8)
+        if offset < 0:
+            shifted[-offset:] = codes[:offset]
+        else:
+            shifted[:-offset] = codes[offset:]
+        whole &= shifted < AMBIGUOUS
+        context = context * 4 + (shifted & 3)
+    return context, whole
+
+
+def _codes(store: Store, regions: Int64) -> Iterator[Codes]:
+    for start, end in regions.tolist():
+        row = int(store.contigs.locate(start))
+        offset = int(store.contigs.offsets[row])
+        yield store.codes(Interval(store.contigs.names[row], start - offset, end - offset))
+
+
+def _other_strand(codes: Codes) -> Codes:
+    return np.array([3, 2, 1, 0, AMBIGUOUS], np.uint8)[codes[::-1]]

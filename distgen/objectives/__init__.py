@@ -1,0 +1,56 @@
+"""Questions: one file each, with what goes into the model, the loss and the metrics."""
+
+from __future__ import annotations
+
+from typing import Annotated, Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from distgen.loader.batch import Batch
+from distgen.objectives.base_classes import BaseClasses, BaseClassesConfig
+from distgen.objectives.masked_lm import MaskedLM, MaskedLMConfig
+from distgen.store.reader import Store
+
+ObjectiveConfig = Annotated[MaskedLMConfig | BaseClassesConfig, Field(discriminator="kind")]
+
+
+class Metrics(Protocol):
+    """Collects predictions of a whole split; `compute` gives the exact value over all ranks."""
+
+    def update(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> None: ...
+
+    def compute(self) -> dict[str, float | dict[str, float]]: ...
+
+
+class Objective(Protocol):
+    """What training, evaluation and prediction need to know of a question.
+
+    Attributes:
+        in_channels, out_channels: of the model.
+        tracks: names of the tracks the loader must serve.
+    """
+
+    in_channels: int
+    out_channels: int
+    tracks: tuple[str, ...]
+
+    def encode(self, batch: Batch, dtype: torch.dtype, *, evaluating: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """The model's input (B, in_channels, L), the targets, and which of them count."""
+
+    def loss(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss in nats summed over valid targets, and their number."""
+
+    def metrics(self) -> Metrics: ...
+
+
+def build(config: MaskedLMConfig | BaseClassesConfig, store: Store) -> Objective:
+    """The objective that a run's `[objective]` describes, on the tracks of a store.
+
+    Raises:
+        ConfigError: the store lacks the track.
+    """
+    if isinstance(config, MaskedLMConfig):
+        return MaskedLM(config)
+    return BaseClasses(config, store)

@@ -1,0 +1,55 @@
+"""Measure a checkpoint on one part of its split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+
+from distgen import models
+from distgen.errors import CheckpointError, ConfigError, suggest
+from distgen.evaluate.baselines import baselines
+from distgen.evaluate.metrics import measure
+from distgen.store.splits import PARTS
+from distgen.train.checkpoint import open_checkpoint
+from distgen.train.run import Run
+
+
+def evaluate(path: Path, part: str) -> tuple[Path, dict[str, Any]]:
+    """Metrics of a checkpoint on one part of the split it was trained on.
+
+    Args:
+        path: a run directory (its best checkpoint is taken) or one checkpoint in it.
+        part: "train", "valid" or "test".
+
+    Returns:
+        The run directory, and {"split", "checkpoint", "step", "metrics", "baselines" for masked_lm}.
+
+    Raises:
+        CheckpointError: there is no whole checkpoint, or the store has changed since. ConfigError: there is no such part.
+    """
+    if part not in PARTS:
+        raise ConfigError(f'there is no part "{part}" of a split. {suggest(part, PARTS)}')
+    folder, chosen = (path, path / "checkpoints" / "best") if (path / "run.toml").is_file() else (path.parent.parent, path)
+    if not (folder / "run.toml").is_file():
+        raise CheckpointError(f"{path} is no run directory (it has no run.toml) and no checkpoint in one")
+    found = open_checkpoint(chosen.resolve())
+    run = Run.read(folder / "run.toml")
+    store = run.open_store()
+    objective = run.build_objective(store)
+    found.expect(store=store.identity(run.data.split, objective.tracks))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = models.build(run.model, objective.in_channels, objective.out_channels).to(device)
+    found.load(model)
+    loader = run.loader(store, objective, cast(Literal["train", "valid", "test"], part), device=device)
+    result: dict[str, Any] = {
+        "split": part,
+        "checkpoint": str(found.path),
+        "step": found.state["step"],
+        "metrics": measure(model, objective, loader, run.precision(device)),
+    }
+    if run.objective.kind == "masked_lm":
+        regions = {p: store.regions(p, run.data.split) for p in ("train", part)}
+        result["baselines"] = baselines(store, regions["train"], regions[part])
+    return folder, result

@@ -1,0 +1,208 @@
+"""The whole training, top to bottom. It knows nothing of Ray: any launcher that makes a `Worker` can run it."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+import distgen
+from distgen import models
+from distgen.errors import TrainError
+from distgen.evaluate.metrics import Values, measure
+from distgen.loader.batch import Batch
+from distgen.loader.loader import GenomeLoader
+from distgen.objectives import Objective
+from distgen.store.reader import Store
+from distgen.train import checkpoint
+from distgen.train.parallel import Worker, broadcast_parameters
+from distgen.train.run import Run
+from distgen.train.step import Stepped, learning_rate, make_optimizer, train_step
+
+
+def train(run: Run, worker: Worker) -> dict[str, Any]:
+    """Train a run to its end, from its newest checkpoint if there is one.
+
+    Args:
+        run: what to train.
+        worker: which rank this is; all ranks call this with the same run.
+
+    Returns:
+        The last metrics record: step, loss, and the validation metrics if there is a validation part.
+    """
+    state = start_or_resume(run, worker)
+    clock = Clock()
+    while state.step < state.steps:
+        for batch in clock.waiting(state.loader):
+            stepped = train_step(
+                state.model,
+                state.objective,
+                state.optimizer,
+                batch,
+                lr=learning_rate(run.optimizer, state.step, state.steps),
+                clip_norm=run.optimizer.clip_norm,
+                precision=state.precision,
+            )
+            state.step += 1
+            finished = state.step == state.steps
+            if state.due(run.log.every):
+                state.log(clock.record(stepped, batch, run, worker))
+            if state.valid is not None and (finished or state.due(run.train.valid_every)):
+                state.validate()
+            if finished or state.due(run.train.checkpoint_every):
+                state.save()
+            if finished:
+                break
+    return state.record
+
+
+@dataclass
+class State:
+    """What training changes, and how it is looked at and kept."""
+
+    run: Run
+    worker: Worker
+    store: Store
+    objective: Objective
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    loader: GenomeLoader
+    valid: GenomeLoader | None
+    precision: torch.dtype
+    steps: int
+    step: int
+    best: float
+    best_step: int
+    record: dict[str, Any]
+
+    def due(self, every: int | None) -> bool:
+        return self.step == self.steps or (every is not None and self.step % every == 0)
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Add a record to metrics.jsonl and show it."""
+        self.record = self.record | {"step": self.step, "steps": self.steps, "epoch": self.loader.epoch} | record
+        if self.worker.leads:
+            with (self.worker.out / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps({"step": self.step, "epoch": self.loader.epoch} | record) + "\n")
+            self.worker.show(self.record)
+
+    def validate(self) -> Values:
+        """Measure the whole validation part, all ranks together."""
+        assert self.valid is not None
+        values = measure(self.model, self.objective, self.valid, self.precision)
+        loss = values["loss"]
+        assert isinstance(loss, float)
+        if loss < self.best:
+            self.best, self.best_step = loss, self.step
+        self.log({"valid": values})
+        return values
+
+    def save(self) -> None:
+        """Keep a checkpoint; without validation the newest is the best."""
+        best = self.valid is None or self.best_step == self.step
+        if self.worker.leads:
+            checkpoint.save(
+                self.worker.out / "checkpoints",
+                self.model,
+                self.optimizer,
+                {
+                    "step": self.step,
+                    "run": self.run.hash(),
+                    "store": self.store.identity(self.run.data.split, self.objective.tracks),
+                    "loader": self.loader.state_dict(),
+                    "best": None if math.isinf(self.best) else self.best,
+                    "best_step": self.best_step,
+                    "distgen": distgen.__version__,
+                    "torch": torch.__version__,
+                },
+                keep=self.run.train.keep,
+                best=best,
+            )
+        self.worker.wait_for_all()
+        self.worker.report({"step": self.step})
+
+
+class Clock:
+    """Splits time between logs into waiting for data and the rest."""
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+        self._waited, self._bases = 0.0, 0
+
+    def waiting(self, loader: GenomeLoader) -> Any:
+        """The loader's batches; the time until each comes is counted as waiting."""
+        batches = iter(loader)
+        while True:
+            began = time.perf_counter()
+            batch = next(batches, None)
+            self._waited += time.perf_counter() - began
+            if batch is None:
+                return
+            self._bases += len(batch) * batch.length
+            yield batch
+
+    def record(self, stepped: Stepped, batch: Batch, run: Run, worker: Worker) -> dict[str, Any]:
+        """The loss of this step and the speed since the last record.
+
+        Raises:
+            TrainError: the loss is not finite; names what this worker's batch was made of.
+        """
+        loss = float(stepped.total / stepped.count.clamp(min=1))
+        if not math.isfinite(loss):
+            places = ", ".join(f"{place}({place.strand})" for place in batch.where()[:4])
+            raise TrainError(f"the loss is {loss}; the last batch began with {places}. Try a lower optimizer.lr")
+        seconds = time.perf_counter() - self._since
+        record: dict[str, Any] = {
+            "loss": loss,
+            "bases_per_second": self._bases * worker.world_size / seconds,
+            "wait_share": self._waited / seconds,
+        }
+        if run.objective.kind == "masked_lm":
+            record["bits_per_base"] = loss / math.log(2)
+        self._since, self._waited, self._bases = time.perf_counter(), 0.0, 0
+        return record
+
+
+def start_or_resume(run: Run, worker: Worker) -> State:
+    """Everything as it was at the newest checkpoint of this run directory, or new."""
+    if run.train.threads:
+        torch.set_num_threads(run.train.threads)
+    store = run.open_store()
+    objective = run.build_objective(store)
+    ranks = {"rank": worker.rank, "world_size": worker.world_size, "device": worker.device}
+    loader = run.loader(store, objective, "train", **ranks)
+    has_valid = bool(store.manifest["splits"].get(run.data.split, {}).get("valid"))
+    valid = run.loader(store, objective, "valid", **ranks) if has_valid else None
+    torch.manual_seed(run.data.seed)
+    model = models.build(run.model, objective.in_channels, objective.out_channels).to(worker.device)
+    optimizer = make_optimizer(run.optimizer, model)
+    state = State(
+        run,
+        worker,
+        store,
+        objective,
+        model,
+        optimizer,
+        loader,
+        valid,
+        run.precision(worker.device),
+        steps=run.train.steps or (run.train.epochs or 0) * len(loader),
+        step=0,
+        best=math.inf,
+        best_step=0,
+        record={},
+    )
+    found = checkpoint.newest(worker.out / "checkpoints")
+    if found is not None:
+        found.expect(run=run.hash(), store=store.identity(run.data.split, objective.tracks))
+        found.load(model, optimizer)
+        loader.load_state_dict(found.state["loader"])
+        state.step, state.best_step = found.state["step"], found.state["best_step"]
+        state.best = math.inf if found.state["best"] is None else found.state["best"]
+    broadcast_parameters(model)
+    return state

@@ -1,0 +1,125 @@
+"""A run: everything a training needs to know, from one TOML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import tomli_w
+import torch
+
+from distgen import models, objectives
+from distgen.config import Cluster, Data, File, Log, Name, Optimizer, Train, digest, read
+from distgen.errors import ConfigError, StoreError
+from distgen.loader.loader import GenomeLoader
+from distgen.objectives import Objective
+from distgen.store.reader import Store, open_store
+
+
+class Run(File):
+    name: Name
+    data: Data
+    model: models.ModelConfig
+    objective: objectives.ObjectiveConfig
+    optimizer: Optimizer = Optimizer()
+    train: Train
+    cluster: Cluster = Cluster()
+    log: Log = Log()
+
+    @classmethod
+    def read(cls, path: str | Path, overrides: list[str] | None = None) -> Self:
+        """Read a run file; see `distgen.config.read`."""
+        return read(path, cls, overrides)
+
+    def resolved(self) -> dict[str, Any]:
+        """The run as plain data with an absolute store path: what DIR/run.toml holds."""
+        table = self.model_dump(exclude_none=True, mode="json")
+        table["data"]["store"] = str(self.resolve(self.data.store))
+        return table
+
+    def write(self, path: Path) -> None:
+        """Write the resolved run as TOML."""
+        path.write_text(tomli_w.dumps(self.resolved()))
+
+    def hash(self) -> str:
+        """What must stay the same on resume: everything but how long, where and how often."""
+        table = self.resolved()
+        for section in ("cluster", "log", "train"):
+            del table[section]
+        for key in ("placement", "store"):  # the store is known by its content ids
+            del table["data"][key]
+        return digest(table)
+
+    def check(self) -> None:
+        """Find out before anything is written whether store, objective and windows fit each other.
+
+        Raises:
+            ConfigError, StoreError: the file, key and what would fit.
+        """
+        store = self.open_store()
+        self.loader(store, self.build_objective(store), "train", world_size=max(self.cluster.workers, 1))
+
+    def build_objective(self, store: Store) -> Objective:
+        """The objective on the tracks of a store; see `distgen.objectives.build`."""
+        try:
+            return objectives.build(self.objective, store)
+        except ConfigError as error:
+            raise self.error("objective.track", str(error).removeprefix("objective.track: ")) from None
+
+    def open_store(self) -> Store:
+        """The store this run trains on. Raises ConfigError naming the file and key if there is none."""
+        try:
+            return open_store(self.resolve(self.data.store))
+        except StoreError as error:
+            raise self.error("data.store", str(error)) from None
+
+    def loader(
+        self,
+        store: Store,
+        objective: Objective,
+        part: Literal["train", "valid", "test"],
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> GenomeLoader:
+        """The loader of one part: shuffled and augmented for training, along the assembly and whole for the others."""
+        data = self.data
+        training = part == "train"
+        try:
+            return GenomeLoader(
+                store,
+                window=data.window,
+                target_length=data.target_length,
+                stride=data.stride if training else None,
+                split=f"{data.split}/{part}",
+                batch_size=data.batch_size,
+                seed=data.seed,
+                strand=data.strand if training else "forward",
+                jitter=data.jitter if training else 0,
+                order=data.order if training else "sequential",
+                rank=rank,
+                world_size=world_size,
+                placement=data.placement,
+                device=device,
+                tracks=objective.tracks,
+                last="drop" if training else "pad",
+            )
+        except ConfigError as error:
+            key, colon, problem = str(error).partition(": ")
+            if colon and key.startswith("data."):
+                raise self.error(key, problem) from None
+            raise self.error("data", str(error)) from None
+
+    def precision(self, device: torch.device) -> torch.dtype:
+        """bfloat16 where asked for, or by `auto` where the hardware multiplies it; else float32."""
+        if self.train.precision == "auto":
+            return torch.bfloat16 if _multiplies_bf16(device) else torch.float32
+        return {"bf16": torch.bfloat16, "fp32": torch.float32}[self.train.precision]
+
+
+def _multiplies_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

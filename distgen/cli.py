@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ import typer
 from distgen.errors import ConfigError, DistgenError
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
     from rich.progress import Progress
 
 app = typer.Typer(
@@ -40,18 +42,11 @@ def build(
         recipe = read(path, Recipe)
         target = out or default_out(recipe)
         began = time.perf_counter()
-        bases = 0
         with _progress("bases") as progress:
             task = progress.add_task(recipe.assembly.name, total=None)
-
-            def advance(count: int) -> None:
-                nonlocal bases
-                bases += count
-                progress.advance(task, count)
-
-            built = build(recipe, target, advance)
+            bases = build(recipe, target, partial(progress.advance, task))
         seconds = time.perf_counter() - began
-        if built:
+        if bases:
             typer.echo(f"{target}: {bases:,} bases in {seconds:.2f} s ({bases / seconds / 1e6:.0f} Mbases/s)")
         else:
             typer.echo(f"{target}: up to date")
@@ -75,7 +70,9 @@ def info(store: Annotated[Path, typer.Argument(help="A store.", show_default=Fal
         rows.append((f"track {name}", f"{', '.join(track['classes'])}; {track['bins']:,} bins of {track['bin_bp']} bp"))
     for name, parts in found["splits"].items():
         rows.append((f"split {name}", ", ".join(f"{part} {size:,}" for part, size in parts.items())))
-    rows += [(f"source {uri}", f"{s['bytes']:,} bytes, sha256 {s['sha256'][:16]}…") for uri, s in found["sources"].items()]
+    rows += [
+        (f"source {uri}", f"{s['bytes']:,} bytes, sha256 {s['sha256'][:16]}…") for uri, s in found["sources"].items()
+    ]
     _table(f"{found['assembly']} ({found['store']})", rows)
 
 
@@ -87,11 +84,13 @@ def verify(store: Annotated[Path, typer.Argument(help="A store.", show_default=F
 
     with _progress("bytes") as progress:
         task = progress.add_task("verify", total=None)
-        counts = verify(open_store(store), lambda size: progress.advance(task, size))
+        counts = verify(open_store(store), partial(progress.advance, task))
     if json_:
         typer.echo(json.dumps(counts))
     else:
-        typer.echo(f"{store}: whole ({counts['chunks']:,} chunks of {counts['arrays']} arrays, {counts['bytes']:,} bytes)")
+        typer.echo(
+            f"{store}: whole ({counts['chunks']:,} chunks of {counts['arrays']} arrays, {counts['bytes']:,} bytes)"
+        )
 
 
 @app.command()
@@ -116,12 +115,9 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     parsed.write(folder / "run.toml")
     began = time.perf_counter()
-    if parsed.cluster.workers:
-        record = launch(parsed, folder, print_record)
-    else:
-        with _progress("steps") as progress:
-            record = launch(parsed, folder, _Display(progress, parsed.name))
-    typer.echo(f"trained {parsed.name} in {time.perf_counter() - began:.0f} s" + (f": {_summary(record)}" if record else ""))
+    with _progress("steps") as progress:
+        launch(parsed, folder, _Display(progress, parsed.name))
+    typer.echo(f"trained {parsed.name} in {time.perf_counter() - began:.0f} s: {_summary(_last(folder))}")
     _say_paths(folder, write_report(folder))
 
 
@@ -144,7 +140,9 @@ def evaluate(
     _table(f"{folder.name} on {split}", evaluation_rows(found))
     for name, bits in found.get("baselines", {}).items():
         if bits <= found["metrics"]["bits_per_base"]:
-            typer.echo(f"The network loses to the baseline {name}: {found['metrics']['bits_per_base']:.4f} against {bits:.4f} bits.")
+            typer.echo(
+                f"The network loses to the baseline {name}: {found['metrics']['bits_per_base']:.4f} against {bits:.4f} bits."
+            )
     _say_paths(folder, page)
 
 
@@ -155,7 +153,7 @@ def schema(kind: Annotated[str, typer.Argument(help="recipe or run", show_defaul
     from distgen.errors import suggest
     from distgen.train.run import Run
 
-    schemas = {"recipe": Recipe, "run": Run}
+    schemas: dict[str, type[BaseModel]] = {"recipe": Recipe, "run": Run}
     if kind not in schemas:
         raise ConfigError(f'there is no schema "{kind}". {suggest(kind, schemas)}')
     typer.echo(json.dumps(schemas[kind].model_json_schema(), indent=1))
@@ -196,6 +194,14 @@ def _summary(record: dict[str, Any]) -> str:
     if "bases_per_second" in record:
         parts += [f"{record['bases_per_second'] / 1e3:,.0f} kbases/s", f"waiting {record['wait_share']:.1%}"]
     return "  ".join(parts)
+
+
+def _last(folder: Path) -> dict[str, Any]:
+    """The last value of everything in a run's metrics."""
+    last: dict[str, Any] = {}
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        last |= json.loads(line)
+    return last
 
 
 def _say_paths(folder: Path, page: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 from distgen.config import TIMEOUTS
@@ -18,19 +19,24 @@ def connect(cpus: int) -> None:
         TrainError: Ray could not be started, or the cluster has fewer cores.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(TIMEOUTS["worker_start"]))
+    verbose = logging.getLogger("distgen").isEnabledFor(logging.INFO)
+    level = logging.INFO if verbose else logging.ERROR
+    logging.getLogger("ray").setLevel(level)
     import ray
 
     if not ray.is_initialized():
-        os.environ.setdefault("RAY_raylet_start_wait_time_s", str(int(TIMEOUTS["cluster_start"])))
         try:
             if os.environ.get("RAY_ADDRESS"):
-                ray.init(address="auto", log_to_driver=True)
+                ray.init(address="auto", log_to_driver=verbose, logging_level=level)
             else:
+                # Its name speaks of other systems; what it does anywhere is to keep a one-machine cluster on loopback.
+                os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
                 ray.init(
                     num_cpus=max(cpus, os.cpu_count() or 1),
                     include_dashboard=False,
-                    log_to_driver=True,
-                    _node_ip_address="127.0.0.1",
+                    log_to_driver=verbose,
+                    logging_level=level,
                 )
         except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
             raise TrainError(f"Ray did not start: {error}") from error

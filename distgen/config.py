@@ -11,6 +11,7 @@ import json
 import os
 import re
 import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -20,7 +21,6 @@ from distgen.errors import ConfigError, suggest
 
 # Every wait has a bound, in seconds; this table is the one place that says which.
 TIMEOUTS = {
-    "cluster_start": 60.0,  # connecting to Ray, or starting it here
     "worker_start": 120.0,  # all training workers placed and running
     "process_group": 300.0,  # one collective operation between training workers
     "next_batch": 300.0,  # the loader's thread has a batch ready
@@ -42,7 +42,8 @@ class Section(BaseModel):
 class File(Section):
     """A whole TOML file; paths in it are relative to where it lies."""
 
-    _path: Path = PrivateAttr(default=Path("-"))
+    _path: Path = PrivateAttr(default=Path("-"))  # as the user wrote it, for messages
+    _folder: Path = PrivateAttr(default=Path("-"))  # absolute: workers run elsewhere
     _text: str = PrivateAttr(default="")
 
     @property
@@ -61,12 +62,13 @@ class File(Section):
         if "$" in expanded:
             name = expanded[expanded.index("$") :].split("/")[0]
             raise ConfigError(f"{type(self).__name__.lower()} {self._path}: {path} needs {name}, which is not set")
-        return (self._path.parent / Path(expanded).expanduser()).resolve()
+        return (self._folder / Path(expanded).expanduser()).resolve()
 
     def error(self, key: str, problem: str) -> ConfigError:
         """The error to raise for a value that only turned out to be wrong after parsing."""
         kind = type(self).__name__.lower()
-        return ConfigError(f"{kind} {_place(self._path, self._text, key.split('.'))}: {problem}")
+        keys: list[int | str] = [int(part) if part.isdigit() else part for part in key.split(".")]
+        return ConfigError(f"{kind} {_place(self._path, self._text, keys)}: {problem}")
 
 
 # ---- recipe ---------------------------------------------------------------------------------
@@ -113,9 +115,7 @@ class Track(Section):
     def permutation(self) -> tuple[int, ...]:
         """Where each class is found on the other strand: class i becomes class permutation[i]."""
         pairs = self.swap or tuple(
-            (name, name[:-1] + "-")
-            for name in self.classes
-            if name.endswith("+") and name[:-1] + "-" in self.classes
+            (name, name[:-1] + "-") for name in self.classes if name.endswith("+") and name[:-1] + "-" in self.classes
         )
         order = list(range(len(self.classes)))
         for one, other in pairs:
@@ -241,8 +241,8 @@ def read(path: str | Path, schema: type[F], overrides: list[str] | None = None) 
     try:
         parsed = schema.model_validate(table)
     except ValidationError as error:
-        raise ConfigError(_explain(error, kind, path, text, schema)) from None
-    parsed._path, parsed._text = path, text
+        raise ConfigError(_explain(error, kind, path, text, schema, table)) from None
+    parsed._path, parsed._folder, parsed._text = path, path.resolve().parent, text
     return parsed
 
 
@@ -268,72 +268,82 @@ def _override(table: dict[str, Any], override: str) -> None:
     table[last] = value
 
 
-def _explain(error: ValidationError, kind: str, path: Path, text: str, schema: type[BaseModel]) -> str:
+def _explain(
+    error: ValidationError, kind: str, path: Path, text: str, schema: type[BaseModel], table: dict[str, Any]
+) -> str:
     """One line for the first thing that is wrong, and how many more there are."""
     first, *more = error.errors(include_url=False)
-    location = [part for part in first["loc"]]
-    model, keys = _follow(schema, location)
-    where = _place(path, text, keys)
+    keys = _keys(first["loc"], table)
+    where, given = _place(path, text, keys), first["input"]
     if first["type"] == "extra_forbidden":
-        problem = f'there is no key "{keys[-1]}" here. {suggest(str(keys[-1]), model.model_fields)}'
+        problem = f'there is no key "{keys[-1]}" here. {suggest(str(keys[-1]), _fields(schema, first["loc"]))}'
     elif first["type"] == "missing":
         problem = f'"{keys[-1]}" is missing'
-    elif first["type"] == "literal_error":
-        allowed = re.findall(r"'([^']*)'", str(first.get("ctx", {}).get("expected", ""))) or [
-            str(first.get("ctx", {}).get("expected", ""))
-        ]
-        problem = f'there is no "{first["input"]}" to choose. {suggest(str(first["input"]), allowed)}'
+    elif first["type"] in ("literal_error", "union_tag_invalid"):
+        context = first["ctx"]
+        choices = re.findall(r"'([^']*)'", str(context.get("expected") or context.get("expected_tags")))
+        word = given if first["type"] == "literal_error" else context["tag"]
+        problem = f'"{word}" is none of the choices. {suggest(str(word), choices)}'
     else:
         problem = first["msg"].removeprefix("Value error, ")
         problem = problem[0].lower() + problem[1:]
-        if not isinstance(first["input"], dict):
-            problem += f", not {json.dumps(first['input'], default=str)}"
-    others = f" ({len(more)} more of this kind in the file)" if more else ""
+        if not isinstance(given, dict):
+            problem += f", not {json.dumps(given, default=str)}"
+    others = f" (and {len(more)} more)" if more else ""
     return f"{kind} {where}: {problem}{others}"
 
 
-def _follow(schema: type[BaseModel], location: list[Any]) -> tuple[type[BaseModel], list[Any]]:
-    """The model that the end of a pydantic location lies in, and the location without union tags."""
-    model, keys = schema, []
-    for part in location:
-        field = model.model_fields.get(part) if isinstance(part, str) else None
-        if field is not None or isinstance(part, int) or part == location[-1]:
+def _keys(location: tuple[int | str, ...], table: Any) -> list[int | str]:
+    """A pydantic location as it stands in the file: without the tags of unions."""
+    keys: list[int | str] = []
+    for number, part in enumerate(location):
+        inside = part in table if isinstance(table, dict) else isinstance(part, int)
+        if inside:
+            table = table[part]
+        if inside or number == len(location) - 1:
             keys.append(part)
-        inner = [field.annotation] if field is not None else []
-        models: list[type[BaseModel]] = []
-        while inner:
-            kind = inner.pop()
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                models.append(kind)
-            inner += [arg for arg in get_args(kind)]
-        if len(models) == 1:
-            model = models[0]
-        elif len(models) > 1:  # a union: the next part of the location is its tag
-            tag = location[location.index(part) + 1] if part != location[-1] else None
-            model = next(
-                (m for m in models if any(f.default == tag or tag in get_args(f.annotation) for f in m.model_fields.values())),
-                model,
-            )
-    return model, keys
+    return keys
 
 
-def _place(path: Path, text: str, keys: list[Any]) -> str:
-    """`path:line: section.key`, with the line of the key if the text shows it."""
-    name = "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in keys).lstrip(".")
-    sections, seen, line = [k for k in keys if isinstance(k, str)], 0, None
-    wanted = next((k for k in keys if isinstance(k, int)), 0)
-    current = ""
-    for number, content in enumerate(text.splitlines(), 1):
-        if header := re.match(r"\s*\[+\s*([\w.\-\"]+)\s*\]+", content):
-            current = header[1]
-            if content.lstrip().startswith("[[") and current == sections[0]:
-                seen += 1
-            if [current] == sections[:1] and (len(sections) == 1 or line is None) and wanted in (seen - 1, 0):
-                line = number
-        elif sections and (key := re.match(r"\s*([\w.\-]+)\s*=", content)):
-            full = f"{current}.{key[1]}".lstrip(".")
-            if full == ".".join(sections[:2]) and wanted in (seen - 1, 0):
-                line = number
-                break
-    shown = f"{path}:{line}" if line else str(path)
-    return f"{shown}: {name}" if name else shown
+def _fields(schema: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys that are valid where a pydantic location points to."""
+    models = [schema]
+    for part in location[:-1]:
+        tagged = [m for m in models if any(part in get_args(f.annotation) for f in m.model_fields.values())]
+        fields = [m.model_fields[part] for m in models if isinstance(part, str) and part in m.model_fields]
+        if tagged or fields:
+            models = tagged or [inner for field in fields for inner in _models(field.annotation)]
+    return list(dict.fromkeys(name for model in models for name in model.model_fields))
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in _models(inner)]
+
+
+def _place(path: Path, text: str, keys: list[int | str]) -> str:
+    """`path:line: track[0].source`, with the line of the key or of the table that should hold it."""
+    lines = _lines(text)
+    known = (lines[tuple(keys[:n])] for n in range(len(keys), 0, -1) if tuple(keys[:n]) in lines)
+    line = next(known, None)
+    name = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
+    return f"{path}:{line}: {name}" if line else f"{path}: {name}"
+
+
+def _lines(text: str) -> dict[tuple[int | str, ...], int]:
+    """The line of every table and key of a TOML text."""
+    found: dict[tuple[int | str, ...], int] = {}
+    table: tuple[int | str, ...] = ()
+    counts: Counter[str] = Counter()
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[\[\s*([\w.-]+)", line):
+            table = (*header[1].split("."), counts[header[1]])
+            counts[header[1]] += 1
+            found[table] = number
+        elif header := re.match(r"\s*\[\s*([\w.-]+)\s*\]", line):
+            table = tuple(header[1].split("."))
+            found[table] = number
+        elif key := re.match(r"\s*([\w.-]+)\s*=", line):
+            found[(*table, *key[1].split("."))] = number
+    return found

@@ -45,6 +45,4 @@ def suggest(word: str, valid: Iterable[str]) -> str:
     words = list(valid)
     near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
     shown = ", ".join(words[:12]) + (f", ... ({len(words)} in all)" if len(words) > 12 else "")
-    return (f'Did you mean "{near[0]}"? ' if near else "") + (
-        f"Valid: {shown}." if words else "There is none."
-    )
+    return (f'Did you mean "{near[0]}"? ' if near else "") + (f"Valid: {shown}." if words else "There is none.")

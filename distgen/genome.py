@@ -21,6 +21,7 @@ from distgen.errors import ConfigError, suggest
 ALIGNMENT = 64
 AMBIGUOUS = 4
 BASES = "ACGTN"
+COMPLEMENT: npt.NDArray[np.uint8] = np.array([3, 2, 1, 0, AMBIGUOUS], np.uint8)
 
 Int64 = npt.NDArray[np.int64]
 
@@ -95,17 +96,13 @@ class Contigs:
                 row = self.index(part[1])
                 start, end = (self._position(row, text) for text in part.groups()[1:])
                 if not 0 <= start < end <= self.lengths[row]:
-                    raise ConfigError(
-                        f'"{pattern}" is no stretch of {part[1]}, which has {self.lengths[row]:,} bases'
-                    )
+                    raise ConfigError(f'"{pattern}" is no stretch of {part[1]}, which has {self.lengths[row]:,} bases')
                 found.append((int(self.offsets[row]) + start, int(self.offsets[row]) + end))
                 continue
             rows = [self.index(pattern)] if exact else match(pattern, self.names)
             if not rows:
                 raise ConfigError(f'no contig matches "{pattern}". {suggest(pattern, self.names)}')
-            found += [
-                (int(self.offsets[r]), int(self.offsets[r] + self.lengths[r])) for r in rows
-            ]
+            found += [(int(self.offsets[r]), int(self.offsets[r] + self.lengths[r])) for r in rows]
         return merge(np.array(sorted(found), np.int64).reshape(-1, 2))
 
     def _position(self, row: int, text: str) -> int:
@@ -140,9 +137,7 @@ def subtract(intervals: Int64, holes: Int64) -> Int64:
     """What is left of sorted disjoint `intervals` (n, 2) outside sorted disjoint `holes` (m, 2)."""
     left: list[tuple[int, int]] = []
     for start, end in intervals.tolist():
-        for hole_start, hole_end in holes[
-            np.searchsorted(holes[:, 1], start, side="right") :
-        ].tolist():
+        for hole_start, hole_end in holes[np.searchsorted(holes[:, 1], start, side="right") :].tolist():
             if hole_start >= end:
                 break
             if hole_start > start:

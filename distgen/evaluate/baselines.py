@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from distgen.genome import AMBIGUOUS, Int64, Interval
+from distgen.genome import AMBIGUOUS, COMPLEMENT, Int64, Interval
 from distgen.store.reader import Store
 
 Codes = npt.NDArray[np.uint8]
@@ -94,4 +94,4 @@ def _codes(store: Store, regions: Int64) -> Iterator[Codes]:
 
 
 def _other_strand(codes: Codes) -> Codes:
-    return np.array([3, 2, 1, 0, AMBIGUOUS], np.uint8)[codes[::-1]]
+    return COMPLEMENT[codes[::-1]]

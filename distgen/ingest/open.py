@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import zlib
@@ -35,7 +36,7 @@ def read_blocks(path: Path, block: int = BLOCK) -> Iterator[bytes]:
         raise SourceError(f"{path}: there is no such file. {suggest(str(path), near)}") from None
     except EOFError:
         raise SourceError(f"{path}: the gzip stream is cut short; fetch the file again") from None
-    except (igzip.BadGzipFile, igzip.IsalError, zlib.error) as error:
+    except (gzip.BadGzipFile, zlib.error) as error:
         raise SourceError(f"{path}: the gzip stream is damaged ({error}); fetch the file again") from None
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror or error}") from None

@@ -103,14 +103,16 @@ def mask_tokens(
         ValueError: a probability is out of range.
         TypeError: `tokens` or `keys` has the wrong dtype or shape.
     """
-    if not (0 <= rate <= 1 and 0 <= mask and 0 <= random and mask + random <= 1):
+    if not (0 <= rate <= 1 and mask >= 0 and random >= 0 and mask + random <= 1):
         raise ValueError(f"rate {rate}, mask {mask}, random {random} are no probabilities")
     _check_dtype(tokens.dtype, _TOKEN_DTYPES)
     _check_tensor("keys", keys, torch.int64, (len(tokens),), tokens.device)
     return torch.ops.distgen.mask_tokens(tokens, keys, rate, mask, random)  # type: ignore[no-any-return]
 
 
-def _check(plane: Tensor, starts: Tensor, length: int, reverse: Tensor | None, ambiguous: Tensor | None, limits: Tensor | None) -> None:
+def _check(
+    plane: Tensor, starts: Tensor, length: int, reverse: Tensor | None, ambiguous: Tensor | None, limits: Tensor | None
+) -> None:
     device, rows = plane.device, starts.numel()
     _check_tensor("plane", plane, torch.uint8, (plane.numel(),), device)
     _check_tensor("starts", starts, torch.int64, (rows,), device)
@@ -138,7 +140,9 @@ def _check_dtype(dtype: torch.dtype, valid: tuple[torch.dtype, ...]) -> None:
 
 # ---- registration ---------------------------------------------------------------------------
 
-_WINDOWS = "Tensor plane, Tensor starts, SymInt length, Tensor? reverse, Tensor? ambiguous, Tensor? limits, ScalarType dtype"
+_WINDOWS = (
+    "Tensor plane, Tensor starts, SymInt length, Tensor? reverse, Tensor? ambiguous, Tensor? limits, ScalarType dtype"
+)
 _library = torch.library.Library("distgen", "DEF")
 _library.define(f"tokens({_WINDOWS}) -> Tensor")
 _library.define(f"one_hot({_WINDOWS}) -> Tensor")

@@ -72,7 +72,18 @@ def _reverse_complement(codes: Bytes, out: Bytes) -> None:
 
 
 @_jit
-def _block(plane: Bytes, ambiguous: Bytes, start: int, low: int, high: int, length: int, first: int, backward: bool, scratch: Bytes, out: Bytes) -> None:
+def _block(
+    plane: Bytes,
+    ambiguous: Bytes,
+    start: int,
+    low: int,
+    high: int,
+    length: int,
+    first: int,
+    backward: bool,
+    scratch: Bytes,
+    out: Bytes,
+) -> None:
     """Codes of positions [first, first + len(out)) of a window of `length` bases, after strand."""
     if backward:
         other = scratch[: out.size]
@@ -136,7 +147,9 @@ def _philox(c0: int, c1: int, c2: int, k0: int, k1: int) -> Any:
 
 
 @_jit
-def _fill_masked(tokens: Any, keys: Any, rate: int, mask: int, random: int, tag: int, inputs: Any, targets: Any) -> None:
+def _fill_masked(
+    tokens: Any, keys: Any, rate: int, mask: int, random: int, tag: int, inputs: Any, targets: Any
+) -> None:
     for b in range(tokens.shape[0]):
         low, high = keys[b] & 0xFFFFFFFF, (keys[b] >> 32) & 0xFFFFFFFF
         for i in range(tokens.shape[1]):
@@ -161,7 +174,9 @@ _ONE = {
 _WIDTHS = {1: torch.uint8, 2: torch.uint16, 4: torch.uint32}
 
 
-def _arguments(plane: Tensor, starts: Tensor, length: int, reverse: Tensor | None, ambiguous: Tensor | None, limits: Tensor | None) -> tuple[Any, ...]:
+def _arguments(
+    plane: Tensor, starts: Tensor, length: int, reverse: Tensor | None, ambiguous: Tensor | None, limits: Tensor | None
+) -> tuple[Any, ...]:
     check_bounds(plane, starts, length, ambiguous, limits)
     if limits is None:
         limits = torch.stack([starts, starts + length], dim=1)
@@ -203,7 +218,9 @@ def one_hot(
     return out
 
 
-def mask_tokens(tokens: Tensor, keys: Tensor, rate: float, mask: float = 0.8, random: float = 0.1) -> tuple[Tensor, Tensor]:
+def mask_tokens(
+    tokens: Tensor, keys: Tensor, rate: float, mask: float = 0.8, random: float = 0.1
+) -> tuple[Tensor, Tensor]:
     inputs = torch.empty(tokens.shape, dtype=tokens.dtype)
     targets = torch.empty(tokens.shape, dtype=torch.int64)
     _fill_masked(

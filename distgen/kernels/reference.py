@@ -68,7 +68,9 @@ def one_hot(
     return (codes_BL[:, None, :] == torch.arange(4, device=plane.device)[:, None]).to(dtype)
 
 
-def mask_tokens(tokens: Tensor, keys: Tensor, rate: float, mask: float = 0.8, random: float = 0.1) -> tuple[Tensor, Tensor]:
+def mask_tokens(
+    tokens: Tensor, keys: Tensor, rate: float, mask: float = 0.8, random: float = 0.1
+) -> tuple[Tensor, Tensor]:
     position_BL = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
     draw_BL, action_BL, base_BL, _ = philox(position_BL, keys[:, None].expand(tokens.shape), tag=MASKING)
     chosen_BL = (draw_BL < threshold(rate)) & (tokens < 4)

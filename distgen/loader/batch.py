@@ -52,17 +52,15 @@ class Batch:
 
     def where(self) -> list[Interval]:
         """Contig, start, end and strand of each row; a window that sticks out of its contig at the left starts below 0."""
-        inside = torch.maximum(self.positions, self._first_valid())
-        rows = self.contigs.locate(inside.cpu().numpy())
+        shift = self.positions - self.starts.cpu()  # limits are in the coordinate of `plane`, positions in the flat one
+        first, last = (self.limits.cpu() + shift[:, None]).unbind(1)
+        inside = torch.minimum(torch.maximum(self.positions, first), last - 1)
+        rows = self.contigs.locate(inside.numpy())
         places = []
         for row, position, backward in zip(rows, self.positions.tolist(), self.reverse.tolist(), strict=True):
             start = position - int(self.contigs.offsets[row])
             places.append(Interval(self.contigs.names[row], start, start + self.length, "-" if backward else "+"))
         return places
-
-    def _first_valid(self) -> Tensor:
-        """First base each window may read, in the flat coordinate."""
-        return self.limits[:, 0] - self.starts + self.positions
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with every tensor on a device."""

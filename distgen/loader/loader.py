@@ -14,6 +14,7 @@ import torch
 
 from distgen.config import TIMEOUTS, digest
 from distgen.errors import CheckpointError, ConfigError, TrainError
+from distgen.genome import Int64
 from distgen.kernels import SAMPLE, philox
 from distgen.loader.batch import Batch
 from distgen.loader.order import VERSIONS, permute
@@ -136,12 +137,13 @@ class GenomeLoader:
         samples = np.minimum(index, self.samples - 1)
         windows = permute(samples, self.samples, self.seed, epoch) if self.order == "flat" else samples
         key, strand_draw, jitter_draw = self._draws(samples, epoch)
-        reverse = {"forward": np.zeros(len(index), bool), "random": strand_draw < 2**31, "both": windows % 2 == 1}[self.strand]
+        reverse = {"forward": np.zeros(len(index), bool), "random": strand_draw < 2**31, "both": windows % 2 == 1}[
+            self.strand
+        ]
         if self.strand == "both":
             windows = windows // 2
         target_starts, limits = self.windows.locate(windows)
-        steps = self.jitter // self._unit
-        target_starts = target_starts + self._unit * (((jitter_draw * (2 * steps + 1)) >> 32) - steps)
+        target_starts = self._move(target_starts, limits, jitter_draw)
         positions = self.windows.window_start(target_starts)
         rows = self._placement.rows(positions, limits, self.window)
         targets, mask = {}, {}
@@ -164,6 +166,13 @@ class GenomeLoader:
             positions=torch.from_numpy(positions),
             contigs=self.store.contigs,
         )
+
+    def _move(self, target_starts: Int64, limits: Int64, draw: Int64) -> Int64:
+        """Jitter in whole bins; no target leaves its region further than its tile does."""
+        steps = self.jitter // self._unit
+        moved = target_starts + self._unit * (((draw * (2 * steps + 1)) >> 32) - steps)
+        room = (limits[:, 1] - self.target_length - limits[:, 0]) // self._unit * self._unit
+        return np.clip(moved, limits[:, 0], np.maximum(target_starts, limits[:, 0] + room))
 
     def _draws(self, samples: Any, epoch: int) -> tuple[Any, Any, Any]:
         """For each sample: a 64-bit key, and two 32-bit draws for strand and jitter."""

@@ -77,7 +77,9 @@ class Host:
         out = np.zeros((len(floor), stride // per), np.uint8)
         first = np.maximum(floor, limits[:, 0]) // per
         last = -(-np.minimum(floor + stride, limits[:, 1]) // per)
-        for row, (low, high, base) in enumerate(zip(first.tolist(), last.tolist(), (floor // per).tolist(), strict=True)):
+        for row, (low, high, base) in enumerate(
+            zip(first.tolist(), last.tolist(), (floor // per).tolist(), strict=True)
+        ):
             if low < high:
                 out[row, low - base : high - base] = array[low:high]
         return torch.from_numpy(out.reshape(-1)).to(self._device)
@@ -114,7 +116,9 @@ class TrackRows:
         self._values = track.values.read()
         self._swap = np.array(track.swap)
 
-    def rows(self, starts: Int64, limits: Int64, length: int, reverse: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> tuple[Tensor, Tensor]:
+    def rows(
+        self, starts: Int64, limits: Int64, length: int, reverse: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    ) -> tuple[Tensor, Tensor]:
         """Targets (B, bins, classes) and mask (B, bins) of `length` bases from flat `starts` (B,).
 
         A bin is known where all its bases lie inside `limits` (B, 2); a contig's last bin may be short.

@@ -33,7 +33,8 @@ class Tiles:
 
     def __post_init__(self) -> None:
         lengths = self.regions[:, 1] - self.regions[:, 0]
-        counts = np.maximum(-(-(lengths - self.target_length) // self.stride), 0) + 1
+        covering = np.maximum(-(-(lengths - self.target_length) // self.stride), 0) + 1
+        counts = np.minimum(covering, -(-lengths // self.stride))  # each begins inside, also where strides leave gaps
         object.__setattr__(self, "_ends", np.cumsum(counts))
 
     def __len__(self) -> int:

@@ -43,7 +43,7 @@ class Dilated(nn.Module):
         self.blocks = nn.ModuleList(_Block(D, config.width, d, len(config.dilations)) for d in config.dilations)
         self.norm = nn.LayerNorm(D)
         self.head = nn.Linear(D, out_channels)
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x_BCL: Tensor) -> Tensor:
         x_BC1L = x_BCL.unsqueeze(2).contiguous(memory_format=torch.channels_last)

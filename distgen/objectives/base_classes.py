@@ -35,7 +35,7 @@ class BaseClasses:
             raise ConfigError(
                 f'objective.track: track "{track.name}" has bin_bp {track.bin_bp}, base_classes predicts single bases (bin_bp 1)'
             )
-        self.tracks = (track.name,)
+        self.tracks: tuple[str, ...] = (track.name,)
         self.classes = track.classes
         self.out_channels = len(track.classes)
 
@@ -54,7 +54,9 @@ class BaseClasses:
 
     def loss(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         scores, truth = _chosen(logits_BOL, target, valid)
-        return F.binary_cross_entropy_with_logits(scores, truth.float(), reduction="sum"), valid.sum() * self.out_channels
+        return F.binary_cross_entropy_with_logits(
+            scores, truth.float(), reduction="sum"
+        ), valid.sum() * self.out_channels
 
     def metrics(self) -> BaseClassesMetrics:
         return BaseClassesMetrics(self.classes)

@@ -40,7 +40,12 @@ class MaskedLM:
         """Evaluation hides every chosen base, so that nothing is scored that the model could see."""
         config = self._config
         codes_BL = kernels.tokens(
-            batch.plane, batch.starts, batch.length, reverse=batch.reverse, ambiguous=batch.ambiguous, limits=batch.limits
+            batch.plane,
+            batch.starts,
+            batch.length,
+            reverse=batch.reverse,
+            ambiguous=batch.ambiguous,
+            limits=batch.limits,
         )
         shares = {"mask": 1.0, "random": 0.0} if evaluating else {"mask": config.mask, "random": config.random}
         inputs_BL, target_BL = kernels.mask_tokens(codes_BL, batch.keys, config.rate, **shares)

@@ -83,7 +83,9 @@ def _loss_figure(records: list[dict[str, Any]]) -> str:
     bits = bool(steps) and "bits_per_base" in steps[0]
     figure = Figure(figsize=(8, 3.5), layout="constrained")
     axes = figure.add_subplot()
-    axes.plot([r["step"] for r in steps], [r["bits_per_base" if bits else "loss"] for r in steps], lw=1, label="training")
+    axes.plot(
+        [r["step"] for r in steps], [r["bits_per_base" if bits else "loss"] for r in steps], lw=1, label="training"
+    )
     if valid:
         values = [r["valid"]["bits_per_base" if bits else "loss"] for r in valid]
         axes.plot([r["step"] for r in valid], values, "o-", label="validation")

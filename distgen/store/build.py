@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 import distgen
 from distgen.config import Recipe, Track
-from distgen.errors import ConfigError, SourceError, StoreError, suggest
+from distgen.errors import ConfigError, StoreError, suggest
 from distgen.genome import ALIGNMENT, AMBIGUOUS, Contigs, match
 from distgen.ingest.fasta import Header, Piece, read_fasta
 from distgen.ingest.open import sha256
@@ -27,7 +27,7 @@ from distgen.store.format import FORMAT, MANIFEST, ArrayWriter, Bytes
 Progress = Callable[[int], None]
 
 
-def build(recipe: Recipe, out: Path, progress: Progress = lambda bases: None) -> bool:
+def build(recipe: Recipe, out: Path, progress: Progress = lambda bases: None) -> int:
     """Build the store that a recipe describes, or leave it alone if it is there already.
 
     Everything is written to a temporary folder beside `out` and renamed when whole: whatever interrupts a
@@ -39,7 +39,7 @@ def build(recipe: Recipe, out: Path, progress: Progress = lambda bases: None) ->
         progress: called with the number of bases read since the last call.
 
     Returns:
-        False if `out` was up to date.
+        The bases kept in the store (padding left out); 0 if `out` was up to date.
 
     Raises:
         ConfigError, SourceError: the recipe or a source is wrong. StoreError: `out` is something else.
@@ -48,7 +48,7 @@ def build(recipe: Recipe, out: Path, progress: Progress = lambda bases: None) ->
     if out.exists() and not (out / MANIFEST).exists():
         raise StoreError(f"{out} exists and is no store (it has no manifest): give another --out, or move it away")
     if out.exists() and format.read_json(out / MANIFEST).get("provenance") == provenance:
-        return False
+        return 0
     with _temporary(out) as folder:
         arrays, contigs = _build_planes(recipe, folder, progress)
         tracks = {track.name: _build_track(recipe, i, contigs, folder, arrays) for i, track in enumerate(recipe.track)}
@@ -71,7 +71,7 @@ def build(recipe: Recipe, out: Path, progress: Progress = lambda bases: None) ->
             },
         )
         _publish(folder, out)
-    return True
+    return int(contigs.lengths.sum())
 
 
 def default_out(recipe: Recipe) -> Path:
@@ -92,7 +92,9 @@ def _provenance(recipe: Recipe) -> dict[str, Any]:
         sources[source] = {"sha256": sha256(path), "bytes": path.stat().st_size}
     expected, found = recipe.assembly.sha256, sources[recipe.assembly.fasta]["sha256"]
     if expected is not None and found != expected:
-        raise recipe.error("assembly.sha256", f"{recipe.assembly.fasta} has {found}; fetch it again or correct the recipe")
+        raise recipe.error(
+            "assembly.sha256", f"{recipe.assembly.fasta} has {found}; fetch it again or correct the recipe"
+        )
     return {"distgen": distgen.__version__, "recipe": recipe.text, "sources": sources}
 
 
@@ -102,8 +104,9 @@ def _provenance(recipe: Recipe) -> dict[str, Any]:
 def pack_sequence(codes: Bytes) -> Bytes:
     """Base codes 0 to 3 (n,), n a multiple of 4, to 2 bits a base: base i in bits 2*(i % 4) of byte i // 4."""
     words = codes.view("<u4")
-    words = words | (words >> 6)
-    return (words | (words >> 12)).astype(np.uint8)
+    words |= words >> 6
+    words |= words >> 12
+    return words.astype(np.uint8)
 
 
 def pack_bits(flags: npt.NDArray[np.bool_]) -> Bytes:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distgen.errors import ConfigError, StoreError, suggest
-from distgen.genome import BASES, Contigs, Int64, Interval
+from distgen.genome import BASES, COMPLEMENT, Contigs, Int64, Interval
 from distgen.store import format
 from distgen.store.format import Array, Bytes
 
@@ -65,7 +65,9 @@ class Store:
         names, aliases = (
             tuple(bytes(row).rstrip(b"\0").decode() for row in column[name].read()) for name in ("name", "alias")
         )
-        return Contigs(names, column["length"].read().astype(np.int64), column["offset"].read().astype(np.int64), aliases)
+        return Contigs(
+            names, column["length"].read().astype(np.int64), column["offset"].read().astype(np.int64), aliases
+        )
 
     @cached_property
     def planes(self) -> dict[str, Array]:
@@ -129,10 +131,12 @@ class Store:
             raise ConfigError(f"{interval} is no stretch of a contig with {self.contigs.lengths[row]:,} bases")
         start = int(self.contigs.offsets[row]) + interval.start
         end = start + interval.end - interval.start
-        codes = unpack_sequence(self.planes["sequence"][start // 4 : -(-end // 4)])[start % 4 :][: end - start]
+        codes: Bytes = unpack_sequence(self.planes["sequence"][start // 4 : -(-end // 4)])[start % 4 :][: end - start]
         flags = self.planes["ambiguous"][start // 8 : -(-end // 8)]
         codes[np.unpackbits(flags, bitorder="little")[start % 8 :][: end - start] == 1] = 4
-        return np.array([3, 2, 1, 0, 4], np.uint8)[codes[::-1]] if interval.strand == "-" else codes
+        if interval.strand == "-":
+            codes = COMPLEMENT[codes[::-1]]
+        return codes
 
     def sequence(self, interval: Interval) -> str:
         """The letters of a stretch in upper case, N for ambiguous bases; as `codes`."""
@@ -141,7 +145,8 @@ class Store:
 
 def unpack_sequence(packed: npt.NDArray[np.uint8]) -> Bytes:
     """2-bit codes (n,) to one byte a base (4n,)."""
-    return ((packed[:, None] >> np.array([0, 2, 4, 6], np.uint8)) & 3).reshape(-1)
+    codes: Bytes = (packed[:, None] >> np.array([0, 2, 4, 6], np.uint8)) & np.uint8(3)
+    return codes.reshape(-1)
 
 
 def open_store(path: str | Path) -> Store:

@@ -49,7 +49,9 @@ class Checkpoint:
         """Refuse a checkpoint of another run or store; names what differs."""
         for key, value in ids.items():
             if self.state[key] != value:
-                raise CheckpointError(f"checkpoint {self.path} belongs to another {key}: it has {self.state[key]}, this is {value}")
+                raise CheckpointError(
+                    f"checkpoint {self.path} belongs to another {key}: it has {self.state[key]}, this is {value}"
+                )
 
 
 def save(

@@ -31,7 +31,9 @@ def evaluate(path: Path, part: str) -> tuple[Path, dict[str, Any]]:
     """
     if part not in PARTS:
         raise ConfigError(f'there is no part "{part}" of a split. {suggest(part, PARTS)}')
-    folder, chosen = (path, path / "checkpoints" / "best") if (path / "run.toml").is_file() else (path.parent.parent, path)
+    folder, chosen = (
+        (path, path / "checkpoints" / "best") if (path / "run.toml").is_file() else (path.parent.parent, path)
+    )
     if not (folder / "run.toml").is_file():
         raise CheckpointError(f"{path} is no run directory (it has no run.toml) and no checkpoint in one")
     found = open_checkpoint(chosen.resolve())

@@ -25,15 +25,12 @@ from distgen.train.run import Run
 from distgen.train.step import Stepped, learning_rate, make_optimizer, train_step
 
 
-def train(run: Run, worker: Worker) -> dict[str, Any]:
+def train(run: Run, worker: Worker) -> None:
     """Train a run to its end, from its newest checkpoint if there is one.
 
     Args:
         run: what to train.
         worker: which rank this is; all ranks call this with the same run.
-
-    Returns:
-        The last metrics record: step, loss, and the validation metrics if there is a validation part.
     """
     state = start_or_resume(run, worker)
     clock = Clock()
@@ -58,7 +55,6 @@ def train(run: Run, worker: Worker) -> dict[str, Any]:
                 state.save()
             if finished:
                 break
-    return state.record
 
 
 @dataclass
@@ -78,18 +74,24 @@ class State:
     step: int
     best: float
     best_step: int
-    record: dict[str, Any]
 
     def due(self, every: int | None) -> bool:
         return self.step == self.steps or (every is not None and self.step % every == 0)
 
     def log(self, record: dict[str, Any]) -> None:
         """Add a record to metrics.jsonl and show it."""
-        self.record = self.record | {"step": self.step, "steps": self.steps, "epoch": self.loader.epoch} | record
         if self.worker.leads:
+            record = {"step": self.step, "steps": self.steps, "epoch": self.loader.epoch} | record
             with (self.worker.out / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps({"step": self.step, "epoch": self.loader.epoch} | record) + "\n")
-            self.worker.show(self.record)
+                file.write(json.dumps(record) + "\n")
+            self.worker.show(record)
+
+    def forget_after(self, step: int) -> None:
+        """Drop the records of steps that were taken but not kept; they are taken again."""
+        path = self.worker.out / "metrics.jsonl"
+        if self.worker.leads and path.exists():
+            kept = [line for line in path.read_text().splitlines(True) if json.loads(line)["step"] <= step]
+            path.write_text("".join(kept))
 
     def validate(self) -> Values:
         """Measure the whole validation part, all ranks together."""
@@ -174,7 +176,7 @@ def start_or_resume(run: Run, worker: Worker) -> State:
         torch.set_num_threads(run.train.threads)
     store = run.open_store()
     objective = run.build_objective(store)
-    ranks = {"rank": worker.rank, "world_size": worker.world_size, "device": worker.device}
+    ranks: dict[str, Any] = {"rank": worker.rank, "world_size": worker.world_size, "device": worker.device}
     loader = run.loader(store, objective, "train", **ranks)
     has_valid = bool(store.manifest["splits"].get(run.data.split, {}).get("valid"))
     valid = run.loader(store, objective, "valid", **ranks) if has_valid else None
@@ -195,13 +197,13 @@ def start_or_resume(run: Run, worker: Worker) -> State:
         step=0,
         best=math.inf,
         best_step=0,
-        record={},
     )
     found = checkpoint.newest(worker.out / "checkpoints")
     if found is not None:
         found.expect(run=run.hash(), store=store.identity(run.data.split, objective.tracks))
         found.load(model, optimizer)
         loader.load_state_dict(found.state["loader"])
+        state.forget_after(found.state["step"])
         state.step, state.best_step = found.state["step"], found.state["best_step"]
         state.best = math.inf if found.state["best"] is None else found.state["best"]
     broadcast_parameters(model)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +23,13 @@ from distgen.train.run import Run
 Show = Callable[[dict[str, Any]], None]
 
 
-def launch(run: Run, out: Path, show: Show) -> dict[str, Any]:
+def launch(run: Run, out: Path, show: Show) -> None:
     """Train a run on `cluster.workers` Ray Train workers, or in this process if that is 0.
 
     Args:
         run: what to train.
         out: the run directory; training goes on from its newest checkpoint.
-        show: called with every metrics record (by the first worker, in its own process if there are workers).
-
-    Returns:
-        The last metrics record.
+        show: called with every metrics record.
 
     Raises:
         TrainError: Ray did not start, or a worker failed more often than `cluster.max_failures`.
@@ -39,17 +40,21 @@ def launch(run: Run, out: Path, show: Show) -> dict[str, Any]:
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # its local mode speaks of every report
     # Ray resumes silently what has the same name and place: its own folder goes as soon as it returns.
     scratch = out / ".ray"
     shutil.rmtree(scratch, ignore_errors=True)
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"run": run, "out": out.resolve(), "show": show},
+        train_loop_config={"run": run, "out": out.resolve(), "show": _silent if workers else show},
         torch_config=TorchConfig(timeout_s=int(TIMEOUTS["process_group"])),
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=torch.cuda.is_available(),
-            resources_per_worker={"CPU": run.cluster.cpus_per_worker, **({"GPU": 1} if torch.cuda.is_available() else {})},
+            resources_per_worker={
+                "CPU": run.cluster.cpus_per_worker,
+                **({"GPU": 1} if torch.cuda.is_available() else {}),
+            },
         ),
         run_config=RunConfig(
             name=run.name,
@@ -58,7 +63,8 @@ def launch(run: Run, out: Path, show: Show) -> dict[str, Any]:
         ),
     )
     try:
-        result = trainer.fit()
+        with _following(out / "metrics.jsonl", show) if workers else nullcontext():
+            trainer.fit()
     except TrainingFailedError as error:
         cause = next((e for e in getattr(error, "worker_failures", {}).values()), error)
         if isinstance(cause, DistgenError):
@@ -66,16 +72,46 @@ def launch(run: Run, out: Path, show: Show) -> dict[str, Any]:
         raise TrainError(f"training failed on {workers} workers: {cause}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    record = result.return_value if workers == 0 else None
-    return record or {}
 
 
-def _worker(config: dict[str, Any]) -> dict[str, Any]:
+@contextmanager
+def _following(path: Path, show: Show) -> Iterator[None]:
+    """Show the records that workers append to a file: the same live line as without workers."""
+    done = threading.Event()
+
+    def follow() -> None:
+        position = path.stat().st_size if path.exists() else 0
+        last = False
+        while not last:
+            last = done.wait(0.5)
+            if path.exists():
+                with path.open() as file:
+                    file.seek(min(position, path.stat().st_size))
+                    text = file.read()
+                lines, _, _ = text.rpartition("\n")
+                position += len(lines) + bool(lines)
+                for line in lines.splitlines():
+                    show(json.loads(line))
+
+    thread = threading.Thread(target=follow, name="distgen-follow", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _silent(record: dict[str, Any]) -> None:
+    """Workers write their records to the file that the driver follows."""
+
+
+def _worker(config: dict[str, Any]) -> None:
     import ray.train
 
     context = ray.train.get_context()
     device = torch.device(f"cuda:{context.get_local_rank()}" if torch.cuda.is_available() else "cpu")
-    return train(
+    train(
         config["run"],
         Worker(
             rank=context.get_world_rank(),

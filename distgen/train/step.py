@@ -38,7 +38,7 @@ def train_step(
         logits = model(x)
     total, count = objective.loss(logits, target, valid)
     optimizer.zero_grad(set_to_none=True)
-    total.backward()  # type: ignore[no-untyped-call]
+    total.backward()
     parameters = [p for p in model.parameters() if p.requires_grad]
     total, count = reduce_gradients(parameters, total, count)
     nn.utils.clip_grad_norm_(parameters, clip_norm)

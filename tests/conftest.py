@@ -1,0 +1,95 @@
+"""Fixtures that many tests share: small genomes with known truth, and the real ones."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+from distgen.config import Recipe, read
+from distgen.store.build import build
+from distgen.store.reader import Store, open_store
+
+ROOT = Path(__file__).parent.parent
+
+settings.register_profile(
+    "distgen", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("distgen")
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real genomes; a test that asks for it is marked `data`, and fails if it is not there."""
+    folder = os.environ.get("DISTGEN_DATA")
+    assert folder, "set DISTGEN_DATA to the folder of real genomes"
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def ecoli(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The store of the embedded genome."""
+    out = tmp_path_factory.mktemp("stores") / "ecoli536.zarr"
+    build(read(ROOT / "shards/recipes/ecoli536.toml", Recipe), out)
+    return open_store(out)
+
+
+LETTERS = {
+    "chr1": "ACGTNacgtnRYKM" * 61 + "ACG",
+    "chr2": "TTTT" * 100 + "N" * 300 + "acgt" * 50,
+    "chr3": "GATTACA",
+    "chrM": "CCCCC",
+}
+GTF = """# an annotation
+chr1\tt\tCDS\t11\t20\t.\t+\t0\tgene_id "a";
+chr1\tt\tCDS\t15\t40\t.\t-\t0\tgene_id "b";
+chr1\tt\texon\t1\t400\t.\t-\t0\tgene_id "b";
+chr2\tt\tCDS\t900\t900\t.\t+\t0\tgene_id "c";
+chrX\tt\tCDS\t1\t9\t.\t+\t0\tgene_id "d";
+"""
+RECIPE = """format = 1
+[assembly]
+name = "small"
+fasta = "small.fa"
+[contigs]
+exclude = ["chrM"]
+[[track]]
+name = "genes"
+source = "small.gtf"
+classes = ["cds+", "cds-"]
+[split]
+valid = ["chr2:0-200"]
+test = ["chr2:75%-100%", "chr3"]
+"""
+
+
+@pytest.fixture
+def small_recipe(tmp_path: Path) -> Path:
+    """A recipe of three contigs with lower case, IUPAC letters, a track and a split, beside its sources."""
+    fasta = "".join(f">{name} a contig\n{letters}\n" for name, letters in LETTERS.items())
+    (tmp_path / "small.fa").write_text(fasta)
+    (tmp_path / "small.gtf").write_text(GTF)
+    (tmp_path / "small.toml").write_text(RECIPE)
+    return tmp_path / "small.toml"
+
+
+@pytest.fixture
+def small(small_recipe: Path) -> Store:
+    """The store of `small_recipe`."""
+    build(read(small_recipe, Recipe), small_recipe.parent / "small.zarr")
+    return open_store(small_recipe.parent / "small.zarr")
+
+
+def flat_codes(store: Store) -> np.ndarray:
+    """The whole flat coordinate as codes, padding as 4: the obvious reference for windows."""
+    codes = np.full(store.length, 4, np.uint8)
+    for name, offset in zip(store.contigs.names, store.contigs.offsets, strict=True):
+        table = np.full(256, 4, np.uint8)
+        for code, letter in enumerate(b"ACGT"):
+            table[[letter, letter + 32]] = code
+        letters = np.frombuffer(LETTERS[name].encode(), np.uint8)
+        codes[offset : offset + len(letters)] = table[letters]
+    return codes

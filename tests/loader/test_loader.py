@@ -1,0 +1,180 @@
+"""Batches against the obvious: cut windows out of the whole genome, one by one."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distgen import GenomeLoader, kernels
+from distgen.errors import CheckpointError, ConfigError
+from tests.conftest import flat_codes
+
+
+def tokens(batch):
+    return kernels.tokens(
+        batch.plane, batch.starts, batch.length, reverse=batch.reverse, ambiguous=batch.ambiguous, limits=batch.limits
+    )
+
+
+def windows_of(loader, epoch=0):
+    loader.epoch, loader.position = epoch, 0
+    return [(str(w), w.strand) for batch in loader for w in batch.where()]
+
+
+@given(
+    window=st.integers(1, 300),
+    target=st.integers(1, 300),
+    stride=st.integers(1, 200),
+    jitter=st.integers(0, 50),
+    strand=st.sampled_from(["forward", "random", "both"]),
+    placement=st.sampled_from(["device", "host"]),
+    split=st.sampled_from([None, "train", "valid", "test"]),
+)
+def test_every_row_is_the_window_it_says_it_is(small, window, target, stride, jitter, strand, placement, split):
+    target = min(window, target)
+    loader = GenomeLoader(
+        small,
+        window=window,
+        target_length=target,
+        stride=stride,
+        jitter=jitter,
+        strand=strand,
+        placement=placement,
+        split=split,
+        batch_size=7,
+        tracks=("genes",),
+        last="pad",
+    )
+    genome, regions = flat_codes(small), small.regions(split)
+    genes = small.track("genes").values.read()
+    crop = (window - target) // 2
+    for batch in loader:
+        for row, (codes, place) in enumerate(zip(tokens(batch).tolist(), batch.where(), strict=True)):
+            contig = small.contigs.index(place.contig)
+            start = int(small.contigs.offsets[contig]) + place.start
+            allowed = next(r for r in regions.tolist() if r[0] <= start + crop < r[1])
+            inside = [allowed[0] <= p < allowed[1] for p in range(start, start + window)]
+            expected = [int(genome[p]) if ok else 4 for p, ok in zip(range(start, start + window), inside, strict=True)]
+            known = inside[crop : crop + target]
+            bins = int(small.track("genes").bin_offsets[contig]) + place.start + crop
+            labels = [genes[bins + i].tolist() if ok else [0, 0] for i, ok in enumerate(known)]
+            if place.strand == "-":
+                expected = [3 - c if c < 4 else 4 for c in reversed(expected)]
+                labels, known = [label[::-1] for label in reversed(labels)], known[::-1]
+            assert codes == expected
+            assert batch.mask["genes"][row].tolist() == known
+            assert batch.targets["genes"][row].tolist() == labels
+
+
+def test_an_epoch_serves_every_window_exactly_once(small):
+    loader = GenomeLoader(small, window=64, stride=10, batch_size=8, last="pad")
+    served = [w for batch in loader for w, weight in zip(batch.where(), batch.weight.tolist(), strict=True) if weight]
+    assert len(served) == len(set(served)) == loader.samples
+    assert loader.epoch == 1
+
+
+def test_dropping_the_last_batch_leaves_whole_ones(small):
+    loader = GenomeLoader(small, window=64, stride=10, batch_size=8)
+    assert [len(batch) for batch in loader] == [8] * (loader.samples // 8)
+
+
+@given(batch_size=st.integers(1, 40), world_size=st.integers(1, 9))
+def test_ranks_share_every_batch_without_gap_or_overlap(small, batch_size, world_size):
+    if batch_size < world_size:
+        with pytest.raises(ConfigError, match="leaves some of"):
+            GenomeLoader(small, window=8, batch_size=batch_size, world_size=world_size)
+        return
+    ranks = [
+        GenomeLoader(small, window=8, batch_size=batch_size, rank=r, world_size=world_size, strand="random")
+        for r in range(world_size)
+    ]
+    alone = GenomeLoader(small, window=8, batch_size=batch_size, strand="random")
+    for whole, *parts in zip(alone, *ranks, strict=True):
+        assert torch.equal(tokens(whole), torch.cat([tokens(part) for part in parts]))
+        assert torch.equal(whole.keys, torch.cat([part.keys for part in parts]))
+
+
+def test_both_strands_are_served_as_two_samples(small):
+    loader = GenomeLoader(small, window=50, strand="both", batch_size=1)
+    served = windows_of(loader)
+    assert len(served) == 2 * len(loader.windows)
+    assert {w for w, s in served if s == "+"} == {w for w, s in served if s == "-"}
+
+
+def test_random_strands_and_jitter_are_drawn_evenly_and_anew_each_epoch(small):
+    loader = GenomeLoader(small, window=10, stride=1, strand="random", jitter=2, batch_size=50)
+    drawn = windows_of(loader)
+    minus = sum(strand == "-" for _, strand in drawn) / len(drawn)
+    assert abs(minus - 0.5) < 5 * 0.5 / len(drawn) ** 0.5
+    batch = loader.batch(0, 0)
+    again = loader.batch(1, 0)
+    assert not torch.equal(batch.keys, again.keys)
+    moved = np.concatenate([(b.positions - p).numpy() for b, p in jittered(loader)])
+    counts = np.bincount(moved + 2, minlength=5)
+    assert len(counts) == 5
+    assert (abs(counts - len(moved) / 5) < 5 * (len(moved) * 0.16) ** 0.5).all()
+
+
+def jittered(loader):
+    """Batches, and where their windows would begin without jitter."""
+    from distgen.loader.order import permute
+
+    for position in range(0, len(loader) * loader.batch_size, loader.batch_size):
+        index = np.arange(position, position + loader.batch_size)
+        starts, _ = loader.windows.locate(permute(index, loader.samples, loader.seed, 0))
+        yield loader.batch(0, position), torch.from_numpy(starts)
+
+
+@given(st.integers(0, 60), st.integers(1, 4))
+def test_a_loader_goes_on_anywhere_on_any_number_of_ranks(small, taken, world_size):
+    arguments = {"window": 32, "stride": 7, "batch_size": 12, "strand": "random", "jitter": 3, "seed": 5}
+    loader = GenomeLoader(small, **arguments)
+
+    def forever(loader):
+        while True:
+            yield from loader
+
+    batches = forever(loader)
+    for _ in range(taken):
+        next(batches)
+    state = loader.state_dict()
+    assert "world_size" not in state
+    ranks = [GenomeLoader(small, **arguments, rank=r, world_size=world_size) for r in range(world_size)]
+    for rank in ranks:
+        rank.load_state_dict(state)
+    following = [forever(rank) for rank in ranks]
+    for _ in range(4):
+        whole, parts = next(batches), [next(f) for f in following]
+        assert torch.equal(tokens(whole), torch.cat([tokens(part) for part in parts]))
+        assert torch.equal(whole.samples, torch.cat([part.samples for part in parts]))
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {"batch_size": 4}, {"window": 33}, {"split": "valid"}, {"jitter": 1}])
+def test_a_state_of_other_data_is_refused(small, other):
+    arguments = {"window": 32, "batch_size": 5}
+    state = GenomeLoader(small, **arguments).state_dict()
+    with pytest.raises(CheckpointError, match="the loader's state has"):
+        GenomeLoader(small, **(arguments | other)).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"window": 10, "target_length": 11}, r"data\.target_length: 11 is more than the window of 10"),
+        ({"batch_size": 10_000}, r"data\.batch_size: 10000 is more than the .* samples"),
+        ({"split": "tarin"}, 'no part "tarin"'),
+        ({"placement": "gpu"}, 'no placement "gpu"'),
+        ({"tracks": ("gene",)}, 'no track "gene"'),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(small, arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        GenomeLoader(small, **({"batch_size": 1} | arguments))
+
+
+def test_a_batch_moves_whole(small):
+    batch = GenomeLoader(small, window=16, tracks=("genes",)).batch(0, 0).to(torch.device("meta"))
+    assert batch.plane.is_meta
+    assert batch.targets["genes"].is_meta
+    assert batch.length == 16

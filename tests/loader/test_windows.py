@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distgen.errors import ConfigError
+from distgen.genome import Contigs
+from distgen.loader.windows import Tiles, align, check_geometry
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 50), st.integers(1, 90)), min_size=1, max_size=5),
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.integers(1, 60),
+)
+def test_targets_tile_every_region_and_begin_inside_it(gaps, target, extra, stride):
+    regions, position = [], 0
+    for gap, length in gaps:
+        regions.append((position + gap, position + gap + length))
+        position += gap + length
+    tiles = Tiles(np.array(regions), target + extra, target, stride)
+    starts, limits = tiles.locate(np.arange(len(tiles)))
+    expected = []
+    for start, end in regions:
+        for at in range(start, end, stride):
+            expected.append((at, start, end))
+            if at + target >= end:
+                break
+    assert [(s, *m) for s, m in zip(starts.tolist(), limits.tolist(), strict=True)] == expected
+    assert (tiles.window_start(starts) + extra // 2 == starts).all()
+
+
+@given(st.integers(1, 9), st.integers(0, 100), st.integers(1, 100))
+def test_aligned_regions_begin_on_a_bin_of_their_contig(bin_bp, start, length):
+    contigs = Contigs(("a", "b"), np.array([70, 300]), np.array([0, 128]), ("", ""))
+    (aligned,) = align(np.array([[128 + start, 128 + start + length]]), contigs, bin_bp).tolist() or [None]
+    first = next(p for p in range(start, start + bin_bp) if p % bin_bp == 0)
+    assert aligned == ([128 + first, 128 + start + length] if first < start + length else None)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "good"), [("jitter", 16, "0 or 128"), ("stride", 300, "256 or 384"), ("target_length", 100, "128")]
+)
+def test_a_length_that_is_no_multiple_of_a_bin_names_the_nearest_good_ones(key, value, good):
+    with pytest.raises(
+        ConfigError, match=rf'data\.{key}: {value} is no multiple of track "atac" with bin_bp 128. Use {good}\.'
+    ):
+        check_geometry({key: value}, 128, "atac")

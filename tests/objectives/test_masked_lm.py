@@ -1,0 +1,62 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from distgen import GenomeLoader, kernels
+from distgen.objectives.masked_lm import MaskedLM, MaskedLMConfig
+
+OBJECTIVE = MaskedLM(MaskedLMConfig(kind="masked_lm"))
+
+
+@pytest.fixture
+def batch(small):
+    return GenomeLoader(small, window=200, batch_size=6, strand="random", split=None, last="pad").batch(0, 0)
+
+
+def test_training_corrupts_and_evaluation_hides_every_chosen_base(batch):
+    for evaluating in (False, True):
+        x, _target, valid = OBJECTIVE.encode(batch, torch.float32, evaluating=evaluating)
+        codes = x.argmax(1)
+        hidden = valid & (codes == 4)
+        assert torch.equal(hidden, valid) == evaluating
+        assert (x.sum(1)[valid] == 1).all()
+
+
+def test_ambiguous_bases_are_all_zeros_and_never_scored(batch):
+    x, _, valid = OBJECTIVE.encode(batch, torch.float32)
+    codes = kernels.tokens(
+        batch.plane, batch.starts, batch.length, reverse=batch.reverse, ambiguous=batch.ambiguous, limits=batch.limits
+    )
+    assert (x.sum(1)[codes == 4] == 0).all()
+    assert not valid[codes == 4].any()
+
+
+def test_the_loss_is_a_sum_over_hidden_bases(batch):
+    _, target, valid = OBJECTIVE.encode(batch, torch.float32)
+    logits = torch.randn(len(batch), 4, batch.length)
+    total, count = OBJECTIVE.loss(logits, target, valid)
+    expected = sum(float(-F.log_softmax(logits[b, :, i], 0)[target[b, i]]) for b, i in valid.nonzero().tolist())
+    assert int(count) == int(valid.sum())
+    assert math.isclose(float(total), expected, rel_tol=1e-5)
+
+
+def test_rows_that_only_pad_count_nothing(small):
+    loader = GenomeLoader(small, window=400, batch_size=64, split=None, last="pad")
+    batch = loader.batch(0, 0)
+    _, _, valid = OBJECTIVE.encode(batch, torch.float32)
+    assert valid[: loader.samples].any()
+    assert not valid[loader.samples :].any()
+
+
+def test_metrics_of_a_perfect_and_of_a_blind_model():
+    target = torch.tensor([[0, 1, 2, 3]])
+    valid = torch.tensor([[True, True, True, False]])
+    perfect, blind = OBJECTIVE.metrics(), OBJECTIVE.metrics()
+    perfect.update(50 * F.one_hot(target, 4).float().transpose(1, 2), target, valid)
+    blind.update(torch.zeros(1, 4, 4), target, valid)
+    assert perfect.compute()["bits_per_base"] == pytest.approx(0, abs=1e-6)
+    assert perfect.compute()["accuracy"] == 1
+    assert blind.compute()["bits_per_base"] == pytest.approx(2)
+    assert blind.compute()["loss"] == pytest.approx(2 * math.log(2))

@@ -1,0 +1,142 @@
+import hashlib
+import os
+import sys
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distgen.config import Recipe, read
+from distgen.errors import ConfigError, StoreError
+from distgen.genome import Interval
+from distgen.store.build import build, pack_bits, pack_sequence
+from distgen.store.reader import open_store, unpack_sequence
+from tests.conftest import LETTERS, flat_codes
+
+
+def tree(folder):
+    """Every file's bytes, by name."""
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()
+    }
+
+
+@given(st.lists(st.integers(0, 3), max_size=200))
+def test_packing_puts_base_i_in_bits_2_i_mod_4(codes):
+    codes = np.array(codes + [0] * (-len(codes) % 4), np.uint8)
+    packed = pack_sequence(codes.copy())
+    assert [(int(packed[i // 4]) >> (2 * (i % 4))) & 3 for i in range(len(codes))] == codes.tolist()
+    assert np.array_equal(unpack_sequence(packed), codes)
+
+
+def test_bits_are_packed_from_the_lowest():
+    assert pack_bits(np.array([1, 0, 0, 0, 0, 0, 0, 0, 0, 1], bool)).tolist() == [1, 2]
+
+
+def test_a_store_holds_what_the_sources_say(small):
+    assert small.contigs.names == ("chr1", "chr2", "chr3")
+    assert small.contigs.offsets.tolist() == [0, 896, 1856]
+    for name in small.contigs.names:
+        letters = "".join(c if c in "ACGT" else "N" for c in LETTERS[name].upper())
+        assert small.sequence(Interval(name, 0, len(letters))) == letters
+    soft = np.unpackbits(small.planes["softmask"].read(), bitorder="little")
+    assert soft[: len(LETTERS["chr1"])].tolist() == [c.islower() for c in LETTERS["chr1"]]
+    genes = small.track("genes").values.read()
+    assert genes.sum(0).tolist() == [11, 26]
+    assert genes[14].tolist() == [1, 1]
+    assert small.manifest["tracks"]["genes"]["skipped"] == {"chrX": 1}
+    assert small.track("genes").swap == (1, 0)
+
+
+def test_padding_and_ambiguous_bases_are_stored_as_zero(small):
+    codes = unpack_sequence(small.planes["sequence"].read())
+    assert not codes[flat_codes(small) == 4].any()
+
+
+def test_splits_cover_the_assembly_without_overlap(small):
+    parts = {part: small.regions(part) for part in ("train", "valid", "test")}
+    assert parts["valid"].tolist() == [[896, 1096]]
+    assert parts["test"].tolist() == [[896 + 675, 896 + 900], [1856, 1863]]
+    assert sum(int((r[:, 1] - r[:, 0]).sum()) for r in parts.values()) == int(small.contigs.lengths.sum())
+
+
+def test_zarr_opens_the_whole_store(small):
+    group = zarr.open_group(str(small.path), mode="r")
+    assert group.attrs["distgen"] == {"format": 1, "assembly": "small", "length": small.length, "alignment": 64}
+    for key in small.manifest["arrays"]:
+        assert np.array_equal(group[key][...], small.array(key).read())
+
+
+def test_the_same_recipe_gives_the_same_bytes(small_recipe, tmp_path):
+    recipe = read(small_recipe, Recipe)
+    build(recipe, tmp_path / "one.zarr")
+    build(recipe, tmp_path / "deep" / "two.zarr")
+    assert tree(tmp_path / "one.zarr") == tree(tmp_path / "deep" / "two.zarr")
+
+
+def test_a_store_that_is_up_to_date_is_left_alone_and_a_changed_source_builds_anew(small_recipe, tmp_path):
+    out = tmp_path / "a.zarr"
+    assert build(read(small_recipe, Recipe), out) == sum(map(len, LETTERS.values())) - len(LETTERS["chrM"])
+    assert build(read(small_recipe, Recipe), out) == 0
+    fasta = tmp_path / "small.fa"
+    fasta.write_text(fasta.read_text().replace("GATTACA", "GATTACC"))
+    assert build(read(small_recipe, Recipe), out) > 0
+    assert open_store(out).sequence(Interval("chr3", 0, 7)) == "GATTACC"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_folder_that_is_no_store_is_not_touched(small_recipe, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(StoreError, match="is no store"):
+        build(read(small_recipe, Recipe), tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"small.fa"', '"smal.fa"', r'small\.toml:4: assembly\.fasta: .*Did you mean "small\.fa"'),
+        ('"small.gtf"', '"nothing.gtf"', r"small\.toml:9: track\[0\]\.source: there is no file"),
+        ('fasta = "small.fa"', f'fasta = "small.fa"\nsha256 = "{"0" * 64}"', r"small\.toml:5: assembly\.sha256"),
+        ('"chrM"', '"MT"', r'small\.toml:6: contigs\.exclude: no contig matches "MT"'),
+        ('"chr3"', '"chr33"', r'small\.toml:13: split\.test: no contig matches "chr33"\. Did you mean "chr3"'),
+        ('"chr2:0-200"', '"chr2:0-901"', r"split\.valid: \"chr2:0-901\" is no stretch of chr2, which has 900 bases"),
+        ('"chr2:0-200"', '"chr2"', r"split\.test: shares chr2:675-900 with valid"),
+        ('["chrM"]', '["chr*"]', r"no contig of small\.fa is left"),
+        ('"cds-"', '"cdz-"', r'no feature is a "cdz"'),
+    ],
+)
+def test_what_is_wrong_is_named_with_file_and_key_and_nothing_is_written(small_recipe, tmp_path, old, new, message):
+    text = small_recipe.read_text()
+    assert old in text
+    small_recipe.write_text(text.replace(old, new))
+    with pytest.raises((ConfigError, StoreError, Exception), match=message) as caught:
+        build(read(small_recipe, Recipe), tmp_path / "out.zarr")
+    assert caught.value.exit_status == 2
+    assert {p.name for p in tmp_path.iterdir()} == {"small.fa", "small.gtf", "small.toml"}
+
+
+def test_a_contig_shorter_than_asked_is_left_out(small_recipe, tmp_path):
+    small_recipe.write_text(
+        small_recipe.read_text().replace('["chrM"]', '["chrM"]\nmin_length = 100').replace(', "chr3"', "")
+    )
+    build(read(small_recipe, Recipe), tmp_path / "a.zarr")
+    assert open_store(tmp_path / "a.zarr").contigs.names == ("chr1", "chr2")
+
+
+def test_folders_of_dead_builders_are_swept(small_recipe, tmp_path):
+    dead = tmp_path / ".a.zarr.999999999-x.building"
+    alive = tmp_path / f".a.zarr.{os.getpid()}-x.building"
+    dead.mkdir()
+    alive.mkdir()
+    build(read(small_recipe, Recipe), tmp_path / "a.zarr")
+    assert not dead.exists()
+    assert alive.exists()
+
+
+def test_building_needs_no_torch():
+    code = "import sys, distgen.store.build, distgen.store.verify; assert not {'torch', 'ray', 'zarr', 'numba'} & set(sys.modules)"
+    assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code]) == 0

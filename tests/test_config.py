@@ -1,0 +1,130 @@
+import pytest
+
+from distgen.config import Recipe, digest, read
+from distgen.errors import ConfigError
+from distgen.train.run import Run
+
+RUN = """name = "a-run"
+[data]
+store = "a.zarr"
+jitter = 0
+[model]
+family = "dilated"
+channels = 8
+[objective]
+kind = "masked_lm"
+[train]
+steps = 10
+"""
+
+
+def write(tmp_path, text):
+    path = tmp_path / "a.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "jitter = 0",
+            "jiter = 0",
+            r'run .*a\.toml:4: data\.jiter: there is no key "jiter" here\. Did you mean "jitter"',
+        ),
+        ("channels = 8", "chanels = 8", r'a\.toml:7: model\.chanels: .*Did you mean "channels"'),
+        ("[train]", "rte = 0.1\n[train]", r'a\.toml:10: objective\.rte: .*Did you mean "rate"'),
+        ("jitter = 0", 'jitter = "none"', r"a\.toml:4: data\.jitter: input should be a valid integer, not \"none\""),
+        ("jitter = 0", "jitter = true", r"a\.toml:4: data\.jitter: input should be a valid integer, not true"),
+        ("jitter = 0", "jitter = -1", r"a\.toml:4: data\.jitter: input should be greater than or equal to 0, not -1"),
+        (
+            "jitter = 0",
+            'strand = "reverse"',
+            r'data\.strand: "reverse" is none of the choices.*Valid: forward, random, both',
+        ),
+        ('"dilated"', '"dilate"', r'model\.family: "dilate" is none of the choices. Did you mean "dilated"'),
+        (
+            '"masked_lm"',
+            '"masked-lm"',
+            r'a\.toml:8: objective: "masked-lm" is none of the choices. Did you mean "masked_lm"',
+        ),
+        ('store = "a.zarr"\n', "", r'a\.toml:2: data\.store: "store" is missing'),
+        ("[train]\nsteps = 10", "", r'a\.toml: train: "train" is missing'),
+        ("steps = 10", "steps = 10\nepochs = 1", r"a\.toml:10: train: give either steps or epochs"),
+        ("steps = 10", "steps = ", r"run .*a\.toml: .*line 11"),
+        ("[train]", "[trian]", r'trian: there is no key "trian" here. Did you mean "train"|train: "train" is missing'),
+    ],
+)
+def test_a_wrong_key_names_file_line_key_and_the_nearest_choice(tmp_path, old, new, message):
+    assert old in RUN
+    with pytest.raises(ConfigError, match=message) as caught:
+        Run.read(write(tmp_path, RUN.replace(old, new)))
+    assert caught.value.exit_status == 2
+    assert "\n" not in str(caught.value)
+
+
+def test_the_second_track_is_told_from_the_first(tmp_path):
+    track = '[[track]]\nname = "{}"\nsource = "x.gtf"\nclasses = ["cds"]\n'
+    text = (
+        'format = 1\n[assembly]\nname = "a"\nfasta = "a.fa"\n'
+        + track.format("one")
+        + track.format("two")
+        + "bins = 3\n"
+    )
+    with pytest.raises(ConfigError, match=r"a\.toml:13: track\[1\]\.bins: there is no key"):
+        read(write(tmp_path, text), Recipe)
+
+
+def test_overrides_are_toml_or_bare_words(tmp_path):
+    path = write(tmp_path, RUN)
+    run = Run.read(path, ["train.steps=200", "data.strand=random", "model.dilations=[1, 2]", "optimizer.lr=1e-4"])
+    assert (run.train.steps, run.data.strand, run.model.dilations, run.optimizer.lr) == (200, "random", (1, 2), 1e-4)
+
+
+@pytest.mark.parametrize("override", ["steps=3", "train.steps", "name.x=3", "train.step=3"])
+def test_an_override_that_does_not_fit_is_refused(tmp_path, override):
+    with pytest.raises(ConfigError):
+        Run.read(write(tmp_path, RUN), [override])
+
+
+def test_a_missing_file_suggests_its_neighbour(tmp_path):
+    write(tmp_path, RUN)
+    with pytest.raises(ConfigError, match=r'no such file. Did you mean ".*a\.toml"'):
+        Run.read(tmp_path / "b.toml")
+
+
+def test_paths_are_relative_to_the_file_and_take_variables(tmp_path, monkeypatch):
+    run = Run.read(write(tmp_path, RUN))
+    assert run.resolve("../x") == tmp_path.parent / "x"
+    monkeypatch.setenv("SOMEWHERE", "/data")
+    assert str(run.resolve("$SOMEWHERE/x")) == "/data/x"
+    with pytest.raises(ConfigError, match=r"needs \$NOWHERE, which is not set"):
+        run.resolve("$NOWHERE/x")
+
+
+def test_the_resolved_run_reads_as_the_same_run(tmp_path):
+    run = Run.read(write(tmp_path, RUN))
+    run.write(tmp_path / "elsewhere.toml")
+    again = Run.read(tmp_path / "elsewhere.toml")
+    assert again.resolved() == run.resolved()
+    assert again.hash() == run.hash()
+
+
+def test_the_hash_ignores_how_long_and_where_but_not_what(tmp_path):
+    path = write(tmp_path, RUN)
+    same = ["train.steps=99", "cluster.workers=2", "log.every=1", "data.placement=host", "train.keep=9"]
+    assert all(Run.read(path, [change]).hash() == Run.read(path).hash() for change in same)
+    other = ["data.seed=1", "model.channels=9", "objective.rate=0.2", "optimizer.lr=0.1", "data.batch_size=8"]
+    assert len({Run.read(path, [change]).hash() for change in other} | {Run.read(path).hash()}) == len(other) + 1
+
+
+def test_classes_that_differ_in_strand_swap_places(tmp_path):
+    text = 'format = 1\n[assembly]\nname = "a"\nfasta = "a.fa"\n[[track]]\nname = "g"\nsource = "x"\nclasses = ["exon", "cds-", "cds+"]\n'
+    assert read(write(tmp_path, text), Recipe).track[0].permutation() == (0, 2, 1)
+    assert read(write(tmp_path, text + 'swap = [["exon", "cds+"]]'), Recipe).track[0].permutation() == (2, 1, 0)
+    with pytest.raises(ConfigError, match='swap names class "cds"'):
+        read(write(tmp_path, text + 'swap = [["exon", "cds"]]'), Recipe)
+
+
+def test_digests_do_not_depend_on_the_order_of_keys():
+    assert digest({"a": 1, "b": [2, 3]}) == digest({"b": [2, 3], "a": 1}) != digest({"a": 1, "b": [3, 2]})

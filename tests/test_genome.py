@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distgen.errors import ConfigError
+from distgen.genome import Contigs, merge, subtract
+
+CONTIGS = Contigs(("chr1", "chr2", "scaffold_10"), np.array([1000, 10, 64]), np.array([0, 1024, 1088]), ("", "II", ""))
+
+intervals = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), max_size=8).map(
+    lambda pairs: np.array(sorted((s, s + n) for s, n in pairs), np.int64).reshape(-1, 2)
+)
+
+
+def covered(table: np.ndarray) -> set[int]:
+    return {base for start, end in table.tolist() for base in range(start, end)}
+
+
+@given(intervals)
+def test_merging_keeps_the_bases_and_leaves_no_overlap(table):
+    merged = merge(table)
+    assert covered(merged) == covered(table)
+    assert (merged[1:, 0] >= merged[:-1, 1]).all()
+
+
+@given(intervals, intervals)
+def test_subtracting_is_the_difference_of_sets(table, holes):
+    assert covered(subtract(merge(table), merge(holes))) == covered(table) - covered(holes)
+
+
+def test_contigs_that_touch_stay_apart():
+    whole = np.array([[0, 64], [64, 128]])
+    assert merge(whole).tolist() == whole.tolist()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("chr1", [[0, 1000]]),
+        ("II", [[1024, 1034]]),
+        ("chr*", [[0, 1000], [1024, 1034]]),
+        ("chr1:10-20", [[10, 20]]),
+        ("chr1:90%-100%", [[900, 1000]]),
+        ("chr1:1,0-2,0", [[10, 20]]),
+    ],
+)
+def test_patterns_name_contigs_and_parts_of_them(pattern, expected):
+    assert CONTIGS.regions([pattern]).tolist() == expected
+
+
+@pytest.mark.parametrize("pattern", ["chr3", "chrX*", "chr1:0-1001", "chr1:5-5", "chr1:0%-101%"])
+def test_a_pattern_that_matches_nothing_is_refused(pattern):
+    with pytest.raises(ConfigError, match=r"chr|contig"):
+        CONTIGS.regions([pattern])
+
+
+def test_an_unknown_contig_suggests_the_nearest():
+    with pytest.raises(ConfigError, match='Did you mean "scaffold_10"'):
+        CONTIGS.index("scafold_10")
+
+
+def test_positions_are_located_with_padding_in_the_contig_before():
+    assert CONTIGS.locate([0, 999, 1023, 1024, 1087, 1088]).tolist() == [0, 0, 0, 1, 1, 2]

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 from distgen.config import Recipe, read
 from distgen.store.build import build
 from distgen.store.reader import Store, open_store
+from distgen.train.loop import train
+from distgen.train.parallel import Worker
+from distgen.train.run import Run
 
 ROOT = Path(__file__).parent.parent
 
@@ -93,3 +97,49 @@ def flat_codes(store: Store) -> np.ndarray:
         letters = np.frombuffer(LETTERS[name].encode(), np.uint8)
         codes[offset : offset + len(letters)] = table[letters]
     return codes
+
+
+# ---- a run of seconds -------------------------------------------------------------------------
+
+RUN = """name = "tiny"
+[data]
+store = "{store}"
+window = 64
+stride = 32
+batch_size = 8
+strand = "random"
+jitter = 5
+[model]
+family = "dilated"
+channels = 8
+stem_width = 3
+dilations = [1, 2]
+[objective]
+kind = "masked_lm"
+[optimizer]
+warmup_steps = 2
+[train]
+steps = 12
+precision = "fp32"
+checkpoint_every = 4
+valid_every = 6
+threads = 1
+[log]
+every = 1
+"""
+
+
+@pytest.fixture
+def run_file(small: Store, tmp_path: Path) -> Path:
+    """A run of seconds on the small store."""
+    path = tmp_path / "tiny.toml"
+    path.write_text(RUN.format(store=small.path))
+    return path
+
+
+def fit(run: Run, out: Path) -> list[dict]:
+    """Train in this process; returns the records shown."""
+    out.mkdir(exist_ok=True)
+    shown: list[dict] = []
+    train(run, Worker(0, 1, torch.device("cpu"), out, show=shown.append))
+    return shown

@@ -12,7 +12,6 @@ from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision
 
 from distgen import kernels
 from distgen.config import Section
-from distgen.errors import ConfigError
 from distgen.loader.batch import Batch
 from distgen.store.reader import Store
 
@@ -31,13 +30,10 @@ class BaseClasses:
 
     def __init__(self, config: BaseClassesConfig, store: Store):
         track = store.track(config.track)
-        if track.bin_bp != 1:
-            raise ConfigError(
-                f'objective.track: track "{track.name}" has bin_bp {track.bin_bp}, base_classes predicts single bases (bin_bp 1)'
-            )
         self.tracks: tuple[str, ...] = (track.name,)
         self.classes = track.classes
         self.out_channels = len(track.classes)
+        self._bin_bp = track.bin_bp
 
     def encode(self, batch: Batch, dtype: torch.dtype, *, evaluating: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         x_BCL = kernels.one_hot(
@@ -53,25 +49,26 @@ class BaseClasses:
         return x_BCL, batch.targets[track], batch.mask[track] & (batch.weight[:, None] > 0)
 
     def loss(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        scores, truth = _chosen(logits_BOL, target, valid)
+        scores, truth = _chosen(logits_BOL, target, valid, self._bin_bp)
         return F.binary_cross_entropy_with_logits(
             scores, truth.float(), reduction="sum"
         ), valid.sum() * self.out_channels
 
     def metrics(self) -> BaseClassesMetrics:
-        return BaseClassesMetrics(self.classes)
+        return BaseClassesMetrics(self.classes, self._bin_bp)
 
 
 class BaseClassesMetrics:
     """AUROC and average precision of each class and of "neither", over all bases (no binning of scores)."""
 
-    def __init__(self, classes: tuple[str, ...]):
+    def __init__(self, classes: tuple[str, ...], bin_bp: int):
+        self._bin_bp = bin_bp
         self._loss = MeanMetric()
         self._auroc = {name: BinaryAUROC() for name in (*classes, "neither")}
         self._auprc = {name: BinaryAveragePrecision() for name in (*classes, "neither")}
 
     def update(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> None:
-        scores, truth = _chosen(logits_BOL, target, valid)
+        scores, truth = _chosen(logits_BOL, target, valid, self._bin_bp)
         self._loss.update(F.binary_cross_entropy_with_logits(scores, truth.float(), reduction="none"))
         p = torch.cat([scores.sigmoid(), (1 - scores.sigmoid()).prod(1, keepdim=True)], 1)
         y = torch.cat([truth.long(), (truth.sum(1, keepdim=True) == 0).long()], 1)
@@ -87,8 +84,10 @@ class BaseClassesMetrics:
         }
 
 
-def _chosen(logits_BOL: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores and truth (N, classes) of the valid bases of the target, which lies centred in the window."""
-    crop = (logits_BOL.shape[2] - target.shape[1]) // 2
-    scores_BTO = logits_BOL[:, :, crop : crop + target.shape[1]].transpose(1, 2)
-    return scores_BTO[valid].float(), target[valid]
+def _chosen(logits_BOL: Tensor, target: Tensor, valid: Tensor, bin_bp: int) -> tuple[Tensor, Tensor]:
+    """Scores and truth (N, classes) of the valid bins. The target lies centred in the window; a bin carries
+    a class where any of its bases does, so its score is the highest of its bases."""
+    length = target.shape[1] * bin_bp
+    crop = (logits_BOL.shape[2] - length) // 2
+    scores_BOT = F.max_pool1d(logits_BOL[:, :, crop : crop + length], bin_bp)
+    return scores_BOT.transpose(1, 2)[valid].float(), target[valid]

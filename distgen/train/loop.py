@@ -86,12 +86,13 @@ class State:
                 file.write(json.dumps(record) + "\n")
             self.worker.show(record)
 
-    def forget_after(self, step: int) -> None:
-        """Drop the records of steps that were taken but not kept; they are taken again."""
+    def forget_later_records(self) -> None:
+        """Drop the records of steps that were taken but not kept (they are taken again), and a line cut short."""
         path = self.worker.out / "metrics.jsonl"
         if self.worker.leads and path.exists():
-            kept = [line for line in path.read_text().splitlines(True) if json.loads(line)["step"] <= step]
-            path.write_text("".join(kept))
+            lines = path.read_text().splitlines(keepends=True)
+            whole = (line for line in lines if line.endswith("\n"))
+            path.write_text("".join(line for line in whole if json.loads(line)["step"] <= self.step))
 
     def validate(self) -> Values:
         """Measure the whole validation part, all ranks together."""
@@ -203,8 +204,8 @@ def start_or_resume(run: Run, worker: Worker) -> State:
         found.expect(run=run.hash(), store=store.identity(run.data.split, objective.tracks))
         found.load(model, optimizer)
         loader.load_state_dict(found.state["loader"])
-        state.forget_after(found.state["step"])
         state.step, state.best_step = found.state["step"], found.state["best_step"]
         state.best = math.inf if found.state["best"] is None else found.state["best"]
+    state.forget_later_records()
     broadcast_parameters(model)
     return state

@@ -54,12 +54,24 @@ def test_the_target_lies_centred_and_only_known_bases_count(small):
     assert int(count) == 2 * int(valid.sum())
 
 
-def test_a_binned_track_is_refused(small_recipe, tmp_path):
+def test_a_bin_scores_as_its_highest_base(small_recipe, tmp_path):
     small_recipe.write_text(small_recipe.read_text().replace('name = "genes"', 'name = "genes"\nbin_bp = 8'))
     build(read(small_recipe, Recipe), tmp_path / "binned.zarr")
     store = open_store(tmp_path / "binned.zarr")
-    with pytest.raises(ConfigError, match='track "genes" has bin_bp 8'):
-        BaseClasses(CONFIG, store)
+    objective = BaseClasses(CONFIG, store)
+    loader = GenomeLoader(store, window=96, target_length=64, batch_size=3, tracks=objective.tracks, split=None)
+    _, target, valid = objective.encode(loader.batch(0, 0), torch.float32)
+    assert target.shape == (3, 8, 2)
+    logits = torch.randn(3, 2, 96)
+    total, count = objective.loss(logits, target, valid)
+    expected = 0.0
+    for b, t in valid.nonzero().tolist():
+        best = logits[b, :, 16 + 8 * t : 24 + 8 * t].amax(1)
+        expected += float(
+            torch.nn.functional.binary_cross_entropy_with_logits(best, target[b, t].float(), reduction="sum")
+        )
+    assert float(total) == pytest.approx(expected, rel=1e-5)
+    assert int(count) == 2 * int(valid.sum())
     with pytest.raises(
         ConfigError, match=r'data\.jitter: 12 is no multiple of track "genes" with bin_bp 8. Use 8 or 16'
     ):

@@ -1,0 +1,43 @@
+"""The recipes and runs that come with distgen, on the real genomes, with a tiny budget."""
+
+import json
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.test_cli import distgen
+
+TINY = ["train.steps=3", "log.every=1", "data.batch_size=4"]
+
+
+def test_the_quickstart(ecoli, tmp_path):
+    run = ROOT / "launch/runs/quickstart.toml"
+    distgen("train", run, f"data.store={ecoli.path}", *TINY, "--out", "out", cwd=tmp_path)
+    found = json.loads(distgen("evaluate", "out", "--json", cwd=tmp_path))
+    assert 1.8 < found["metrics"]["bits_per_base"] < 2.5
+    # Facts of the genome and of the split, not of the network.
+    assert found["baselines"]["markov order 0"] == pytest.approx(2.0001, abs=1e-4)
+    assert found["baselines"]["markov order 8"] == pytest.approx(1.9351, abs=1e-3)
+    assert found["baselines"]["counts, 4 bases either side"] == pytest.approx(1.8549, abs=1e-3)
+
+
+@pytest.mark.data
+def test_yeast_coding(data, tmp_path):
+    store = tmp_path / "yeast.zarr"
+    distgen("build", ROOT / "shards/recipes/sacCer3-genes.toml", "--out", store, cwd=tmp_path, DISTGEN_DATA=str(data))
+    info = json.loads(distgen("info", store, "--json", cwd=tmp_path))
+    assert (info["bases"], len(info["contigs"])) == (12_157_105 - 85_779, 16)
+    run = ROOT / "launch/runs/yeast-coding.toml"
+    distgen("train", run, f"data.store={store}", *TINY, "train.valid_every=3", "--out", "out", cwd=tmp_path)
+    found = json.loads(distgen("evaluate", "out", "--json", cwd=tmp_path))["metrics"]
+    assert set(found["auroc"]) == set(found["auprc"]) == {"cds+", "cds-", "neither"}
+
+
+@pytest.mark.data
+def test_bases_that_code_on_both_strands_keep_both_classes(data, tmp_path):
+    from distgen.store.reader import open_store
+
+    store = tmp_path / "yeast.zarr"
+    distgen("build", ROOT / "shards/recipes/sacCer3-genes.toml", "--out", store, cwd=tmp_path, DISTGEN_DATA=str(data))
+    genes = open_store(store).track("genes").values.read()
+    assert int((genes.sum(1) == 2).sum()) == pytest.approx(144_238, rel=0.01)

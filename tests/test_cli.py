@@ -1,0 +1,162 @@
+"""The command line as a user meets it: exit status, one clear line, nothing half-written."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from distgen.store.reader import open_store
+from tests.conftest import RUN
+
+EXAMPLE = {"small.fa", "small.gtf", "small.toml"}
+
+
+def distgen(*arguments, cwd, expect=0, timeout=240, **env):
+    """Run the command; returns standard output, or standard error where it is to fail."""
+    done = subprocess.run(
+        [sys.executable, "-m", "distgen.cli", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=os.environ | {"DISTGEN_DATA": ""} | env,
+        check=False,
+    )
+    assert done.returncode == expect, done.stderr
+    return done.stderr if expect else done.stdout
+
+
+def test_build_info_verify(small_recipe, tmp_path):
+    assert "1,764 bases in" in distgen("build", "small.toml", "--out", "a.zarr", cwd=tmp_path)
+    assert "up to date" in distgen("build", "small.toml", "--out", "a.zarr", cwd=tmp_path)
+    shown = distgen("info", "a.zarr", cwd=tmp_path)
+    for part in ("bases ", "1,764", "chr2 (900)", "cds+, cds-", "test 232", "train 1,332"):
+        assert part in shown
+    assert json.loads(distgen("info", "a.zarr", "--json", cwd=tmp_path))["bases"] == 1764
+    assert "whole (" in distgen("verify", "a.zarr", cwd=tmp_path)
+    shard = tmp_path / "a.zarr/sequence/c/0"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    message = distgen("verify", "a.zarr", cwd=tmp_path, expect=1)
+    assert message.startswith("error: a.zarr/sequence/c/0 is damaged")
+    assert message.count("\n") == 1
+
+
+def test_a_store_goes_beside_the_recipes_by_default(small_recipe, tmp_path):
+    (tmp_path / "recipes").mkdir()
+    for name in EXAMPLE:
+        (tmp_path / name).rename(tmp_path / "recipes" / name)
+    distgen("build", "recipes/small.toml", cwd=tmp_path)
+    assert open_store(tmp_path / "store" / "small.zarr").name == "small"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[contigs]", "[contig]", 'small.toml:5: contig: there is no key "contig" here. Did you mean "contigs"'),
+        ("format = 1", "format = 2", "small.toml:1: format"),
+        ('name = "small"', "name = 3", "small.toml:3: assembly.name: input should be a valid string, not 3"),
+        ("small.fa", "small.fasta", "small.toml:4: assembly.fasta: there is no file"),
+        ('"chr3"', '"chr4"', 'small.toml:13: split.test: no contig matches "chr4"'),
+    ],
+)
+def test_a_wrong_recipe_ends_with_2_one_line_and_nothing_written(small_recipe, tmp_path, old, new, message):
+    small_recipe.write_text(small_recipe.read_text().replace(old, new))
+    shown = distgen("build", "small.toml", "--out", "a.zarr", cwd=tmp_path, expect=2)
+    assert shown.startswith("error: recipe ")
+    assert message in shown
+    assert shown.count("\n") == 1
+    assert {p.name for p in tmp_path.iterdir()} == EXAMPLE
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("data.jiter=3", 'data.jiter: there is no key "jiter" here. Did you mean "jitter"'),
+        ("data.store=nowhere.zarr", "data.store: store "),
+        ("data.batch_size=100000", "data.batch_size: 100000 is more than"),
+        ("data.split=fold9", 'has no split "fold9"'),
+        ("data.jitter=12", 'data.jitter: 12 is no multiple of track "genes" with bin_bp 8. Use 8 or 16.'),
+        ("objective.track=gene", 'has no track "gene". Did you mean "genes"'),
+    ],
+)
+def test_a_wrong_run_ends_with_2_one_line_and_nothing_written(small, small_recipe, tmp_path, change, message):
+    text = RUN.format(store=small.path)
+    if "jitter" in change or "track" in change:
+        small_recipe.write_text(small_recipe.read_text().replace('name = "genes"', 'name = "genes"\nbin_bp = 8'))
+        distgen("build", "small.toml", "--out", small.path, cwd=tmp_path)
+        text = text.replace('kind = "masked_lm"', 'kind = "base_classes"\ntrack = "genes"').replace(
+            "jitter = 5", "jitter = 8"
+        )
+        text = text.replace("window = 64", "window = 64\ntarget_length = 64")
+    (tmp_path / "run.toml").write_text(text)
+    before = {p.name for p in tmp_path.iterdir()}
+    shown = distgen("train", "run.toml", change, cwd=tmp_path, expect=2)
+    assert shown.startswith("error: ")
+    assert message in shown
+    assert shown.count("\n") == 1
+    assert {p.name for p in tmp_path.iterdir()} == before
+
+
+def test_train_resume_evaluate(run_file, tmp_path):
+    shown = distgen("train", "tiny.toml", cwd=tmp_path)
+    assert "step 12/12" in shown
+    for line in (
+        "checkpoint  runs/tiny/checkpoints/best",
+        "metrics     runs/tiny/metrics.jsonl",
+        "report      runs/tiny/report.html",
+    ):
+        assert line in shown
+    assert "runs/tiny exists. Give --resume" in distgen("train", "tiny.toml", cwd=tmp_path, expect=2)
+    assert "step 16/16" in distgen("train", "tiny.toml", "train.steps=16", "--resume", cwd=tmp_path)
+    found = json.loads(distgen("evaluate", "runs/tiny", "--json", cwd=tmp_path))
+    assert found["split"] == "test"
+    assert set(found["metrics"]) == {"loss", "bits_per_base", "accuracy"}
+    assert "markov order 11" in found["baselines"]
+    one = json.loads(
+        distgen("evaluate", "runs/tiny/checkpoints/step-00000012", "--split", "valid", "--json", cwd=tmp_path)
+    )
+    assert (one["split"], one["step"]) == ("valid", 12)
+    table = distgen("evaluate", "runs/tiny", cwd=tmp_path)
+    assert "bits_per_base, markov order 8" in table
+    assert "Evaluation on valid" in (tmp_path / "runs/tiny/report.html").read_text()
+
+
+def test_losing_to_a_baseline_is_said(run_file, tmp_path):
+    distgen("train", "tiny.toml", "train.steps=1", "optimizer.lr=1e-9", cwd=tmp_path)
+    assert "The network loses to the baseline" in distgen("evaluate", "runs/tiny", cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "nowhere"], "nowhere is no run directory"),
+        (["evaluate", ".", "--split", "tset"], 'there is no part "tset" of a split. Did you mean "test"'),
+        (["info", "nowhere.zarr"], "store nowhere.zarr does not exist"),
+        (["schema", "runs"], 'there is no schema "runs". Did you mean "run"'),
+    ],
+)
+def test_what_is_not_there_is_named(tmp_path, arguments, message):
+    done = subprocess.run(
+        [sys.executable, "-m", "distgen.cli", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode in (1, 2)
+    assert message in done.stderr
+
+
+def test_schemas_are_json(tmp_path):
+    for kind in ("recipe", "run"):
+        assert "properties" in json.loads(distgen("schema", kind, cwd=tmp_path))
+
+
+def test_imports_cost_nothing_heavy():
+    heavy = "{'torch', 'ray', 'zarr', 'numba', 'pydantic', 'polars', 'numpy'}"
+    for statement in ("import distgen", "import distgen.cli"):
+        code = f"import sys; {statement}; loaded = {heavy} & set(sys.modules); assert not loaded, loaded"
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_public_names_come_without_ray():
+    code = "import sys, distgen; distgen.open_store, distgen.GenomeLoader, distgen.kernels.tokens, distgen.kernels.one_hot; assert 'ray' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

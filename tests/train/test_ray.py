@@ -1,0 +1,59 @@
+"""Ray Train for real: two workers on this machine."""
+
+import json
+
+import pytest
+from safetensors.torch import load_file
+
+from distgen.errors import TrainError
+from distgen.train.ray import launch
+from distgen.train.run import Run
+from tests.conftest import fit
+
+
+def losses(out):
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [r["loss"] for r in records if "loss" in r], [r["valid"]["loss"] for r in records if "valid" in r]
+
+
+def test_two_workers_train_as_one(run_file, tmp_path):
+    fit(Run.read(run_file), tmp_path / "one")
+    (tmp_path / "two").mkdir()
+    shown = []
+    launch(Run.read(run_file, ["cluster.workers=2"]), tmp_path / "two", shown.append)
+    (one, one_valid), (two, two_valid) = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert two == pytest.approx(one, abs=1e-5)
+    assert two_valid == pytest.approx(one_valid, abs=1e-5)
+    assert [r["step"] for r in shown if "loss" in r] == list(range(1, 13))
+    assert not (tmp_path / "two" / ".ray").exists()
+    # And a run of two workers goes on as one.
+    fit(Run.read(run_file, ["train.steps=14"]), tmp_path / "two")
+    fit(Run.read(run_file, ["train.steps=14"]), tmp_path / "one")
+    weights = [load_file(tmp_path / name / "checkpoints/last/model.safetensors") for name in ("one", "two")]
+    for key in weights[0]:
+        assert weights[1][key].flatten().tolist() == pytest.approx(weights[0][key].flatten().tolist(), abs=1e-3)
+
+
+def test_no_workers_starts_no_ray(run_file, tmp_path):
+    import ray
+
+    ray.shutdown()
+    (tmp_path / "out").mkdir()
+    launch(Run.read(run_file, ["train.steps=2"]), tmp_path / "out", lambda record: None)
+    assert not ray.is_initialized()
+
+
+def test_more_workers_than_cores_ends_with_a_clear_error(run_file, tmp_path, monkeypatch):
+    import ray
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    with pytest.raises(TrainError, match="the run asks for 64 cores, the Ray cluster has 2"):
+        launch(Run.read(run_file, ["cluster.workers=64", "data.batch_size=64"]), tmp_path / "out", lambda record: None)
+    ray.shutdown()
+
+
+def test_a_failing_worker_tells_why(run_file, tmp_path):
+    (tmp_path / "out").mkdir()
+    run = Run.read(run_file, ["cluster.workers=2", "optimizer.lr=1e30", "train.steps=20"])
+    with pytest.raises(TrainError, match="the loss is (nan|inf)"):
+        launch(run, tmp_path / "out", lambda record: None)

@@ -48,7 +48,7 @@ def train(run: Run, worker: Worker) -> None:
             state.step += 1
             finished = state.step == state.steps
             if state.due(run.log.every):
-                state.log(clock.record(stepped, batch, run, worker))
+                state.log(clock.record(stepped, batch, run))
             if state.valid is not None and (finished or state.due(run.train.valid_every)):
                 state.validate()
             if finished or state.due(run.train.checkpoint_every):
@@ -146,10 +146,10 @@ class Clock:
             self._waited += time.perf_counter() - began
             if batch is None:
                 return
-            self._bases += len(batch) * batch.length
+            self._bases += loader.batch_size * batch.length
             yield batch
 
-    def record(self, stepped: Stepped, batch: Batch, run: Run, worker: Worker) -> dict[str, Any]:
+    def record(self, stepped: Stepped, batch: Batch, run: Run) -> dict[str, Any]:
         """The loss of this step and the speed since the last record.
 
         Raises:
@@ -162,7 +162,7 @@ class Clock:
         seconds = time.perf_counter() - self._since
         record: dict[str, Any] = {
             "loss": loss,
-            "bases_per_second": self._bases * worker.world_size / seconds,
+            "bases_per_second": self._bases / seconds,
             "wait_share": self._waited / seconds,
         }
         if run.objective.kind == "masked_lm":

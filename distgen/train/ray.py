@@ -107,16 +107,15 @@ def _silent(record: dict[str, Any]) -> None:
 
 
 def _worker(config: dict[str, Any]) -> None:
-    import ray.train
+    import ray.train.torch
 
     context = ray.train.get_context()
-    device = torch.device(f"cuda:{context.get_local_rank()}" if torch.cuda.is_available() else "cpu")
     train(
         config["run"],
         Worker(
             rank=context.get_world_rank(),
             world_size=context.get_world_size(),
-            device=device,
+            device=ray.train.torch.get_device(),
             out=config["out"],
             show=config["show"],
             report=ray.train.report,

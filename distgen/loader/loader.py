@@ -6,10 +6,12 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from distgen.config import TIMEOUTS, digest
@@ -23,6 +25,24 @@ from distgen.loader.windows import Tiles, align, check_geometry
 from distgen.store.reader import Store, open_store
 
 _AHEAD = 3  # batches made before they are asked for
+_BLOCK = 256  # batches drawn at once
+
+
+class Drawn(NamedTuple):
+    """What chance and order say of this rank's rows of some batches; see `Batch` for the fields."""
+
+    samples: Int64
+    weight: npt.NDArray[np.float32]
+    keys: Int64
+    reverse: npt.NDArray[np.bool_]
+    target_starts: Int64
+    positions: Int64
+    limits: Int64
+
+    def batch(self, number: int) -> Drawn:
+        """The rows of one of the `_BLOCK` batches."""
+        rows = len(self.samples) // _BLOCK
+        return Drawn._make(column[number * rows : (number + 1) * rows] for column in self)
 
 
 class GenomeLoader:
@@ -101,6 +121,7 @@ class GenomeLoader:
                 "strand": strand,
             }
         )
+        self._drawn = lru_cache(maxsize=2)(self._draw)
         self.epoch, self.position = 0, 0
 
     def __len__(self) -> int:
@@ -132,39 +153,52 @@ class GenomeLoader:
 
     def batch(self, epoch: int, position: int) -> Batch:
         """This rank's rows of the global batch whose first sample is `position` of `epoch`: past or future, always the same."""
-        index = np.arange(position, position + self.batch_size, dtype=np.int64)[self._rows]
-        weight = index < self.samples
-        samples = np.minimum(index, self.samples - 1)
-        windows = permute(samples, self.samples, self.seed, epoch) if self.order == "flat" else samples
-        key, strand_draw, jitter_draw = self._draws(samples, epoch)
-        reverse = {"forward": np.zeros(len(index), bool), "random": strand_draw < 2**31, "both": windows % 2 == 1}[
-            self.strand
-        ]
-        if self.strand == "both":
-            windows = windows // 2
-        target_starts, limits = self.windows.locate(windows)
-        target_starts = self._move(target_starts, limits, jitter_draw)
-        positions = self.windows.window_start(target_starts)
-        rows = self._placement.rows(positions, limits, self.window)
+        block, number = divmod(position // self.batch_size, _BLOCK)
+        drawn = self._drawn(epoch, block).batch(number)
+        rows = self._placement.rows(drawn.positions, drawn.limits, self.window)
         targets, mask = {}, {}
         for name, track in self._tracks.items():
-            values, known = track.rows(target_starts, limits, self.target_length, reverse)
+            values, known = track.rows(drawn.target_starts, drawn.limits, self.target_length, drawn.reverse)
             targets[name], mask[name] = values.to(self._device), known.to(self._device)
         return Batch(
             plane=rows.plane,
             starts=rows.starts,
             limits=rows.limits,
             length=self.window,
-            reverse=torch.from_numpy(reverse).to(self._device),
+            reverse=torch.from_numpy(drawn.reverse).to(self._device),
             ambiguous=rows.ambiguous,
             softmask=rows.softmask,
-            keys=torch.from_numpy(key).to(self._device),
-            samples=torch.from_numpy(samples),
-            weight=torch.from_numpy(weight.astype(np.float32)).to(self._device),
+            keys=torch.from_numpy(drawn.keys).to(self._device),
+            samples=torch.from_numpy(drawn.samples),
+            weight=torch.from_numpy(drawn.weight).to(self._device),
             targets=targets,
             mask=mask,
-            positions=torch.from_numpy(positions),
+            positions=torch.from_numpy(drawn.positions),
             contigs=self.store.contigs,
+        )
+
+    def _draw(self, epoch: int, block: int) -> Drawn:
+        """Order, strand and jitter of this rank's rows of `_BLOCK` global batches at once: per batch it would cost a millisecond."""
+        firsts = (block * _BLOCK + np.arange(_BLOCK, dtype=np.int64)) * self.batch_size
+        index = (firsts[:, None] + np.arange(self.batch_size)[self._rows]).reshape(-1)
+        samples = np.minimum(index, self.samples - 1)
+        windows = permute(samples, self.samples, self.seed, epoch) if self.order == "flat" else samples
+        counter = torch.from_numpy(samples)
+        low, high, strand, jitter = philox(counter, torch.full_like(counter, self.seed), tag=SAMPLE, epoch=epoch)
+        if self.strand == "both":
+            windows, reverse = windows // 2, windows % 2 == 1
+        else:
+            reverse = (strand.numpy() < 2**31) & (self.strand == "random")
+        target_starts, limits = self.windows.locate(windows)
+        target_starts = self._move(target_starts, limits, jitter.numpy())
+        return Drawn(
+            samples,
+            (index < self.samples).astype(np.float32),
+            (low | (high << 32)).numpy(),
+            reverse,
+            target_starts,
+            self.windows.window_start(target_starts),
+            limits,
         )
 
     def _move(self, target_starts: Int64, limits: Int64, draw: Int64) -> Int64:
@@ -173,12 +207,6 @@ class GenomeLoader:
         moved = target_starts + self._unit * (((draw * (2 * steps + 1)) >> 32) - steps)
         room = (limits[:, 1] - self.target_length - limits[:, 0]) // self._unit * self._unit
         return np.clip(moved, limits[:, 0], np.maximum(target_starts, limits[:, 0] + room))
-
-    def _draws(self, samples: Any, epoch: int) -> tuple[Any, Any, Any]:
-        """For each sample: a 64-bit key, and two 32-bit draws for strand and jitter."""
-        counter = torch.from_numpy(samples)
-        low, high, strand, jitter = philox(counter, torch.full_like(counter, self.seed), tag=SAMPLE, epoch=epoch)
-        return (low | (high << 32)).numpy(), strand.numpy(), jitter.numpy()
 
     def state_dict(self) -> dict[str, Any]:
         """Where the next batch stands; the same on every rank, without a world size in it."""

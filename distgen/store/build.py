@@ -76,7 +76,8 @@ def build(recipe: Recipe, out: Path, progress: Progress = lambda bases: None) ->
 
 def default_out(recipe: Recipe) -> Path:
     """Where a recipe's store goes unless told: `store/` beside the folder of recipes."""
-    return recipe.path.resolve().parent.parent / "store" / f"{recipe.assembly.name}.zarr"
+    out = recipe.path.resolve().parent.parent / "store" / f"{recipe.assembly.name}.zarr"
+    return out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out
 
 
 def _provenance(recipe: Recipe) -> dict[str, Any]:

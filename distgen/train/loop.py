@@ -47,8 +47,9 @@ def train(run: Run, worker: Worker) -> None:
             )
             state.step += 1
             finished = state.step == state.steps
+            clock.count(stepped)
             if state.due(run.log.every):
-                state.log(clock.record(stepped, batch, run))
+                state.log(clock.record(batch, run))
             if state.valid is not None and (finished or state.due(run.train.valid_every)):
                 state.validate()
             if finished or state.due(run.train.checkpoint_every):
@@ -131,11 +132,19 @@ class State:
 
 
 class Clock:
-    """Splits time between logs into waiting for data and the rest."""
+    """Sums what happens between two logs: loss, bases, time, and the part of it spent waiting for data."""
 
     def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
         self._since = time.perf_counter()
         self._waited, self._bases = 0.0, 0
+        self._total, self._count = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+
+    def count(self, stepped: Stepped) -> None:
+        """Add a step's loss; nothing waits for the device here."""
+        self._total, self._count = self._total + stepped.total, self._count + stepped.count
 
     def waiting(self, loader: GenomeLoader) -> Any:
         """The loader's batches; the time until each comes is counted as waiting."""
@@ -149,13 +158,13 @@ class Clock:
             self._bases += loader.batch_size * batch.length
             yield batch
 
-    def record(self, stepped: Stepped, batch: Batch, run: Run) -> dict[str, Any]:
-        """The loss of this step and the speed since the last record.
+    def record(self, batch: Batch, run: Run) -> dict[str, Any]:
+        """The mean loss per target and the speed since the last record.
 
         Raises:
             TrainError: the loss is not finite; names what this worker's batch was made of.
         """
-        loss = float(stepped.total / stepped.count.clamp(min=1))
+        loss = float(self._total / self._count.clamp(min=1))
         if not math.isfinite(loss):
             places = ", ".join(f"{place}({place.strand})" for place in batch.where()[:4])
             raise TrainError(f"the loss is {loss}; the last batch began with {places}. Try a lower optimizer.lr")
@@ -167,7 +176,7 @@ class Clock:
         }
         if run.objective.kind == "masked_lm":
             record["bits_per_base"] = loss / math.log(2)
-        self._since, self._waited, self._bases = time.perf_counter(), 0.0, 0
+        self._reset()
         return record
 
 

@@ -31,6 +31,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 def build(
     recipes: Annotated[list[Path], typer.Argument(help="Recipe files (TOML).", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="Where the store goes. [default: shards/store/NAME.zarr]")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Build also what is up to date, such as a damaged store.")
+    ] = False,
 ) -> None:
     """Build the store that a recipe describes."""
     from distgen.config import Recipe, read
@@ -44,7 +47,7 @@ def build(
         began = time.perf_counter()
         with _progress("bases") as progress:
             task = progress.add_task(recipe.assembly.name, total=None)
-            bases = build(recipe, target, partial(progress.advance, task))
+            bases = build(recipe, target, partial(progress.advance, task), force=force)
         seconds = time.perf_counter() - began
         if bases:
             typer.echo(f"{target}: {bases:,} bases in {seconds:.2f} s ({bases / seconds / 1e6:.0f} Mbases/s)")
@@ -103,15 +106,18 @@ def train(
 ) -> None:
     """Train what a run file describes."""
     from distgen.report.html import write_report
+    from distgen.train.checkpoint import newest
     from distgen.train.ray import launch
     from distgen.train.run import Run
 
     extra = [] if workers is None else [f"cluster.workers={workers}"]
     parsed = Run.read(run, [*(overrides or []), *extra])
     folder = out or Path("runs") / parsed.name
-    if folder.exists() and any(folder.iterdir()) and not resume:
+    if folder.exists() and not (folder.is_dir() and (resume or not any(folder.iterdir()))):
         raise ConfigError(f"{folder} exists. Give --resume to go on with it, or another --out.")
-    parsed.check()
+    ids = parsed.check()
+    if found := newest(folder / "checkpoints"):
+        found.expect(**ids)
     folder.mkdir(parents=True, exist_ok=True)
     parsed.write(folder / "run.toml")
     began = time.perf_counter()
@@ -245,6 +251,11 @@ def main() -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
+    except OSError as error:
+        if debug:
+            raise
+        print(f"error: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -6,7 +6,7 @@ import logging
 import os
 
 from distgen.config import TIMEOUTS
-from distgen.errors import TrainError
+from distgen.errors import ConfigError, TrainError
 
 
 def connect(cpus: int) -> None:
@@ -16,7 +16,7 @@ def connect(cpus: int) -> None:
         cpus: processor cores the work needs in all.
 
     Raises:
-        TrainError: Ray could not be started, or the cluster has fewer cores.
+        ConfigError: there are fewer cores. TrainError: Ray could not be started.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(TIMEOUTS["worker_start"]))
@@ -25,6 +25,9 @@ def connect(cpus: int) -> None:
     logging.getLogger("ray").setLevel(level)
     import ray
 
+    here = os.cpu_count() or 1
+    if not os.environ.get("RAY_ADDRESS") and not ray.is_initialized() and here < cpus:
+        raise _too_few(cpus, here)
     if not ray.is_initialized():
         try:
             if os.environ.get("RAY_ADDRESS"):
@@ -33,7 +36,7 @@ def connect(cpus: int) -> None:
                 # Its name speaks of other systems; what it does anywhere is to keep a one-machine cluster on loopback.
                 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
                 ray.init(
-                    num_cpus=max(cpus, os.cpu_count() or 1),
+                    num_cpus=here,
                     include_dashboard=False,
                     log_to_driver=verbose,
                     logging_level=level,
@@ -42,6 +45,10 @@ def connect(cpus: int) -> None:
             raise TrainError(f"Ray did not start: {error}") from error
     available = int(ray.cluster_resources().get("CPU", 0))
     if available < cpus:
-        raise TrainError(
-            f"the run asks for {cpus} cores, the Ray cluster has {available}: lower cluster.workers or cluster.cpus_per_worker"
-        )
+        raise _too_few(cpus, available)
+
+
+def _too_few(asked: int, available: int) -> ConfigError:
+    return ConfigError(
+        f"the run asks for {asked} cores, there are {available}: lower cluster.workers or cluster.cpus_per_worker"
+    )

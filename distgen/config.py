@@ -31,6 +31,7 @@ Strings = Annotated[tuple[str, ...], Field(strict=False)]
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -56,12 +57,12 @@ class File(Section):
         """The file's text, byte for byte."""
         return self._text
 
-    def resolve(self, path: str) -> Path:
-        """A path as written in the file, made absolute; $NAME stands for an environment variable."""
+    def resolve(self, path: str, key: str) -> Path:
+        """The path that stands at a key, made absolute; $NAME stands for an environment variable."""
         expanded = os.path.expandvars(path)
         if "$" in expanded:
             name = expanded[expanded.index("$") :].split("/")[0]
-            raise ConfigError(f"{type(self).__name__.lower()} {self._path}: {path} needs {name}, which is not set")
+            raise self.error(key, f"{path} needs {name}, which is not set")
         return (self._folder / Path(expanded).expanduser()).resolve()
 
     def error(self, key: str, problem: str) -> ConfigError:
@@ -98,7 +99,7 @@ class Track(Section):
 
     name: Name
     source: str
-    classes: Annotated[Strings, Field(min_length=1, max_length=64)]
+    classes: Annotated[tuple[Name, ...], Field(strict=False, min_length=1, max_length=64)]
     bin_bp: Positive = 1
     swap: Annotated[tuple[Annotated[Strings, Field(min_length=2, max_length=2)], ...], Field(strict=False)] = ()
 
@@ -140,7 +141,7 @@ class Recipe(File):
     assembly: Assembly
     contigs: ContigRules = ContigRules()
     track: Annotated[tuple[Track, ...], Field(strict=False)] = ()
-    split: Split | None = None
+    split: Split = Split()
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
@@ -162,7 +163,7 @@ class Data(Section):
     target_length: Positive | None = None
     stride: Positive | None = None
     batch_size: Positive = 32
-    seed: NotNegative = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     strand: Literal["forward", "random", "both"] = "forward"
     jitter: NotNegative = 0
     order: Literal["flat"] = "flat"
@@ -174,7 +175,7 @@ class Optimizer(Section):
 
     lr: Annotated[float, Field(gt=0)] = 3e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    betas: Annotated[tuple[float, float], Field(strict=False)] = (0.9, 0.98)
+    betas: Annotated[tuple[Beta, Beta], Field(strict=False)] = (0.9, 0.98)
     warmup_steps: NotNegative = 50
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
 
@@ -281,7 +282,8 @@ def _explain(
         problem = f'"{keys[-1]}" is missing'
     elif first["type"] in ("literal_error", "union_tag_invalid"):
         context = first["ctx"]
-        choices = re.findall(r"'([^']*)'", str(context.get("expected") or context.get("expected_tags")))
+        expected = str(context.get("expected") or context.get("expected_tags"))
+        choices = re.findall(r"'([^']*)'", expected) or [expected]
         word = given if first["type"] == "literal_error" else context["tag"]
         problem = f'"{word}" is none of the choices. {suggest(str(word), choices)}'
     else:
@@ -328,7 +330,7 @@ def _place(path: Path, text: str, keys: list[int | str]) -> str:
     known = (lines[tuple(keys[:n])] for n in range(len(keys), 0, -1) if tuple(keys[:n]) in lines)
     line = next(known, None)
     name = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
-    return f"{path}:{line}: {name}" if line else f"{path}: {name}"
+    return ": ".join(str(part) for part in (f"{path}:{line}" if line else path, name) if part)
 
 
 def _lines(text: str) -> dict[tuple[int | str, ...], int]:

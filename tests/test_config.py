@@ -51,6 +51,17 @@ def write(tmp_path, text):
         ('store = "a.zarr"\n', "", r'a\.toml:2: data\.store: "store" is missing'),
         ("[train]\nsteps = 10", "", r'a\.toml: train: "train" is missing'),
         ("steps = 10", "steps = 10\nepochs = 1", r"a\.toml:10: train: give either steps or epochs"),
+        (
+            '"masked_lm"',
+            '"masked_lm"\nmask = 0.9\nrandom = 0.2',
+            r"objective.*mask 0.9 and random 0.2 are more than 1 together",
+        ),
+        (
+            "[train]",
+            "[optimizer]\nbetas = [1, 0.9]\n[train]",
+            r"a\.toml:11: optimizer\.betas\[0\]: input should be less than 1",
+        ),
+        ("jitter = 0", "seed = 9223372036854775808", r"a\.toml:4: data\.seed"),
         ("steps = 10", "steps = ", r"run .*a\.toml: .*line 11"),
         ("[train]", "[trian]", r'trian: there is no key "trian" here. Did you mean "train"|train: "train" is missing'),
     ],
@@ -95,11 +106,11 @@ def test_a_missing_file_suggests_its_neighbour(tmp_path):
 
 def test_paths_are_relative_to_the_file_and_take_variables(tmp_path, monkeypatch):
     run = Run.read(write(tmp_path, RUN))
-    assert run.resolve("../x") == tmp_path.parent / "x"
+    assert run.resolve("../x", "data.store") == tmp_path.parent / "x"
     monkeypatch.setenv("SOMEWHERE", "/data")
-    assert str(run.resolve("$SOMEWHERE/x")) == "/data/x"
-    with pytest.raises(ConfigError, match=r"needs \$NOWHERE, which is not set"):
-        run.resolve("$NOWHERE/x")
+    assert str(run.resolve("$SOMEWHERE/x", "data.store")) == "/data/x"
+    with pytest.raises(ConfigError, match=r"a\.toml:3: data\.store: .* needs \$NOWHERE, which is not set"):
+        run.resolve("$NOWHERE/x", "data.store")
 
 
 def test_the_resolved_run_reads_as_the_same_run(tmp_path):
@@ -112,9 +123,24 @@ def test_the_resolved_run_reads_as_the_same_run(tmp_path):
 
 def test_the_hash_ignores_how_long_and_where_but_not_what(tmp_path):
     path = write(tmp_path, RUN)
-    same = ["train.steps=99", "cluster.workers=2", "log.every=1", "data.placement=host", "train.keep=9"]
+    same = [
+        "train.steps=99",
+        "cluster.workers=2",
+        "log.every=1",
+        "data.placement=host",
+        "train.keep=9",
+        "train.checkpoint_every=3",
+    ]
     assert all(Run.read(path, [change]).hash() == Run.read(path).hash() for change in same)
-    other = ["data.seed=1", "model.channels=9", "objective.rate=0.2", "optimizer.lr=0.1", "data.batch_size=8"]
+    other = [
+        "data.seed=1",
+        "model.channels=9",
+        "objective.rate=0.2",
+        "optimizer.lr=0.1",
+        "data.batch_size=8",
+        "train.precision=fp32",
+        "train.threads=1",
+    ]
     assert len({Run.read(path, [change]).hash() for change in other} | {Run.read(path).hash()}) == len(other) + 1
 
 

@@ -25,12 +25,11 @@ def measure(model: nn.Module, objective: Objective, loader: GenomeLoader, precis
     """
     was_training = model.training
     model.eval()
-    metrics = objective.metrics()
+    metrics = objective.metrics(loader.device)
     loader.epoch, loader.position = 0, 0
     for batch in loader:
-        device = batch.plane.device.type
         x, target, valid = objective.encode(batch, precision, evaluating=True)
-        with torch.autocast(device, torch.bfloat16, enabled=precision == torch.bfloat16):
+        with torch.autocast(loader.device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
             logits = model(x)
         metrics.update(logits.float(), target, valid)
     model.train(was_training)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from isal import igzip
 from distgen.errors import SourceError, suggest
 
 BLOCK = 1 << 24
+_BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 
 
 def read_blocks(path: Path, block: int = BLOCK) -> Iterator[bytes]:
@@ -26,7 +28,13 @@ def read_blocks(path: Path, block: int = BLOCK) -> Iterator[bytes]:
     """
     try:
         with path.open("rb") as raw:
-            gzipped = raw.read(2) == b"\x1f\x8b"
+            head = raw.read(18)
+            gzipped = head[:2] == b"\x1f\x8b"
+            # A bgzip file ends with an empty block, without which it was cut between two blocks (SAM specification, 4.1.2).
+            if gzipped and head[3] & 4 and head[12:14] == b"BC":
+                raw.seek(max(-28, -path.stat().st_size), os.SEEK_END)
+                if raw.read() != _BGZF_END:
+                    raise EOFError
             raw.seek(0)
             stream: io.BufferedIOBase = igzip.GzipFile(fileobj=raw, mode="rb") if gzipped else raw
             while data := stream.read(block):

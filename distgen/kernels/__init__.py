@@ -2,7 +2,7 @@
 
 An op takes a plane and where to start, so that one kernel serves a gathered host batch and a
 genome that lives on the device. `reference.py` is the specification; the CPU runs `numba_cpu.py`,
-any other device the reference. The ops are registered with torch.library: torch.compile sees them.
+CUDA the reference. The ops are registered with torch.library: torch.compile sees them.
 """
 
 from __future__ import annotations

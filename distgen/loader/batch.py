@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ class Batch:
         starts: int64 (B,), first base of each window in `plane`.
         limits: int64 (B, 2), the bases of `plane` that each window may read.
         length: bases per window.
+        target_length: bases in the window's middle that are predicted.
         reverse: bool (B,), True where the window is read from the other strand.
         ambiguous: uint8 (bytes,) or None, 1 bit a base; None where no base is ambiguous.
         softmask: uint8 (bytes,) or None, likewise.
@@ -36,6 +36,7 @@ class Batch:
     starts: Tensor
     limits: Tensor
     length: int
+    target_length: int
     reverse: Tensor
     ambiguous: Tensor | None
     softmask: Tensor | None
@@ -61,13 +62,3 @@ class Batch:
             start = position - int(self.contigs.offsets[row])
             places.append(Interval(self.contigs.names[row], start, start + self.length, "-" if backward else "+"))
         return places
-
-    def to(self, device: torch.device) -> Batch:
-        """The same batch with every tensor on a device."""
-
-        def move(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                return value.to(device, non_blocking=True)
-            return {k: move(v) for k, v in value.items()} if isinstance(value, dict) else value
-
-        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
+import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from queue import Empty, Full, Queue
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -94,6 +94,11 @@ class GenomeLoader:
         stride = target_length if stride is None else stride
         if target_length > window:
             raise ConfigError(f"data.target_length: {target_length} is more than the window of {window}")
+        if (window - target_length) % 2:
+            raise ConfigError(
+                f"data.target_length: {target_length} does not lie in the middle of a window of {window}. "
+                f"Use {target_length - 1} or {target_length + 1}."
+            )
         if batch_size < world_size:
             raise ConfigError(f"data.batch_size: {batch_size} leaves some of {world_size} workers without samples")
         found = [self.store.track(name) for name in tracks]
@@ -103,6 +108,8 @@ class GenomeLoader:
         self._unit = max([track.bin_bp for track in found], default=1)
         name, _, part = split.rpartition("/") if split else ("", "", None)
         regions = align(self.store.regions(part, name or "default"), self.store.contigs, self._unit)
+        if not len(regions):
+            raise ConfigError(f'data.split: "{split}" has no stretch as long as a bin of {self._unit} bases')
         self.windows = Tiles(regions, window, target_length, stride)
         self.window, self.target_length, self.batch_size = window, target_length, batch_size
         self.seed, self.strand, self.jitter, self.order, self.last = seed, strand, jitter, order, last
@@ -110,8 +117,8 @@ class GenomeLoader:
         if last == "drop" and self.samples < batch_size:
             raise ConfigError(f"data.batch_size: {batch_size} is more than the {self.samples} samples of an epoch")
         self._rows = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
-        self._device = torch.device(device)
-        self._placement = place(placement, self.store, self._device)
+        self.device = torch.device(device)
+        self._placement = place(placement, self.store, self.device)
         self._tracks = {track.name: TrackRows(self.store, track) for track in found}
         self._data = digest(
             {
@@ -130,26 +137,48 @@ class GenomeLoader:
         return whole + (rest > 0 and self.last == "pad")
 
     def __iter__(self) -> Iterator[Batch]:
-        """The rest of the current epoch. `state_dict` always speaks of the batch that comes next."""
-        ahead: deque[Any] = deque()
-        epoch, end = self.epoch, len(self) * self.batch_size
-        with ThreadPoolExecutor(1, thread_name_prefix="distgen-loader") as pool:
-            for position in range(self.position, end, self.batch_size):
-                ahead.append(pool.submit(self.batch, epoch, position))
-                if len(ahead) >= _AHEAD:
-                    yield self._next(ahead.popleft(), end)
-            while ahead:
-                yield self._next(ahead.popleft(), end)
+        """The rest of the current epoch. `state_dict` always speaks of the batch that comes next.
 
-    def _next(self, future: Any, end: int) -> Batch:
+        Raises:
+            TrainError: no batch came within `TIMEOUTS["next_batch"]` seconds.
+        """
+        epoch, positions = self.epoch, range(self.position, len(self) * self.batch_size, self.batch_size)
+        ahead: Queue[Batch | BaseException] = Queue(_AHEAD)
+        stop = threading.Event()
+
+        def make() -> None:
+            for position in positions:
+                try:
+                    made: Batch | BaseException = self.batch(epoch, position)
+                except BaseException as error:  # whatever it is belongs to whoever asks for the batch
+                    made = error
+                while not stop.is_set():
+                    with suppress(Full):
+                        ahead.put(made, timeout=0.1)
+                        break
+                if stop.is_set() or isinstance(made, BaseException):
+                    return
+
+        # A daemon: a read that hangs for ever must not keep the process from telling so and ending.
+        threading.Thread(target=make, name="distgen-loader", daemon=True).start()
         try:
-            batch: Batch = future.result(timeout=TIMEOUTS["next_batch"])
-        except FutureTimeout:
+            for position in positions:
+                made = self._take(ahead)
+                following = position + self.batch_size
+                self.epoch, self.position = (epoch, following) if following < positions.stop else (epoch + 1, 0)
+                yield made
+        finally:
+            stop.set()
+
+    @staticmethod
+    def _take(ahead: Queue[Batch | BaseException]) -> Batch:
+        try:
+            made = ahead.get(timeout=TIMEOUTS["next_batch"])
+        except Empty:
             raise TrainError(f"no batch came within {TIMEOUTS['next_batch']:.0f} s; is the storage alive?") from None
-        self.position += self.batch_size
-        if self.position >= end:
-            self.epoch, self.position = self.epoch + 1, 0
-        return batch
+        if isinstance(made, BaseException):
+            raise made
+        return made
 
     def batch(self, epoch: int, position: int) -> Batch:
         """This rank's rows of the global batch whose first sample is `position` of `epoch`: past or future, always the same."""
@@ -159,18 +188,19 @@ class GenomeLoader:
         targets, mask = {}, {}
         for name, track in self._tracks.items():
             values, known = track.rows(drawn.target_starts, drawn.limits, self.target_length, drawn.reverse)
-            targets[name], mask[name] = values.to(self._device), known.to(self._device)
+            targets[name], mask[name] = values.to(self.device), known.to(self.device)
         return Batch(
             plane=rows.plane,
             starts=rows.starts,
             limits=rows.limits,
             length=self.window,
-            reverse=torch.from_numpy(drawn.reverse).to(self._device),
+            target_length=self.target_length,
+            reverse=torch.from_numpy(drawn.reverse).to(self.device),
             ambiguous=rows.ambiguous,
             softmask=rows.softmask,
-            keys=torch.from_numpy(drawn.keys).to(self._device),
+            keys=torch.from_numpy(drawn.keys).to(self.device),
             samples=torch.from_numpy(drawn.samples),
-            weight=torch.from_numpy(drawn.weight).to(self._device),
+            weight=torch.from_numpy(drawn.weight).to(self.device),
             targets=targets,
             mask=mask,
             positions=torch.from_numpy(drawn.positions),

@@ -86,17 +86,25 @@ class Host:
 
 
 def place(name: str, store: Store, device: torch.device) -> Placement:
-    """The placement of that name; `auto` puts the genome on the device if it fits into half of what is free.
+    """The placement of that name; `auto` says why it chose which.
+
+    On a GPU, the genome lives on the device if it fits into half of what is free. On a CPU, "device" means whole
+    planes: taken where they are memory maps; planes of several shards would have to be copied for every worker.
 
     Raises:
         ConfigError: there is no such placement.
     """
     if name == "auto":
-        size = sum(array.shape[0] for array in store.planes.values() if not array.empty)
-        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
-        name = "device" if free is None or size < free // 2 else "host"
-        room = "memory-mapped" if free is None else f"{free / 1e9:.1f} GB free"
-        log.info("placement: %s (planes %.3f GB, %s, %s)", name, size / 1e9, device, room)
+        planes = [array for array in store.planes.values() if not array.empty]
+        size = sum(array.shape[0] for array in planes)
+        if device.type == "cuda":
+            free = torch.cuda.mem_get_info(device)[0]
+            fits, why = size < free // 2, f"{free / 1e9:.1f} GB free on {device}"
+        else:
+            fits = all(array.mapped for array in planes)
+            why = "one memory map per plane" if fits else "planes of several pieces"
+        name = "device" if fits else "host"
+        log.info("placement: %s (planes %.3f GB, %s)", name, size / 1e9, why)
     if name == "device":
         return Device(store, device)
     if name == "host":

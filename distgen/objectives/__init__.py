@@ -42,7 +42,7 @@ class Objective(Protocol):
     def loss(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """The loss in nats summed over valid targets, and their number."""
 
-    def metrics(self) -> Metrics: ...
+    def metrics(self, device: torch.device) -> Metrics: ...
 
 
 def build(config: MaskedLMConfig | BaseClassesConfig, store: Store) -> Objective:

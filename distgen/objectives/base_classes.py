@@ -54,18 +54,18 @@ class BaseClasses:
             scores, truth.float(), reduction="sum"
         ), valid.sum() * self.out_channels
 
-    def metrics(self) -> BaseClassesMetrics:
-        return BaseClassesMetrics(self.classes, self._bin_bp)
+    def metrics(self, device: torch.device) -> BaseClassesMetrics:
+        return BaseClassesMetrics(self.classes, self._bin_bp, device)
 
 
 class BaseClassesMetrics:
     """AUROC and average precision of each class and of "neither", over all bases (no binning of scores)."""
 
-    def __init__(self, classes: tuple[str, ...], bin_bp: int):
+    def __init__(self, classes: tuple[str, ...], bin_bp: int, device: torch.device):
         self._bin_bp = bin_bp
-        self._loss = MeanMetric()
-        self._auroc = {name: BinaryAUROC() for name in (*classes, "neither")}
-        self._auprc = {name: BinaryAveragePrecision() for name in (*classes, "neither")}
+        self._loss = MeanMetric().to(device)
+        self._auroc = {name: BinaryAUROC().to(device) for name in (*classes, "neither")}
+        self._auprc = {name: BinaryAveragePrecision().to(device) for name in (*classes, "neither")}
 
     def update(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> None:
         scores, truth = _chosen(logits_BOL, target, valid, self._bin_bp)

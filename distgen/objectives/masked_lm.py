@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torchmetrics import MeanMetric
 
@@ -23,6 +23,12 @@ class MaskedLMConfig(Section):
     rate: Rate = 0.15
     mask: Annotated[float, Field(ge=0, le=1)] = 0.8
     random: Annotated[float, Field(ge=0, le=1)] = 0.1
+
+    @model_validator(mode="after")
+    def _check(self) -> MaskedLMConfig:
+        if self.mask + self.random > 1:
+            raise ValueError(f"mask {self.mask} and random {self.random} are more than 1 together")
+        return self
 
 
 class MaskedLM:
@@ -51,21 +57,25 @@ class MaskedLM:
         inputs_BL, target_BL = kernels.mask_tokens(codes_BL, batch.keys, config.rate, **shares)
         channels = self._channels.to(inputs_BL.device)
         x_BCL = (inputs_BL[:, None, :] == channels[:, None]).to(dtype)
-        return x_BCL, target_BL, (target_BL >= 0) & (batch.weight[:, None] > 0)
+        valid_BL = (target_BL >= 0) & (batch.weight[:, None] > 0)
+        crop = (batch.length - batch.target_length) // 2  # only the window's middle is this window's to score
+        valid_BL[:, :crop] = False
+        valid_BL[:, crop + batch.target_length :] = False
+        return x_BCL, target_BL, valid_BL
 
     def loss(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         chosen = logits_BOL.transpose(1, 2)[valid]
         return F.cross_entropy(chosen.float(), target[valid], reduction="sum"), valid.sum()
 
-    def metrics(self) -> MaskedLMMetrics:
-        return MaskedLMMetrics()
+    def metrics(self, device: torch.device) -> MaskedLMMetrics:
+        return MaskedLMMetrics(device)
 
 
 class MaskedLMMetrics:
     """Bits per hidden base and the share guessed right."""
 
-    def __init__(self) -> None:
-        self._bits, self._right = MeanMetric(), MeanMetric()
+    def __init__(self, device: torch.device) -> None:
+        self._bits, self._right = MeanMetric().to(device), MeanMetric().to(device)
 
     def update(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> None:
         chosen = logits_BOL.transpose(1, 2)[valid].float()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -16,18 +17,19 @@ import numpy as np
 import numpy.typing as npt
 
 import distgen
-from distgen.config import Recipe, Track
+from distgen.config import Recipe, Track, digest
 from distgen.errors import ConfigError, StoreError, suggest
 from distgen.genome import ALIGNMENT, AMBIGUOUS, Contigs, match
 from distgen.ingest.fasta import Header, Piece, read_fasta
 from distgen.ingest.open import sha256
 from distgen.store import format, splits
 from distgen.store.format import FORMAT, MANIFEST, ArrayWriter, Bytes
+from distgen.store.reader import open_store
 
 Progress = Callable[[int], None]
 
 
-def build(recipe: Recipe, out: Path, progress: Progress = lambda bases: None) -> int:
+def build(recipe: Recipe, out: Path, progress: Progress = lambda bases: None, *, force: bool = False) -> int:
     """Build the store that a recipe describes, or leave it alone if it is there already.
 
     Everything is written to a temporary folder beside `out` and renamed when whole: whatever interrupts a
@@ -37,6 +39,7 @@ def build(recipe: Recipe, out: Path, progress: Progress = lambda bases: None) ->
         recipe: as read from its file.
         out: where the store is to be.
         progress: called with the number of bases read since the last call.
+        force: build also if the store is up to date, such as one that is damaged.
 
     Returns:
         The bases kept in the store (padding left out); 0 if `out` was up to date.
@@ -45,31 +48,29 @@ def build(recipe: Recipe, out: Path, progress: Progress = lambda bases: None) ->
         ConfigError, SourceError: the recipe or a source is wrong. StoreError: `out` is something else.
     """
     provenance = _provenance(recipe)
+    _recover(out)
     if out.exists() and not (out / MANIFEST).exists():
-        raise StoreError(f"{out} exists and is no store (it has no manifest): give another --out, or move it away")
-    if out.exists() and format.read_json(out / MANIFEST).get("provenance") == provenance:
+        raise ConfigError(f"{out} exists and is no store (it has no manifest): give another --out, or move it away")
+    if out.exists() and not force and _published(out) == provenance:
         return 0
     with _temporary(out) as folder:
         arrays, contigs = _build_planes(recipe, folder, progress)
         tracks = {track.name: _build_track(recipe, i, contigs, folder, arrays) for i, track in enumerate(recipe.track)}
-        table = {}
-        if recipe.split is not None:
-            try:
-                table["default"] = splits.resolve(recipe.split, contigs)
-            except ConfigError as error:
-                part, _, problem = str(error).partition(": ")
-                raise recipe.error(f"split.{part}", problem) from None
-        format.write_json(
-            folder / MANIFEST,
-            {
-                "format": FORMAT,
-                "generation": 1,
-                "arrays": arrays,
-                "tracks": tracks,
-                "splits": table,
-                "provenance": provenance,
-            },
-        )
+        try:
+            split = splits.resolve(recipe.split, contigs)
+        except ConfigError as error:
+            part, _, problem = str(error).partition(": ")
+            raise recipe.error(f"split.{part}", problem) from None
+        manifest = {
+            "format": FORMAT,
+            "generation": 1,
+            "group": format.read_json(folder / "zarr.json"),
+            "arrays": arrays,
+            "tracks": tracks,
+            "splits": {"default": split},
+            "provenance": provenance,
+        }
+        format.write_json(folder / MANIFEST, manifest | {"checksum": digest(manifest)})
         _publish(folder, out)
     return int(contigs.lengths.sum())
 
@@ -80,13 +81,21 @@ def default_out(recipe: Recipe) -> Path:
     return out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out
 
 
+def _published(out: Path) -> Any:
+    """The provenance of a store that is there; None if its manifest is damaged."""
+    try:
+        return open_store(out).manifest["provenance"]
+    except StoreError:
+        return None
+
+
 def _provenance(recipe: Recipe) -> dict[str, Any]:
     """What the store is made of: nothing in it depends on when or where it was built."""
     sources = {}
     named = [("assembly.fasta", recipe.assembly.fasta)]
     named += [(f"track.{i}.source", track.source) for i, track in enumerate(recipe.track)]
     for key, source in named:
-        path = recipe.resolve(source)
+        path = recipe.resolve(source, key)
         if not path.is_file():
             near = [str(other.name) for other in path.parent.glob("*")] if path.parent.is_dir() else []
             raise recipe.error(key, f"there is no file {path}. {suggest(path.name, near)}")
@@ -125,7 +134,7 @@ def _pack(piece: Piece) -> tuple[Bytes, Bytes, Bytes]:
 
 
 def _build_planes(recipe: Recipe, folder: Path, progress: Progress) -> tuple[dict[str, Any], Contigs]:
-    fasta = recipe.resolve(recipe.assembly.fasta)
+    fasta = recipe.resolve(recipe.assembly.fasta, "assembly.fasta")
     planes = {
         name: ArrayWriter(folder / name, (), format.bytes_layout, sparse=name != "sequence")
         for name in ("sequence", "ambiguous", "softmask")
@@ -133,7 +142,7 @@ def _build_planes(recipe: Recipe, folder: Path, progress: Progress) -> tuple[dic
     names, aliases, lengths, offsets, seen = [], [], [], [], []
     offset = 0
     for header, pieces in groupby(read_fasta(fasta), key=lambda piece: piece.header):
-        seen.append(header.name)
+        seen += [header.name, header.alias]
         if not _wanted(recipe, header):
             progress(sum(len(piece.codes) for piece in pieces))
             continue
@@ -154,7 +163,7 @@ def _build_planes(recipe: Recipe, folder: Path, progress: Progress) -> tuple[dic
         offset += -(-length // ALIGNMENT) * ALIGNMENT
     _refuse_idle_patterns(recipe, seen)
     if not names:
-        raise recipe.error("contigs", f"no contig of {recipe.assembly.fasta} is left ({len(seen)} were there)")
+        raise recipe.error("contigs", f"no contig of {recipe.assembly.fasta} is left of {len(seen) // 2}")
     arrays = {name: writer.close() for name, writer in planes.items()}
     contigs = Contigs(tuple(names), np.array(lengths), np.array(offsets), tuple(aliases))
     attributes = {"format": FORMAT, "assembly": recipe.assembly.name, "length": offset, "alignment": ALIGNMENT}
@@ -220,7 +229,7 @@ def _build_track(recipe: Recipe, number: int, contigs: Contigs, folder: Path, ar
     from distgen.ingest import features
 
     track = recipe.track[number]
-    found = features.read_gtf(recipe.resolve(track.source), track.classes, contigs)
+    found = features.read_gtf(recipe.resolve(track.source, f"track.{number}.source"), track.classes, contigs)
     blocks = (
         features.paint(found, row, int(length), len(track.classes), track.bin_bp)
         for row, length in enumerate(contigs.lengths)
@@ -242,18 +251,22 @@ def _describe(track: Track) -> dict[str, Any]:
 
 # ---- publishing -----------------------------------------------------------------------------
 
+# Hidden names beside a store: .NAME.HOST-PID-XXXX.building, and .NAME.old for the one that is being replaced.
+
 
 @contextmanager
 def _temporary(out: Path) -> Iterator[Path]:
     """A folder beside `out` that is gone afterwards unless it was published; those of dead builders go too."""
+    host = platform.node().replace(".", "_") or "host"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        for old in out.parent.glob(f".{out.name}.*.building"):
-            if not _alive(int(old.name.split(".")[-2].split("-")[0])):
+        for old in out.parent.glob(f".{out.name}.{host}-*.building"):
+            if not _alive(int(old.name.removeprefix(f".{out.name}.{host}-").split("-")[0])):
                 shutil.rmtree(old, ignore_errors=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.{os.getpid()}-", suffix=".building", dir=out.parent))
+        prefix = f".{out.name}.{host}-{os.getpid()}-"
+        folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=".building", dir=out.parent))
     except OSError as error:
-        raise StoreError(f"{out}: cannot write here ({error.strerror or error})") from None
+        raise ConfigError(f"{out}: cannot write here ({error.strerror or error})") from None
     try:
         folder.chmod(0o755)
         yield folder
@@ -273,10 +286,25 @@ def _alive(pid: int) -> bool:
     return True
 
 
+def _replaced(out: Path) -> Path:
+    return out.with_name(f".{out.name}.old")
+
+
 def _publish(folder: Path, out: Path) -> None:
     """Put the finished folder in the place of `out`; a store that was there goes away afterwards."""
-    old = folder.with_suffix(".old")
     if out.exists():
-        out.rename(old)
+        out.rename(_replaced(out))
     folder.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+    parent = os.open(out.parent, os.O_RDONLY)
+    os.fsync(parent)
+    os.close(parent)
+    shutil.rmtree(_replaced(out), ignore_errors=True)
+
+
+def _recover(out: Path) -> None:
+    """Finish what a builder left that died between the two renames of `_publish`."""
+    if _replaced(out).exists():
+        if out.exists():
+            shutil.rmtree(_replaced(out), ignore_errors=True)
+        else:
+            _replaced(out).rename(out)

@@ -231,7 +231,10 @@ def write_json(path: Path, content: Any) -> bytes:
     """Write JSON with sorted keys and no timestamp, so that equal content is equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(content, sort_keys=True, indent=1).encode() + b"\n"
-    path.write_bytes(text)
+    with path.open("wb") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     return text
 
 
@@ -281,6 +284,11 @@ class Array:
         return self.layout.shape
 
     @property
+    def mapped(self) -> bool:
+        """`read` gives a view of the file: one raw shard without gaps."""
+        return self.layout.codec == "raw" and self.layout.shards == 1 and not self.absent.any()
+
+    @property
     def empty(self) -> bool:
         """No chunk is stored: every value is zero."""
         return bool(self.absent.all())
@@ -292,7 +300,7 @@ class Array:
 
     def read(self) -> npt.NDArray[Any]:
         """The whole array: a read-only view of the file if it is one raw shard without gaps."""
-        if self.layout.codec == "raw" and self.layout.shards == 1 and not self.absent.any():
+        if self.mapped:
             for chunk in range(self.layout.chunks):
                 self._chunk(chunk)
             mapped, _ = self._shard(0)
@@ -337,7 +345,7 @@ class Array:
         last = min(first + layout.chunk, self.shape[0])
         shard = self.folder / layout.key(number // layout.chunks_per_shard)
         return StoreError(
-            f"{shard} is damaged ({problem}) in rows {first:,} to {last:,}; build the store again from its recipe"
+            f"{shard} is damaged ({problem}) in rows {first:,} to {last:,}; run distgen build RECIPE --force"
         )
 
     def _shard(self, number: int) -> tuple[Bytes, npt.NDArray[np.uint64]]:
@@ -370,12 +378,24 @@ class Array:
             raise self._damage(first, "the shard's index does not match the manifest")
 
     def verify(self) -> Iterator[int]:
-        """Read and check every chunk, touched before or not; yields the bytes of each."""
-        for shard in range(self.layout.shards):
-            self._maps.pop(shard, None)
-        for number in np.flatnonzero(~self.absent):
+        """Read and check every chunk, touched before or not, and the array's content id; yields the bytes of each chunk.
+
+        Raises:
+            StoreError: a chunk, a shard's index or the metadata is not what the manifest says.
+        """
+        self._maps.clear()
+        content = hashlib.sha256()
+        for number in range(self.layout.chunks):
+            if self.absent[number]:
+                content.update(bytes(self.layout.chunk_bytes))
+                continue
             self._checked[number] = False
-            yield self._chunk(int(number)).size
+            chunk = self._chunk(number)
+            content.update(chunk.data)
+            yield chunk.size
+        content.update((self.folder / "zarr.json").read_bytes())
+        if content.hexdigest()[:32] != self.id:
+            raise StoreError(f"{self.folder}/zarr.json is not what was published; build the store again with --force")
 
 
 def read_json(path: Path) -> Any:

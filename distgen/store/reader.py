@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from distgen.config import digest
 from distgen.errors import ConfigError, StoreError, suggest
 from distgen.genome import BASES, COMPLEMENT, Contigs, Int64, Interval
 from distgen.store import format
@@ -44,14 +45,17 @@ class Store:
         self.path = path
         if not (path / format.MANIFEST).is_file():
             near = sorted(str(p) for p in path.parent.glob("*.zarr")) if path.parent.is_dir() else []
-            what = "has no manifest: its build did not finish" if path.exists() else "does not exist"
-            raise StoreError(f"store {path} {what}. Run: distgen build RECIPE. {suggest(str(path), near)}")
+            what = "has no manifest: it is no whole store" if path.exists() else "does not exist"
+            raise ConfigError(f"store {path} {what}. Run: distgen build RECIPE. {suggest(str(path), near)}")
         self.manifest: dict[str, Any] = format.read_json(path / format.MANIFEST)
         if self.manifest.get("format") != format.FORMAT:
             raise StoreError(
                 f"store {path} has format {self.manifest.get('format')}, this version reads {format.FORMAT}: build it again"
             )
-        attributes = format.read_json(path / "zarr.json")["attributes"]["distgen"]
+        body = {key: value for key, value in self.manifest.items() if key != "checksum"}
+        if digest(body) != self.manifest.get("checksum"):
+            raise StoreError(f"store {path}: the manifest is damaged. Run: distgen build RECIPE --force")
+        attributes = self.manifest["group"]["attributes"]["distgen"]
         self.name: str = attributes["assembly"]
         self.length: int = attributes["length"]
 
@@ -103,8 +107,7 @@ class Store:
         if part is None:
             return self.contigs.whole()
         if split not in self.manifest["splits"]:
-            known = suggest(split, self.manifest["splits"])
-            raise ConfigError(f'store {self.path} has no split "{split}". {known} Pass split=None for all of it.')
+            raise ConfigError(f'store {self.path} has no split "{split}". {suggest(split, self.manifest["splits"])}')
         parts = {name: v for name, v in self.manifest["splits"][split].items() if name != "id"}
         if part not in parts:
             raise ConfigError(f'split "{split}" has no part "{part}". {suggest(part, parts)}')
@@ -153,6 +156,6 @@ def open_store(path: str | Path) -> Store:
     """Open the store at a path.
 
     Raises:
-        StoreError: there is none, its build did not finish, or its format is another.
+        ConfigError: there is none. StoreError: its manifest is damaged, or its format is another.
     """
     return Store(Path(path))

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from distgen.errors import StoreError
+from distgen.store import format
 from distgen.store.reader import Store
 
 
 def verify(store: Store, progress: Callable[[int], None] = lambda size: None) -> dict[str, int]:
-    """Check every stored chunk of every array against the manifest.
+    """Check every stored chunk, every array's content id and the metadata against the manifest.
 
     Args:
         store: an open store.
@@ -23,6 +25,8 @@ def verify(store: Store, progress: Callable[[int], None] = lambda size: None) ->
     Raises:
         StoreError: the first damage, with its shard and rows.
     """
+    if format.read_json(store.path / "zarr.json") != store.manifest["group"]:
+        raise StoreError(f"{store.path}/zarr.json is not what was published; build the store again with --force")
     counts = {"arrays": 0, "chunks": 0, "bytes": 0}
     for key in store.manifest["arrays"]:
         counts["arrays"] += 1

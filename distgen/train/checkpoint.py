@@ -81,7 +81,11 @@ def save(
     draft.rename(path)
     for name in ["last"] + ["best"] * best:
         _link(folder / name, path.name)
-    kept = {p.name for p in _numbered(folder)[:keep]} | {os.readlink(p) for p in (folder / "best",) if p.is_symlink()}
+    kept = (
+        {path.name}
+        | {p.name for p in _numbered(folder)[:keep]}
+        | {os.readlink(p) for p in (folder / "best",) if p.is_symlink()}
+    )
     for old in _numbered(folder):
         if old.name not in kept:
             shutil.rmtree(old)
@@ -89,12 +93,21 @@ def save(
 
 
 def newest(folder: Path) -> Checkpoint | None:
-    """The newest whole checkpoint below DIR/checkpoints; damaged ones are passed over with a warning."""
-    for path in _numbered(folder):
+    """The newest whole checkpoint below DIR/checkpoints, None if there is none; damaged ones are passed over with a warning.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none is whole.
+    """
+    numbered = _numbered(folder)
+    for path in numbered:
         try:
             return open_checkpoint(path)
         except CheckpointError as error:
-            log.warning("%s; going on from the one before", error)
+            log.warning("%s; looking at the one before", error)
+    if numbered:
+        raise CheckpointError(
+            f"none of the {len(numbered)} checkpoints in {folder} is whole; train anew with another --out"
+        )
     return None
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 import torch
 
 from distgen import models
-from distgen.errors import CheckpointError, ConfigError, suggest
+from distgen.errors import ConfigError, suggest
 from distgen.evaluate.baselines import baselines
 from distgen.evaluate.metrics import measure
 from distgen.store.splits import PARTS
@@ -27,20 +27,22 @@ def evaluate(path: Path, part: str) -> tuple[Path, dict[str, Any]]:
         The run directory, and {"split", "checkpoint", "step", "metrics", "baselines" for masked_lm}.
 
     Raises:
-        CheckpointError: there is no whole checkpoint, or the store has changed since. ConfigError: there is no such part.
+        CheckpointError: there is no whole checkpoint, or the store has changed since.
+        ConfigError: there is no such run or part.
     """
     if part not in PARTS:
         raise ConfigError(f'there is no part "{part}" of a split. {suggest(part, PARTS)}')
-    folder, chosen = (
-        (path, path / "checkpoints" / "best") if (path / "run.toml").is_file() else (path.parent.parent, path)
-    )
+    folder = path if (path / "run.toml").is_file() else path.parent.parent
     if not (folder / "run.toml").is_file():
-        raise CheckpointError(f"{path} is no run directory (it has no run.toml) and no checkpoint in one")
+        raise ConfigError(f"{path} is no run directory (it has no run.toml) and no checkpoint in one")
+    # A run that was stopped before its first validation has no best checkpoint yet.
+    links = [folder / "checkpoints" / name for name in ("best", "last")]
+    chosen = path if path != folder else next((link for link in links if link.exists()), links[0])
     found = open_checkpoint(chosen.resolve())
     run = Run.read(folder / "run.toml")
     store = run.open_store()
     objective = run.build_objective(store)
-    found.expect(store=store.identity(run.data.split, objective.tracks))
+    found.expect(store=run.identity(store, objective))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = models.build(run.model, objective.in_channels, objective.out_channels).to(device)
     found.load(model)

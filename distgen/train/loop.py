@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +17,7 @@ from torch import nn
 import distgen
 from distgen import models
 from distgen.errors import TrainError
-from distgen.evaluate.metrics import Values, measure
+from distgen.evaluate.metrics import measure
 from distgen.loader.batch import Batch
 from distgen.loader.loader import GenomeLoader
 from distgen.objectives import Objective
@@ -46,15 +49,15 @@ def train(run: Run, worker: Worker) -> None:
                 precision=state.precision,
             )
             state.step += 1
-            finished = state.step == state.steps
             clock.count(stepped)
             if state.due(run.log.every):
                 state.log(clock.record(batch, run))
-            if state.valid is not None and (finished or state.due(run.train.valid_every)):
-                state.validate()
-            if finished or state.due(run.train.checkpoint_every):
-                state.save()
-            if finished:
+            with clock.paused():
+                better = state.due(run.train.valid_every) and state.validate()
+                if better or state.due(run.train.checkpoint_every):
+                    clock.refuse_broken_numbers(batch)
+                    state.save()
+            if state.step == state.steps:
                 break
 
 
@@ -87,24 +90,18 @@ class State:
                 file.write(json.dumps(record) + "\n")
             self.worker.show(record)
 
-    def forget_later_records(self) -> None:
-        """Drop the records of steps that were taken but not kept (they are taken again), and a line cut short."""
-        path = self.worker.out / "metrics.jsonl"
-        if self.worker.leads and path.exists():
-            lines = path.read_text().splitlines(keepends=True)
-            whole = (line for line in lines if line.endswith("\n"))
-            path.write_text("".join(line for line in whole if json.loads(line)["step"] <= self.step))
-
-    def validate(self) -> Values:
-        """Measure the whole validation part, all ranks together."""
-        assert self.valid is not None
+    def validate(self) -> bool:
+        """Measure the whole validation part, if there is one, all ranks together; is this the best so far?"""
+        if self.valid is None:
+            return False
         values = measure(self.model, self.objective, self.valid, self.precision)
         loss = values["loss"]
         assert isinstance(loss, float)
-        if loss < self.best:
+        better = loss < self.best
+        if better:
             self.best, self.best_step = loss, self.step
         self.log({"valid": values})
-        return values
+        return better
 
     def save(self) -> None:
         """Keep a checkpoint; without validation the newest is the best."""
@@ -117,7 +114,7 @@ class State:
                 {
                     "step": self.step,
                     "run": self.run.hash(),
-                    "store": self.store.identity(self.run.data.split, self.objective.tracks),
+                    "store": self.run.identity(self.store, self.objective),
                     "loader": self.loader.state_dict(),
                     "best": None if math.isinf(self.best) else self.best,
                     "best_step": self.best_step,
@@ -141,10 +138,33 @@ class Clock:
         self._since = time.perf_counter()
         self._waited, self._bases = 0.0, 0
         self._total, self._count = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+        self._norm = torch.zeros(())
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside is no training, and counts for no speed."""
+        began = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - began
+
+    def refuse_broken_numbers(self, batch: Batch) -> None:
+        """Stop before anything is kept of steps whose loss or gradient was not finite; all ranks see the same sums.
+
+        Raises:
+            TrainError: names what this worker's last batch was made of.
+        """
+        loss, norm = float(self._total), float(self._norm)
+        if not math.isfinite(loss + norm):
+            places = ", ".join(f"{place}({place.strand})" for place in batch.where()[:4])
+            raise TrainError(
+                f"the loss is {loss} and the gradient's norm {norm}; the last batch began with {places}. "
+                "Start another run with a lower optimizer.lr."
+            )
 
     def count(self, stepped: Stepped) -> None:
         """Add a step's loss; nothing waits for the device here."""
         self._total, self._count = self._total + stepped.total, self._count + stepped.count
+        self._norm = self._norm + stepped.norm
 
     def waiting(self, loader: GenomeLoader) -> Any:
         """The loader's batches; the time until each comes is counted as waiting."""
@@ -159,15 +179,9 @@ class Clock:
             yield batch
 
     def record(self, batch: Batch, run: Run) -> dict[str, Any]:
-        """The mean loss per target and the speed since the last record.
-
-        Raises:
-            TrainError: the loss is not finite; names what this worker's batch was made of.
-        """
+        """The mean loss per target and the speed since the last record."""
+        self.refuse_broken_numbers(batch)
         loss = float(self._total / self._count.clamp(min=1))
-        if not math.isfinite(loss):
-            places = ", ".join(f"{place}({place.strand})" for place in batch.where()[:4])
-            raise TrainError(f"the loss is {loss}; the last batch began with {places}. Try a lower optimizer.lr")
         seconds = time.perf_counter() - self._since
         record: dict[str, Any] = {
             "loss": loss,
@@ -187,9 +201,8 @@ def start_or_resume(run: Run, worker: Worker) -> State:
     store = run.open_store()
     objective = run.build_objective(store)
     ranks: dict[str, Any] = {"rank": worker.rank, "world_size": worker.world_size, "device": worker.device}
-    loader = run.loader(store, objective, "train", **ranks)
-    has_valid = bool(store.manifest["splits"].get(run.data.split, {}).get("valid"))
-    valid = run.loader(store, objective, "valid", **ranks) if has_valid else None
+    loader = run.loader(store, objective, "train", training=True, **ranks)
+    valid = run.loader(store, objective, "valid", **ranks) if run.has_valid(store) else None
     torch.manual_seed(run.data.seed)
     model = models.build(run.model, objective.in_channels, objective.out_channels).to(worker.device)
     optimizer = make_optimizer(run.optimizer, model)
@@ -210,11 +223,20 @@ def start_or_resume(run: Run, worker: Worker) -> State:
     )
     found = checkpoint.newest(worker.out / "checkpoints")
     if found is not None:
-        found.expect(run=run.hash(), store=store.identity(run.data.split, objective.tracks))
+        found.expect(run=run.hash(), store=run.identity(store, objective))
         found.load(model, optimizer)
         loader.load_state_dict(found.state["loader"])
         state.step, state.best_step = found.state["step"], found.state["best_step"]
         state.best = math.inf if found.state["best"] is None else found.state["best"]
-    state.forget_later_records()
+    if worker.leads:
+        forget_later_records(worker.out, state.step)
     broadcast_parameters(model)
     return state
+
+
+def forget_later_records(out: Path, step: int) -> None:
+    """Drop the records of steps that were taken but not kept (they are taken again), and a line cut short."""
+    path = out / "metrics.jsonl"
+    if path.exists():
+        whole = (line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n"))
+        path.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))

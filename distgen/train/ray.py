@@ -16,7 +16,8 @@ import torch
 from distgen import cluster
 from distgen.config import TIMEOUTS
 from distgen.errors import DistgenError, TrainError
-from distgen.train.loop import train
+from distgen.train.checkpoint import newest
+from distgen.train.loop import forget_later_records, train
 from distgen.train.parallel import Worker
 from distgen.train.run import Run
 
@@ -41,6 +42,8 @@ def launch(run: Run, out: Path, show: Show) -> None:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # its local mode speaks of every report
+    found = newest(out / "checkpoints")
+    forget_later_records(out, found.state["step"] if found else 0)
     # Ray resumes silently what has the same name and place: its own folder goes as soon as it returns.
     scratch = out / ".ray"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -66,7 +69,9 @@ def launch(run: Run, out: Path, show: Show) -> None:
         with _following(out / "metrics.jsonl", show) if workers else nullcontext():
             trainer.fit()
     except TrainingFailedError as error:
-        cause = next((e for e in getattr(error, "worker_failures", {}).values()), error)
+        failures = list(getattr(error, "worker_failures", {}).values())
+        # One worker knows what is wrong; the others only lost it.
+        cause = next((e for e in failures if isinstance(e, DistgenError)), failures[0] if failures else error)
         if isinstance(cause, DistgenError):
             raise cause from None
         raise TrainError(f"training failed on {workers} workers: {cause}") from error
@@ -78,20 +83,23 @@ def launch(run: Run, out: Path, show: Show) -> None:
 def _following(path: Path, show: Show) -> Iterator[None]:
     """Show the records that workers append to a file: the same live line as without workers."""
     done = threading.Event()
+    position = path.read_text().rfind("\n") + 1 if path.exists() else 0
+    shown = -1
 
     def follow() -> None:
-        position = path.stat().st_size if path.exists() else 0
+        nonlocal position, shown
         last = False
         while not last:
             last = done.wait(0.5)
-            if path.exists():
-                with path.open() as file:
-                    file.seek(min(position, path.stat().st_size))
-                    text = file.read()
-                lines, _, _ = text.rpartition("\n")
-                position += len(lines) + bool(lines)
-                for line in lines.splitlines():
-                    show(json.loads(line))
+            text = path.read_text() if path.exists() else ""
+            if len(text) < position:  # workers that were brought back dropped the steps they take again
+                position = 0
+            whole, newline, _ = text[position:].rpartition("\n")
+            position += len(whole + newline)
+            for record in map(json.loads, whole.splitlines()):
+                if record["step"] >= shown:
+                    shown = record["step"]
+                    show(record)
 
     thread = threading.Thread(target=follow, name="distgen-follow", daemon=True)
     thread.start()

@@ -10,7 +10,7 @@ import torch
 
 from distgen import models, objectives
 from distgen.config import Cluster, Data, File, Log, Name, Optimizer, Train, digest, read
-from distgen.errors import ConfigError, StoreError
+from distgen.errors import ConfigError
 from distgen.loader.loader import GenomeLoader
 from distgen.objectives import Objective
 from distgen.store.reader import Store, open_store
@@ -34,30 +34,52 @@ class Run(File):
     def resolved(self) -> dict[str, Any]:
         """The run as plain data with an absolute store path: what DIR/run.toml holds."""
         table = self.model_dump(exclude_none=True, mode="json")
-        table["data"]["store"] = str(self.resolve(self.data.store))
+        table["data"]["store"] = str(self.resolve(self.data.store, "data.store"))
         return table
 
     def write(self, path: Path) -> None:
         """Write the resolved run as TOML."""
-        path.write_text(tomli_w.dumps(self.resolved()))
+        draft = path.with_suffix(".writing")
+        draft.write_text(tomli_w.dumps(self.resolved()))
+        draft.replace(path)
 
     def hash(self) -> str:
         """What must stay the same on resume: everything but how long, where and how often."""
         table = self.resolved()
-        for section in ("cluster", "log", "train"):
+        for section in ("cluster", "log"):
             del table[section]
+        # How it is computed stays; how long and how often may change.
+        table["train"] = {key: table["train"].get(key) for key in ("precision", "threads")}
         for key in ("placement", "store"):  # the store is known by its content ids
             del table["data"][key]
         return digest(table)
 
-    def check(self) -> None:
+    def check(self) -> dict[str, Any]:
         """Find out before anything is written whether store, objective and windows fit each other.
+
+        Returns:
+            What a checkpoint to go on from must have: the hash of the run, and the content ids of what it reads.
 
         Raises:
             ConfigError, StoreError: the file, key and what would fit.
         """
         store = self.open_store()
-        self.loader(store, self.build_objective(store), "train", world_size=max(self.cluster.workers, 1))
+        objective = self.build_objective(store)
+        world_size = max(self.cluster.workers, 1)
+        self.loader(store, objective, "train", training=True, world_size=world_size)
+        if self.has_valid(store):
+            self.loader(store, objective, "valid", world_size=world_size)
+        elif self.train.valid_every:
+            raise self.error("train.valid_every", f'split "{self.data.split}" of {store.path} has no part "valid"')
+        return {"run": self.hash(), "store": self.identity(store, objective)}
+
+    def has_valid(self, store: Store) -> bool:
+        """Whether the run's split keeps something apart for validation."""
+        return bool(store.manifest["splits"].get(self.data.split, {}).get("valid"))
+
+    def identity(self, store: Store, objective: Objective) -> dict[str, str]:
+        """Content ids of the arrays and the split that this run uses."""
+        return store.identity(self.data.split, objective.tracks)
 
     def build_objective(self, store: Store) -> Objective:
         """The objective on the tracks of a store; see `distgen.objectives.build`."""
@@ -69,8 +91,8 @@ class Run(File):
     def open_store(self) -> Store:
         """The store this run trains on. Raises ConfigError naming the file and key if there is none."""
         try:
-            return open_store(self.resolve(self.data.store))
-        except StoreError as error:
+            return open_store(self.resolve(self.data.store, "data.store"))
+        except ConfigError as error:
             raise self.error("data.store", str(error)) from None
 
     def loader(
@@ -79,13 +101,13 @@ class Run(File):
         objective: Objective,
         part: Literal["train", "valid", "test"],
         *,
+        training: bool = False,
         rank: int = 0,
         world_size: int = 1,
         device: torch.device | str = "cpu",
     ) -> GenomeLoader:
-        """The loader of one part: shuffled and augmented for training, along the assembly and whole for the others."""
+        """The loader of one part: shuffled and augmented for training, else whole and along the assembly."""
         data = self.data
-        training = part == "train"
         try:
             return GenomeLoader(
                 store,

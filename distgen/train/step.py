@@ -16,10 +16,11 @@ from distgen.train.parallel import reduce_gradients
 
 @dataclass(frozen=True)
 class Stepped:
-    """What a step saw, over all workers: the loss in nats summed over targets, and how many there were."""
+    """What a step saw, over all workers: the loss in nats summed over targets, how many there were, and the gradient's norm."""
 
     total: Tensor
     count: Tensor
+    norm: Tensor
 
 
 def train_step(
@@ -41,11 +42,11 @@ def train_step(
     total.backward()
     parameters = [p for p in model.parameters() if p.requires_grad]
     total, count = reduce_gradients(parameters, total, count)
-    nn.utils.clip_grad_norm_(parameters, clip_norm)
+    norm = nn.utils.clip_grad_norm_(parameters, clip_norm)
     for group in optimizer.param_groups:
         group["lr"] = lr
     optimizer.step()
-    return Stepped(total, count)
+    return Stepped(total, count, norm)
 
 
 def make_optimizer(config: Optimizer, model: nn.Module) -> torch.optim.Optimizer:

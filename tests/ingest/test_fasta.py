@@ -1,6 +1,7 @@
 """FASTA as it is found in the wild, against a parser of five obvious lines."""
 
 import gzip
+import zlib
 from itertools import groupby
 
 import numpy as np
@@ -92,6 +93,21 @@ def test_a_gzip_cut_short_is_refused_by_name(tmp_path, cut):
     path = tmp_path / "a.fa.gz"
     path.write_bytes(content[:-cut])
     with pytest.raises(SourceError, match=r"a\.fa\.gz: the gzip stream is cut short"):
+        list(read_fasta(path))
+
+
+def test_a_bgzip_cut_between_two_blocks_is_refused(tmp_path):
+    end = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+    raw = zlib.compressobj(wbits=-15)
+    content = b">a\nACGT\n"
+    packed = raw.compress(content) + raw.flush()
+    size = (len(packed) + 25).to_bytes(2, "little")
+    block = end[:16] + size + packed + zlib.crc32(content).to_bytes(4, "little") + len(content).to_bytes(4, "little")
+    path = tmp_path / "a.fa.gz"
+    path.write_bytes(block + end)
+    assert contigs_of(path) == [("a", [0, 1, 2, 3], [False] * 4)]
+    path.write_bytes(block)
+    with pytest.raises(SourceError, match="cut short"):
         list(read_fasta(path))
 
 

@@ -25,7 +25,7 @@ def auroc(scores, truth):
 @given(st.integers(0, 2**32 - 1))
 def test_auroc_is_that_of_all_pairs_over_all_batches(small, seed):
     rng = np.random.default_rng(seed)
-    metrics = BaseClasses(CONFIG, small).metrics()
+    metrics = BaseClasses(CONFIG, small).metrics(torch.device("cpu"))
     scores, truth = rng.integers(-3, 4, (3, 2, 40)).astype(np.float32), rng.integers(0, 2, (3, 40, 2))
     valid = rng.random((3, 40)) < 0.8
     for row in range(3):

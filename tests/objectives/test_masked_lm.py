@@ -50,10 +50,18 @@ def test_rows_that_only_pad_count_nothing(small):
     assert not valid[loader.samples :].any()
 
 
+def test_only_the_middle_of_a_window_is_scored(small):
+    loader = GenomeLoader(small, window=200, target_length=80, batch_size=4)
+    _, _, valid = OBJECTIVE.encode(loader.batch(0, 0), torch.float32)
+    assert valid[:, 60:140].any()
+    assert not valid[:, :60].any()
+    assert not valid[:, 140:].any()
+
+
 def test_metrics_of_a_perfect_and_of_a_blind_model():
     target = torch.tensor([[0, 1, 2, 3]])
     valid = torch.tensor([[True, True, True, False]])
-    perfect, blind = OBJECTIVE.metrics(), OBJECTIVE.metrics()
+    perfect, blind = (OBJECTIVE.metrics(torch.device("cpu")) for _ in range(2))
     perfect.update(50 * F.one_hot(target, 4).float().transpose(1, 2), target, valid)
     blind.update(torch.zeros(1, 4, 4), target, valid)
     assert perfect.compute()["bits_per_base"] == pytest.approx(0, abs=1e-6)

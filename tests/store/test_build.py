@@ -1,5 +1,6 @@
 import hashlib
 import os
+import platform
 import sys
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distgen.config import Recipe, read
-from distgen.errors import ConfigError, StoreError
+from distgen.errors import ConfigError, DistgenError
 from distgen.genome import Interval
 from distgen.store.build import build, pack_bits, pack_sequence
 from distgen.store.reader import open_store, unpack_sequence
@@ -90,7 +91,7 @@ def test_a_store_that_is_up_to_date_is_left_alone_and_a_changed_source_builds_an
 def test_a_folder_that_is_no_store_is_not_touched(small_recipe, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(StoreError, match="is no store"):
+    with pytest.raises(ConfigError, match="is no store"):
         build(read(small_recipe, Recipe), tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
@@ -113,10 +114,48 @@ def test_what_is_wrong_is_named_with_file_and_key_and_nothing_is_written(small_r
     text = small_recipe.read_text()
     assert old in text
     small_recipe.write_text(text.replace(old, new))
-    with pytest.raises((ConfigError, StoreError, Exception), match=message) as caught:
+    with pytest.raises(DistgenError, match=message) as caught:
         build(read(small_recipe, Recipe), tmp_path / "out.zarr")
     assert caught.value.exit_status == 2
     assert {p.name for p in tmp_path.iterdir()} == {"small.fa", "small.gtf", "small.toml"}
+
+
+def test_a_damaged_store_is_built_again_when_forced_and_a_damaged_manifest_without(small_recipe, tmp_path):
+    recipe, out = read(small_recipe, Recipe), tmp_path / "a.zarr"
+    build(recipe, out)
+    whole = tree(out)
+    (out / "sequence/c/0").unlink()
+    assert build(recipe, out) == 0
+    assert build(recipe, out, force=True) > 0
+    assert tree(out) == whole
+    (out / "manifest").write_text("")
+    assert build(recipe, out) > 0
+    assert tree(out) == whole
+
+
+def test_a_builder_that_died_between_its_two_renames_loses_nothing(small_recipe, tmp_path):
+    recipe, out = read(small_recipe, Recipe), tmp_path / "a.zarr"
+    build(recipe, out)
+    out.rename(tmp_path / ".a.zarr.old")
+    assert build(recipe, out) == 0
+    assert open_store(out).name == "small"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_the_smallest_recipe_trains_on_everything(tmp_path):
+    (tmp_path / "a.fa").write_text(">a\nACGT\n")
+    (tmp_path / "a.toml").write_text('format = 1\n[assembly]\nname = "a"\nfasta = "a.fa"\n')
+    build(read(tmp_path / "a.toml", Recipe), tmp_path / "a.zarr")
+    assert open_store(tmp_path / "a.zarr").regions("train").tolist() == [[0, 4]]
+
+
+def test_a_pattern_may_name_the_old_ncbi_header(tmp_path):
+    (tmp_path / "a.fa").write_text(">gi|1|ref|NC_1.1|\nACGT\n>b\nACGT\n")
+    (tmp_path / "a.toml").write_text(
+        'format = 1\n[assembly]\nname = "a"\nfasta = "a.fa"\n[contigs]\nexclude = ["gi|1|*"]\n'
+    )
+    build(read(tmp_path / "a.toml", Recipe), tmp_path / "a.zarr")
+    assert open_store(tmp_path / "a.zarr").contigs.names == ("b",)
 
 
 def test_a_contig_shorter_than_asked_is_left_out(small_recipe, tmp_path):
@@ -128,13 +167,17 @@ def test_a_contig_shorter_than_asked_is_left_out(small_recipe, tmp_path):
 
 
 def test_folders_of_dead_builders_are_swept(small_recipe, tmp_path):
-    dead = tmp_path / ".a.zarr.999999999-x.building"
-    alive = tmp_path / f".a.zarr.{os.getpid()}-x.building"
+    host = platform.node().replace(".", "_")
+    dead = tmp_path / f".a.zarr.{host}-999999999-x.building"
+    alive = tmp_path / f".a.zarr.{host}-{os.getpid()}-x.building"
+    elsewhere = tmp_path / f".a.zarr.not{host}-999999999-x.building"
+    elsewhere.mkdir()
     dead.mkdir()
     alive.mkdir()
     build(read(small_recipe, Recipe), tmp_path / "a.zarr")
     assert not dead.exists()
     assert alive.exists()
+    assert elsewhere.exists()
 
 
 def test_building_needs_no_torch():

@@ -27,12 +27,19 @@ def test_a_damaged_newest_falls_back_and_says_so(folder, file, spoil, caplog):
     with caplog.at_level(logging.WARNING):
         assert newest(folder).state["step"] == 8
     assert "step-00000012 is" in caplog.text
-    assert "going on from the one before" in caplog.text
+    assert "looking at the one before" in caplog.text
 
 
 def test_a_half_written_checkpoint_is_none(folder):
     (folder / "step-00000012").rename(folder / ".step-00000016.writing")
     assert newest(folder).state["step"] == 8
+
+
+def test_checkpoints_that_are_all_damaged_are_not_passed_over(folder):
+    for path in folder.glob("step-*"):
+        (path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="none of the 2 checkpoints in .* is whole"):
+        newest(folder)
 
 
 def test_an_empty_folder_has_none(tmp_path):

@@ -31,7 +31,7 @@ def test_training_lowers_the_loss_and_writes_what_it_says(run_file, tmp_path):
     assert [r["step"] for r in shown if "valid" in r] == list(range(6, 151, 6))
 
 
-@pytest.mark.parametrize("stop", [1, 4, 6, 7, 11])
+@pytest.mark.parametrize("stop", [1, 4, 6, 7, 9, 11])
 def test_a_run_stopped_anywhere_ends_in_the_same_weights(run_file, tmp_path, stop):
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     fit(Run.read(run_file), whole)
@@ -70,7 +70,7 @@ def test_epochs_are_counted_in_whole_batches(run_file, tmp_path):
     run_file.write_text(text)
     run = Run.read(run_file)
     store = run.open_store()
-    batches = len(run.loader(store, run.build_objective(store), "train"))
+    batches = len(run.loader(store, run.build_objective(store), "train", training=True))
     assert fit(run, tmp_path / "out")[-1]["step"] == 2 * batches
 
 
@@ -83,6 +83,30 @@ def test_the_best_checkpoint_is_the_one_with_the_lowest_validation_loss(run_file
     assert (out / "checkpoints" / "last").resolve().name == "step-00000012"
     numbered = {p.name for p in (out / "checkpoints").glob("step-*")}
     assert numbered == {f"step-{best:08d}", "step-00000012"}
+
+
+@pytest.mark.parametrize("valid_every", [1, 5])
+def test_the_best_checkpoint_is_there_whatever_the_periods(run_file, tmp_path, valid_every):
+    out = tmp_path / "out"
+    changes = [f"train.valid_every={valid_every}", "train.checkpoint_every=100", "optimizer.lr=0.2"]
+    shown = fit(Run.read(run_file, changes), out)
+    losses = {r["step"]: r["valid"]["loss"] for r in shown if "valid" in r}
+    best = min(losses, key=losses.__getitem__)
+    assert (out / "checkpoints" / "best" / "state.json").exists()
+    assert (out / "checkpoints" / "best").resolve().name == f"step-{best:08d}"
+
+
+def test_broken_numbers_are_never_kept(run_file, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(TrainError, match="lower optimizer.lr"):
+        fit(
+            Run.read(
+                run_file, ["optimizer.lr=1e30", "train.checkpoint_every=1", "log.every=100", "train.valid_every=100"]
+            ),
+            out,
+        )
+    for checkpoint in (out / "checkpoints").glob("step-*"):
+        assert all(t.isfinite().all() for t in load_file(checkpoint / "model.safetensors").values())
 
 
 def test_a_checkpoint_of_another_run_or_store_is_refused(run_file, small, small_recipe, tmp_path):
@@ -101,7 +125,9 @@ def test_a_checkpoint_of_another_run_or_store_is_refused(run_file, small, small_
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_place(run_file, tmp_path):
-    with pytest.raises(TrainError, match=r"the loss is (nan|inf); the last batch began with chr\d:"):
+    with pytest.raises(
+        TrainError, match=r"the loss is .* and the gradient's norm (nan|inf); the last batch began with chr\d:"
+    ):
         fit(Run.read(run_file, ["optimizer.lr=1e30", "train.steps=20"]), tmp_path / "out")
 
 

@@ -166,7 +166,7 @@ class Clock:
         self._total, self._count = self._total + stepped.total, self._count + stepped.count
         self._norm = self._norm + stepped.norm
 
-    def waiting(self, loader: GenomeLoader) -> Any:
+    def waiting(self, loader: GenomeLoader) -> Iterator[Batch]:
         """The loader's batches; the time until each comes is counted as waiting."""
         batches = iter(loader)
         while True:

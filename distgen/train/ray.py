@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -83,7 +84,7 @@ def launch(run: Run, out: Path, show: Show) -> None:
 def _following(path: Path, show: Show) -> Iterator[None]:
     """Show the records that workers append to a file: the same live line as without workers."""
     done = threading.Event()
-    position = path.read_text().rfind("\n") + 1 if path.exists() else 0
+    position = path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
     shown = -1
 
     def follow() -> None:
@@ -91,10 +92,15 @@ def _following(path: Path, show: Show) -> Iterator[None]:
         last = False
         while not last:
             last = done.wait(0.5)
-            text = path.read_text() if path.exists() else ""
-            if len(text) < position:  # workers that were brought back dropped the steps they take again
-                position = 0
-            whole, newline, _ = text[position:].rpartition("\n")
+            if not path.exists():
+                continue
+            with path.open("rb") as file:
+                if (
+                    file.seek(0, os.SEEK_END) < position
+                ):  # workers that were brought back dropped the steps they take again
+                    position = 0
+                file.seek(position)
+                whole, newline, _ = file.read().rpartition(b"\n")
             position += len(whole + newline)
             for record in map(json.loads, whole.splitlines()):
                 if record["step"] >= shown:

@@ -39,6 +39,7 @@ lint: install
 	$(BIN)/lint-imports
 
 bench: install
+	$(BIN)/python -m benchmarks.build
 	$(BIN)/python -m benchmarks.encode
 	$(BIN)/python -m benchmarks.loader
 

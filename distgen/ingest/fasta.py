@@ -67,43 +67,49 @@ def read_fasta(path: Path, block: int = BLOCK) -> Iterator[Piece]:
     """
     seen: dict[str, int] = {}
     header: Header | None = None
-    rest, bases = b"", 0
+    letters, codes, bases = b"", b"", 0  # what has come of the contig and was not yielded yet, and how much came in all
     for event in _events(path, block):
         if isinstance(event, Header):
             if header is not None:
-                yield _last(path, header, rest, bases)
-            header, rest, bases = event, b"", 0
+                yield _last(path, header, letters, codes, bases)
+            header, letters, codes, bases = event, b"", b"", 0
             if header.name in seen:
                 raise SourceError(
                     f'{path}:{header.line}: contig "{header.name}" comes a second time (first in line {seen[header.name]})'
                 )
             seen[header.name] = header.line
         elif header is not None:
-            letters = rest + event
-            bases += len(event)
-            whole = (len(letters) - 1) // ALIGNMENT * ALIGNMENT if letters else 0
+            letters, codes, bases = letters + event.letters, codes + event.codes, bases + len(event.letters)
+            whole = (len(letters) - 1) // ALIGNMENT * ALIGNMENT
             if whole:
-                yield _piece(header, letters[:whole])
-            rest = letters[whole:]
+                yield _piece(header, letters[:whole], codes[:whole])
+                letters, codes = letters[whole:], codes[whole:]
     if header is None:
         raise SourceError(f"{path}: the file is empty; a FASTA file begins with a line such as >chr1")
-    yield _last(path, header, rest, bases)
+    yield _last(path, header, letters, codes, bases)
 
 
-def _last(path: Path, header: Header, letters: bytes, bases: int) -> Piece:
+def _last(path: Path, header: Header, letters: bytes, codes: bytes, bases: int) -> Piece:
     if not bases:
         raise SourceError(f'{path}:{header.line}: contig "{header.name}" has no sequence')
-    return _piece(header, letters)
+    return _piece(header, letters, codes)
 
 
-def _piece(header: Header, letters: bytes) -> Piece:
+def _piece(header: Header, letters: bytes, codes: bytes) -> Piece:
     ascii = np.frombuffer(letters, np.uint8)
-    codes = np.frombuffer(letters.translate(CODES), np.uint8)
-    return Piece(header, codes, (ascii & 0x20 != 0) & (ascii >= 0x41))
+    return Piece(header, np.frombuffer(codes, np.uint8), (ascii & 0x20 != 0) & (ascii >= 0x41))
 
 
-def _events(path: Path, block: int) -> Iterator[Header | bytes]:
-    """Headers, and letters without blanks, as they come."""
+@dataclass(frozen=True)
+class _Letters:
+    """Some letters of a contig without blanks, and their codes."""
+
+    letters: bytes
+    codes: bytes
+
+
+def _events(path: Path, block: int) -> Iterator[Header | _Letters]:
+    """Headers and letters as they come."""
     line, at_line_start, started = 1, True, False
     partial: bytes | None = None  # a header line of which the end has not come yet
     header: Header | None = None
@@ -130,15 +136,15 @@ def _events(path: Path, block: int) -> Iterator[Header | bytes]:
             if not started and text.strip(_BLANK):
                 bad = line + text[: len(text) - len(text.lstrip(_BLANK))].count(b"\n")
                 raise SourceError(f'{path}:{bad}: text before the first header; a FASTA file begins with ">"')
-            letters = text.translate(None, _BLANK)
-            if _INVALID in letters.translate(CODES):
+            codes = text.translate(CODES, _BLANK)
+            if _INVALID in codes:
                 raise _strange(path, text, line, header)
             at_line_start = text.endswith(b"\n") or (not text and at_line_start)
             line += text.count(b"\n")
             if end >= 0 and not at_line_start:
                 raise SourceError(f'{path}:{line}: ">" inside a line of contig "{header.name if header else ""}"')
-            if letters:
-                yield letters
+            if codes:
+                yield _Letters(text.translate(None, _BLANK), codes)
             position = len(data) if end < 0 else end
     if partial is not None:
         yield _header(path, partial, line)

@@ -158,6 +158,7 @@ class ArrayWriter:
 
     def __post_init__(self) -> None:
         self._layout: Layout = self.layout_of(1)
+        self._zeros = bytes(self._layout.chunk_bytes)
 
     def write(self, data: npt.NDArray[Any]) -> None:
         """Append the bytes of an array."""
@@ -188,7 +189,7 @@ class ArrayWriter:
 
     def _add(self, chunk: bytes) -> None:
         self._hash.update(chunk)
-        if self.sparse and not chunk.strip(b"\0"):
+        if self.sparse and chunk == self._zeros:
             self._absent.append(len(self._crcs))
             self._crcs.append(0)
             self._shard.append(None)

@@ -76,6 +76,8 @@ class File(Section):
 
 
 class Assembly(Section):
+    """One genome: its name, its FASTA file, and the file's SHA-256 where it must be that very file."""
+
     name: Name
     fasta: str
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
@@ -137,6 +139,8 @@ class Split(Section):
 
 
 class Recipe(File):
+    """What a store is made of; `distgen build` reads it."""
+
     format: Literal[1]
     assembly: Assembly
     contigs: ContigRules = ContigRules()
@@ -208,6 +212,8 @@ class Cluster(Section):
 
 
 class Log(Section):
+    """A record goes to metrics.jsonl `every` so many steps."""
+
     every: Positive = 10
 
 

@@ -1,7 +1,7 @@
 """The specification of every op, in plain torch. Clear before quick; any device.
 
 Shapes: B windows, L bases. A window's valid positions are those inside its `limits`; the others
-are code 4 and are never read.
+are code 4 and are never read. What arguments mean is said once, in `distgen.kernels`.
 """
 
 from __future__ import annotations

@@ -29,6 +29,8 @@ class Rows(NamedTuple):
 
 
 class Placement(Protocol):
+    """Gives the kernels something to read windows from."""
+
     def rows(self, starts: Int64, limits: Int64, length: int) -> Rows:
         """Windows that begin at flat `starts` (B,) and may read flat `limits` (B, 2)."""
 

@@ -47,6 +47,7 @@ class Tiles:
         return self.regions[rows, 0] + number * self.stride, self.regions[rows]
 
     def window_start(self, target_start: Int64) -> Int64:
+        """First base of the window around each target (B,), flat; before the region where the window sticks out."""
         return target_start - (self.window - self.target_length) // 2
 
 

@@ -19,9 +19,11 @@ ObjectiveConfig = Annotated[MaskedLMConfig | BaseClassesConfig, Field(discrimina
 class Metrics(Protocol):
     """Collects predictions of a whole split; `compute` gives the exact value over all ranks."""
 
-    def update(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> None: ...
+    def update(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> None:
+        """Add a batch: float logits (B, O, L), and targets and their validity as `Objective.encode` gives them."""
 
-    def compute(self) -> dict[str, float | dict[str, float]]: ...
+    def compute(self) -> dict[str, float | dict[str, float]]:
+        """Metrics by name, some of them by class; "loss" (nats per target) is always among them."""
 
 
 class Objective(Protocol):
@@ -42,7 +44,8 @@ class Objective(Protocol):
     def loss(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """The loss in nats summed over valid targets, and their number."""
 
-    def metrics(self, device: torch.device) -> Metrics: ...
+    def metrics(self, device: torch.device) -> Metrics:
+        """New, empty metrics that take predictions on a device."""
 
 
 def build(config: MaskedLMConfig | BaseClassesConfig, store: Store) -> Objective:

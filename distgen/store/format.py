@@ -68,9 +68,11 @@ class Layout:
         return self.shard // self.chunk
 
     def key(self, shard: int) -> str:
+        """Where a shard lies below the array's folder: "c/7", or "c/7/0" with two axes."""
         return "/".join(["c", str(shard)] + ["0"] * (len(self.shape) - 1))
 
     def to_json(self) -> dict[str, Any]:
+        """The content of `zarr.json`."""
         inner: list[dict[str, Any]] = [{"name": "bytes"}]
         if self.dtype.itemsize > 1:
             inner = [{"name": "bytes", "configuration": {"endian": "little"}}]
@@ -97,6 +99,7 @@ class Layout:
 
     @classmethod
     def from_json(cls, text: dict[str, Any], where: Path) -> Layout:
+        """The layout that a `zarr.json` describes. Raises StoreError for any layout that `to_json` would not write."""
         try:
             (codec,) = text["codecs"]
             sharding = codec["configuration"]
@@ -240,6 +243,7 @@ def write_json(path: Path, content: Any) -> bytes:
 
 
 def write_group(folder: Path, attributes: dict[str, Any]) -> None:
+    """Make a folder a Zarr v3 group."""
     write_json(folder / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes})
 
 
@@ -400,6 +404,7 @@ class Array:
 
 
 def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises StoreError if it is missing or damaged."""
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError) as error:

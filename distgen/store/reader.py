@@ -65,6 +65,7 @@ class Store:
 
     @cached_property
     def contigs(self) -> Contigs:
+        """Names, aliases, lengths and offsets of all contigs."""
         column = {name: self.array(f"contigs/{name}") for name in ("name", "alias", "length", "offset")}
         names, aliases = (
             tuple(bytes(row).rstrip(b"\0").decode() for row in column[name].read()) for name in ("name", "alias")
@@ -80,6 +81,7 @@ class Store:
 
     @cached_property
     def tracks(self) -> dict[str, Track]:
+        """All tracks by name; their values are read when asked for."""
         tracks = {}
         for name, entry in self.manifest["tracks"].items():
             bins = -(-self.contigs.lengths // entry["bin_bp"])
@@ -94,6 +96,7 @@ class Store:
         return tracks
 
     def track(self, name: str) -> Track:
+        """One track. Raises ConfigError with the nearest name if there is none."""
         if name not in self.tracks:
             raise ConfigError(f'store {self.path} has no track "{name}". {suggest(name, self.tracks)}')
         return self.tracks[name]

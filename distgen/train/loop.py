@@ -80,6 +80,7 @@ class State:
     best_step: int
 
     def due(self, every: int | None) -> bool:
+        """Is it time for what happens every so many steps, and after the last?"""
         return self.step == self.steps or (every is not None and self.step % every == 0)
 
     def log(self, record: dict[str, Any]) -> None:

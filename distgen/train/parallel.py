@@ -33,9 +33,11 @@ class Worker:
 
     @property
     def leads(self) -> bool:
+        """Rank 0 writes what is written once."""
         return self.rank == 0
 
     def wait_for_all(self) -> None:
+        """Return when every rank has come here; bounded by `TIMEOUTS["process_group"]`."""
         if self.world_size > 1:
             dist.barrier()
 

@@ -17,6 +17,8 @@ from distgen.store.reader import Store, open_store
 
 
 class Run(File):
+    """What to train, on which store, how; `distgen train` reads it."""
+
     name: Name
     data: Data
     model: models.ModelConfig

@@ -45,7 +45,7 @@ def build(recipe: Recipe, out: Path, progress: Progress = lambda bases: None, *,
         The bases kept in the store (padding left out); 0 if `out` was up to date.
 
     Raises:
-        ConfigError, SourceError: the recipe or a source is wrong. StoreError: `out` is something else.
+        ConfigError, SourceError: the recipe or a source is wrong, or `out` is something else. StoreError: the disk failed.
     """
     provenance = _provenance(recipe)
     _recover(out)
@@ -113,10 +113,10 @@ def _provenance(recipe: Recipe) -> dict[str, Any]:
 
 def pack_sequence(codes: Bytes) -> Bytes:
     """Base codes 0 to 3 (n,), n a multiple of 4, to 2 bits a base: base i in bits 2*(i % 4) of byte i // 4."""
-    words = codes.view("<u4")
-    words |= words >> 6
-    words |= words >> 12
-    return words.astype(np.uint8)
+    words = codes.view(np.uint32)
+    pairs = words | (words >> np.uint32(6))
+    packed: Bytes = (pairs | (pairs >> np.uint32(12))).astype(np.uint8)
+    return packed
 
 
 def pack_bits(flags: npt.NDArray[np.bool_]) -> Bytes:
@@ -130,7 +130,7 @@ def _pack(piece: Piece) -> tuple[Bytes, Bytes, Bytes]:
     codes = np.pad(piece.codes, (0, padding)) if padding else piece.codes
     lower = np.pad(piece.lower, (0, padding)) if padding else piece.lower
     ambiguous = codes == AMBIGUOUS
-    return pack_sequence(np.where(ambiguous, 0, codes).astype(np.uint8)), pack_bits(ambiguous), pack_bits(lower)
+    return pack_sequence(np.where(ambiguous, np.uint8(0), codes)), pack_bits(ambiguous), pack_bits(lower)
 
 
 def _build_planes(recipe: Recipe, folder: Path, progress: Progress) -> tuple[dict[str, Any], Contigs]:

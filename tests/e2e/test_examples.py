@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from tests.conftest import ROOT
 from tests.test_cli import distgen
@@ -41,3 +42,24 @@ def test_bases_that_code_on_both_strands_keep_both_classes(data, tmp_path):
     distgen("build", ROOT / "shards/recipes/sacCer3-genes.toml", "--out", store, cwd=tmp_path, DISTGEN_DATA=str(data))
     genes = open_store(store).track("genes").values.read()
     assert int((genes.sum(1) == 2).sum()) == pytest.approx(144_238, rel=0.01)
+
+
+@pytest.mark.data
+def test_human_chromosome_20_reads_the_same_from_both_placements(data, tmp_path):
+    from distgen import GenomeLoader, kernels
+
+    fasta = data / "human_b37_chr20/20.fa.gz"
+    (tmp_path / "a.toml").write_text(f'format = 1\n[assembly]\nname = "chr20"\nfasta = "{fasta}"\n')
+    distgen("build", "a.toml", "--out", "a.zarr", cwd=tmp_path)
+    assert "whole" in distgen("verify", "a.zarr", cwd=tmp_path)
+    arguments = {"window": 8192, "stride": 60_000, "batch_size": 50, "strand": "random", "jitter": 999}
+    ambiguous = bases = 0
+    loaders = [GenomeLoader(tmp_path / "a.zarr", placement=name, **arguments) for name in ("device", "host")]
+    for batches in zip(*loaders, strict=True):
+        one, other = (
+            kernels.tokens(b.plane, b.starts, b.length, reverse=b.reverse, ambiguous=b.ambiguous, limits=b.limits)
+            for b in batches
+        )
+        assert torch.equal(one, other)
+        ambiguous, bases = ambiguous + int((one == 4).sum()), bases + one.numel()
+    assert ambiguous / bases == pytest.approx(3_520_000 / 63_025_520, rel=0.1)

@@ -23,7 +23,7 @@ def epoch(store: Store, window: int, placement: str) -> tuple[int, float]:
     def serve() -> None:
         loader.epoch, loader.position = 0, 0
         for b in loader:
-            kernels.tokens(b.plane, b.starts, b.length, reverse=b.reverse, ambiguous=b.ambiguous, limits=b.limits)
+            kernels.tokens(**b.packed)
 
     return len(loader) * 64 * window, median_seconds(serve, repeats=5)
 

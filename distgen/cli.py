@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
+import os
 import sys
 import time
+import traceback
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -106,7 +109,6 @@ def train(
 ) -> None:
     """Train what a run file describes."""
     from distgen.report.html import write_report
-    from distgen.train.checkpoint import newest
     from distgen.train.ray import launch
     from distgen.train.run import Run
 
@@ -115,11 +117,6 @@ def train(
     folder = out or Path("runs") / parsed.name
     if folder.exists() and not (folder.is_dir() and (resume or not any(folder.iterdir()))):
         raise ConfigError(f"{folder} exists. Give --resume to go on with it, or another --out.")
-    ids = parsed.check()
-    if found := newest(folder / "checkpoints"):
-        found.expect(**ids)
-    folder.mkdir(parents=True, exist_ok=True)
-    parsed.write(folder / "run.toml")
     began = time.perf_counter()
     with _progress("steps") as progress:
         launch(parsed, folder, _Display(progress, parsed.name))
@@ -240,25 +237,36 @@ def _progress(unit: str) -> Progress:
 
 
 def main() -> None:
+    """Run a command and leave the process with its status."""
+    status = run(sys.argv[1:])
+    # Everything is written. Native threads of the libraries have been seen to abort a process that goes down after
+    # a training of minutes ("terminate called without an active exception"): leave before their destructors run.
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def run(arguments: list[str]) -> int:
     """Run a command; an error is one line and an exit status: 2 asked wrongly, 1 failed."""
-    debug = "--debug" in sys.argv
-    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    debug = "--debug" in arguments
     logging.basicConfig(format="%(message)s", level=logging.INFO if debug else logging.WARNING)
     try:
-        app(arguments)
-    except DistgenError as error:
-        if debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
-    except OSError as error:
-        if debug:
-            raise
-        print(f"error: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
-        sys.exit(1)
+        app([argument for argument in arguments if argument != "--debug"])
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        return 130
+    except (DistgenError, OSError) as error:
+        if debug:
+            traceback.print_exc()
+        if isinstance(error, DistgenError):
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_status
+        print(f"error: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

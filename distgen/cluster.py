@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from typing import Any
 
 from distgen.config import TIMEOUTS
 from distgen.errors import ConfigError, TrainError
@@ -25,22 +26,17 @@ def connect(cpus: int) -> None:
     logging.getLogger("ray").setLevel(level)
     import ray
 
-    here = os.cpu_count() or 1
-    if not os.environ.get("RAY_ADDRESS") and not ray.is_initialized() and here < cpus:
-        raise _too_few(cpus, here)
     if not ray.is_initialized():
+        options: dict[str, Any] = {"address": "auto"}
+        if not os.environ.get("RAY_ADDRESS"):
+            here = os.cpu_count() or 1
+            if here < cpus:
+                raise _too_few(cpus, here)
+            # Its name speaks of other systems; what it does anywhere is to keep a one-machine cluster on loopback.
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+            options = {"num_cpus": here, "include_dashboard": False}
         try:
-            if os.environ.get("RAY_ADDRESS"):
-                ray.init(address="auto", log_to_driver=verbose, logging_level=level)
-            else:
-                # Its name speaks of other systems; what it does anywhere is to keep a one-machine cluster on loopback.
-                os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-                ray.init(
-                    num_cpus=here,
-                    include_dashboard=False,
-                    log_to_driver=verbose,
-                    logging_level=level,
-                )
+            ray.init(**options, log_to_driver=verbose, logging_level=level)
         except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
             raise TrainError(f"Ray did not start: {error}") from error
     available = int(ray.cluster_resources().get("CPU", 0))

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 
 from distgen.errors import ConfigError, suggest
 
-# Every wait has a bound, in seconds; this table is the one place that says which.
+# The bounds of waits, in seconds: this table is the one place that says them.
 TIMEOUTS = {
     "worker_start": 120.0,  # all training workers placed and running
     "process_group": 300.0,  # one collective operation between training workers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,6 +51,12 @@ class Batch:
 
     def __len__(self) -> int:
         return self.starts.numel()
+
+    @property
+    def packed(self) -> dict[str, Any]:
+        """The windows as the kernels take them: `kernels.tokens(**batch.packed)`."""
+        names = ("plane", "starts", "length", "reverse", "ambiguous", "limits")
+        return {name: getattr(self, name) for name in names}
 
     def where(self) -> list[Interval]:
         """Contig, start, end and strand of each row; a window that sticks out of its contig at the left starts below 0."""

@@ -154,13 +154,14 @@ class GenomeLoader:
                     made = error
                 while not stop.is_set():
                     with suppress(Full):
-                        ahead.put(made, timeout=0.1)
+                        ahead.put(made, timeout=0.02)
                         break
                 if stop.is_set() or isinstance(made, BaseException):
                     return
 
         # A daemon: a read that hangs for ever must not keep the process from telling so and ending.
-        threading.Thread(target=make, name="distgen-loader", daemon=True).start()
+        thread = threading.Thread(target=make, name="distgen-loader", daemon=True)
+        thread.start()
         try:
             for position in positions:
                 made = self._take(ahead)
@@ -168,7 +169,9 @@ class GenomeLoader:
                 self.epoch, self.position = (epoch, following) if following < positions.stop else (epoch + 1, 0)
                 yield made
         finally:
+            # A thread that still computes while the interpreter goes down aborts the process.
             stop.set()
+            thread.join(timeout=5)
 
     @staticmethod
     def _take(ahead: Queue[Batch | BaseException]) -> Batch:

@@ -123,7 +123,7 @@ class TrackRows:
 
     def __init__(self, store: Store, track: Track):
         self._store, self._track = store, track
-        self._values = track.values.read()
+        self._values = track.decoded
         self._swap = np.array(track.swap)
 
     def rows(

@@ -36,15 +36,7 @@ class BaseClasses:
         self._bin_bp = track.bin_bp
 
     def encode(self, batch: Batch, dtype: torch.dtype, *, evaluating: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        x_BCL = kernels.one_hot(
-            batch.plane,
-            batch.starts,
-            batch.length,
-            reverse=batch.reverse,
-            ambiguous=batch.ambiguous,
-            limits=batch.limits,
-            dtype=dtype,
-        )
+        x_BCL = kernels.one_hot(**batch.packed, dtype=dtype)
         (track,) = self.tracks
         return x_BCL, batch.targets[track], batch.mask[track] & (batch.weight[:, None] > 0)
 

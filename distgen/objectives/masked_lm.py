@@ -45,14 +45,7 @@ class MaskedLM:
     def encode(self, batch: Batch, dtype: torch.dtype, *, evaluating: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Evaluation hides every chosen base, so that nothing is scored that the model could see."""
         config = self._config
-        codes_BL = kernels.tokens(
-            batch.plane,
-            batch.starts,
-            batch.length,
-            reverse=batch.reverse,
-            ambiguous=batch.ambiguous,
-            limits=batch.limits,
-        )
+        codes_BL = kernels.tokens(**batch.packed)
         shares = {"mask": 1.0, "random": 0.0} if evaluating else {"mask": config.mask, "random": config.random}
         inputs_BL, target_BL = kernels.mask_tokens(codes_BL, batch.keys, config.rate, **shares)
         channels = self._channels.to(inputs_BL.device)

@@ -37,6 +37,11 @@ class Track:
     values: Array
     bin_offsets: Int64
 
+    @cached_property
+    def decoded(self) -> npt.NDArray[Any]:
+        """All values (bins, classes) in memory, decoded once for every loader that serves them."""
+        return self.values.read()
+
 
 class Store:
     """One assembly, read-only. Open it with `open_store`."""

@@ -28,23 +28,30 @@ Show = Callable[[dict[str, Any]], None]
 def launch(run: Run, out: Path, show: Show) -> None:
     """Train a run on `cluster.workers` Ray Train workers, or in this process if that is 0.
 
+    Nothing is written before the run, its store, its checkpoint to go on from and the cores it asks for are known to fit.
+
     Args:
         run: what to train.
         out: the run directory; training goes on from its newest checkpoint.
         show: called with every metrics record.
 
     Raises:
+        ConfigError, CheckpointError: something does not fit.
         TrainError: Ray did not start, or a worker failed more often than `cluster.max_failures`.
     """
     workers = run.cluster.workers
+    ids, found = run.check(), newest(out / "checkpoints")
+    if found:
+        found.expect(**ids)
     if workers > 0:
         cluster.connect(workers * run.cluster.cpus_per_worker)
+    out.mkdir(parents=True, exist_ok=True)
+    run.write(out / "run.toml")
+    forget_later_records(out, found.state["step"] if found else 0)
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # its local mode speaks of every report
-    found = newest(out / "checkpoints")
-    forget_later_records(out, found.state["step"] if found else 0)
     # Ray resumes silently what has the same name and place: its own folder goes as soon as it returns.
     scratch = out / ".ray"
     shutil.rmtree(scratch, ignore_errors=True)

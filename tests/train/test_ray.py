@@ -51,9 +51,15 @@ def test_more_workers_than_cores_ends_with_a_clear_error(run_file, tmp_path):
     ray.shutdown()
     with pytest.raises(ConfigError, match=f"the run asks for 640 cores, there are {os.cpu_count()}"):
         launch(
-            Run.read(run_file, ["cluster.workers=640", "data.batch_size=640"]), tmp_path / "out", lambda record: None
+            Run.read(
+                run_file,
+                ["cluster.workers=640", "data.batch_size=640", "data.window=8", "data.stride=1"],
+            ),
+            tmp_path / "out",
+            lambda record: None,
         )
     assert not ray.is_initialized()
+    assert not (tmp_path / "out").exists()
 
 
 def test_records_are_shown_once_also_when_workers_are_brought_back(tmp_path):

@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from distgen.errors import ConfigError, suggest
+from distgen.errors import ConfigError, SourceError, suggest
 
 ALIGNMENT = 64
 AMBIGUOUS = 4
@@ -47,7 +47,7 @@ class Contigs:
         names: contig names, unique.
         lengths: int64 (C,), bases.
         offsets: int64 (C,), first base of each contig in the flat coordinate.
-        aliases: one other name per contig, or "" (such as the whole first word of an NCBI header).
+        aliases: other names of each contig, parted by blanks, or "" (such as the whole first word of an NCBI header).
     """
 
     names: tuple[str, ...]
@@ -60,7 +60,7 @@ class Contigs:
 
     @cached_property
     def _index(self) -> dict[str, int]:
-        index = {alias: i for i, alias in enumerate(self.aliases) if alias}
+        index = {alias: i for i, aliases in enumerate(self.aliases) for alias in aliases.split()}
         index.update({name: i for i, name in enumerate(self.names)})
         return index
 
@@ -73,6 +73,44 @@ class Contigs:
 
     def __contains__(self, name: str) -> bool:
         return name in self._index
+
+    def rows(self, names: Sequence[str], where: str, lengths: Sequence[int] | None = None) -> Int64:
+        """The row of each contig that a file names, -1 for those the assembly lacks.
+
+        A name counts as it stands, as an alias, or with the plain prefix "chr" put on or taken off; a name
+        that only fits by its prefix must have the assembly's length where the file declares one (chrM is
+        not always M).
+
+        Args:
+            names: the contigs of a file, each once.
+            where: the file, for messages.
+            lengths: their lengths if the file declares them.
+
+        Raises:
+            SourceError: no name is known, two names mean one contig, or a contig of the same name has another length.
+        """
+        rows = np.full(len(names), -1, np.int64)
+        first: dict[int, str] = {}
+        for i, name in enumerate(names):
+            row = self._index.get(name)
+            if row is None:
+                row = self._index.get(name[3:] if name.startswith("chr") else f"chr{name}")
+                if row is None or (lengths is not None and lengths[i] != self.lengths[row]):
+                    continue
+            elif lengths is not None and lengths[i] != self.lengths[row]:
+                raise SourceError(
+                    f'{where}: contig "{name}" has {lengths[i]:,} bases here and {self.lengths[row]:,} in the assembly: '
+                    f"the file is of another assembly, or the contig should be left out ([contigs] exclude)"
+                )
+            if row in first:
+                raise SourceError(f'{where}: "{first[row]}" and "{name}" both mean contig "{self.names[row]}"')
+            first[row], rows[i] = name, row
+        if len(names) and not first:
+            raise SourceError(
+                f"{where}: none of its contigs ({_some(names)}) is one of the assembly's ({_some(self.names)}); "
+                "an alias table ([contigs] aliases) can say which is which"
+            )
+        return rows
 
     def locate(self, flat: npt.ArrayLike) -> Int64:
         """The row of the contig that each flat position belongs to (padding counts to the contig before)."""
@@ -114,6 +152,10 @@ class Contigs:
     def whole(self) -> Int64:
         """Flat (C, 2) intervals of all contigs."""
         return np.stack([self.offsets, self.offsets + self.lengths], axis=1)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f", ... {len(names)} in all" if len(names) > 5 else "")
 
 
 def match(pattern: str, names: Sequence[str]) -> list[int]:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distgen.errors import ConfigError
+from distgen.errors import ConfigError, SourceError
 from distgen.genome import Contigs, merge, subtract
 
 CONTIGS = Contigs(("chr1", "chr2", "scaffold_10"), np.array([1000, 10, 64]), np.array([0, 1024, 1088]), ("", "II", ""))
@@ -62,3 +62,26 @@ def test_an_unknown_contig_suggests_the_nearest():
 
 def test_positions_are_located_with_padding_in_the_contig_before():
     assert CONTIGS.locate([0, 999, 1023, 1024, 1087, 1088]).tolist() == [0, 0, 0, 1, 1, 2]
+
+
+NAMED = Contigs(("1", "chr2", "MT"), np.array([1000, 10, 64]), np.array([0, 1024, 1088]), ("", "II NC_2.1", "chrM"))
+
+
+def test_a_file_may_call_contigs_by_alias_or_with_the_chr_prefix():
+    assert NAMED.rows(["chr1", "2", "NC_2.1x", "chrM"], "a.bw").tolist() == [0, 1, -1, 2]
+    assert NAMED.rows(["NC_2.1"], "a.bw", [10]).tolist() == [1]
+    assert NAMED.rows([], "a.bw").tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("names", "lengths", "message"),
+    [
+        (["chr9", "chr8"], None, r"a\.bw: none of its contigs \(chr9, chr8\) is one of the assembly's \(1, chr2, MT\)"),
+        (["1", "chr1"], None, '"1" and "chr1" both mean contig "1"'),
+        (["chrM"], [65], '"chrM" has 65 bases here and 64 in the assembly'),
+        (["chr1"], [999], "none of its contigs"),
+    ],
+)
+def test_a_file_of_another_assembly_is_refused(names, lengths, message):
+    with pytest.raises(SourceError, match=message):
+        NAMED.rows(names, "a.bw", lengths)

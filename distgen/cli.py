@@ -9,17 +9,20 @@ import os
 import sys
 import time
 import traceback
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from distgen.errors import ConfigError, DistgenError
+from distgen.errors import ConfigError, DistgenError, StoreError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.progress import Progress
+
+    from distgen.config import Recipe
 
 app = typer.Typer(
     help="Train deep-learning models on whole genomes.",
@@ -37,25 +40,71 @@ def build(
     force: Annotated[
         bool, typer.Option("--force", help="Build also what is up to date, such as a damaged store.")
     ] = False,
+    workers: Annotated[int, typer.Option(help="Spread the work over so many Ray workers.", show_default=False)] = 0,
+    ray_address: Annotated[str, typer.Option(help="A Ray cluster to use; every node sees the same files.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and build nothing.")] = False,
 ) -> None:
-    """Build the store that a recipe describes."""
+    """Build the stores that recipes describe, or what is missing of them."""
     from distgen.config import Recipe, read
-    from distgen.store.build import build, default_out
 
     if out is not None and len(recipes) > 1:
         raise ConfigError("--out names one store; give one recipe")
-    for path in recipes:
-        recipe = read(path, Recipe)
+    work = [read(path, Recipe) for path in recipes]
+    if ray_address:
+        os.environ["RAY_ADDRESS"] = ray_address
+        workers = max(workers, 1)
+    for recipe in work if dry_run else ():
+        _say_estimate(recipe, out, max(workers, 1))
+    if not dry_run:
+        _build_all(work, out, force, workers)
+
+
+def _build_all(recipes: list[Recipe], out: Path | None, force: bool, workers: int) -> None:
+    """Build stores, at the same time if there are workers; what fails stops no other."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from distgen.cluster import Pool
+    from distgen.store.build import build, default_out, in_this_process
+
+    execute = Pool(workers).execute if workers else in_this_process
+
+    def one(recipe: Recipe, progress: Progress) -> str:
         target = out or default_out(recipe)
+        task = progress.add_task(recipe.assembly.name, total=None)
         began = time.perf_counter()
-        with _progress("bases") as progress:
-            task = progress.add_task(recipe.assembly.name, total=None)
-            bases = build(recipe, target, partial(progress.advance, task), force=force)
+        advance = partial(progress.advance, task)
+        bases = build(recipe, target, advance, force=force, execute=execute, parallel=max(workers, 1))
         seconds = time.perf_counter() - began
-        if bases:
-            typer.echo(f"{target}: {bases:,} bases in {seconds:.2f} s ({bases / seconds / 1e6:.0f} Mbases/s)")
-        else:
-            typer.echo(f"{target}: up to date")
+        progress.update(task, visible=False)
+        if not bases:
+            return f"{target}: up to date"
+        return f"{target}: {bases:,} bases in {seconds:.2f} s ({bases / seconds / 1e6:.0f} Mbases/s)"
+
+    failed: list[DistgenError] = []
+    with _progress("bases") as progress, ThreadPoolExecutor(max(1, min(workers, 16))) as pool:
+        for future in [pool.submit(one, recipe, progress) for recipe in recipes]:
+            try:
+                typer.echo(future.result())
+            except DistgenError as error:
+                failed.append(error)
+    for other in failed[:-1]:
+        print(f"error: {other}", file=sys.stderr)
+    if failed:
+        raise failed[-1]
+
+
+def _say_estimate(recipe: Recipe, out: Path | None, workers: int) -> None:
+    from distgen.store.build import default_out
+    from distgen.store.estimate import estimate
+
+    found = estimate(recipe, workers)
+    rows = [
+        ("bases", f"about {found.bases:,}"),
+        ("store", f"at most {found.bytes / 1e6:,.1f} MB, in {out or default_out(recipe)}"),
+        ("planes", f"about {found.seconds:.1f} s"),
+        ("memory", f"at most {found.memory / 1e6:,.0f} MB" + (" for each worker" if workers > 1 else "")),
+    ]
+    _table(recipe.assembly.name, rows)
 
 
 @app.command()
@@ -73,11 +122,11 @@ def info(store: Annotated[Path, typer.Argument(help="A store.", show_default=Fal
     rows = [(key, f"{found[key]:,}") for key in ("bases", "ambiguous", "softmasked", "bytes")]
     rows.append(("contigs", f"{len(contigs):,}: " + ", ".join(f"{n} ({size:,})" for n, size in longest)))
     for name, track in found["tracks"].items():
-        rows.append((f"track {name}", f"{', '.join(track['classes'])}; {track['bins']:,} bins of {track['bin_bp']} bp"))
+        rows.append((f"track {name}", f"{_few(track['columns'])}; {track['bins']:,} bins of {track['bin_bp']} bp"))
     for name, parts in found["splits"].items():
         rows.append((f"split {name}", ", ".join(f"{part} {size:,}" for part, size in parts.items())))
     rows += [
-        (f"source {uri}", f"{s['bytes']:,} bytes, sha256 {s['sha256'][:16]}…") for uri, s in found["sources"].items()
+        (f"source {uri}", f"{s['bytes']:,} bytes, blake3 {s['blake3'][:16]}…") for uri, s in found["sources"].items()
     ]
     _table(f"{found['assembly']} ({found['store']})", rows)
 
@@ -90,13 +139,13 @@ def verify(store: Annotated[Path, typer.Argument(help="A store.", show_default=F
 
     with _progress("bytes") as progress:
         task = progress.add_task("verify", total=None)
-        counts = verify(open_store(store), partial(progress.advance, task))
+        found = verify(open_store(store), partial(progress.advance, task))
     if json_:
-        typer.echo(json.dumps(counts))
-    else:
-        typer.echo(
-            f"{store}: whole ({counts['chunks']:,} chunks of {counts['arrays']} arrays, {counts['bytes']:,} bytes)"
-        )
+        typer.echo(json.dumps(asdict(found)))
+    elif not found.damage:
+        typer.echo(f"{store}: whole ({found.chunks:,} chunks of {found.arrays} arrays, {found.bytes:,} bytes)")
+    if found.damage:
+        raise StoreError("\n".join(sentence for _, _, sentence in found.damage))
 
 
 @app.command()
@@ -211,6 +260,10 @@ def _say_paths(folder: Path, page: Path) -> None:
     typer.echo(f"checkpoint  {folder / 'checkpoints' / 'best'}")
     typer.echo(f"metrics     {folder / 'metrics.jsonl'}")
     typer.echo(f"report      {page}")
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:6]) + (f", ... ({len(names)} in all)" if len(names) > 6 else "")
 
 
 def _table(title: str, rows: list[tuple[str, str]]) -> None:

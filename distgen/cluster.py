@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from distgen.config import TIMEOUTS
-from distgen.errors import ConfigError, TrainError
+from distgen.errors import ConfigError, DistgenError, TrainError
+
+Task = Callable[[Callable[[int], None]], Any]
 
 
 def connect(cpus: int) -> None:
@@ -46,5 +50,61 @@ def connect(cpus: int) -> None:
 
 def _too_few(asked: int, available: int) -> ConfigError:
     return ConfigError(
-        f"the run asks for {asked} cores, there are {available}: lower cluster.workers or cluster.cpus_per_worker"
+        f"{asked} cores are asked for, there are {available}: ask for fewer workers (--workers, or in a run "
+        "cluster.workers and cluster.cpus_per_worker)"
     )
+
+
+class Pool:
+    """Carries out tasks as Ray tasks on a core each, at most `workers` at a time over all threads that ask.
+
+    A task whose worker or node dies is done again, up to three times: tasks must bear that. They read and write
+    files, so every node must see the same ones.
+
+    Raises:
+        ConfigError: there are fewer cores than workers. TrainError: Ray could not be started.
+    """
+
+    def __init__(self, workers: int):
+        connect(workers)
+        self._free = threading.Semaphore(workers)
+
+    def execute(self, tasks: Sequence[Task], progress: Callable[[int], None]) -> list[Any]:
+        """The results of tasks, in their order; `progress` hears of a task when it is done.
+
+        Raises:
+            DistgenError: the first that a task raises, or one that says how a task died.
+        """
+        import ray
+
+        remote = ray.remote(num_cpus=1, max_retries=3)(_carry_out)
+        results: list[Any] = [None] * len(tasks)
+        pending: dict[Any, int] = {}
+        waiting = list(enumerate(tasks))[::-1]
+        try:
+            while waiting or pending:
+                while waiting and self._free.acquire(blocking=not pending):
+                    number, task = waiting.pop()
+                    pending[remote.remote(task)] = number
+                done, _ = ray.wait(list(pending), num_returns=1)
+                for reference in done:
+                    number = pending.pop(reference)
+                    self._free.release()
+                    results[number], amount = ray.get(reference)
+                    progress(amount)
+        except ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            raise cause if isinstance(cause, (DistgenError, OSError)) else error from None
+        except ray.exceptions.RayError as error:
+            raise TrainError(f"a Ray task died and could not be done again: {error}") from error
+        finally:
+            for reference in pending:
+                ray.cancel(reference, force=True)
+                self._free.release()
+        return results
+
+
+def _carry_out(task: Task) -> tuple[Any, int]:
+    amounts: list[int] = []
+    result = task(amounts.append)
+    return result, sum(amounts)

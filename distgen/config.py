@@ -74,9 +74,28 @@ class File(Section):
 
 # ---- recipe ---------------------------------------------------------------------------------
 
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+# What a source is, by the end of its name (without .gz or .bgz).
+KINDS = {
+    "annotation": (".gtf", ".gff", ".gff3"),
+    "intervals": (".bed", ".narrowPeak", ".broadPeak"),
+    "signal": (".bw", ".bigwig", ".bigWig", ".bedgraph", ".bedGraph", ".bg", ".bdg"),
+    "alignments": (".bam", ".cram", ".fragments.tsv", "fragments.tsv"),
+}
+# Which keys of a track belong to which kind.
+_ONLY = {
+    "annotation": {"classes", "promoter"},
+    "intervals": {"columns", "summit", "value", "blocks", "absent"},
+    "signal": {"columns", "reduce", "absent", "min_covered", "dtype", "scale", "power", "soft_clip"},
+    "alignments": {"groups", "reference", "what", "tn5", "min_mapq", "reduce", "dtype", "scale", "power", "soft_clip"},
+}
+
 
 class Assembly(Section):
-    """One genome: its name, its FASTA file, and the file's SHA-256 where it must be that very file."""
+    """One genome: its name, its sequence (FASTA, plain or gzip, or UCSC .2bit), and the file's SHA-256 where it
+    must be that very file."""
 
     name: Name
     fasta: str
@@ -84,75 +103,220 @@ class Assembly(Section):
 
 
 class ContigRules(Section):
-    """Which contigs go into the store: globs, and a least length in bases."""
+    """Which contigs go into the store, and what they are called.
+
+    `include`, `exclude` and `circular` are names or globs; `min_length` is in bases. Alternative, patch and decoy
+    contigs are left out unless `include` names them. `aliases` is a table of other names: UCSC chromAlias or an NCBI
+    assembly report.
+    """
 
     include: Strings = ("*",)
     exclude: Strings = ()
     min_length: NotNegative = 0
+    circular: Strings = ()
+    aliases: str | None = None
 
 
 class Track(Section):
-    """Classes along the assembly, from a GTF: `cds+` is every CDS feature on the + strand.
+    """Values along the assembly, in one or more columns.
 
-    A bin carries a class when any of its bases does. `swap` names the pairs of classes that change
-    places when a window is read from the other strand; by default those that differ in a final
-    + and - alone.
+    What the source is says its name, or `kind`:
+
+    - `annotation` (GTF, GFF3, a table of transcripts): `classes`, such as `cds+` for every CDS on the + strand. A bin
+      carries a class when any of its bases does. `promoter` is (upstream, downstream) bases around the start.
+    - `intervals` (BED, narrowPeak, broadPeak): a column for each file, 1 where any base of a bin lies in an interval;
+      `summit` takes so many bases around the summit instead, `blocks` the blocks of a BED12, `value` the score.
+    - `signal` (bigWig, bedGraph): a column for each file, reduced to bins. `absent` says what a gap in the file means;
+      `mean` divides by the bin's width, `mean_covered` by the covered bases; a bin of which a smaller share than
+      `min_covered` is covered has no data.
+    - `alignments` (BAM, CRAM, fragments): coverage or cut sites of reads, a column for each group of cells.
+
+    Signals are kept as (scale * x) ** power, and what then exceeds c = soft_clip as c - 1 + sqrt(x - c + 1).
+    `swap` names the pairs of columns that change places when a window is read from the other strand; by default those
+    that differ in a final + and - alone.
     """
 
     name: Name
-    source: str
-    classes: Annotated[tuple[Name, ...], Field(strict=False, min_length=1, max_length=64)]
+    source: Annotated[str | Strings, Field(union_mode="left_to_right")]
+    kind: Literal["annotation", "intervals", "signal", "alignments"] | None = None
     bin_bp: Positive = 1
     swap: Annotated[tuple[Annotated[Strings, Field(min_length=2, max_length=2)], ...], Field(strict=False)] = ()
+    classes: Annotated[tuple[Name, ...], Field(strict=False, max_length=64)] = ()
+    promoter: Annotated[tuple[NotNegative, NotNegative], Field(strict=False)] = (1000, 200)
+    columns: Annotated[tuple[Name, ...], Field(strict=False)] = ()
+    summit: NotNegative | None = None
+    blocks: bool = False
+    value: Literal["score", "signalValue"] | None = None
+    reduce: Literal["mean", "mean_covered", "max", "sum", "coverage"] = "mean"
+    absent: Literal["zero", "missing"] = "missing"
+    min_covered: Share = 0.0
+    groups: str | None = None
+    reference: str | None = None
+    what: Literal["coverage", "cuts"] = "coverage"
+    tn5: bool = False
+    min_mapq: NotNegative = 0
+    dtype: Literal["float32", "float16", "uint8"] = "float32"
+    scale: Annotated[float, Field(gt=0)] = 1.0
+    power: Annotated[float, Field(gt=0, le=1)] = 1.0
+    soft_clip: Annotated[float, Field(gt=1)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tell_kind(cls, table: Any) -> Any:
+        """The kind from the source's name; refuses keys of another kind, which would do nothing."""
+        if not isinstance(table, dict) or "source" not in table:
+            return table
+        source = table["source"] if isinstance(table["source"], str) else (list(table["source"]) or [""])[0]
+        stem = re.sub(r"\.(gz|bgz)$", "", str(source))
+        kind = table.get("kind") or next((k for k, ends in KINDS.items() if stem.endswith(ends)), None)
+        if kind is None:
+            raise ValueError(f'kind is missing: "{source}" does not tell it. {suggest("", KINDS)}')
+        if kind in _ONLY:
+            for key in set().union(*_ONLY.values()) - _ONLY[kind]:
+                if key in table:
+                    raise ValueError(f'"{key}" does not belong to a track of kind "{kind}"')
+        return table | {"kind": kind}
 
     @model_validator(mode="after")
     def _check(self) -> Track:
-        if len(set(self.classes)) < len(self.classes):
-            raise ValueError("classes must differ")
-        for pair in self.swap:
-            for name in pair:
-                if name not in self.classes:
-                    raise ValueError(f'swap names class "{name}". {suggest(name, self.classes)}')
+        if self.kind == "annotation" and not self.classes:
+            raise ValueError("classes is missing: name one or more, such as cds+")
+        if self.kind in ("annotation", "alignments") and len(self.sources) > 1:
+            raise ValueError(f"a track of kind {self.kind} has one source")
+        for names in (self.classes, self.columns):
+            if len(set(names)) < len(names):
+                raise ValueError("columns must differ")
+        if self.columns and len(self.columns) != len(self.sources):
+            raise ValueError(f"columns names {len(self.columns)} for {len(self.sources)} sources")
+        if self.kind != "alignments" and len(set(self.names)) < len(self.names):
+            raise ValueError("two sources would have the same name: name the columns")
+        for name in (name for pair in self.swap for name in pair):
+            if self.kind != "alignments" and name not in self.names:
+                raise ValueError(f'swap names column "{name}". {suggest(name, self.names)}')
         return self
 
-    def permutation(self) -> tuple[int, ...]:
-        """Where each class is found on the other strand: class i becomes class permutation[i]."""
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The files of the columns."""
+        return (self.source,) if isinstance(self.source, str) else self.source
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Other files that the values depend on."""
+        return tuple(path for path in (self.groups, self.reference) if path)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the columns, where the recipe tells them (groups of cells stand in a file)."""
+        if self.kind == "annotation":
+            return self.classes
+        stems = (re.sub(r"(\.gz|\.bgz)$", "", source.rsplit("/", 1)[-1]) for source in self.sources)
+        return self.columns or tuple(stem.rsplit(".", 1)[0] for stem in stems)
+
+    @property
+    def is_classes(self) -> bool:
+        """Values are 0 and 1, without missing data."""
+        return self.kind == "annotation" or (self.kind == "intervals" and self.value is None)
+
+    def permutation(self, names: tuple[str, ...]) -> tuple[int, ...]:
+        """Where each column is found on the other strand: column i becomes column permutation[i]."""
         pairs = self.swap or tuple(
-            (name, name[:-1] + "-") for name in self.classes if name.endswith("+") and name[:-1] + "-" in self.classes
+            (name, name[:-1] + "-") for name in names if name.endswith("+") and name[:-1] + "-" in names
         )
-        order = list(range(len(self.classes)))
+        order = list(range(len(names)))
         for one, other in pairs:
-            i, j = self.classes.index(one), self.classes.index(other)
+            i, j = names.index(one), names.index(other)
             order[i], order[j] = j, i
         return tuple(order)
+
+
+class Drawn(Section):
+    """Which share of the bases validates and tests."""
+
+    valid: Fraction = 0.0
+    test: Fraction = 0.0
+
+
+class Homology(Section):
+    """What of `train` resembles a held-out part is dropped, or moved to that part: tiles of `tile` bases that align
+    with at least this identity over at least this share of their length, and `neighbours` tiles on either side."""
+
+    identity: Rate = 0.8
+    coverage: Rate = 0.5
+    tile: Positive = 1024
+    neighbours: NotNegative = 1
+    action: Literal["drop", "move"] = "drop"
 
 
 class Split(Section):
     """Which stretches validate and test; `train` is the rest unless named.
 
-    Each entry is a contig, a glob, or `contig:start-end` (0-based, half-open, or in percent).
+    Each entry of `train`, `valid` and `test` is a contig, a glob, `contig:start-end` (0-based, half-open, or in
+    percent), or a BED file. Instead, `fraction` draws blocks of `block_bp`, and `folds = k` makes k splits NAME-0 to
+    NAME-(k-1) of whole contigs (of drawn blocks, with `block_bp`), each of which tests on one fold and validates on the
+    next. Bases less than `buffer_bp` from a held-out part belong to no other.
     """
 
     train: Strings = ()
     valid: Strings = ()
     test: Strings = ()
+    fraction: Drawn | None = None
+    folds: Annotated[int, Field(ge=3, le=100)] | None = None
+    block_bp: Positive | None = None
+    buffer_bp: NotNegative = 0
+    seed: NotNegative = 0
+    homology: Homology | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Split:
+        ways = [bool(self.train or self.valid or self.test), self.fraction is not None, self.folds is not None]
+        if sum(ways) > 1:
+            raise ValueError("name the parts, or draw a fraction, or ask for folds: one of them")
+        if self.fraction and self.fraction.valid + self.fraction.test >= 1:
+            raise ValueError("valid and test leave nothing to train on")
+        if self.block_bp and ways[0]:
+            raise ValueError("block_bp belongs to fraction and folds")
+        return self
 
 
 class Recipe(File):
-    """What a store is made of; `distgen build` reads it."""
+    """What a store is made of; `distgen build` reads it. `[split]` is the split called `default`."""
 
     format: Literal[1]
     assembly: Assembly
     contigs: ContigRules = ContigRules()
     track: Annotated[tuple[Track, ...], Field(strict=False)] = ()
     split: Split = Split()
+    splits: dict[Name, Split] = {}
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
         names = [track.name for track in self.track]
         if len(set(names)) < len(names):
             raise ValueError("tracks must have different names")
+        if "default" in self.splits:
+            raise ValueError("the split called default is [split]")
         return self
+
+    def files(self) -> dict[str, str]:
+        """Every source as it is written, and the key it stands at."""
+        found = {self.assembly.fasta: "assembly.fasta"}
+        if self.contigs.aliases:
+            found[self.contigs.aliases] = "contigs.aliases"
+        for number, track in enumerate(self.track):
+            for path in (*track.sources, *track.tables):
+                found.setdefault(path, f"track.{number}.source")
+        for name, split in {"default": self.split, **self.splits}.items():
+            for part in ("train", "valid", "test"):
+                for entry in getattr(split, part):
+                    if is_bed(entry):
+                        found.setdefault(entry, f"split.{part}" if name == "default" else f"splits.{name}.{part}")
+        return found
+
+
+def is_bed(entry: str) -> bool:
+    """Whether an entry of a split is a BED file."""
+    return entry.endswith((".bed", ".bed.gz"))
 
 
 # ---- run ------------------------------------------------------------------------------------

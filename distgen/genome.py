@@ -175,16 +175,18 @@ def merge(intervals: Int64) -> Int64:
     return np.stack([starts, ends], axis=1)
 
 
+def intersect(left: Int64, right: Int64) -> Int64:
+    """What two tables (n, 2) and (m, 2) of sorted disjoint intervals share."""
+    first = np.searchsorted(right[:, 1], left[:, 0], side="right")
+    count = np.maximum(np.searchsorted(right[:, 0], left[:, 1], side="left") - first, 0)
+    mine = np.repeat(np.arange(len(left)), count)
+    theirs = np.arange(len(mine)) - np.repeat(np.cumsum(count) - count, count) + first[mine]
+    starts = np.maximum(left[mine, 0], right[theirs, 0])
+    return np.stack([starts, np.minimum(left[mine, 1], right[theirs, 1])], axis=1)
+
+
 def subtract(intervals: Int64, holes: Int64) -> Int64:
     """What is left of sorted disjoint `intervals` (n, 2) outside sorted disjoint `holes` (m, 2)."""
-    left: list[tuple[int, int]] = []
-    for start, end in intervals.tolist():
-        for hole_start, hole_end in holes[np.searchsorted(holes[:, 1], start, side="right") :].tolist():
-            if hole_start >= end:
-                break
-            if hole_start > start:
-                left.append((start, hole_start))
-            start = max(start, hole_end)
-        if start < end:
-            left.append((start, end))
-    return np.array(left, np.int64).reshape(-1, 2)
+    limits = np.iinfo(np.int64)
+    gaps = np.stack([np.r_[limits.min, holes[:, 1]], np.r_[holes[:, 0], limits.max]], axis=1)
+    return intersect(intervals, gaps[gaps[:, 0] < gaps[:, 1]])

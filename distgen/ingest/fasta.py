@@ -1,4 +1,4 @@
-"""FASTA to base codes.
+"""FASTA to headers and letters, and where in the text each of them stands.
 
 Accepted: plain or gzip; LF or CRLF; wrapped, unwrapped and blank lines; blanks and tabs in lines; any
 case (lower case is the soft mask); all IUPAC letters (other than ACGTU they become ambiguous), "-" and
@@ -9,158 +9,233 @@ name that comes twice, and text before the first ">" are refused with file, line
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from distgen.errors import SourceError
-from distgen.genome import ALIGNMENT, AMBIGUOUS
-from distgen.ingest.open import BLOCK, read_blocks
+from distgen.ingest.open import read_blocks
+from distgen.ingest.packing import is_letter
 
 _BLANK = b" \t\r\n"
-_INVALID = 255
-
-
-def _table() -> bytes:
-    table = np.full(256, _INVALID, np.uint8)
-    for letters, code in ((b"A", 0), (b"C", 1), (b"G", 2), (b"TU", 3), (b"NRYSWKMBDHV.-", AMBIGUOUS)):
-        for letter in letters + letters.lower():
-            table[letter] = code
-    return table.tobytes()
-
-
-CODES = _table()
+BLOCK = 1 << 20  # so small that what is read is packed before it leaves the processor's second cache
+_LONGEST_HEADER = 1 << 16
 
 
 @dataclass(frozen=True)
 class Header:
-    """One ">" line: the contig's name, its other name or "", and the line number."""
+    """One ">" line: the contig's name, its other name or "", and the bytes of text before the line."""
 
     name: str
     alias: str
-    line: int
+    position: int
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A stretch of one contig, in order; every piece but a contig's last is a multiple of 64 bases.
+class Place:
+    """A place in the text of a FASTA file from which reading can go on.
 
     Args:
-        header: the contig.
-        codes: uint8 (n,), 0 to 4.
-        lower: bool (n,), True where the letter is lower case.
+        position: bytes of (decompressed) text before it.
+        fresh: it is the beginning of a line.
+        header: the contig it lies in, None before the first.
+        bases: letters of that contig before it.
     """
 
-    header: Header
-    codes: npt.NDArray[np.uint8]
-    lower: npt.NDArray[np.bool_]
+    position: int = 0
+    fresh: bool = True
+    header: Header | None = None
+    bases: int = 0
 
 
-def read_fasta(path: Path, block: int = BLOCK) -> Iterator[Piece]:
-    """The contigs of a FASTA file, piece by piece, at most `block` bases in memory at a time.
+@dataclass(frozen=True)
+class Letters:
+    """Some letters of a contig without blanks, the text they come from, and where it begins."""
+
+    letters: bytes
+    text: bytes
+    place: Place
+
+
+def read_fasta(
+    path: Path,
+    start: Place = Place(),
+    block: int = BLOCK,
+    stop: int | None = None,
+) -> Iterator[Header | Letters]:
+    """The headers and letters of a FASTA file as they come; at most `block` letters at a time.
+
+    Letters are not looked at: `strange` names the place of one that is none.
+
+    Args:
+        path: plain, gzip or bgzip.
+        start: where to begin.
+        block: bytes of text to read at a time.
+        stop: where to end, in bytes of text; None for the end.
 
     Raises:
         SourceError: what the module refuses; names the file, the line and the contig.
     """
-    seen: dict[str, int] = {}
-    header: Header | None = None
-    letters, codes, bases = b"", b"", 0  # what has come of the contig and was not yielded yet, and how much came in all
-    for event in _events(path, block):
-        if isinstance(event, Header):
-            if header is not None:
-                yield _last(path, header, letters, codes, bases)
-            header, letters, codes, bases = event, b"", b"", 0
-            if header.name in seen:
-                raise SourceError(
-                    f'{path}:{header.line}: contig "{header.name}" comes a second time (first in line {seen[header.name]})'
-                )
-            seen[header.name] = header.line
-        elif header is not None:
-            letters, codes, bases = letters + event.letters, codes + event.codes, bases + len(event.letters)
-            whole = (len(letters) - 1) // ALIGNMENT * ALIGNMENT
-            if whole:
-                yield _piece(header, letters[:whole], codes[:whole])
-                letters, codes = letters[whole:], codes[whole:]
-    if header is None:
+    at = start
+    rest = b""  # a header line whose end has not come yet
+    for data in read_blocks(path, block, start.position, stop):
+        data, rest = rest + data, b""
+        cursor = 0
+        while cursor < len(data):
+            if at.fresh and data.startswith(b">", cursor):
+                end = data.find(b"\n", cursor)
+                text = data[cursor + 1 : end if end >= 0 else len(data)]
+                if len(text) > _LONGEST_HEADER or b"\r" in text.rstrip(b"\r"):
+                    raise refusal(path, at.position, "the header does not end; lines must end in LF or CRLF")
+                if end < 0:
+                    rest = data[cursor:]
+                    break
+                header = parse_header(path, text, at.position)
+                yield header
+                at = Place(at.position + end + 1 - cursor, True, header, 0)
+                cursor = end + 1
+                continue
+            # Letters run up to the next ">" that begins a line, or to the block's end.
+            end = data.find(b">", cursor)
+            text = data if cursor == 0 and end < 0 else data[cursor : end if end >= 0 else len(data)]
+            letters = text.replace(b"\n", b"")
+            if any(blank in letters for blank in (b"\r", b" ", b"\t")):
+                letters = letters.translate(None, _BLANK)
+            if letters and at.header is None:
+                bad = at.position + len(text) - len(text.lstrip(_BLANK))
+                raise refusal(path, bad, 'text before the first header; a FASTA file begins with ">"')
+            if letters:
+                yield Letters(letters, text, at)
+            at = Place(
+                at.position + len(text),
+                text.endswith(b"\n") or (not text and at.fresh),
+                at.header,
+                at.bases + len(letters),
+            )
+            if end >= 0 and not at.fresh:
+                name = at.header.name if at.header else ""
+                raise refusal(path, at.position, f'">" inside a line of contig "{name}"')
+            cursor = len(data) if end < 0 else end
+    if rest:
+        yield parse_header(path, rest[1:], at.position)
+    elif at.header is None and stop is None:
         raise SourceError(f"{path}: the file is empty; a FASTA file begins with a line such as >chr1")
-    yield _last(path, header, letters, codes, bases)
 
 
-def _last(path: Path, header: Header, letters: bytes, codes: bytes, bases: int) -> Piece:
-    if not bases:
-        raise SourceError(f'{path}:{header.line}: contig "{header.name}" has no sequence')
-    return _piece(header, letters, codes)
+def parse_header(path: Path, text: bytes, position: int) -> Header:
+    """What a header line without its ">" says."""
+    words = text.decode(errors="replace").split(maxsplit=1)
+    if not words:
+        raise refusal(path, position, 'a header without a name; write ">name"')
+    # NCBI's old style >gi|110640213|ref|NC_008253.1| is known by its accession.
+    old = re.fullmatch(r"(?:gi\|\d+\|)?(?:ref|gb|emb|dbj|tpg)\|([\w.]+)\|?\w*", words[0])
+    return Header(old[1], words[0], position) if old else Header(words[0], "", position)
 
 
-def _piece(header: Header, letters: bytes, codes: bytes) -> Piece:
-    ascii = np.frombuffer(letters, np.uint8)
-    return Piece(header, np.frombuffer(codes, np.uint8), (ascii & 0x20 != 0) & (ascii >= 0x41))
+def strange(path: Path, held: Iterable[Letters]) -> SourceError:
+    """The error for letters of which one is no nucleotide letter."""
+    for letters in held:
+        for i, letter in enumerate(letters.text):
+            if not is_letter(letter) and letter not in _BLANK:
+                name = letters.place.header.name if letters.place.header else ""
+                problem = f'{chr(letter)!r} in contig "{name}" is no IUPAC nucleotide letter'
+                return refusal(path, letters.place.position + i, problem)
+    raise AssertionError("all letters are IUPAC letters")
+
+
+def refuse_doubles(path: Path, headers: Iterable[Header]) -> None:
+    """Raises SourceError if two contigs have one name."""
+    seen: dict[str, int] = {}
+    for header in headers:
+        if header.name in seen:
+            first = _line(path, seen[header.name])
+            problem = f'contig "{header.name}" comes a second time (first in line {first})'
+            raise refusal(path, header.position, problem)
+        seen[header.name] = header.position
+
+
+def refusal(path: Path, position: int, problem: str) -> SourceError:
+    """The error for what stands at a position of the text."""
+    return SourceError(f"{path}:{_line(path, position)}: {problem}")
+
+
+def _line(path: Path, position: int) -> int:
+    """The line number of a position. It is only asked for after an error: counting lines while reading costs time."""
+    line, left = 1, position
+    for data in read_blocks(path):
+        line += data[:left].count(b"\n")
+        left -= len(data)
+        if left <= 0:
+            break
+    return line
+
+
+# ---- the index of a file ------------------------------------------------------------------------
+
+_MARK = 1 << 24  # bytes of text between two places at which a reader may begin
 
 
 @dataclass(frozen=True)
-class _Letters:
-    """Some letters of a contig without blanks, and their codes."""
+class Index:
+    """The contigs of a FASTA file with their lengths, and places at which reading may begin.
 
-    letters: bytes
-    codes: bytes
+    Args:
+        contigs: header and bases of each, in the file's order.
+        marks: places inside contigs, in the file's order, with the number of the contig each lies in.
+    """
 
-
-def _events(path: Path, block: int) -> Iterator[Header | _Letters]:
-    """Headers and letters as they come."""
-    line, at_line_start, started = 1, True, False
-    partial: bytes | None = None  # a header line of which the end has not come yet
-    header: Header | None = None
-    for data in read_blocks(path, block):
-        position = 0
-        while position < len(data):
-            if partial is None and at_line_start and data[position : position + 1] == b">":
-                partial, position, started = b"", position + 1, True
-                continue
-            if partial is not None:
-                end = data.find(b"\n", position)
-                partial += data[position : end if end >= 0 else len(data)]
-                if len(partial) > 1 << 16 or b"\r" in partial.rstrip(b"\r"):
-                    raise SourceError(f"{path}:{line}: the header does not end; lines must end in LF or CRLF")
-                if end < 0:
-                    break
-                header = _header(path, partial, line)
-                yield header
-                partial, line, at_line_start, position = None, line + 1, True, end + 1
-                continue
-            # Letters run up to the next ">" that begins a line, or to the block's end.
-            end = data.find(b">", position)
-            text = data[position : end if end >= 0 else len(data)]
-            if not started and text.strip(_BLANK):
-                bad = line + text[: len(text) - len(text.lstrip(_BLANK))].count(b"\n")
-                raise SourceError(f'{path}:{bad}: text before the first header; a FASTA file begins with ">"')
-            codes = text.translate(CODES, _BLANK)
-            if _INVALID in codes:
-                raise _strange(path, text, line, header)
-            at_line_start = text.endswith(b"\n") or (not text and at_line_start)
-            line += text.count(b"\n")
-            if end >= 0 and not at_line_start:
-                raise SourceError(f'{path}:{line}: ">" inside a line of contig "{header.name if header else ""}"')
-            if codes:
-                yield _Letters(text.translate(None, _BLANK), codes)
-            position = len(data) if end < 0 else end
-    if partial is not None:
-        yield _header(path, partial, line)
+    contigs: list[tuple[Header, int]]
+    marks: list[tuple[int, Place]]
 
 
-def _header(path: Path, text: bytes, line: int) -> Header:
-    words = text.decode(errors="replace").split()
-    if not words:
-        raise SourceError(f'{path}:{line}: a header without a name; write ">name"')
-    # NCBI's old style >gi|110640213|ref|NC_008253.1| is known by its accession.
-    old = re.fullmatch(r"(?:gi\|\d+\|)?(?:ref|gb|emb|dbj|tpg)\|([\w.]+)\|?\w*", words[0])
-    return Header(old[1], words[0], line) if old else Header(words[0], "", line)
+def scan_fasta(path: Path, begin: int = 0, end: int | None = None) -> Index:
+    """Index a FASTA file, or the lines of a plain one from byte `begin` to byte `end`.
+
+    In a part that is not the first, a contig without a name stands for the one that had begun before.
+    """
+    unnamed = Header("", "", begin)
+    index = Index([(unnamed, 0)] if begin else [], [])
+    for event in read_fasta(path, Place(begin, True, unnamed if begin else None), stop=end):
+        if isinstance(event, Header):
+            index.contigs.append((event, 0))
+            continue
+        header, bases = index.contigs[-1]
+        index.contigs[-1] = header, bases + len(event.letters)
+        if not index.marks or event.place.position - index.marks[-1][1].position >= _MARK:
+            index.marks.append((len(index.contigs) - 1, event.place))
+    return index
 
 
-def _strange(path: Path, text: bytes, line: int, header: Header | None) -> SourceError:
-    at = next(i for i, letter in enumerate(text) if CODES[letter] == _INVALID and letter not in _BLANK)
-    found = line + text[:at].count(b"\n")
-    contig = header.name if header else ""
-    return SourceError(f'{path}:{found}: {chr(text[at])!r} in contig "{contig}" is no IUPAC nucleotide letter')
+def join(parts: Iterable[Index]) -> Index:
+    """The index of a file from those of its parts, in order."""
+    whole = Index([], [])
+    for part in parts:
+        contigs, first, before = list(part.contigs), len(whole.contigs), 0
+        goes_on = bool(contigs) and contigs[0][0].name == ""
+        if goes_on and whole.contigs:
+            header, before = whole.contigs.pop()
+            contigs[0] = header, before + contigs[0][1]
+            first -= 1
+        elif goes_on:  # blank lines before the first header
+            contigs, first = contigs[1:], -1
+        whole.contigs.extend(contigs)
+        for number, place in part.marks:
+            bases = place.bases + (before if number == 0 else 0)
+            whole.marks.append((first + number, replace(place, header=whole.contigs[first + number][0], bases=bases)))
+    return whole
+
+
+def cut_lines(path: Path, parts: int) -> list[int]:
+    """Bytes at which about equal parts of a plain file begin, each at the beginning of a line."""
+    size, cuts = path.stat().st_size, [0]
+    for part in range(1, parts):
+        nominal = max(size * part // parts, cuts[-1] + 1)
+        position = nominal - 1
+        for data in read_blocks(path, start=position):
+            if (at := data.find(b"\n")) >= 0:
+                position += at + 1
+                break
+            position += len(data)
+        if cuts[-1] < position < size:
+            cuts.append(position)
+    return cuts

@@ -8,9 +8,10 @@ import io
 import os
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from isal import igzip
+from isal import igzip_threaded
 
 from distgen.errors import SourceError, suggest
 
@@ -18,27 +19,73 @@ BLOCK = 1 << 24
 _BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 
 
-def read_blocks(path: Path, block: int = BLOCK) -> Iterator[bytes]:
+def is_gzip(path: Path) -> bool:
+    """Whether a file is gzip (or bgzip), told by its first bytes, not by its name."""
+    with _explained(path), path.open("rb") as raw:
+        return raw.read(2) == b"\x1f\x8b"
+
+
+def read_blocks(path: Path, block: int = BLOCK, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
     """The decompressed content of a plain, gzip or bgzip file, `block` bytes at a time.
 
-    The compression is told by the first bytes, not by the name.
+    Args:
+        path: the file. gzip is decompressed in a thread of its own.
+        block: bytes at a time.
+        start: where to begin, in bytes of the content; in a gzip file what comes before has to be decompressed.
+        stop: where to end, in bytes of the content; None for its end.
 
     Raises:
         SourceError: no such file, not readable, or a gzip stream that is cut short or damaged.
     """
-    try:
-        with path.open("rb") as raw:
-            head = raw.read(18)
-            gzipped = head[:2] == b"\x1f\x8b"
-            # A bgzip file ends with an empty block, without which it was cut between two blocks (SAM specification, 4.1.2).
-            if gzipped and head[3] & 4 and head[12:14] == b"BC":
-                raw.seek(max(-28, -path.stat().st_size), os.SEEK_END)
-                if raw.read() != _BGZF_END:
-                    raise EOFError
-            raw.seek(0)
-            stream: io.BufferedIOBase = igzip.GzipFile(fileobj=raw, mode="rb") if gzipped else raw
+    gzipped = is_gzip(path)
+    with _explained(path), path.open("rb") as raw:
+        if not gzipped:
+            raw.seek(start)
+            while data := raw.read(block if stop is None else min(block, stop - start)):
+                yield data
+                start += len(data)
+            return
+        _refuse_cut_bgzip(raw)
+        stream: io.BufferedReader = igzip_threaded.open(raw, "rb")
+        with stream:
+            while start and (skipped := stream.read(min(start, block))):
+                start -= len(skipped)
             while data := stream.read(block):
                 yield data
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file as it lies there (compressed bytes, not content): what published lists state."""
+    with _explained(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def blake3(path: Path) -> str:
+    """The BLAKE3 of a file as it lies there: what tells one version of a source from another, five times as fast."""
+    from blake3 import blake3
+
+    with _explained(path), path.open("rb", buffering=0) as file:
+        digest, buffer = blake3(), bytearray(1 << 20)
+        while size := file.readinto(buffer):
+            digest.update(memoryview(buffer)[:size])
+        return str(digest.hexdigest())
+
+
+def _refuse_cut_bgzip(raw: io.BufferedReader) -> None:
+    """A bgzip file ends with an empty block, without which it was cut between two blocks (SAM specification, 4.1.2)."""
+    head = raw.read(18)
+    if len(head) == 18 and head[3] & 4 and head[12:14] == b"BC":
+        raw.seek(-min(28, raw.seek(0, os.SEEK_END)), os.SEEK_END)
+        if raw.read() != _BGZF_END:
+            raise EOFError
+    raw.seek(0)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Whatever goes wrong with a file becomes a SourceError that names it."""
+    try:
+        yield
     except FileNotFoundError:
         near = sorted(str(other) for other in path.parent.glob("*") if other.is_file())
         raise SourceError(f"{path}: there is no such file. {suggest(str(path), near)}") from None
@@ -46,14 +93,5 @@ def read_blocks(path: Path, block: int = BLOCK) -> Iterator[bytes]:
         raise SourceError(f"{path}: the gzip stream is cut short; fetch the file again") from None
     except (gzip.BadGzipFile, zlib.error) as error:
         raise SourceError(f"{path}: the gzip stream is damaged ({error}); fetch the file again") from None
-    except OSError as error:
-        raise SourceError(f"{path}: {error.strerror or error}") from None
-
-
-def sha256(path: Path) -> str:
-    """The checksum of a file as it lies there (compressed bytes, not content)."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror or error}") from None

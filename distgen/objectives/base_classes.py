@@ -31,8 +31,8 @@ class BaseClasses:
     def __init__(self, config: BaseClassesConfig, store: Store):
         track = store.track(config.track)
         self.tracks: tuple[str, ...] = (track.name,)
-        self.classes = track.classes
-        self.out_channels = len(track.classes)
+        self.classes = track.columns
+        self.out_channels = len(track.columns)
         self._bin_bp = track.bin_bp
 
     def encode(self, batch: Batch, dtype: torch.dtype, *, evaluating: bool = False) -> tuple[Tensor, Tensor, Tensor]:

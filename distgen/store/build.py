@@ -1,15 +1,15 @@
-"""Build a store from a recipe: pack the planes, paint the tracks, publish the manifest last."""
+"""Build a store from a recipe: planes and tracks in units, the manifest last.
+
+What a unit was made of is in its id, so a build that was stopped goes on where it was, and a recipe that
+gains a track builds that track alone. The same recipe and sources give the same bytes.
+"""
 
 from __future__ import annotations
 
-import os
-import platform
 import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,61 +17,72 @@ import numpy as np
 import numpy.typing as npt
 
 import distgen
-from distgen.config import Recipe, Track, digest
+from distgen.config import Recipe, digest
 from distgen.errors import ConfigError, StoreError, suggest
-from distgen.genome import ALIGNMENT, AMBIGUOUS, Contigs, match
-from distgen.ingest.fasta import Header, Piece, read_fasta
-from distgen.ingest.open import sha256
-from distgen.store import format, splits
-from distgen.store.format import FORMAT, MANIFEST, ArrayWriter, Bytes
-from distgen.store.reader import open_store
+from distgen.genome import ALIGNMENT, Contigs, match
+from distgen.ingest import fasta
+from distgen.ingest.fasta import Header, Index
+from distgen.ingest.open import blake3, is_gzip, sha256
+from distgen.store import format, planes, splits, tracks
+from distgen.store.format import FORMAT, MANIFEST, Entry
+from distgen.store.planes import PER_BYTE, Packer, Progress, Start, plane_layout
+from distgen.store.reader import Store, open_store
+from distgen.store.work import Work, link, sync
+import itertools
 
-Progress = Callable[[int], None]
+Task = Callable[[Progress], Any]
+Execute = Callable[[Sequence[Task], Progress], list[Any]]
 
 
-def build(recipe: Recipe, out: Path, progress: Progress = lambda bases: None, *, force: bool = False) -> int:
-    """Build the store that a recipe describes, or leave it alone if it is there already.
+def in_this_process(tasks: Sequence[Task], progress: Progress) -> list[Any]:
+    """Carry out tasks one after another."""
+    return [task(progress) for task in tasks]
 
-    Everything is written to a temporary folder beside `out` and renamed when whole: whatever interrupts a
-    build, no half store is left under the name. The same recipe and sources give the same bytes.
+
+def build(
+    recipe: Recipe,
+    out: Path,
+    progress: Progress = lambda bases: None,
+    *,
+    force: bool = False,
+    execute: Execute = in_this_process,
+    parallel: int = 1,
+) -> int:
+    """Build the store that a recipe describes, or what is missing of it.
 
     Args:
         recipe: as read from its file.
         out: where the store is to be.
         progress: called with the number of bases read since the last call.
-        force: build also if the store is up to date, such as one that is damaged.
+        force: build everything anew, also what is up to date, such as a store that is damaged.
+        execute: carries out tasks; they can be pickled, and done in any order and more than once.
+        parallel: into how many tasks the reading of one file may be cut.
 
     Returns:
         The bases kept in the store (padding left out); 0 if `out` was up to date.
 
     Raises:
-        ConfigError, SourceError: the recipe or a source is wrong, or `out` is something else. StoreError: the disk failed.
+        ConfigError, SourceError: the recipe or a source is wrong, `out` is something else, or another build runs.
+        StoreError: the disk failed; what is finished is kept, and the next build goes on from there.
     """
     provenance = _provenance(recipe)
-    _recover(out)
     if out.exists() and not (out / MANIFEST).exists():
         raise ConfigError(f"{out} exists and is no store (it has no manifest): give another --out, or move it away")
-    if out.exists() and not force and _published(out) == provenance:
+    _recover(out)
+    old = None if force else _published(out)
+    if old and old.manifest["provenance"] == provenance:
         return 0
-    with _temporary(out) as folder:
-        arrays, contigs = _build_planes(recipe, folder, progress)
-        tracks = {track.name: _build_track(recipe, i, contigs, folder, arrays) for i, track in enumerate(recipe.track)}
-        try:
-            split = splits.resolve(recipe.split, contigs)
-        except ConfigError as error:
-            part, _, problem = str(error).partition(": ")
-            raise recipe.error(f"split.{part}", problem) from None
-        manifest = {
-            "format": FORMAT,
-            "generation": 1,
-            "group": format.read_json(folder / "zarr.json"),
-            "arrays": arrays,
-            "tracks": tracks,
-            "splits": {"default": split},
-            "provenance": provenance,
-        }
-        format.write_json(folder / MANIFEST, manifest | {"checksum": digest(manifest)})
-        _publish(folder, out)
+    work = Work(out)
+    with work.locked():
+        _recover(out)
+        made = _build_planes(recipe, provenance, work, old, progress, execute, parallel)
+        contigs = made.contigs
+        parts = _splits(recipe, contigs)
+        built = {inputs: entry["key"] for inputs, entry in old.manifest["inputs"]["tracks"].items()} if old else {}
+        blocks = tracks.plan(recipe, provenance["sources"], contigs, built)
+        execute([partial(tracks.write_block, block, contigs, work) for block in blocks if block.key is None], progress)
+        _publish(recipe, made, blocks, parts, provenance, work, old)
+    work.remove()
     return int(contigs.lengths.sum())
 
 
@@ -81,228 +92,305 @@ def default_out(recipe: Recipe) -> Path:
     return out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out
 
 
-def _published(out: Path) -> Any:
-    """The provenance of a store that is there; None if its manifest is damaged."""
+def _published(out: Path) -> Store | None:
+    """The store that is there; None if there is none or its manifest is damaged."""
     try:
-        return open_store(out).manifest["provenance"]
-    except StoreError:
+        return open_store(out)
+    except (StoreError, ConfigError):
         return None
 
 
 def _provenance(recipe: Recipe) -> dict[str, Any]:
     """What the store is made of: nothing in it depends on when or where it was built."""
     sources = {}
-    named = [("assembly.fasta", recipe.assembly.fasta)]
-    named += [(f"track.{i}.source", track.source) for i, track in enumerate(recipe.track)]
-    for key, source in named:
+    for source, key in recipe.files().items():
         path = recipe.resolve(source, key)
         if not path.is_file():
             near = [str(other.name) for other in path.parent.glob("*")] if path.parent.is_dir() else []
             raise recipe.error(key, f"there is no file {path}. {suggest(path.name, near)}")
-        sources[source] = {"sha256": sha256(path), "bytes": path.stat().st_size}
-    expected, found = recipe.assembly.sha256, sources[recipe.assembly.fasta]["sha256"]
-    if expected is not None and found != expected:
-        raise recipe.error(
-            "assembly.sha256", f"{recipe.assembly.fasta} has {found}; fetch it again or correct the recipe"
-        )
+        sources[source] = {"blake3": blake3(path), "bytes": path.stat().st_size}
+    if recipe.assembly.sha256 is not None:
+        found = sha256(recipe.resolve(recipe.assembly.fasta, "assembly.fasta"))
+        if found != recipe.assembly.sha256:
+            problem = f"{recipe.assembly.fasta} has {found}; fetch it again or correct the recipe"
+            raise recipe.error("assembly.sha256", problem)
     return {"distgen": distgen.__version__, "recipe": recipe.text, "sources": sources}
+
+
+def _splits(recipe: Recipe, contigs: Contigs) -> dict[str, splits.Parts]:
+    found: dict[str, splits.Parts] = {}
+    for name, split in {"default": recipe.split, **recipe.splits}.items():
+        key = "split" if name == "default" else f"splits.{name}"
+        try:
+            found |= splits.resolve(name, split, contigs, partial(recipe.resolve, key=key))
+        except ConfigError as error:
+            part, _, problem = str(error).partition(": ")
+            raise recipe.error(f"{key}.{part}", problem) from None
+    return found
 
 
 # ---- planes ---------------------------------------------------------------------------------
 
 
-def pack_sequence(codes: Bytes) -> Bytes:
-    """Base codes 0 to 3 (n,), n a multiple of 4, to 2 bits a base: base i in bits 2*(i % 4) of byte i // 4."""
-    words = codes.view(np.uint32)
-    pairs = words | (words >> np.uint32(6))
-    packed: Bytes = (pairs | (pairs >> np.uint32(12))).astype(np.uint8)
-    return packed
+@dataclass(frozen=True)
+class Built:
+    """The planes as they were built (`receipts` of the units) or as they stand in the store (`receipts` None)."""
+
+    inputs: str
+    contigs: Contigs
+    receipts: list[dict[str, Any]] | None
 
 
-def pack_bits(flags: npt.NDArray[np.bool_]) -> Bytes:
-    """Flags (n,) to 1 bit each: flag i in bit i % 8 of byte i // 8."""
-    return np.packbits(flags, bitorder="little")
+def _build_planes(
+    recipe: Recipe,
+    provenance: dict[str, Any],
+    work: Work,
+    old: Store | None,
+    progress: Progress,
+    execute: Execute,
+    parallel: int,
+) -> Built:
+    source = provenance["sources"][recipe.assembly.fasta]["blake3"]
+    inputs = digest(["planes/1", source, recipe.contigs.model_dump(mode="json"), recipe.assembly.name, planes.UNIT])
+    if old and old.manifest["inputs"]["planes"] == inputs:
+        return Built(inputs, old.contigs, None)
+    path = recipe.resolve(recipe.assembly.fasta, "assembly.fasta")
+    cuttable = parallel > 1 and not is_gzip(path) and path.stat().st_size > planes.UNIT
+    wanted: Callable[[Header], bool] = partial(_named, recipe.contigs)
+    starts = [Start()]
+    if cuttable or recipe.contigs.min_length:
+        cuts: list[int | None] = [*fasta.cut_lines(path, parallel * 4 if cuttable else 1), None]
+        parts = [partial(_scan, path, begin or 0, end) for begin, end in itertools.pairwise(cuts)]
+        index = fasta.join(execute(parts, lambda bases: None))
+        wanted = _kept(recipe, index)
+        starts = _starts(wanted, index) if cuttable else starts
+    tasks: list[Task] = []
+    for number, start in enumerate(starts):
+        count = None if number == len(starts) - 1 else 1
+        tasks.append(partial(_pack, path, wanted, work, inputs, start, count))
+    execute(tasks, progress)
+    receipts = _receipts(work, inputs)
+    contigs = _contigs(recipe, receipts)
+    return Built(inputs, contigs, receipts)
 
 
-def _pack(piece: Piece) -> tuple[Bytes, Bytes, Bytes]:
-    """One piece as bytes of the three planes, padded to whole 64 bases."""
-    padding = -len(piece.codes) % ALIGNMENT
-    codes = np.pad(piece.codes, (0, padding)) if padding else piece.codes
-    lower = np.pad(piece.lower, (0, padding)) if padding else piece.lower
-    ambiguous = codes == AMBIGUOUS
-    return pack_sequence(np.where(ambiguous, np.uint8(0), codes)), pack_bits(ambiguous), pack_bits(lower)
+def _unit(inputs: str, number: int) -> str:
+    return f"{inputs}-{number}"
 
 
-def _build_planes(recipe: Recipe, folder: Path, progress: Progress) -> tuple[dict[str, Any], Contigs]:
-    fasta = recipe.resolve(recipe.assembly.fasta, "assembly.fasta")
-    planes = {
-        name: ArrayWriter(folder / name, (), format.bytes_layout, sparse=name != "sequence")
-        for name in ("sequence", "ambiguous", "softmask")
-    }
-    names, aliases, lengths, offsets, seen = [], [], [], [], []
-    offset = 0
-    for header, pieces in groupby(read_fasta(fasta), key=lambda piece: piece.header):
-        seen += [header.name, header.alias]
-        if not _wanted(recipe, header):
-            progress(sum(len(piece.codes) for piece in pieces))
-            continue
-        packed, length = [], 0
-        for piece in pieces:
-            packed.append(_pack(piece))
-            length += len(piece.codes)
-            progress(len(piece.codes))
-        if length < recipe.contigs.min_length:
-            continue
-        for name, blocks in zip(planes, zip(*packed, strict=True), strict=True):
-            for block in blocks:
-                planes[name].write(block)
-        names.append(header.name)
-        aliases.append(header.alias)
-        lengths.append(length)
-        offsets.append(offset)
-        offset += -(-length // ALIGNMENT) * ALIGNMENT
-    _refuse_idle_patterns(recipe, seen)
-    if not names:
-        raise recipe.error("contigs", f"no contig of {recipe.assembly.fasta} is left of {len(seen) // 2}")
-    arrays = {name: writer.close() for name, writer in planes.items()}
-    contigs = Contigs(tuple(names), np.array(lengths), np.array(offsets), tuple(aliases))
-    attributes = {"format": FORMAT, "assembly": recipe.assembly.name, "length": offset, "alignment": ALIGNMENT}
-    format.write_group(folder, {"distgen": attributes})
-    _write_contigs(contigs, folder, arrays)
-    return arrays, contigs
+def _scan(path: Path, begin: int, end: int | None, progress: Progress) -> Index:
+    return fasta.scan_fasta(path, begin, end)
 
 
-def _wanted(recipe: Recipe, header: Header) -> bool:
+def _pack(
+    path: Path,
+    wanted: Callable[[Header], bool],
+    work: Work,
+    inputs: str,
+    start: Start,
+    count: int | None,
+    progress: Progress,
+) -> None:
+    """Write units from `start` on, leaving out those that are finished."""
+    number, unit = start.flat // planes.UNIT, partial(_unit, inputs)
+    while (receipt := work.receipt(unit(number))) is not None:
+        if count is not None or receipt["last"]:
+            return
+        start, number = Start.from_json(receipt["end"]), number + 1
+        progress(planes.UNIT)
+    Packer(path, wanted, work, unit, start, count, progress).run()
+
+
+def _named(rules: Any, header: Header) -> bool:
+    """Whether the recipe's patterns want a contig."""
+
     def listed(patterns: Iterable[str]) -> bool:
         return any(match(pattern, (header.name, header.alias)) for pattern in patterns)
 
-    return listed(recipe.contigs.include) and not listed(recipe.contigs.exclude)
+    return listed(rules.include) and not listed(rules.exclude)
 
 
-def _refuse_idle_patterns(recipe: Recipe, names: list[str]) -> None:
-    """A pattern that matches no contig is a typing error, not a wish."""
+class _Listed:
+    """Whether a contig is one of those that the index kept."""
+
+    def __init__(self, names: frozenset[str]):
+        self._names = names
+
+    def __call__(self, header: Header) -> bool:
+        return header.name in self._names
+
+
+def _kept(recipe: Recipe, index: Index) -> _Listed:
+    rules = recipe.contigs
+    long = ((header, bases) for header, bases in index.contigs if bases >= max(rules.min_length, 1))
+    return _Listed(frozenset(header.name for header, _ in long if _named(rules, header)))
+
+
+def _starts(kept: Callable[[Header], bool], index: Index) -> list[Start]:
+    """Where each unit begins: the last mark before its first base."""
+    sizes = np.array([-(-bases // ALIGNMENT) * ALIGNMENT if kept(header) else 0 for header, bases in index.contigs])
+    offsets = np.cumsum(sizes) - sizes
+    rows = np.cumsum(sizes > 0) - 1
+    # A mark in a contig that is left out stands for the place where the next one begins.
+    flats = [int(offsets[i]) + (place.bases if sizes[i] else 0) for i, place in index.marks]
+    starts = []
+    for flat in range(0, int(sizes.sum()), planes.UNIT):
+        last = max(int(np.searchsorted(flats, flat, side="right")) - 1, 0)
+        number, place = index.marks[last]
+        starts.append(Start(place, int(rows[number]), int(offsets[number]), flat) if flat else Start())
+    return starts
+
+
+def _receipts(work: Work, inputs: str) -> list[dict[str, Any]]:
+    receipts: list[dict[str, Any]] = []
+    while not receipts or not receipts[-1]["last"]:
+        receipt = work.receipt(_unit(inputs, len(receipts)))
+        if receipt is None:
+            raise StoreError(f"{work.folder}: unit {len(receipts)} of the planes is missing")
+        receipts.append(receipt)
+    return receipts
+
+
+def _contigs(recipe: Recipe, receipts: list[dict[str, Any]]) -> Contigs:
+    """The contig table, from what each unit says of its contigs."""
+    path = recipe.resolve(recipe.assembly.fasta, "assembly.fasta")
+    kept: dict[int, dict[str, Any]] = {}
+    headers = []
+    for receipt in receipts:
+        for record in receipt["contigs"]:
+            if record["row"] in kept:
+                kept[record["row"]]["length"] += record["length"]
+            else:
+                kept[record["row"]] = dict(record)
+        headers += [Header(r["name"], r["alias"], r["position"]) for r in (*receipt["contigs"], *receipt["left_out"])]
+    distinct = list(dict.fromkeys(headers))
+    fasta.refuse_doubles(path, distinct)
+    names = [name for header in distinct for name in (header.name, header.alias)]
     for key in ("include", "exclude"):
         for pattern in getattr(recipe.contigs, key):
             if pattern != "*" and not match(pattern, names):
                 raise recipe.error(f"contigs.{key}", f'no contig matches "{pattern}". {suggest(pattern, names)}')
+    if not kept:
+        raise recipe.error("contigs", f"no contig of {recipe.assembly.fasta} is left of {len(distinct)}")
+    lengths = np.array([record["length"] for record in kept.values()], np.int64)
+    sizes = -(-lengths // ALIGNMENT) * ALIGNMENT
+    return Contigs(
+        tuple(r["name"] for r in kept.values()),
+        lengths,
+        np.cumsum(sizes) - sizes,
+        tuple(r["alias"] for r in kept.values()),
+    )
 
 
-def _write_contigs(contigs: Contigs, folder: Path, arrays: dict[str, Any]) -> None:
+# ---- publishing -----------------------------------------------------------------------------
+
+
+def _publish(
+    recipe: Recipe,
+    built: Built,
+    blocks: list[tracks.Block],
+    parts: dict[str, splits.Parts],
+    provenance: dict[str, Any],
+    work: Work,
+    old: Store | None,
+) -> None:
+    """Put everything under its key, then the manifest; only then anything of it can be seen.
+
+    New tracks of a store that keeps its planes go into that store; otherwise a whole new store takes its place.
+    """
+    fresh = built.receipts is not None
+    folder = work.folder / "store" if fresh else work.out
+    if fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+        arrays, length = _place_planes(built, work, folder), int(_flat_length(built.contigs))
+        attributes = {"format": FORMAT, "assembly": recipe.assembly.name, "length": length, "alignment": ALIGNMENT}
+        format.write_group(folder, {"distgen": attributes})
+    else:
+        assert old is not None
+        arrays = {k: v for k, v in old.manifest["arrays"].items() if not k.startswith("tracks/")}
+    placed = [(block, *tracks.place(block, built.contigs, work, folder, old)) for block in blocks]
+    arrays |= {key: entry for _, key, entry, _ in placed}
+    manifest = {
+        "format": FORMAT,
+        "generation": 1 if fresh or old is None else old.manifest["generation"] + 1,
+        "group": format.read_json(folder / "zarr.json"),
+        "arrays": arrays,
+        "tracks": tracks.describe(placed),
+        "splits": {name: splits.table(split) for name, split in parts.items()},
+        "inputs": {
+            "planes": built.inputs,
+            "tracks": {block.inputs: {"key": key, "skipped": skipped} for block, key, _, skipped in placed},
+        },
+        "provenance": provenance,
+    }
+    format.write_json(folder / f"{MANIFEST}.new", manifest | {"checksum": digest(manifest)})
+    (folder / f"{MANIFEST}.new").rename(folder / MANIFEST)
+    if fresh:
+        _swap(folder, work.out)
+    sync(work.out.parent if fresh else work.out)
+
+
+def _flat_length(contigs: Contigs) -> int:
+    return int(contigs.offsets[-1]) + -(-int(contigs.lengths[-1]) // ALIGNMENT) * ALIGNMENT
+
+
+def _place_planes(built: Built, work: Work, folder: Path) -> dict[str, Entry]:
+    """The planes' and the contig table's arrays in `folder`; returns their manifest entries."""
+    assert built.receipts is not None
+    contigs, arrays = built.contigs, {}
+    units = [receipt for receipt in built.receipts if receipt["arrays"]]
+    for plane in PER_BYTE:
+        layout = plane_layout(plane, _flat_length(contigs))
+        for number in range(len(units)):
+            shard = work.path(_unit(built.inputs, number)) / plane
+            if shard.exists():
+                link(shard, folder / plane / layout.key(number))
+        arrays[plane] = format.finish_array(folder / plane, layout, [unit["arrays"][plane] for unit in units])
     format.write_group(folder / "contigs", {})
-    columns: dict[str, npt.NDArray[Any]] = {
+    for name, column in _columns(contigs, units).items():
+        arrays[f"contigs/{name}"] = format.write_array(folder / "contigs" / name, column)
+    return arrays
+
+
+def _columns(contigs: Contigs, units: list[dict[str, Any]]) -> dict[str, npt.NDArray[Any]]:
+    """The contig table as arrays; `letters` has a row (contig, letter in ASCII, how many) for all but A, C, G, T."""
+    letters: dict[tuple[int, int], int] = {}
+    for unit in units:
+        for record in unit["contigs"]:
+            for letter, count in record["letters"].items():
+                key = record["row"], ord(letter)
+                letters[key] = letters.get(key, 0) + count
+    return {
         "name": _text(contigs.names),
         "alias": _text(contigs.aliases),
-        "length": contigs.lengths.astype("<i8"),
-        "offset": contigs.offsets.astype("<i8"),
+        "length": contigs.lengths,
+        "offset": contigs.offsets,
+        "letters": np.array([(*key, n) for key, n in sorted(letters.items())], np.int64).reshape(-1, 3),
     }
-    for name, column in columns.items():
-        arrays[f"contigs/{name}"] = _write_table(folder / "contigs" / name, [column])
 
 
-def _text(words: tuple[str, ...]) -> Bytes:
+def _text(words: tuple[str, ...]) -> format.Bytes:
     """Words as UTF-8 rows, padded with zeros: an array that any Zarr reader understands."""
     fixed = np.array([word.encode() for word in words])
     width = max(fixed.dtype.itemsize, 1)
     return np.frombuffer(fixed.astype(f"S{width}").tobytes(), np.uint8).reshape(len(words), width)
 
 
-def _write_table(folder: Path, blocks: Iterable[npt.NDArray[Any]], codec: format.Codec = "raw") -> dict[str, Any]:
-    writer: ArrayWriter | None = None
-    for block in blocks:
-        if writer is None:
-            layout = partial(_rows, block.shape[1:], block.dtype, codec)
-            writer = ArrayWriter(folder, block.shape[1:], layout)
-        writer.write(block)
-    assert writer is not None
-    return writer.close()
-
-
-def _rows(row_shape: tuple[int, ...], dtype: np.dtype[Any], codec: format.Codec, rows: int) -> format.Layout:
-    return format.rows_layout((rows, *row_shape), dtype, codec)
-
-
-# ---- tracks ---------------------------------------------------------------------------------
-
-
-def _build_track(recipe: Recipe, number: int, contigs: Contigs, folder: Path, arrays: dict[str, Any]) -> dict[str, Any]:
-    """Write one track under a key that holds its content id; returns what the manifest says of it."""
-    from distgen.ingest import features
-
-    track = recipe.track[number]
-    found = features.read_gtf(recipe.resolve(track.source, f"track.{number}.source"), track.classes, contigs)
-    blocks = (
-        features.paint(found, row, int(length), len(track.classes), track.bin_bp)
-        for row, length in enumerate(contigs.lengths)
-    )
-    if not (folder / "tracks").exists():
-        format.write_group(folder / "tracks", {})
-    draft = folder / "tracks" / track.name
-    entry = _write_table(draft / "values", blocks, codec="zstd")
-    format.write_group(draft, _describe(track))
-    key = f"tracks/{track.name}.{entry['id'][:8]}"
-    draft.rename(folder / key)
-    arrays[f"{key}/values"] = entry
-    return {"array": f"{key}/values", "skipped": found.skipped, **_describe(track)}
-
-
-def _describe(track: Track) -> dict[str, Any]:
-    return {"classes": list(track.classes), "bin_bp": track.bin_bp, "swap": list(track.permutation())}
-
-
-# ---- publishing -----------------------------------------------------------------------------
-
-# Hidden names beside a store: .NAME.HOST-PID-XXXX.building, and .NAME.old for the one that is being replaced.
-
-
-@contextmanager
-def _temporary(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that is gone afterwards unless it was published; those of dead builders go too."""
-    host = platform.node().replace(".", "_") or "host"
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        for old in out.parent.glob(f".{out.name}.{host}-*.building"):
-            if not _alive(int(old.name.removeprefix(f".{out.name}.{host}-").split("-")[0])):
-                shutil.rmtree(old, ignore_errors=True)
-        prefix = f".{out.name}.{host}-{os.getpid()}-"
-        folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=".building", dir=out.parent))
-    except OSError as error:
-        raise ConfigError(f"{out}: cannot write here ({error.strerror or error})") from None
-    try:
-        folder.chmod(0o755)
-        yield folder
-    except OSError as error:
-        raise StoreError(f"{out}: the build stopped ({error.strerror or error}); nothing was published") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 def _replaced(out: Path) -> Path:
     return out.with_name(f".{out.name}.old")
 
 
-def _publish(folder: Path, out: Path) -> None:
+def _swap(folder: Path, out: Path) -> None:
     """Put the finished folder in the place of `out`; a store that was there goes away afterwards."""
     if out.exists():
         out.rename(_replaced(out))
     folder.rename(out)
-    parent = os.open(out.parent, os.O_RDONLY)
-    os.fsync(parent)
-    os.close(parent)
+    sync(out.parent)
     shutil.rmtree(_replaced(out), ignore_errors=True)
 
 
 def _recover(out: Path) -> None:
-    """Finish what a builder left that died between the two renames of `_publish`."""
+    """Finish what a builder left that died between the two renames of `_swap`."""
     if _replaced(out).exists():
         if out.exists():
             shutil.rmtree(_replaced(out), ignore_errors=True)

@@ -9,18 +9,21 @@ absent: their index entry says so. Any Zarr v3 reader opens what is written here
 from __future__ import annotations
 
 import base64
-import hashlib
+import errno
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from math import prod
+from dataclasses import dataclass
+from functools import cache
+from math import isnan, prod
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from blake3 import blake3
 
+from distgen.config import digest
 from distgen.errors import StoreError
 
 FORMAT = 1
@@ -28,6 +31,7 @@ MANIFEST = "manifest"
 CHUNK_BYTES = 1 << 16
 SHARD_CHUNKS = 1024
 _ABSENT = np.uint64(2**64 - 1)
+_ADVICE = "run distgen repair RECIPE"
 
 Codec = Literal["raw", "zstd"]
 Bytes = npt.NDArray[np.uint8]
@@ -43,6 +47,7 @@ class Layout:
         chunk: rows (first axis) per chunk; the other axes are whole.
         shard: rows per shard, a multiple of `chunk`.
         codec: "raw", or "zstd" per chunk.
+        fill: what an absent chunk holds, and what pads the last one.
     """
 
     shape: tuple[int, ...]
@@ -50,6 +55,7 @@ class Layout:
     chunk: int
     shard: int
     codec: Codec = "raw"
+    fill: float = 0
 
     @property
     def chunks(self) -> int:
@@ -92,7 +98,7 @@ class Layout:
             "data_type": self.dtype.name,
             "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [self.shard, *rest]}},
             "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-            "fill_value": False if self.dtype == bool else 0,
+            "fill_value": "NaN" if isnan(self.fill) else self.fill,
             "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
             "attributes": {},
         }
@@ -110,6 +116,7 @@ class Layout:
                 sharding["chunk_shape"][0],
                 text["chunk_grid"]["configuration"]["chunk_shape"][0],
                 "zstd" if "zstd" in inner else "raw",
+                float("nan") if text["fill_value"] == "NaN" else text["fill_value"],
             )
             if layout.to_json() | {"attributes": None} != text | {"attributes": None}:
                 raise ValueError("it has a layout that this version does not write")
@@ -123,128 +130,166 @@ def bytes_layout(size: int) -> Layout:
     return Layout((size,), np.dtype(np.uint8), CHUNK_BYTES, CHUNK_BYTES * SHARD_CHUNKS)
 
 
-def rows_layout(shape: tuple[int, ...], dtype: npt.DTypeLike, codec: Codec = "raw") -> Layout:
+def rows_layout(shape: tuple[int, ...], dtype: npt.DTypeLike, codec: Codec = "raw", fill: float = 0) -> Layout:
     """A layout for a table of rows, with chunks of about 64 KiB."""
     kind = np.dtype(dtype)
     chunk = max(1, CHUNK_BYTES // (prod(shape[1:]) * kind.itemsize))
-    return Layout(shape, kind, chunk, chunk * SHARD_CHUNKS, codec)
+    return Layout(shape, kind, chunk, chunk * SHARD_CHUNKS, codec, fill)
 
 
-def crc32c(data: bytes | memoryview | Bytes) -> int:
-    """CRC-32C (Castagnoli) of some bytes."""
+def crc32c(data: bytes | Bytes) -> int:
+    """CRC-32C (Castagnoli) of some bytes (of an array: contiguous)."""
     import google_crc32c
 
-    return int(google_crc32c.value(bytes(data)))
+    return int(google_crc32c.value(data))
 
 
 # ---- writing --------------------------------------------------------------------------------
 
+Entry = dict[str, Any]  # of a shard: what `ShardWriter.close` returns; of an array: what the manifest says of it
 
-@dataclass
-class ArrayWriter:
-    """Writes one array from front to back; `write` takes any number of bytes at a time.
 
-    Chunks of zeros are left out if `sparse`. `close` returns the array's manifest entry.
+class ShardWriter:
+    """Writes one shard from front to back; `write` takes any number of bytes at a time.
+
+    Chunks that hold the fill value alone are left out if `sparse`; a shard of nothing else has no file.
     """
 
-    folder: Path
-    row_shape: tuple[int, ...]
-    layout_of: Any  # rows -> Layout; the length is known only at the end
-    sparse: bool = False
-    _pending: bytearray = field(default_factory=bytearray)
-    _bytes: int = 0
-    _shard: list[bytes | None] = field(default_factory=list)
-    _shards: int = 0
-    _hash: Any = field(default_factory=hashlib.sha256)
-    _crcs: list[int] = field(default_factory=list)
-    _absent: list[int] = field(default_factory=list)
+    def __init__(self, path: Path, layout: Layout, *, sparse: bool = False):
+        self._path, self._layout, self._sparse = path, layout, sparse
+        self._blank = np.full(layout.chunk_bytes // layout.dtype.itemsize, layout.fill, layout.dtype).view(np.uint8)
+        self._blank_crc = crc32c(self._blank)
+        self._pending = np.empty(layout.chunk_bytes, np.uint8)
+        self._held = 0  # bytes of the next chunk that have come
+        self._file: Any = None
+        self._index = np.full((layout.chunks_per_shard, 2), _ABSENT, "<u8")
+        self._end = 0
+        self._content = blake3()
+        self._crcs: list[int] = []
 
-    def __post_init__(self) -> None:
-        self._layout: Layout = self.layout_of(1)
-        self._zeros = bytes(self._layout.chunk_bytes)
+    @property
+    def room(self) -> int:
+        """How many bytes the shard still takes."""
+        return (self._layout.chunks_per_shard - len(self._crcs)) * self._layout.chunk_bytes - self._held
 
     def write(self, data: npt.NDArray[Any]) -> None:
-        """Append the bytes of an array."""
-        self._pending += np.ascontiguousarray(data).view(np.uint8).tobytes()
-        self._bytes += data.nbytes
-        size = self._layout.chunk_bytes
-        whole = len(self._pending) // size * size
-        for first in range(0, whole, size):
-            self._add(bytes(self._pending[first : first + size]))
-        del self._pending[:whole]
+        """Append the bytes of an array; no more than `room`."""
+        flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+        size, position = self._layout.chunk_bytes, 0
+        while position < len(flat):
+            if self._held == 0 and len(flat) - position >= size:
+                self._add(flat[position : position + size])
+                position += size
+                continue
+            taken = min(size - self._held, len(flat) - position)
+            self._pending[self._held : self._held + taken] = flat[position : position + taken]
+            self._held, position = self._held + taken, position + taken
+            if self._held == size:
+                self._held = 0
+                self._add(self._pending)
 
-    def close(self) -> dict[str, Any]:
-        """Write what is left and `zarr.json`; returns id, crc32c of every chunk, and absent chunks."""
-        size = self._layout.chunk_bytes
-        if self._pending:
-            self._add(bytes(self._pending).ljust(size, b"\0"))
-        if self._shard:
-            self._flush()
-        row_bytes = prod(self.row_shape) * self._layout.dtype.itemsize
-        layout: Layout = self.layout_of(self._bytes // row_bytes)
-        text = write_json(self.folder / "zarr.json", layout.to_json())
-        self._hash.update(text)
+    def close(self) -> Entry:
+        """Finish the shard; returns the crc32c of every chunk, the absent chunks, and the content's digest."""
+        if self._held:
+            self._pending[self._held :] = self._blank[self._held :]
+            self._add(self._pending)
+        if self._file is not None:
+            index = self._index.tobytes()
+            self._file.write(index + crc32c(index).to_bytes(4, "little"))
+            os.fsync(self._file.fileno())
+            self._file.close()
+        absent = np.flatnonzero(self._index[: len(self._crcs), 0] == _ABSENT)
         return {
-            "id": self._hash.hexdigest()[:32],
             "crc32c": base64.b64encode(np.array(self._crcs, "<u4").tobytes()).decode(),
-            "absent": _runs(self._absent),
+            "absent": _runs(absent.tolist()),
+            "digest": self._content.hexdigest(),
         }
 
-    def _add(self, chunk: bytes) -> None:
-        self._hash.update(chunk)
-        if self.sparse and chunk == self._zeros:
-            self._absent.append(len(self._crcs))
+    def _add(self, chunk: Bytes) -> None:
+        self._content.update(memoryview(chunk))
+        crc = crc32c(chunk)
+        if self._sparse and crc == self._blank_crc and np.array_equal(chunk, self._blank):
             self._crcs.append(0)
-            self._shard.append(None)
-        else:
-            stored = _encode(chunk, self._layout.codec)
-            self._crcs.append(crc32c(stored))
-            self._shard.append(stored)
-        if len(self._shard) == self._layout.chunks_per_shard:
-            self._flush()
-
-    def _flush(self) -> None:
-        chunks, self._shard = self._shard, []
-        number, self._shards = self._shards, self._shards + 1
-        if all(chunk is None for chunk in chunks):
             return
-        index = np.full((self._layout.chunks_per_shard, 2), _ABSENT, "<u8")
-        position = 0
-        path = self.folder / self._layout.key(number)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            for i, chunk in enumerate(chunks):
-                if chunk is not None:
-                    index[i] = position, len(chunk)
-                    position += file.write(chunk)
-            file.write(index.tobytes())
-            file.write(crc32c(index.tobytes()).to_bytes(4, "little"))
-            file.flush()
-            os.fsync(file.fileno())
+        if self._layout.codec == "zstd":
+            chunk = np.frombuffer(_zstd().encode(chunk), np.uint8)
+            crc = crc32c(chunk)
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("wb", buffering=0)
+        self._index[len(self._crcs)] = self._end, chunk.size
+        self._crcs.append(crc)
+        self._end += chunk.size
+        if self._file.write(memoryview(chunk)) != chunk.size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
 
 
-def _encode(chunk: bytes, codec: Codec) -> bytes:
-    if codec == "raw":
-        return chunk
+def finish_array(folder: Path, layout: Layout, shards: list[Entry]) -> Entry:
+    """Write an array's `zarr.json`; returns its manifest entry."""
+    write_json(folder / "zarr.json", layout.to_json())
+    return array_entry(layout, shards)
+
+
+def array_entry(layout: Layout, shards: list[Entry]) -> Entry:
+    """The manifest entry of an array, from what its shards' writers returned."""
+    crcs = b"".join(base64.b64decode(shard["crc32c"]) for shard in shards)
+    absent: list[list[int]] = []
+    for number, shard in enumerate(shards):
+        for first, count in shard["absent"]:
+            first += number * layout.chunks_per_shard
+            if absent and sum(absent[-1]) == first:
+                absent[-1][1] += count
+            else:
+                absent.append([first, count])
+    digests = [shard["digest"] for shard in shards]
+    return {"id": content_id(layout, digests), "crc32c": base64.b64encode(crcs).decode(), "absent": absent}
+
+
+def write_array(folder: Path, values: npt.NDArray[Any], codec: Codec = "raw") -> Entry:
+    """Write a whole array; returns its manifest entry."""
+    layout = rows_layout(values.shape, values.dtype, codec)
+    entries = []
+    for number in range(layout.shards):
+        writer = ShardWriter(folder / layout.key(number), layout)
+        writer.write(values[number * layout.shard : (number + 1) * layout.shard])
+        entries.append(writer.close())
+    return finish_array(folder, layout, entries)
+
+
+def content_id(layout: Layout, digests: list[str]) -> str:
+    """What an array is known by: a hash of its metadata and of its shards' decoded content."""
+    return digest([layout.to_json(), *digests])
+
+
+@cache
+def _zstd() -> Any:
     from numcodecs.zstd import Zstd
 
-    return bytes(Zstd(level=3).encode(chunk))
+    return Zstd(level=3)
 
 
-def write_json(path: Path, content: Any) -> bytes:
-    """Write JSON with sorted keys and no timestamp, so that equal content is equal bytes."""
+def json_bytes(content: Any) -> bytes:
+    """JSON with sorted keys and no timestamp, so that equal content is equal bytes."""
+    return json.dumps(content, sort_keys=True, indent=1).encode() + b"\n"
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `json_bytes` of something, and wait until the disk has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(content, sort_keys=True, indent=1).encode() + b"\n"
     with path.open("wb") as file:
-        file.write(text)
+        file.write(json_bytes(content))
         file.flush()
         os.fsync(file.fileno())
-    return text
+
+
+def group_json(attributes: dict[str, Any]) -> dict[str, Any]:
+    """The `zarr.json` of a group."""
+    return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
 
 
 def write_group(folder: Path, attributes: dict[str, Any]) -> None:
     """Make a folder a Zarr v3 group."""
-    write_json(folder / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes})
+    write_json(folder / "zarr.json", group_json(attributes))
 
 
 def _runs(numbers: list[int]) -> list[list[int]]:
@@ -281,6 +326,7 @@ class Array:
             self.absent[first : first + count] = True
         self._checked = self.absent.copy()
         self._maps: dict[int, tuple[Bytes, npt.NDArray[np.uint64]]] = {}
+        self._digests: dict[int, str] = {}
         if len(self.crcs) != self.layout.chunks:
             raise StoreError(f"{folder}: the manifest lists {len(self.crcs)} chunks, zarr.json {self.layout.chunks}")
 
@@ -295,7 +341,7 @@ class Array:
 
     @property
     def empty(self) -> bool:
-        """No chunk is stored: every value is zero."""
+        """No chunk is stored: every value is the fill value."""
         return bool(self.absent.all())
 
     def __getitem__(self, rows: slice) -> npt.NDArray[Any]:
@@ -315,7 +361,7 @@ class Array:
 
     def _assemble(self, start: int, stop: int) -> npt.NDArray[Any]:
         layout = self.layout
-        out = np.zeros((stop - start, *self.shape[1:]), layout.dtype)
+        out = np.full((stop - start, *self.shape[1:]), layout.fill, layout.dtype)
         for number in range(start // layout.chunk, -(-stop // layout.chunk) if stop > start else 0):
             if self.absent[number]:
                 continue
@@ -335,9 +381,7 @@ class Array:
             self._checked[number] = True
         if self.layout.codec == "raw":
             return stored
-        from numcodecs.zstd import Zstd
-
-        return np.frombuffer(Zstd().decode(stored), np.uint8)
+        return np.frombuffer(_zstd().decode(stored), np.uint8)
 
     def _check(self, number: int, stored: Bytes) -> None:
         found, expected = crc32c(stored), int(self.crcs[number])
@@ -349,9 +393,7 @@ class Array:
         first = number * layout.chunk
         last = min(first + layout.chunk, self.shape[0])
         shard = self.folder / layout.key(number // layout.chunks_per_shard)
-        return StoreError(
-            f"{shard} is damaged ({problem}) in rows {first:,} to {last:,}; run distgen build RECIPE --force"
-        )
+        return StoreError(f"{shard} is damaged ({problem}) in rows {first:,} to {last:,}; {_ADVICE}")
 
     def _shard(self, number: int) -> tuple[Bytes, npt.NDArray[np.uint64]]:
         if number not in self._maps:
@@ -382,25 +424,29 @@ class Array:
         if not in_order or not np.array_equal(present, index[:, 0] != _ABSENT):
             raise self._damage(first, "the shard's index does not match the manifest")
 
-    def verify(self) -> Iterator[int]:
-        """Read and check every chunk, touched before or not, and the array's content id; yields the bytes of each chunk.
+    def verify_shard(self, number: int) -> Iterator[int]:
+        """Read and check every chunk of one shard, touched before or not; yields the bytes of each.
 
         Raises:
-            StoreError: a chunk, a shard's index or the metadata is not what the manifest says.
+            StoreError: a chunk or the shard's index is not what the manifest says.
         """
-        self._maps.clear()
-        content = hashlib.sha256()
-        for number in range(self.layout.chunks):
-            if self.absent[number]:
-                content.update(bytes(self.layout.chunk_bytes))
+        self._maps.pop(number, None)
+        layout, content = self.layout, blake3()
+        blank = np.full(layout.chunk_bytes // layout.dtype.itemsize, layout.fill, layout.dtype).view(np.uint8)
+        first = number * layout.chunks_per_shard
+        for chunk_number in range(first, min(first + layout.chunks_per_shard, layout.chunks)):
+            if self.absent[chunk_number]:
+                content.update(memoryview(blank))
                 continue
-            self._checked[number] = False
-            chunk = self._chunk(number)
-            content.update(chunk.data)
+            self._checked[chunk_number] = False
+            chunk = self._chunk(chunk_number)
+            content.update(memoryview(chunk))
             yield chunk.size
-        content.update((self.folder / "zarr.json").read_bytes())
-        if content.hexdigest()[:32] != self.id:
-            raise StoreError(f"{self.folder}/zarr.json is not what was published; build the store again with --force")
+        self._digests[number] = content.hexdigest()
+
+    def has_content_id(self) -> bool:
+        """Whether the content is the one the manifest names; all shards have been verified before."""
+        return content_id(self.layout, [self._digests[number] for number in range(self.layout.shards)]) == self.id
 
 
 def read_json(path: Path) -> Any:

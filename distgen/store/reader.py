@@ -13,6 +13,7 @@ import numpy.typing as npt
 from distgen.config import digest
 from distgen.errors import ConfigError, StoreError, suggest
 from distgen.genome import BASES, COMPLEMENT, Contigs, Int64, Interval
+from distgen.ingest.packing import unpack_codes
 from distgen.store import format
 from distgen.store.format import Array, Bytes
 
@@ -23,24 +24,58 @@ class Track:
 
     Args:
         name: as the recipe has it.
-        classes: what each column says.
+        columns: what each column says.
         bin_bp: bases per bin.
         swap: column i becomes column swap[i] when a window is read from the other strand.
-        values: the array (bins, classes).
+        is_classes: values are 0 and 1; else they are signals, and may be missing.
+        scale, power, soft_clip: how signals were transformed before they were stored.
+        blocks: arrays (bins, up to 64 columns each).
         bin_offsets: int64 (C,), first bin of each contig.
     """
 
     name: str
-    classes: tuple[str, ...]
+    columns: tuple[str, ...]
     bin_bp: int
     swap: tuple[int, ...]
-    values: Array
+    is_classes: bool
+    scale: float
+    power: float
+    soft_clip: float | None
+    blocks: tuple[Array, ...]
     bin_offsets: Int64
+
+    @property
+    def id(self) -> str:
+        """What the stored values are known by."""
+        return digest([block.id for block in self.blocks])
+
+    @property
+    def bins(self) -> int:
+        """How many bins there are along the whole assembly."""
+        return self.blocks[0].shape[0]
+
+    def __getitem__(self, bins: slice) -> npt.NDArray[Any]:
+        """Stored values (bins, columns): uint8 of classes, else the track's dtype, with NaN for no data (in uint8: 255)."""
+        parts = [block[bins] for block in self.blocks]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     @cached_property
     def decoded(self) -> npt.NDArray[Any]:
-        """All values (bins, classes) in memory, decoded once for every loader that serves them."""
-        return self.values.read()
+        """All values (bins, columns) in memory, decoded once for every loader that serves them."""
+        return self[:]
+
+    def restore(self, stored: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Signals in the source's own unit, from what the store (or a model that was trained on it) says; the inverse
+        of `scale`, `power` and `soft_clip`."""
+        values = np.asarray(stored, np.float64)
+        if np.asarray(stored).dtype == np.uint8 and not self.is_classes:
+            values = np.where(np.asarray(stored) == 255, np.nan, values)
+        if self.soft_clip is not None:
+            clip = self.soft_clip
+            values = np.where(values > clip, (values - clip + 1) ** 2 + clip - 1, values)
+        if self.power != 1:
+            values = np.sign(values) * np.abs(values) ** (1 / self.power)
+        return (values / self.scale).astype(np.float32)
 
 
 class Store:
@@ -80,6 +115,23 @@ class Store:
         )
 
     @cached_property
+    def letters(self) -> dict[str, dict[str, int]]:
+        """How often each letter other than A, C, G and T stood in each contig; in the store they are N (U: T)."""
+        found: dict[str, dict[str, int]] = {}
+        for row, letter, count in self.array("contigs/letters").read().tolist():
+            found.setdefault(self.contigs.names[row], {})[chr(letter)] = count
+        return found
+
+    def groups(self) -> dict[str, dict[str, Any]]:
+        """The groups inside the store and their attributes."""
+        found: dict[str, dict[str, Any]] = {"contigs": {}}
+        if self.manifest["tracks"]:
+            found["tracks"] = {}
+        for entry in self.manifest["tracks"].values():
+            found |= {key.rsplit("/", 1)[0]: {"bin_bp": entry["bin_bp"]} for key in entry["arrays"]}
+        return found
+
+    @cached_property
     def planes(self) -> dict[str, Array]:
         """`sequence`, `ambiguous` and `softmask`."""
         return {name: self.array(name) for name in ("sequence", "ambiguous", "softmask")}
@@ -92,10 +144,14 @@ class Store:
             bins = -(-self.contigs.lengths // entry["bin_bp"])
             tracks[name] = Track(
                 name,
-                tuple(entry["classes"]),
+                tuple(entry["columns"]),
                 entry["bin_bp"],
                 tuple(entry["swap"]),
-                self.array(entry["array"]),
+                entry["classes"],
+                entry["scale"],
+                entry["power"],
+                entry["soft_clip"],
+                tuple(self.array(key) for key in entry["arrays"]),
                 np.cumsum(bins) - bins,
             )
         return tracks
@@ -126,7 +182,7 @@ class Store:
     def identity(self, split: str, tracks: tuple[str, ...]) -> dict[str, str]:
         """Content ids of what a run uses: a checkpoint records them."""
         ids = {"sequence": self.planes["sequence"].id, "ambiguous": self.planes["ambiguous"].id}
-        ids |= {f"track {name}": self.track(name).values.id for name in tracks}
+        ids |= {f"track {name}": self.track(name).id for name in tracks}
         if split in self.manifest["splits"]:
             ids["split"] = self.manifest["splits"][split]["id"]
         return ids
@@ -142,7 +198,7 @@ class Store:
             raise ConfigError(f"{interval} is no stretch of a contig with {self.contigs.lengths[row]:,} bases")
         start = int(self.contigs.offsets[row]) + interval.start
         end = start + interval.end - interval.start
-        codes: Bytes = unpack_sequence(self.planes["sequence"][start // 4 : -(-end // 4)])[start % 4 :][: end - start]
+        codes: Bytes = unpack_codes(self.planes["sequence"][start // 4 : -(-end // 4)])[start % 4 :][: end - start]
         flags = self.planes["ambiguous"][start // 8 : -(-end // 8)]
         codes[np.unpackbits(flags, bitorder="little")[start % 8 :][: end - start] == 1] = 4
         if interval.strand == "-":
@@ -152,12 +208,6 @@ class Store:
     def sequence(self, interval: Interval) -> str:
         """The letters of a stretch in upper case, N for ambiguous bases; as `codes`."""
         return np.frombuffer(BASES.encode(), np.uint8)[self.codes(interval)].tobytes().decode()
-
-
-def unpack_sequence(packed: npt.NDArray[np.uint8]) -> Bytes:
-    """2-bit codes (n,) to one byte a base (4n,)."""
-    codes: Bytes = (packed[:, None] >> np.array([0, 2, 4, 6], np.uint8)) & np.uint8(3)
-    return codes.reshape(-1)
 
 
 def open_store(path: str | Path) -> Store:

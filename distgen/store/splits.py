@@ -2,44 +2,87 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from distgen.config import Split, digest
+from distgen.config import Split, digest, is_bed
 from distgen.errors import ConfigError
-from distgen.genome import Contigs, Int64, subtract
+from distgen.genome import Contigs, Int64, merge, subtract
 
 PARTS = ("train", "valid", "test")
 
+Parts = dict[str, Int64]
 
-def resolve(split: Split, contigs: Contigs) -> dict[str, Any]:
-    """A split as the manifest keeps it: an id, and flat (n, 2) intervals for each part.
 
-    `train` is what the other parts leave, unless it is named.
+def resolve(name: str, split: Split, contigs: Contigs, path: Callable[[str], Path]) -> dict[str, Parts]:
+    """The splits that one table of a recipe makes: flat intervals (n, 2) of each part, sorted and disjoint.
+
+    Args:
+        name: of the split; folds are called NAME-0, NAME-1, ...
+        split: the table.
+        contigs: the assembly's.
+        path: where a file that it names lies.
 
     Raises:
         ConfigError: a part names what the assembly lacks, or two parts share bases. The message begins
-            with the part's name.
+            with the part's name. SourceError: a BED file is malformed.
     """
-    parts: dict[str, Int64] = {}
+    if split.fraction:
+        found = {name: _drawn(split, contigs)}
+    elif split.folds:
+        found = _folds(name, split, contigs)
+    else:
+        found = {name: _named(split, contigs, path)}
+    return {name: _buffered(parts, split.buffer_bp, contigs) for name, parts in found.items()}
+
+
+def table(parts: Parts) -> dict[str, Any]:
+    """A split as the manifest keeps it: an id, and the intervals of each part."""
+    intervals = {part: parts[part].tolist() for part in PARTS}
+    return {"id": digest(intervals), **intervals}
+
+
+# ---- named ----------------------------------------------------------------------------------
+
+
+def _named(split: Split, contigs: Contigs, path: Callable[[str], Path]) -> Parts:
+    parts: Parts = {}
     for part in PARTS:
+        entries = getattr(split, part)
+        beds = [_bed(path(entry), contigs) for entry in entries if is_bed(entry)]
         try:
-            parts[part] = contigs.regions(getattr(split, part))
+            named = contigs.regions(entry for entry in entries if not is_bed(entry))
         except ConfigError as error:
             raise ConfigError(f"{part}: {error}") from None
+        parts[part] = _union(named, *beds)
     if not split.train:
-        held_out = np.concatenate([parts["valid"], parts["test"]])
-        parts["train"] = subtract(contigs.whole(), held_out[np.argsort(held_out[:, 0])])
+        parts["train"] = subtract(contigs.whole(), _union(parts["valid"], parts["test"]))
     for one, other in (("valid", "test"), ("train", "valid"), ("train", "test")):
         _refuse_overlap(one, parts[one], other, parts[other], contigs)
-    table = {part: intervals.tolist() for part, intervals in parts.items()}
-    return {"id": digest(table), **table}
+    return parts
+
+
+def _bed(path: Path, contigs: Contigs) -> Int64:
+    """The intervals of a BED file as flat intervals."""
+    from distgen.ingest.intervals import read_intervals
+
+    found = read_intervals((path,), contigs)
+    offsets = contigs.offsets[found.contig]
+    return np.stack([offsets + found.start, offsets + found.end], axis=1).astype(np.int64)
+
+
+def _union(*tables: Int64) -> Int64:
+    joined = np.concatenate(tables)
+    return merge(joined[np.argsort(joined[:, 0], kind="stable")])
 
 
 def _refuse_overlap(one: str, left: Int64, other: str, right: Int64, contigs: Contigs) -> None:
     rest = subtract(left, right)
-    if (left[:, 1] - left[:, 0]).sum() == (rest[:, 1] - rest[:, 0]).sum():
+    if _size(left) == _size(rest):
         return
     for start, end in left.tolist():
         inside = right[(right[:, 0] < end) & (right[:, 1] > start)]
@@ -47,3 +90,80 @@ def _refuse_overlap(one: str, left: Int64, other: str, right: Int64, contigs: Co
             row = int(contigs.locate(start))
             shared = np.clip(inside[0], start, end) - contigs.offsets[row]
             raise ConfigError(f"{other}: shares {contigs.names[row]}:{shared[0]}-{shared[1]} with {one}")
+
+
+def _size(intervals: Int64) -> int:
+    return int((intervals[:, 1] - intervals[:, 0]).sum())
+
+
+# ---- drawn ----------------------------------------------------------------------------------
+
+_BLOCK = 1_000_000
+
+
+def _shuffled_blocks(split: Split, contigs: Contigs) -> Int64:
+    """Blocks of contigs in an order that depends on the seed and on what each is called: the same on any machine, and
+    whatever other contigs there are."""
+    size, blocks = split.block_bp or _BLOCK, []
+    for name, (start, end) in zip(contigs.names, contigs.whole().tolist(), strict=True):
+        for number, first in enumerate(range(start, end, size)):
+            key = hashlib.sha256(f"{split.seed}:{name}:{number}".encode()).digest()
+            blocks.append((key, first, min(first + size, end)))
+    return np.array([(first, last) for _, first, last in sorted(blocks)], np.int64)
+
+
+def _drawn(split: Split, contigs: Contigs) -> Parts:
+    assert split.fraction is not None
+    blocks = _shuffled_blocks(split, contigs)
+    reached = np.cumsum(blocks[:, 1] - blocks[:, 0]) / _size(blocks)
+    last_test = int(np.searchsorted(reached, split.fraction.test)) + 1 if split.fraction.test else 0
+    target = split.fraction.valid + (reached[last_test - 1] if last_test else 0)
+    last_valid = int(np.searchsorted(reached, target)) + 1 if split.fraction.valid else last_test
+    test, valid, train = np.split(blocks, [last_test, last_valid])
+    if not len(train):
+        raise ConfigError(
+            f"fraction: the assembly is {len(blocks)} blocks of up to {split.block_bp or _BLOCK:,} bases, none of which "
+            "is left to train on; lower block_bp"
+        )
+    return {"train": _union(train), "valid": _union(valid), "test": _union(test)}
+
+
+def _folds(name: str, split: Split, contigs: Contigs) -> dict[str, Parts]:
+    """Folds of about equal size: the longest contig (the next block) goes to the smallest fold."""
+    assert split.folds is not None
+    pieces = _shuffled_blocks(split, contigs) if split.block_bp else contigs.whole()
+    if len(pieces) < split.folds:
+        raise ConfigError(f"folds: {len(pieces)} contigs make no {split.folds} folds; set block_bp to cut them")
+    if not split.block_bp:
+        pieces = pieces[np.argsort(pieces[:, 0] - pieces[:, 1], kind="stable")]
+    folds: list[list[list[int]]] = [[] for _ in range(split.folds)]
+    sizes = np.zeros(split.folds, np.int64)
+    for start, end in pieces.tolist():
+        smallest = int(np.argmin(sizes))
+        folds[smallest].append([start, end])
+        sizes[smallest] += end - start
+    found = {}
+    for number in range(split.folds):
+        turned = [np.array(fold, np.int64) for fold in folds[number:] + folds[:number]]
+        test, valid, *train = turned
+        found[f"{name}-{number}"] = {"train": _union(*train), "valid": _union(valid), "test": _union(test)}
+    return found
+
+
+def _buffered(parts: Parts, buffer_bp: int, contigs: Contigs) -> Parts:
+    if not buffer_bp:
+        return parts
+    test = _wider(parts["test"], buffer_bp, contigs)
+    held_out = _wider(_union(parts["valid"], parts["test"]), buffer_bp, contigs)
+    return {
+        "train": subtract(parts["train"], held_out),
+        "valid": subtract(parts["valid"], test),
+        "test": parts["test"],
+    }
+
+
+def _wider(intervals: Int64, by: int, contigs: Contigs) -> Int64:
+    """Intervals with so many bases more on either side, inside their contigs."""
+    whole = contigs.whole()[contigs.locate(intervals[:, 0])]
+    start = np.maximum(intervals[:, 0] - by, whole[:, 0])
+    return _union(np.stack([start, np.minimum(intervals[:, 1] + by, whole[:, 1])], axis=1))

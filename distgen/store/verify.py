@@ -3,55 +3,97 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distgen.errors import StoreError
 from distgen.store import format
+from distgen.store.format import MANIFEST, Array
+from distgen.store.planes import PER_BYTE
 from distgen.store.reader import Store
 
 
-def verify(store: Store, progress: Callable[[int], None] = lambda size: None) -> dict[str, int]:
-    """Check every stored chunk, every array's content id and the metadata against the manifest.
+@dataclass
+class Findings:
+    """What was checked, and what is damaged: array key and shard number, or None where its metadata is; and a sentence."""
+
+    arrays: int = 0
+    chunks: int = 0
+    bytes: int = 0
+    damage: list[tuple[str, int | None, str]] = field(default_factory=list)
+
+
+def verify(store: Store, progress: Callable[[int], None] = lambda size: None) -> Findings:
+    """Check every stored chunk, every array's content id and all metadata against the manifest.
 
     Args:
         store: an open store.
         progress: called with the bytes checked since the last call.
-
-    Returns:
-        How many arrays, chunks and bytes were checked.
-
-    Raises:
-        StoreError: the first damage, with its shard and rows.
     """
-    if format.read_json(store.path / "zarr.json") != store.manifest["group"]:
-        raise StoreError(f"{store.path}/zarr.json is not what was published; build the store again with --force")
-    counts = {"arrays": 0, "chunks": 0, "bytes": 0}
+    found = Findings()
+    _check_json(store.path / MANIFEST, store.manifest, MANIFEST, found)
+    _check_json(store.path / "zarr.json", store.manifest["group"], "", found)
     for key in store.manifest["arrays"]:
-        counts["arrays"] += 1
-        for size in store.array(key).verify():
-            counts["chunks"] += 1
-            counts["bytes"] += size
+        found.arrays += 1
+        try:
+            array = store.array(key)
+        except StoreError as error:
+            found.damage.append((key, None, str(error)))
+            continue
+        _check_json(store.path / key / "zarr.json", array.layout.to_json(), key, found)
+        before = len(found.damage)
+        for shard in range(array.layout.shards):
+            _check_shard(key, array, shard, found, progress)
+        if len(found.damage) == before and not array.has_content_id():
+            found.damage.append((key, None, f"{store.path / key} is not the array that was published"))
+    for key, attributes in store.groups().items():
+        _check_json(store.path / key / "zarr.json", format.group_json(attributes), key, found)
+    return found
+
+
+def _check_shard(key: str, array: Array, shard: int, found: Findings, progress: Callable[[int], None]) -> None:
+    try:
+        for size in array.verify_shard(shard):
+            found.chunks += 1
+            found.bytes += size
             progress(size)
-    return counts
+    except StoreError as error:
+        per = PER_BYTE.get(key)
+        layout = array.layout
+        where = ""
+        if per:
+            first, last = shard * layout.shard * per, min((shard + 1) * layout.shard, layout.shape[0]) * per
+            where = f" (bases {first:,} to {last:,} of the flat coordinate)"
+        found.damage.append((key, shard, f"{error}{where}"))
+
+
+def _check_json(path: Path, expected: Any, key: str, found: Findings) -> None:
+    """Metadata must be the very bytes that were published."""
+    try:
+        if path.read_bytes() != format.json_bytes(expected):
+            found.damage.append((key, None, f"{path} is not what was published"))
+    except OSError as error:
+        found.damage.append((key, None, f"{path} cannot be read: {error.strerror}"))
 
 
 def describe(store: Store) -> dict[str, Any]:
     """What `distgen info` shows: sizes in bases, bytes and bins."""
     contigs, path = store.contigs, store.path
     stored = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    bits = {name: int(np.bitwise_count(store.planes[name].read()).sum()) for name in ("ambiguous", "softmask")}
     return {
         "store": str(path),
         "assembly": store.name,
         "bases": int(contigs.lengths.sum()),
-        "ambiguous": bits["ambiguous"],
-        "softmasked": bits["softmask"],
+        "ambiguous": _count_bits(store.planes["ambiguous"]),
+        "softmasked": _count_bits(store.planes["softmask"]),
         "bytes": stored,
         "contigs": {n: int(length) for n, length in zip(contigs.names, contigs.lengths, strict=True)},
+        "letters": store.letters,
         "tracks": {
-            name: {"classes": list(track.classes), "bin_bp": track.bin_bp, "bins": track.values.shape[0]}
+            name: {"columns": list(track.columns), "bin_bp": track.bin_bp, "bins": track.bins}
             for name, track in store.tracks.items()
         },
         "splits": {
@@ -60,3 +102,8 @@ def describe(store: Store) -> dict[str, Any]:
         },
         "sources": store.manifest["provenance"]["sources"],
     }
+
+
+def _count_bits(plane: Array) -> int:
+    step = 1 << 24
+    return sum(int(np.bitwise_count(plane[first : first + step]).sum()) for first in range(0, plane.shape[0], step))

@@ -1,0 +1,125 @@
+"""Letters to the three planes of an assembly: `reference` is the specification, `pack` its fast twin.
+
+Base i of a plane of 2 bits is in bits 2*(i % 4) of byte i // 4, flag i of a plane of 1 bit in bit i % 8 of
+byte i // 8. Letters are A C G T in either case, U is read as T, and whatever else is ambiguous.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from distgen.genome import ALIGNMENT, AMBIGUOUS
+
+Bytes = npt.NDArray[np.uint8]
+
+IUPAC = b"RYSWKMBDHVN.-"  # what may stand for a base that is not known; "." and "-" are gaps
+_INVALID = 255
+
+
+class Packed(NamedTuple):
+    """A stretch of the planes: `sequence` uint8 (n/4,), `ambiguous` and `softmask` uint8 (n/8,), and whether any
+    letter is none of A C G T."""
+
+    sequence: Bytes
+    ambiguous: Bytes
+    softmask: Bytes
+    mixed: bool
+
+
+def _table() -> Bytes:
+    table = np.full(256, _INVALID, np.uint8)
+    for letters, code in ((b"A", 0), (b"C", 1), (b"G", 2), (b"TU", 3), (IUPAC, AMBIGUOUS)):
+        for letter in letters + letters.lower():
+            table[letter] = code
+    return table
+
+
+CODES = _table()
+
+
+def is_letter(letter: int) -> bool:
+    """Whether a byte is a nucleotide letter of the IUPAC alphabet, or a gap."""
+    return bool(CODES[letter] != _INVALID)
+
+
+def pack_codes(codes: Bytes) -> Bytes:
+    """Base codes 0 to 3 (n,), n a multiple of 4, to 2 bits a base."""
+    words = codes.view(np.uint32)
+    pairs = words | (words >> np.uint32(6))
+    packed: Bytes = (pairs | (pairs >> np.uint32(12))).astype(np.uint8)
+    return packed
+
+
+def pack_flags(flags: npt.NDArray[np.bool_]) -> Bytes:
+    """Flags (n,) to 1 bit each."""
+    return np.packbits(flags, bitorder="little")
+
+
+def unpack_codes(packed: Bytes) -> Bytes:
+    """2-bit codes (n,) to one byte a base (4n,)."""
+    codes: Bytes = (packed[:, None] >> np.array([0, 2, 4, 6], np.uint8)) & np.uint8(3)
+    return codes.reshape(-1)
+
+
+def pad(letters: bytes) -> bytes:
+    """Letters to a whole number of alignments; the padding packs to zeros in all planes."""
+    return letters + b"A" * (-len(letters) % ALIGNMENT)
+
+
+def reference(letters: Bytes) -> Packed:
+    """Pack letters (n,), n a multiple of 64."""
+    codes = CODES[letters]
+    ambiguous = codes > 3
+    lower = letters & 0x60 == 0x60
+    sequence = pack_codes(np.where(ambiguous, np.uint8(0), codes))
+    mixed = bool((ambiguous | (letters & 0xDF == ord("U"))).any())
+    return Packed(sequence, pack_flags(ambiguous), pack_flags(lower), mixed)
+
+
+def pack(letters: Bytes) -> Packed:
+    """As `reference`, some twenty times as fast."""
+    n = len(letters)
+    sequence, ambiguous, softmask = (np.empty(n // per, np.uint8) for per in (4, 8, 8))
+    mixed = _kernel()(letters.view(np.uint64), sequence.view(np.uint16), ambiguous, softmask)
+    return Packed(sequence, ambiguous, softmask, bool(mixed))
+
+
+@cache
+def _kernel() -> Callable[..., Any]:
+    """Eight letters at a time in one 64-bit word; the compiler makes vectors of it."""
+    import numba
+
+    def every(byte: int) -> np.uint64:
+        return np.uint64(byte * 0x0101010101010101)
+
+    ones, threes, sevens, upper = every(1), every(3), every(0x7F), every(0xDF)
+    letter_a, gather = every(ord("A")), np.uint64(0x0102040810204080)
+    nibbles, bytes_ = np.uint64(0x000F000F000F000F), np.uint64(0x000000FF000000FF)
+    s1, s2, s4, s5, s6, s7, s12, s24, s56 = (np.uint64(s) for s in (1, 2, 4, 5, 6, 7, 12, 24, 56))
+
+    def kernel(words: Any, sequence: Any, ambiguous: Any, softmask: Any) -> Any:
+        mixed = np.uint64(0)
+        for i in range(len(words)):
+            w = words[i]
+            code = ((w >> s1) & threes) ^ ((w >> s2) & ones)
+            low, high = code & ones, (code >> s1) & ones
+            # The letter of that code: A 0x41, C 0x43, G 0x47, T 0x54; T and U differ in the lowest bit, which T ignores.
+            both = low & high
+            expected = letter_a ^ (low << s1) ^ (high << s1) ^ (high << s2) ^ both ^ (both << s4)
+            strange = ((w & upper) ^ expected) & ~both
+            odd = ((((strange & sevens) + sevens) | strange) >> s7) & ones
+            code &= ~(odd | (odd << s1))
+            code = (code | (code >> s6)) & nibbles
+            code = (code | (code >> s12)) & bytes_
+            sequence[i] = np.uint16(code | (code >> s24))
+            ambiguous[i] = np.uint8((odd * gather) >> s56)
+            softmask[i] = np.uint8((((w >> s5) & (w >> s6) & ones) * gather) >> s56)
+            mixed |= odd | (both & w)
+        return mixed
+
+    return numba.njit(kernel, nogil=True, cache=True)  # type: ignore[no-any-return]

@@ -1,0 +1,116 @@
+"""The hidden folder beside a store where a build keeps what is finished, so that the next one goes on there.
+
+A build is made of *units*, each some shards and a receipt of what is in them. A unit's id says what it was
+made of; it is written under another name and renamed when whole: a unit that is there is whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from distgen.errors import ConfigError, StoreError
+from distgen.store import format
+
+_RECEIPT = "receipt.json"
+
+
+class Work:
+    """The folder `.NAME.building` beside the store `out`."""
+
+    def __init__(self, out: Path):
+        self.out = out
+        self.folder = out.with_name(f".{out.name}.building")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the store for one builder; the system frees the lock of one that dies.
+
+        Raises:
+            ConfigError: another build of this store is running, or nothing can be written here.
+            StoreError: the system failed while building (a full disk); what is finished is kept.
+        """
+        try:
+            lock = self._lock()
+        except OSError as error:
+            raise ConfigError(f"{self.out}: cannot write here ({error.strerror or error})") from None
+        try:
+            for unfinished in self.folder.glob("units/*.part-*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"{self.out}: the build stopped ({error.strerror or error}); nothing was published, and the same "
+                "command goes on from here"
+            ) from error
+        finally:
+            os.close(lock)
+
+    def _lock(self) -> int:
+        while True:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path = self.folder / "lock"
+            try:
+                lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            except FileNotFoundError:
+                continue  # another builder has just finished and removed the folder
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.read(lock, 200).decode(errors="replace")
+                os.close(lock)
+                raise ConfigError(f"{self.out}: another build of this store is running ({holder})") from None
+            if path.exists() and os.fstat(lock).st_ino == path.stat().st_ino:
+                os.truncate(lock, 0)
+                os.write(lock, f"process {os.getpid()} on {os.uname().nodename}".encode())
+                return lock
+            os.close(lock)
+
+    def remove(self) -> None:
+        """Forget everything; the store is published."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def path(self, unit: str) -> Path:
+        """Where a finished unit's files lie."""
+        return self.folder / "units" / unit
+
+    def receipt(self, unit: str) -> dict[str, Any] | None:
+        """What a finished unit's builder said of it; None if it is still to be built."""
+        path = self.path(unit) / _RECEIPT
+        return format.read_json(path) if path.exists() else None  # type: ignore[no-any-return]
+
+    def begin(self, unit: str) -> Path:
+        """An empty folder for the files of a unit."""
+        (self.folder / "units").mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f"{unit}.part-", dir=self.folder / "units"))
+
+    def finish(self, unit: str, folder: Path, receipt: dict[str, Any]) -> None:
+        """Declare the unit in `folder` whole."""
+        format.write_json(folder / _RECEIPT, receipt)
+        if self.path(unit).exists():  # a worker that was thought dead has built it, too
+            shutil.rmtree(folder)
+        else:
+            folder.rename(self.path(unit))
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a finished file another name; a copy where the file system knows no links."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def sync(folder: Path) -> None:
+    """Make the names in a folder outlast a power failure."""
+    handle = os.open(folder, os.O_RDONLY)
+    os.fsync(handle)
+    os.close(handle)

@@ -1,120 +1,263 @@
-"""Annotation files to classes along a contig."""
+"""Features: stretches of contigs that carry classes or values; how they are painted into bins, and how text becomes lines."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from distgen.errors import SourceError, suggest
+from distgen.errors import ConfigError, SourceError
 from distgen.genome import Contigs, Int64
-from distgen.ingest.open import read_blocks
+from distgen.ingest.open import BLOCK, read_blocks
 
-_COLUMNS = ("contig", "source", "feature", "start", "end", "score", "strand", "frame", "attributes")
+Integers = npt.NDArray[np.signedinteger[Any]]
+
+_CONTIG_BITS = 40  # a contig has fewer than 2^40 bases: (contig, position) fits one int64 that sorts as the pair does
+_LONGEST_LINE = 4 * BLOCK
 
 
 @dataclass(frozen=True)
 class Features:
-    """Stretches of contigs that carry classes, in the order of the file.
+    """Stretches of contigs, sorted by (contig, start). Make them with `gather`.
 
     Args:
-        contig: int64 (n,), row in the contig table.
-        start, end: int64 (n,), 0-based half-open positions in the contig.
-        klass: int64 (n,), which class.
-        skipped: how many features lie on contigs that the table lacks, by contig name.
+        contig: int32 (n,), row in the contig table.
+        start, end: int32 (n,), or int64 where a position needs it; 0-based half-open positions in the contig.
+        klass: int16 (n,), column of the track that the stretch belongs to.
+        skipped: how many features lie on contigs that the table lacks, by the name the file has for them.
+        value: float32 (n,), or None for plain classes.
+        step: uint8 (n,) or None. A stretch covers its bases start, start + step, ... below end: 3 for positions in
+            codons, which would be millions of single bases; None stands for 1 everywhere.
     """
 
-    contig: Int64
-    start: Int64
-    end: Int64
-    klass: Int64
+    contig: Integers
+    start: Integers
+    end: Integers
+    klass: Integers
     skipped: dict[str, int]
+    value: npt.NDArray[np.float32] | None = None
+    step: npt.NDArray[np.uint8] | None = None
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    @cached_property
+    def _reach(self) -> Int64:
+        """The furthest end of all features up to each one, as a (contig, position) key."""
+        return np.maximum.accumulate((self.contig.astype(np.int64) << _CONTIG_BITS) | self.end)
+
+    def overlapping(self, row: int, start: int, end: int) -> slice:
+        """The features that may overlap bases [start, end) of contig `row`: none of them is left out."""
+        low, high = np.searchsorted(self.contig, [row, row + 1])
+        # A feature counts from the first whose predecessors, or itself, reach past `start`.
+        low = max(low, np.searchsorted(self._reach, (int(row) << _CONTIG_BITS) | start, side="right"))
+        high = low + np.searchsorted(self.start[low:high], end)
+        return slice(int(low), int(high))
 
 
-def read_gtf(path: Path, classes: tuple[str, ...], contigs: Contigs) -> Features:
-    """The features of a GTF or GFF3 file that belong to some classes.
+def gather(
+    contig: npt.ArrayLike,
+    start: npt.ArrayLike,
+    end: npt.ArrayLike,
+    klass: npt.ArrayLike,
+    skipped: dict[str, int],
+    *,
+    value: npt.NDArray[np.float32] | None = None,
+    step: npt.NDArray[np.uint8] | None = None,
+) -> Features:
+    """Features of columns (n,) in any order: sorted, in the smallest types that hold them."""
+    rows, starts, ends = np.asarray(contig), np.asarray(start), np.asarray(end)
+    order: Any = slice(None)
+    if np.any((rows[1:] < rows[:-1]) | ((rows[1:] == rows[:-1]) & (starts[1:] < starts[:-1]))):
+        order = np.lexsort((starts, rows))
+    position = np.int32 if not ends.size or ends.max() <= np.iinfo(np.int32).max else np.int64
+    return Features(
+        rows[order].astype(np.int32, copy=False),
+        starts[order].astype(position, copy=False),
+        ends[order].astype(position, copy=False),
+        np.asarray(klass)[order].astype(np.int16, copy=False),
+        skipped,
+        None if value is None else value[order],
+        None if step is None else step[order],
+    )
+
+
+# ---- painting -------------------------------------------------------------------------------
+
+
+def paint(
+    features: Features,
+    row: int,
+    first_bin: int,
+    last_bin: int,
+    columns: int,
+    bin_bp: int,
+    absent: float = np.nan,
+) -> npt.NDArray[np.uint8] | npt.NDArray[np.float32]:
+    """A run of bins of one contig: any run gives what the whole contig would have there.
 
     Args:
-        path: the file, plain or gzip; it counts from 1 with inclusive ends.
-        classes: each a feature type of column 3 in any case, with a final "+" or "-" if only one strand counts.
-        contigs: the assembly's; features on other contigs are counted and left out.
+        features: as `gather` makes them.
+        row: the contig, as a row of the contig table.
+        first_bin, last_bin: bins [first_bin, last_bin) of the contig; bin b holds bases [b * bin_bp, (b + 1) * bin_bp).
+        columns: how many columns the track has.
+        bin_bp: bases per bin.
+        absent: what a bin without any feature gets, for features with values.
+
+    Returns:
+        (last_bin - first_bin, columns). Without values uint8: 1 where any base of the bin is in a feature, else 0.
+        With values float32: the largest value of the features that touch the bin.
 
     Raises:
-        SourceError: a line is malformed or leaves its contig, a class has no feature, no contig is known.
+        ConfigError: a feature belongs to a column that the track does not have.
     """
-    table = _read_table(path)
-    kinds = table["feature"].str.to_lowercase()
-    picked = []
-    for number, name in enumerate(classes):
-        kind, strand = (name[:-1], name[-1]) if name[-1] in "+-" else (name, "")
-        mask = kinds == kind.lower()
-        if not mask.any():
-            raise SourceError(
-                f'{path}: no feature is a "{kind}" (class "{name}"). {suggest(kind, kinds.unique().sort().to_list())}'
-            )
-        if strand:
-            mask &= table["strand"] == strand
-        picked.append(table.filter(mask).with_columns(klass=pl.lit(number, pl.Int64)))
-    chosen = pl.concat(picked).sort("line", "klass")
-    known = chosen["contig"].is_in(list(contigs.names) + [a for a in contigs.aliases if a])
-    if not known.any():
-        raise SourceError(
-            f"{path}: its contigs ({', '.join(chosen['contig'].unique().sort().to_list()[:5])}) are none of the "
-            f"assembly's ({', '.join(contigs.names[:5])})"
-        )
-    skipped = dict(chosen.filter(~known)["contig"].value_counts().sort("contig").iter_rows())
-    chosen = chosen.filter(known)
-    names = chosen["contig"].to_list()
-    rows = np.array([contigs.index(name) for name in names], np.int64)
-    start, end = chosen["start"].to_numpy() - 1, chosen["end"].to_numpy()
-    bad = np.flatnonzero((start < 0) | (start >= end) | (end > contigs.lengths[rows]))
-    if bad.size:
-        i = int(bad[0])
-        raise SourceError(
-            f"{path}:{chosen['line'][i]}: {names[i]}:{start[i] + 1}-{end[i]} is no stretch of contig "
-            f'"{names[i]}", which has {contigs.lengths[rows[i]]:,} bases'
-        )
-    return Features(rows, start, end, chosen["klass"].to_numpy(), skipped)
+    here = features.overlapping(row, first_bin * bin_bp, last_bin * bin_bp)
+    start, end, klass = (column[here].astype(np.int64) for column in (features.start, features.end, features.klass))
+    if klass.size and klass.max() >= columns:
+        raise ConfigError(f"features belong to column {klass.max()}, the track has {columns}")
+    shape = (last_bin - first_bin, columns)
+    if features.value is None:
+        step = np.ones(len(start), np.uint8) if features.step is None else features.step[here]
+        marks = np.zeros(shape, np.uint8)
+        _compiled(_mark)(start, end, step.astype(np.int64), klass, first_bin, bin_bp, marks)
+        return marks
+    values = np.full(shape, np.nan, np.float32)
+    _compiled(_raise)(start, end, features.value[here], klass, first_bin, bin_bp, values)
+    return values if np.isnan(absent) else np.nan_to_num(values, copy=False, nan=absent)
 
 
-def paint(features: Features, contig: int, length: int, classes: int, bin_bp: int) -> npt.NDArray[np.uint8]:
-    """Classes along one contig: (bins, classes) of 0 and 1; a bin is 1 where any base of it is in a feature."""
-    bins = -(-length // bin_bp)
-    here = features.contig == contig
-    edges = np.zeros((bins + 1, classes), np.int32)
-    klass = features.klass[here]
-    np.add.at(edges, (features.start[here] // bin_bp, klass), 1)
-    np.add.at(edges, (-(-features.end[here] // bin_bp), klass), -1)
-    return (np.cumsum(edges[:-1], axis=0) > 0).astype(np.uint8)
+@cache
+def _compiled(function: Any) -> Any:
+    import numba  # 0.3 s to import: only who paints pays
+
+    return numba.njit(function, cache=True, nogil=True)
 
 
-def _read_table(path: Path) -> pl.DataFrame:
-    content = b"".join(read_blocks(path))
-    lines = pl.Series(content.decode(errors="replace").splitlines(), dtype=pl.String)
-    table = lines.to_frame("text").with_row_index("line", 1)
-    # GFF3 may end in FASTA: everything from "##FASTA" on is no annotation.
-    fasta = table.filter(pl.col("text") == "##FASTA")
-    if len(fasta):
-        table = table.filter(pl.col("line") < fasta["line"][0])
-    table = table.filter(~pl.col("text").str.starts_with("#") & (pl.col("text").str.strip_chars() != ""))
-    if table.is_empty():
-        raise SourceError(f"{path}: the file holds no features")
-    table = table.with_columns(
-        pl.col("text").str.splitn("\t", 9).struct.rename_fields(list(_COLUMNS)).alias("fields")
-    ).unnest("fields")
-    table = table.with_columns(pl.col("start", "end").cast(pl.Int64, strict=False))
-    broken = table.filter(
-        pl.col("attributes").is_null()
-        | pl.col("start").is_null()
-        | pl.col("end").is_null()
-        | ~pl.col("strand").is_in(["+", "-", ".", "?"])
-    )
-    if len(broken):
-        raise SourceError(
-            f"{path}:{broken['line'][0]}: this is no GTF line (nine columns parted by tabs, start and end are "
-            f"integers, the strand is + - or .): {broken['text'][0][:80]!r}"
-        )
-    return table.drop("text", "source", "score", "frame", "attributes")
+def _mark(
+    start: Int64, end: Int64, step: Int64, klass: Int64, first_bin: int, bin_bp: int, out: npt.NDArray[np.uint8]
+) -> None:
+    """Set the bins of `out` that features, sorted by start, touch; each bin once, however many overlap there."""
+    last_bin = first_bin + out.shape[0]
+    painted = np.full(out.shape[1], first_bin)  # by column, the first bin that no feature so far has reached
+    for i in range(start.size):
+        column = klass[i]
+        if step[i] == 1:
+            stop = min((end[i] - 1) // bin_bp + 1, last_bin)
+            for b in range(max(start[i] // bin_bp, painted[column]), stop):
+                out[b - first_bin, column] = 1
+            painted[column] = max(painted[column], stop)
+        else:
+            missed = max(0, -((start[i] - first_bin * bin_bp) // step[i]))
+            for base in range(start[i] + missed * step[i], min(end[i], last_bin * bin_bp), step[i]):
+                out[base // bin_bp - first_bin, column] = 1
+
+
+def _raise(
+    start: Int64,
+    end: Int64,
+    value: npt.NDArray[np.float32],
+    klass: Int64,
+    first_bin: int,
+    bin_bp: int,
+    out: npt.NDArray[np.float32],
+) -> None:
+    """Raise the bins of `out`, which start as NaN, to the value of each feature that touches them."""
+    last_bin = first_bin + out.shape[0]
+    for i in range(start.size):
+        for b in range(max(start[i] // bin_bp, first_bin), min((end[i] - 1) // bin_bp + 1, last_bin)):
+            if not out[b - first_bin, klass[i]] >= value[i]:
+                out[b - first_bin, klass[i]] = value[i]
+
+
+# ---- text -----------------------------------------------------------------------------------
+
+
+def read_lines(path: Path) -> Iterator[pl.DataFrame]:
+    """The lines of a text file that are not blank, block by block: columns `line` (counts from 1) and `text`.
+
+    Raises:
+        SourceError: the file cannot be read, or has a line of more than 64 MiB, which no text file has.
+    """
+    number, carry = 1, b""
+    for data in read_blocks(path):
+        head, newline, tail = data.rpartition(b"\n")
+        if not newline:
+            carry += tail
+            if len(carry) > _LONGEST_LINE:
+                raise SourceError(
+                    f"{path}:{number}: the line has more than {_LONGEST_LINE:,} bytes: this is no text file"
+                )
+            continue
+        lines = _lines(carry + head, number)
+        number, carry = number + len(lines), tail
+        yield lines.filter(pl.col("text").str.strip_chars() != "")
+    if carry:
+        yield _lines(carry, number).filter(pl.col("text").str.strip_chars() != "")
+
+
+def _lines(block: bytes, number: int) -> pl.DataFrame:
+    text = block.decode("utf-8-sig" if number == 1 else "utf-8", errors="replace")
+    lines = pl.Series("text", text.split("\n"), dtype=pl.String)
+    if "\r" in text:
+        lines = lines.str.strip_suffix("\r")
+    return pl.DataFrame([pl.int_range(number, number + len(lines), eager=True).alias("line"), lines])
+
+
+def split_columns(lines: pl.DataFrame, names: tuple[str, ...]) -> pl.DataFrame:
+    """`lines` with their columns, parted by tabs, as strings; the last one holds all that is left, null is missing."""
+    columns = pl.col("text").str.splitn("\t", len(names)).struct.rename_fields(list(names))
+    return lines.with_columns(columns.alias("columns")).unnest("columns")
+
+
+def refuse(path: Path, lines: pl.DataFrame, wrong: pl.Expr, problem: str) -> None:
+    """Raise SourceError with `problem` and the text of the first line for which `wrong` is true."""
+    bad = lines.filter(wrong).head(1)
+    if len(bad):
+        raise SourceError(f"{path}:{bad['line'][0]}: {problem}: {bad['text'][0][:80]!r}")
+
+
+class Sightings:
+    """The contigs that one file names, numbered as they come, with what is to be said of each at its end."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._numbers: dict[str, int] = {}
+        self._count: Counter[str] = Counter()
+        self._furthest: dict[str, tuple[int, int]] = {}
+
+    def number(self, table: pl.DataFrame) -> pl.DataFrame:
+        """`table` (contig, end, line, ...) with contig names as numbers."""
+        furthest = pl.col("line").get(pl.col("end").arg_max())
+        for name, count, end, line in (
+            table.group_by("contig", maintain_order=True).agg(pl.len(), pl.col("end").max(), furthest).iter_rows()
+        ):
+            self._numbers.setdefault(name, len(self._numbers))
+            self._count[name] += count
+            self._furthest[name] = max(self._furthest.get(name, (0, 0)), (end, line))
+        names = table["contig"].unique().to_list()
+        numbers = [self._numbers[name] for name in names]
+        return table.with_columns(pl.col("contig").replace_strict(names, numbers, return_dtype=pl.Int32))
+
+    def rows(self, contigs: Contigs) -> tuple[Int64, dict[str, int]]:
+        """The contig table's row of each number, -1 where it has none; and the features there, by name.
+
+        Raises:
+            SourceError: no contig is known, or a feature leaves its contig.
+        """
+        names = list(self._numbers)
+        rows = contigs.rows(names, str(self.path))
+        for name, row in zip(names, rows, strict=True):
+            end, line = self._furthest[name]
+            if row >= 0 and end > contigs.lengths[row]:
+                raise SourceError(
+                    f'{self.path}:{line}: the feature ends at {end:,}, contig "{name}" of the assembly has '
+                    f"{contigs.lengths[row]:,} bases: the file is of another assembly"
+                )
+        return rows, {name: self._count[name] for name, row in zip(names, rows, strict=True) if row < 0}

@@ -1,73 +1,105 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distgen.errors import SourceError
-from distgen.genome import Contigs
-from distgen.ingest.features import Features, paint, read_gtf
+from distgen.errors import ConfigError, SourceError
+from distgen.ingest import features
+from distgen.ingest.features import gather, paint, read_lines
 
-CONTIGS = Contigs(("chr1", "chr2"), np.array([100, 50]), np.array([0, 128]), ("", "II"))
-
-
-def line(contig="chr1", feature="CDS", start=11, end=20, strand="+"):
-    return f"{contig}\tsource\t{feature}\t{start}\t{end}\t.\t{strand}\t.\tgene_id\n"
+LENGTH = 100  # of both contigs
 
 
-def read(tmp_path, text, classes=("cds+",)):
-    path = tmp_path / "a.gtf"
-    path.write_text(text)
-    return read_gtf(path, classes, CONTIGS)
+@st.composite
+def stretches(draw, valued):
+    """Features of two contigs in any order, with an obvious twin: (row, start, end, column, value or step)."""
+    number = st.integers(1, 3) if not valued else st.sampled_from([-2.0, 0.0, 0.5, 3.0])
+    one = st.tuples(st.integers(0, 1), st.integers(0, LENGTH - 1), st.integers(1, 60), st.integers(0, 2), number)
+    twin = [(row, start, min(start + n, LENGTH), k, x) for row, start, n, k, x in draw(st.lists(one, max_size=12))]
+    row, start, end, klass, number = (np.array([t[i] for t in twin]) for i in range(5))
+    extra = {"value": number.astype(np.float32)} if valued else {"step": number.astype(np.uint8)}
+    return twin, gather(row, start, end, klass, {}, **extra)
 
 
-def test_positions_become_0_based_and_half_open(tmp_path):
-    found = read(tmp_path, line(start=1, end=1) + line(contig="II", start=11, end=50))
-    assert found.contig.tolist() == [0, 1]
-    assert found.start.tolist() == [0, 10]
-    assert found.end.tolist() == [1, 50]
+@given(stretches(valued=False), st.integers(1, 9))
+def test_painting_equals_marking_base_by_base(drawn, bin_bp):
+    twin, found = drawn
+    bins = -(-LENGTH // bin_bp)
+    for row in (0, 1):
+        expected = np.zeros((bins, 3), np.uint8)
+        for contig, start, end, column, step in twin:
+            for base in range(start, end, step) if contig == row else ():
+                expected[base // bin_bp, column] = 1
+        painted = paint(found, row, 0, bins, 3, bin_bp)
+        assert painted.dtype == np.uint8
+        assert np.array_equal(painted, expected)
 
 
-def test_classes_tell_feature_types_and_strands_apart(tmp_path):
-    text = line() + line(strand="-") + line(feature="exon") + line(feature="exon", strand="-")
-    found = read(tmp_path, text, ("cds-", "exon", "CDS"))
-    assert sorted(found.klass.tolist()) == [0, 1, 1, 2, 2]
+@given(stretches(valued=True), st.integers(1, 9))
+def test_a_bin_gets_the_largest_value_that_touches_it(drawn, bin_bp):
+    twin, found = drawn
+    bins = -(-LENGTH // bin_bp)
+    expected = np.full((bins, 3), np.nan, np.float32)
+    for row, start, end, column, value in twin:
+        for base in range(start, end) if row == 0 else ():
+            expected[base // bin_bp, column] = np.fmax(expected[base // bin_bp, column], value)
+    painted = paint(found, 0, 0, bins, 3, bin_bp)
+    assert painted.dtype == np.float32
+    assert np.array_equal(painted, expected, equal_nan=True)
+    assert np.array_equal(paint(found, 0, 0, bins, 3, bin_bp, absent=0), np.where(np.isnan(expected), 0, expected))
 
 
-def test_features_on_other_contigs_are_counted(tmp_path):
-    assert read(tmp_path, line() + line(contig="chrX") * 3).skipped == {"chrX": 3}
+@given(st.booleans().flatmap(stretches), st.integers(1, 9), st.lists(st.integers(0, LENGTH), max_size=5))
+def test_pieces_of_a_contig_give_the_whole(drawn, bin_bp, cuts):
+    _, found = drawn
+    bins = -(-LENGTH // bin_bp)
+    edges = sorted({0, bins, *(min(cut, bins) for cut in cuts)})
+    pieces = [paint(found, 1, a, b, 3, bin_bp) for a, b in pairwise(edges)]
+    assert np.array_equal(np.concatenate(pieces), paint(found, 1, 0, bins, 3, bin_bp), equal_nan=True)
 
 
-def test_comments_blank_lines_and_a_gff3_tail_of_fasta_are_no_features(tmp_path):
-    found = read(tmp_path, "##gff-version 3\n\n" + line() + "##FASTA\n>chr1\nACGT\n")
-    assert len(found.start) == 1
+def test_only_features_near_the_piece_are_looked_at():
+    start = np.arange(0, 10_000, 10)
+    found = gather(np.repeat([0, 1, 2], 1000), np.tile(start, 3), np.tile(start + 5, 3), np.zeros(3000), {})
+    here = found.overlapping(1, 500, 600)
+    assert (found.contig[here] == 1).all()
+    assert found.start[here].tolist() == list(range(500, 600, 10))
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "holds no features"),
-        (line() + "chr1\tx\tCDS\t5\n", r"a\.gtf:2: this is no GTF line"),
-        (line() + line(start="five"), r"a\.gtf:2: this is no GTF line"),
-        (line(strand="plus"), r"a\.gtf:1: this is no GTF line"),
-        (line() + line(end=101), r'a\.gtf:2: chr1:11-101 is no stretch of contig "chr1", which has 100 bases'),
-        (line(start=0), r"a\.gtf:1: chr1:0-20 is no stretch"),
-        (line(feature="exon"), 'no feature is a "cds".*Valid: exon'),
-        (line(contig="1"), r"its contigs \(1\) are none of the assembly's \(chr1, chr2\)"),
-    ],
-)
-def test_what_is_wrong_is_named_with_its_line(tmp_path, text, message):
-    with pytest.raises(SourceError, match=message):
-        read(tmp_path, text)
+def test_positions_beyond_32_bits_are_kept():
+    far = 5_000_000_000
+    found = gather([1, 0], [far, 7], [far + 2, 9], [0, 0], {})
+    assert (found.start.dtype, found.start.tolist()) == (np.int64, [7, far])
+    assert paint(found, 1, far - 1, far + 3, 1, 1)[:, 0].tolist() == [0, 1, 1, 0]
+    assert gather([0], [7], [9], [0], {}).start.dtype == np.int32
 
 
-@given(st.lists(st.tuples(st.integers(0, 99), st.integers(1, 40), st.integers(0, 2))), st.integers(1, 9))
-def test_painting_equals_marking_base_by_base(stretches, bin_bp):
-    start = np.array([s for s, _, _ in stretches], np.int64)
-    end = np.minimum(start + np.array([n for _, n, _ in stretches], np.int64), 100)
-    klass = np.array([k for _, _, k in stretches], np.int64)
-    expected = np.zeros((-(-100 // bin_bp), 3), np.uint8)
-    for s, e, k in zip(start, end, klass, strict=True):
-        for base in range(s, e):
-            expected[base // bin_bp, k] = 1
-    features = Features(np.zeros_like(start), start, end, klass, {})
-    assert np.array_equal(paint(features, 0, 100, 3, bin_bp), expected)
+def test_a_column_that_the_track_lacks_is_refused():
+    with pytest.raises(ConfigError, match="column 3, the track has 3"):
+        paint(gather([0], [0], [5], [3], {}), 0, 0, 9, 3, 1)
+
+
+@given(st.lists(st.sampled_from([b"", b"a", b"  ", b"chr1\t5", b"\xc3\xa9"]), max_size=20), st.integers(1, 9))
+def test_lines_keep_their_numbers_whatever_the_blocks(tmp_path_factory, texts, block):
+    path = tmp_path_factory.mktemp("lines") / "a"
+    expected = [(i, text.decode()) for i, text in enumerate(texts, 1) if text.strip()]
+    with pytest.MonkeyPatch.context() as patch:
+        read = features.read_blocks
+        patch.setattr(features, "read_blocks", lambda path: read(path, block))
+        for ending in (b"\n", b"\r\n"):
+            path.write_bytes(ending.join(texts))
+            assert [row for lines in read_lines(path) for row in lines.rows()] == expected
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    (tmp_path / "a").write_bytes(b"\xef\xbb\xbfchr1\n")
+    assert next(read_lines(tmp_path / "a"))["text"].to_list() == ["chr1"]
+
+
+def test_a_line_without_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "_LONGEST_LINE", 1 << 20)
+    (tmp_path / "a").write_bytes(b"x\n" + bytes(40 << 20))
+    with pytest.raises(SourceError, match="a:2: the line has more than .* no text file"):
+        list(read_lines(tmp_path / "a"))

@@ -127,15 +127,14 @@ def _fields(path: Path, rows: list[tuple[int, str]], delimiter: str) -> pl.Serie
     texts = [text.rstrip("\r") for _, text in rows]
     if not any('"' in text for text in texts):
         return pl.Series(texts, dtype=pl.String).str.split(delimiter)
-    found: list[list[str]] = []
-    reader = csv.reader(texts, delimiter=delimiter, strict=True, skipinitialspace=True)
-    try:
-        for row in reader:
-            found.append(row)
-            if reader.line_num > len(found):
-                raise csv.Error("a quoted field does not end in its line")
-    except csv.Error as error:
-        raise SourceError(f"{path}:{rows[len(found) - (reader.line_num > len(found))][0]}: {error}") from None
+    found = []
+    for (line, _), text in zip(rows, texts, strict=True):
+        try:
+            found += csv.reader([text], delimiter=delimiter, strict=True, skipinitialspace=True)
+        except csv.Error as error:
+            raise SourceError(
+                f"{path}:{line}: {error} (a quoted field ends in its line, a quote in it is doubled)"
+            ) from None
     return pl.Series(found, dtype=pl.List(pl.String))
 
 

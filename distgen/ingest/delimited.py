@@ -127,7 +127,7 @@ def _fields(path: Path, rows: list[tuple[int, str]], delimiter: str) -> pl.Serie
     texts = [text.rstrip("\r") for _, text in rows]
     if not any('"' in text for text in texts):
         return pl.Series(texts, dtype=pl.String).str.split(delimiter)
-    found = []
+    found: list[list[str]] = []
     for (line, _), text in zip(rows, texts, strict=True):
         try:
             found += csv.reader([text], delimiter=delimiter, strict=True, skipinitialspace=True)
@@ -190,4 +190,5 @@ def _read_fasta(path: Path, block: int) -> Iterator[tuple[list[str], Rows]]:
             lines.append(line)
             found.append([*fields[: len(columns) - 1], "".join(letters.split())])
             line += record.count("\n") + 1
-        yield columns, Rows(path, np.array(lines, np.int64), [pl.Series(found, dtype=pl.List(pl.String))])
+        series = [pl.Series(column, dtype=pl.String) for column in zip(*found, strict=True)]
+        yield columns, Rows(path, np.array(lines, np.int64), [pl.select(pl.concat_list(series)).to_series()])

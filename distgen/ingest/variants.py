@@ -247,7 +247,7 @@ class _Sites:
             i = int(bad[0])
             raise SourceError(
                 f"{self.path}: {self.where[site[i]][0]}:{positions[i] + 1}: REF is {BASES[given[i]]}, the assembly has "
-                f"{BASES[actual[i]]} there ({bad.size:,} of {len(given):,} letters differ nearby): the file is of another assembly"
+                f"{BASES[actual[i]]} there ({bad.size:,} of {len(given):,} letters around it differ): the file is of another assembly"
             )
 
 
@@ -282,6 +282,7 @@ def _open(path: Path, samples: Sequence[str] | None) -> Any:
     for name in samples or ():
         if name not in vcf.samples:
             raise ConfigError(f'{path}: no sample is called "{name}". {suggest(name, vcf.samples)}')
+    vcf.set_samples(list(samples or ()))  # htslib then skips the other columns
     return vcf
 
 

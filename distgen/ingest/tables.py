@@ -10,13 +10,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from distgen.errors import ConfigError, SourceError
+from distgen.errors import ConfigError, SourceError, suggest
 from distgen.genome import Int64
 from distgen.ingest.delimited import BLOCK, Rows, is_missing, numbers, read_columns, read_table
 from distgen.ingest.fasta import CODES
@@ -108,7 +108,7 @@ def read_sequences(
         elif kind == "classes":
             encoded = _number(_plain(values[0]), names)
         elif kind == "multilabel" and one_column:
-            encoded = _many(values[0], names, separator)
+            encoded = _many(_plain(values[0]), names, separator)
         else:
             encoded = _bits(rows, values, names if kind == "binary" else ("0", "1"))
         yield SequenceBlock(
@@ -125,12 +125,16 @@ def read_sequences(
 def _check(
     files: Files, kind: Kind, labels: Sequence[str | int], others: Sequence[str | int], split: str | int | None
 ) -> None:
+    if kind not in get_args(Kind):
+        raise ConfigError(f'no kind of label is called "{kind}". {suggest(kind, get_args(Kind))}')
     if len({isinstance(column, int) for column in (*others, *labels)}) > 1:
         raise ConfigError("columns are all given by name, or all by number for files without a header")
     if kind in ("binary", "classes") and len(labels) > 1:
         raise ConfigError(f'kind "{kind}" takes one label column, not {len(labels)}')
-    if "" in files and split is None:
-        raise ConfigError("one file for all parts needs a column that names the part of each row (split)")
+    if ("" in files) != (split is not None):
+        raise ConfigError(
+            "one file for all parts, and no other, needs a column that names the part of each row (split)"
+        )
     if kind in ("multilabel", "regression") and any(isinstance(entry, Mapping) for entry in files.values()):
         raise ConfigError(f'a file for each class is for the kinds binary and classes, not "{kind}"')
 

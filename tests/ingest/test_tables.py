@@ -84,6 +84,7 @@ def test_one_column_of_many_names_is_multilabel(tmp_path):
     assert names == ("brain", "liver")
     assert labels.tolist() == [[1, 1], [0, 0], [255, 255], [1, 0]]
     assert (labels.dtype, missing) == (np.uint8, 1)
+    assert read_labels(tmp_path, ["1.0", "0;1", ""], kind="multilabel")[0].tolist() == [[0, 1], [1, 1], [255, 255]]
     assert read_labels(tmp_path, ["x|y", "y"], kind="multilabel", separator="|")[0].tolist() == [[1, 1], [0, 1]]
 
 
@@ -160,7 +161,9 @@ def test_numbers_by_the_thousand_are_no_classes(tmp_path, monkeypatch):
     [
         ({"train": None}, {"kind": "binary", "label": 1}, "all given by name, or all by number"),
         ({"train": None}, {"kind": "classes", "label": ("x", "y")}, 'kind "classes" takes one label column, not 2'),
-        ({"": None}, {"kind": "binary"}, "names the part of each row"),
+        ({"": None}, {"kind": "binary"}, "needs a column that names the part of each row"),
+        ({"train": None}, {"kind": "binary", "split": "part"}, "one file for all parts, and no other"),
+        ({"train": None}, {"kind": "binry"}, 'no kind of label is called "binry". Did you mean "binary"'),
         ({"train": {"x": None}}, {"kind": "regression"}, "a file for each class is for the kinds binary and classes"),
     ],
 )

@@ -48,12 +48,14 @@ class Contigs:
         lengths: int64 (C,), bases.
         offsets: int64 (C,), first base of each contig in the flat coordinate.
         aliases: other names of each contig, parted by blanks, or "" (such as the whole first word of an NCBI header).
+        circular: whether the first base follows the last.
     """
 
     names: tuple[str, ...]
     lengths: Int64
     offsets: Int64
     aliases: tuple[str, ...] = field(default=())
+    circular: tuple[bool, ...] = field(default=())
 
     def __len__(self) -> int:
         return len(self.names)

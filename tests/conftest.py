@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from distgen.config import Recipe, read
+from distgen.genome import Contigs
+from distgen.ingest.packing import CODES
 from distgen.store.build import build
 from distgen.store.reader import Store, open_store
 from distgen.train.loop import train
@@ -97,6 +100,17 @@ def flat_codes(store: Store) -> np.ndarray:
         letters = np.frombuffer(LETTERS[name].encode(), np.uint8)
         codes[offset : offset + len(letters)] = table[letters]
     return codes
+
+
+def genome(path: Path) -> tuple[Contigs, list[np.ndarray]]:
+    """Contig table and codes of a gzip FASTA, read by five obvious lines."""
+    contigs = {}
+    for record in gzip.decompress(path.read_bytes()).decode().split(">")[1:]:
+        name, letters = record.split("\n", 1)
+        contigs[name.split()[0]] = CODES[np.frombuffer(letters.replace("\n", "").encode(), np.uint8)]
+    lengths = np.array([len(codes) for codes in contigs.values()])
+    padded = -(-lengths // 64) * 64
+    return Contigs(tuple(contigs), lengths, np.cumsum(padded) - padded, ("",) * len(contigs)), list(contigs.values())
 
 
 # ---- a run of seconds -------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import polars as pl
 from distgen.errors import ConfigError, SourceError, suggest
 from distgen.genome import Int64
 from distgen.ingest.delimited import BLOCK, Rows, is_missing, numbers, read_columns, read_table
-from distgen.ingest.fasta import CODES
+from distgen.ingest.packing import CODES
 
 Kind = Literal["binary", "classes", "multilabel", "regression"]
 Files = Mapping[str, Path | Mapping[str, Path]]
@@ -158,7 +158,7 @@ def _letters(rows: Rows, text: pl.Series) -> tuple[npt.NDArray[np.uint8], Int64]
     rows.refuse(is_missing(text), text, "is no sequence")  # "NA" and "nan" would pass for IUPAC letters
     joined = "".join(text.to_list()).encode()
     offsets = np.r_[0, np.cumsum(text.str.len_bytes().to_numpy(), dtype=np.int64)]
-    if (at := joined.translate(CODES).find(255)) >= 0:
+    if (at := joined.translate(CODES.tobytes()).find(255)) >= 0:
         row = int(np.searchsorted(offsets, at, side="right")) - 1
         letter = text[row].encode()[at - offsets[row] :].decode(errors="replace")[0]
         raise SourceError(

@@ -24,8 +24,8 @@ import numpy.typing as npt
 
 from distgen.errors import ConfigError, SourceError, suggest
 from distgen.genome import BASES, Contigs, Int64
-from distgen.ingest.fasta import CODES
 from distgen.ingest.open import read_blocks
+from distgen.ingest.packing import CODES
 
 Bytes = npt.NDArray[np.uint8]
 Reference = Callable[[int, Int64], Bytes]
@@ -252,7 +252,7 @@ class _Sites:
 
 
 def _codes(letters: str) -> Bytes:
-    return np.frombuffer(letters.encode().translate(CODES), np.uint8)
+    return np.frombuffer(letters.encode().translate(CODES.tobytes()), np.uint8)
 
 
 def _kind(ref: str, alt: str) -> str | None:

@@ -6,29 +6,29 @@ gains a track builds that track alone. The same recipe and sources give the same
 
 from __future__ import annotations
 
+import itertools
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 import distgen
 from distgen.config import Recipe, digest
 from distgen.errors import ConfigError, StoreError, suggest
-from distgen.genome import ALIGNMENT, Contigs, match
+from distgen.genome import ALIGNMENT, Contigs
 from distgen.ingest import fasta
 from distgen.ingest.fasta import Header, Index
 from distgen.ingest.open import blake3, is_gzip, sha256
-from distgen.store import format, planes, splits, tracks
+from distgen.store import contigs, format, planes, splits, tracks
+from distgen.store.contigs import Wanted
 from distgen.store.format import FORMAT, MANIFEST, Entry
 from distgen.store.planes import PER_BYTE, Packer, Progress, Start, plane_layout
 from distgen.store.reader import Store, open_store
 from distgen.store.work import Work, link, sync
-import itertools
 
 Task = Callable[[Progress], Any]
 Execute = Callable[[Sequence[Task], Progress], list[Any]]
@@ -76,14 +76,15 @@ def build(
     with work.locked():
         _recover(out)
         made = _build_planes(recipe, provenance, work, old, progress, execute, parallel)
-        contigs = made.contigs
-        parts = _splits(recipe, contigs)
+        parts = _splits(recipe, made.contigs)
         built = {inputs: entry["key"] for inputs, entry in old.manifest["inputs"]["tracks"].items()} if old else {}
-        blocks = tracks.plan(recipe, provenance["sources"], contigs, built)
-        execute([partial(tracks.write_block, block, contigs, work) for block in blocks if block.key is None], progress)
+        blocks = tracks.plan(recipe, provenance["sources"], made.contigs, built)
+        execute(
+            [partial(tracks.write_block, block, made.contigs, work) for block in blocks if block.key is None], progress
+        )
         _publish(recipe, made, blocks, parts, provenance, work, old)
     work.remove()
-    return int(contigs.lengths.sum())
+    return int(made.contigs.lengths.sum())
 
 
 def default_out(recipe: Recipe) -> Path:
@@ -117,12 +118,12 @@ def _provenance(recipe: Recipe) -> dict[str, Any]:
     return {"distgen": distgen.__version__, "recipe": recipe.text, "sources": sources}
 
 
-def _splits(recipe: Recipe, contigs: Contigs) -> dict[str, splits.Parts]:
+def _splits(recipe: Recipe, table: Contigs) -> dict[str, splits.Parts]:
     found: dict[str, splits.Parts] = {}
     for name, split in {"default": recipe.split, **recipe.splits}.items():
         key = "split" if name == "default" else f"splits.{name}"
         try:
-            found |= splits.resolve(name, split, contigs, partial(recipe.resolve, key=key))
+            found |= splits.resolve(name, split, table, partial(recipe.resolve, key=key))
         except ConfigError as error:
             part, _, problem = str(error).partition(": ")
             raise recipe.error(f"{key}.{part}", problem) from None
@@ -150,19 +151,27 @@ def _build_planes(
     execute: Execute,
     parallel: int,
 ) -> Built:
-    source = provenance["sources"][recipe.assembly.fasta]["blake3"]
-    inputs = digest(["planes/1", source, recipe.contigs.model_dump(mode="json"), recipe.assembly.name, planes.UNIT])
+    used = [path for path in (recipe.assembly.fasta, recipe.contigs.aliases) if path]
+    sums = [provenance["sources"][path]["blake3"] for path in used]
+    inputs = digest(
+        [
+            "planes/1",
+            sums,
+            recipe.contigs.model_dump(mode="json", exclude={"aliases"}),
+            recipe.assembly.name,
+            planes.UNIT,
+        ]
+    )
     if old and old.manifest["inputs"]["planes"] == inputs:
         return Built(inputs, old.contigs, None)
     path = recipe.resolve(recipe.assembly.fasta, "assembly.fasta")
     cuttable = parallel > 1 and not is_gzip(path) and path.stat().st_size > planes.UNIT
-    wanted: Callable[[Header], bool] = partial(_named, recipe.contigs)
-    starts = [Start()]
+    wanted, starts = Wanted.of(recipe), [Start()]
     if cuttable or recipe.contigs.min_length:
         cuts: list[int | None] = [*fasta.cut_lines(path, parallel * 4 if cuttable else 1), None]
         parts = [partial(_scan, path, begin or 0, end) for begin, end in itertools.pairwise(cuts)]
         index = fasta.join(execute(parts, lambda bases: None))
-        wanted = _kept(recipe, index)
+        wanted = wanted.long_enough(index.contigs)
         starts = _starts(wanted, index) if cuttable else starts
     tasks: list[Task] = []
     for number, start in enumerate(starts):
@@ -170,8 +179,8 @@ def _build_planes(
         tasks.append(partial(_pack, path, wanted, work, inputs, start, count))
     execute(tasks, progress)
     receipts = _receipts(work, inputs)
-    contigs = _contigs(recipe, receipts)
-    return Built(inputs, contigs, receipts)
+    fasta.refuse_doubles(path, contigs.headers(receipts))
+    return Built(inputs, contigs.table(recipe, wanted, receipts), receipts)
 
 
 def _unit(inputs: str, number: int) -> str:
@@ -201,31 +210,6 @@ def _pack(
     Packer(path, wanted, work, unit, start, count, progress).run()
 
 
-def _named(rules: Any, header: Header) -> bool:
-    """Whether the recipe's patterns want a contig."""
-
-    def listed(patterns: Iterable[str]) -> bool:
-        return any(match(pattern, (header.name, header.alias)) for pattern in patterns)
-
-    return listed(rules.include) and not listed(rules.exclude)
-
-
-class _Listed:
-    """Whether a contig is one of those that the index kept."""
-
-    def __init__(self, names: frozenset[str]):
-        self._names = names
-
-    def __call__(self, header: Header) -> bool:
-        return header.name in self._names
-
-
-def _kept(recipe: Recipe, index: Index) -> _Listed:
-    rules = recipe.contigs
-    long = ((header, bases) for header, bases in index.contigs if bases >= max(rules.min_length, 1))
-    return _Listed(frozenset(header.name for header, _ in long if _named(rules, header)))
-
-
 def _starts(kept: Callable[[Header], bool], index: Index) -> list[Start]:
     """Where each unit begins: the last mark before its first base."""
     sizes = np.array([-(-bases // ALIGNMENT) * ALIGNMENT if kept(header) else 0 for header, bases in index.contigs])
@@ -249,37 +233,6 @@ def _receipts(work: Work, inputs: str) -> list[dict[str, Any]]:
             raise StoreError(f"{work.folder}: unit {len(receipts)} of the planes is missing")
         receipts.append(receipt)
     return receipts
-
-
-def _contigs(recipe: Recipe, receipts: list[dict[str, Any]]) -> Contigs:
-    """The contig table, from what each unit says of its contigs."""
-    path = recipe.resolve(recipe.assembly.fasta, "assembly.fasta")
-    kept: dict[int, dict[str, Any]] = {}
-    headers = []
-    for receipt in receipts:
-        for record in receipt["contigs"]:
-            if record["row"] in kept:
-                kept[record["row"]]["length"] += record["length"]
-            else:
-                kept[record["row"]] = dict(record)
-        headers += [Header(r["name"], r["alias"], r["position"]) for r in (*receipt["contigs"], *receipt["left_out"])]
-    distinct = list(dict.fromkeys(headers))
-    fasta.refuse_doubles(path, distinct)
-    names = [name for header in distinct for name in (header.name, header.alias)]
-    for key in ("include", "exclude"):
-        for pattern in getattr(recipe.contigs, key):
-            if pattern != "*" and not match(pattern, names):
-                raise recipe.error(f"contigs.{key}", f'no contig matches "{pattern}". {suggest(pattern, names)}')
-    if not kept:
-        raise recipe.error("contigs", f"no contig of {recipe.assembly.fasta} is left of {len(distinct)}")
-    lengths = np.array([record["length"] for record in kept.values()], np.int64)
-    sizes = -(-lengths // ALIGNMENT) * ALIGNMENT
-    return Contigs(
-        tuple(r["name"] for r in kept.values()),
-        lengths,
-        np.cumsum(sizes) - sizes,
-        tuple(r["alias"] for r in kept.values()),
-    )
 
 
 # ---- publishing -----------------------------------------------------------------------------
@@ -330,50 +283,26 @@ def _publish(
     sync(work.out.parent if fresh else work.out)
 
 
-def _flat_length(contigs: Contigs) -> int:
-    return int(contigs.offsets[-1]) + -(-int(contigs.lengths[-1]) // ALIGNMENT) * ALIGNMENT
+def _flat_length(table: Contigs) -> int:
+    return int(table.offsets[-1]) + -(-int(table.lengths[-1]) // ALIGNMENT) * ALIGNMENT
 
 
 def _place_planes(built: Built, work: Work, folder: Path) -> dict[str, Entry]:
     """The planes' and the contig table's arrays in `folder`; returns their manifest entries."""
     assert built.receipts is not None
-    contigs, arrays = built.contigs, {}
+    arrays, length = {}, _flat_length(built.contigs)
     units = [receipt for receipt in built.receipts if receipt["arrays"]]
     for plane in PER_BYTE:
-        layout = plane_layout(plane, _flat_length(contigs))
+        layout = plane_layout(plane, length)
         for number in range(len(units)):
             shard = work.path(_unit(built.inputs, number)) / plane
             if shard.exists():
                 link(shard, folder / plane / layout.key(number))
         arrays[plane] = format.finish_array(folder / plane, layout, [unit["arrays"][plane] for unit in units])
     format.write_group(folder / "contigs", {})
-    for name, column in _columns(contigs, units).items():
+    for name, column in contigs.columns(built.contigs, units).items():
         arrays[f"contigs/{name}"] = format.write_array(folder / "contigs" / name, column)
     return arrays
-
-
-def _columns(contigs: Contigs, units: list[dict[str, Any]]) -> dict[str, npt.NDArray[Any]]:
-    """The contig table as arrays; `letters` has a row (contig, letter in ASCII, how many) for all but A, C, G, T."""
-    letters: dict[tuple[int, int], int] = {}
-    for unit in units:
-        for record in unit["contigs"]:
-            for letter, count in record["letters"].items():
-                key = record["row"], ord(letter)
-                letters[key] = letters.get(key, 0) + count
-    return {
-        "name": _text(contigs.names),
-        "alias": _text(contigs.aliases),
-        "length": contigs.lengths,
-        "offset": contigs.offsets,
-        "letters": np.array([(*key, n) for key, n in sorted(letters.items())], np.int64).reshape(-1, 3),
-    }
-
-
-def _text(words: tuple[str, ...]) -> format.Bytes:
-    """Words as UTF-8 rows, padded with zeros: an array that any Zarr reader understands."""
-    fixed = np.array([word.encode() for word in words])
-    width = max(fixed.dtype.itemsize, 1)
-    return np.frombuffer(fixed.astype(f"S{width}").tobytes(), np.uint8).reshape(len(words), width)
 
 
 def _replaced(out: Path) -> Path:

@@ -125,16 +125,12 @@ class Layout:
         return layout
 
 
-def bytes_layout(size: int) -> Layout:
-    """The layout of a plane of `size` bytes: raw chunks of 64 KiB, shards of 64 MiB."""
-    return Layout((size,), np.dtype(np.uint8), CHUNK_BYTES, CHUNK_BYTES * SHARD_CHUNKS)
-
-
 def rows_layout(shape: tuple[int, ...], dtype: npt.DTypeLike, codec: Codec = "raw", fill: float = 0) -> Layout:
     """A layout for a table of rows, with chunks of about 64 KiB."""
     kind = np.dtype(dtype)
     chunk = max(1, CHUNK_BYTES // (prod(shape[1:]) * kind.itemsize))
-    return Layout(shape, kind, chunk, chunk * SHARD_CHUNKS, codec, fill)
+    chunks = min(SHARD_CHUNKS, max(1, -(-shape[0] // chunk)))
+    return Layout(shape, kind, chunk, chunk * chunks, codec, fill)
 
 
 def crc32c(data: bytes | Bytes) -> int:
@@ -206,7 +202,7 @@ class ShardWriter:
         }
 
     def _add(self, chunk: Bytes) -> None:
-        self._content.update(memoryview(chunk))
+        self._content.update(chunk.data)
         crc = crc32c(chunk)
         if self._sparse and crc == self._blank_crc and np.array_equal(chunk, self._blank):
             self._crcs.append(0)
@@ -220,7 +216,7 @@ class ShardWriter:
         self._index[len(self._crcs)] = self._end, chunk.size
         self._crcs.append(crc)
         self._end += chunk.size
-        if self._file.write(memoryview(chunk)) != chunk.size:
+        if self._file.write(chunk.data) != chunk.size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
 
 
@@ -319,7 +315,7 @@ class Array:
 
     def __init__(self, folder: Path, entry: dict[str, Any]):
         self.folder, self.id = folder, str(entry["id"])
-        self.layout = Layout.from_json(read_json(folder / "zarr.json"), folder)
+        self.layout = Layout.from_json(read_json(folder / "zarr.json"), folder / "zarr.json")
         self.crcs = np.frombuffer(base64.b64decode(entry["crc32c"]), "<u4")
         self.absent = np.zeros(self.layout.chunks, bool)
         for first, count in entry["absent"]:
@@ -436,11 +432,11 @@ class Array:
         first = number * layout.chunks_per_shard
         for chunk_number in range(first, min(first + layout.chunks_per_shard, layout.chunks)):
             if self.absent[chunk_number]:
-                content.update(memoryview(blank))
+                content.update(blank.data)
                 continue
             self._checked[chunk_number] = False
             chunk = self._chunk(chunk_number)
-            content.update(memoryview(chunk))
+            content.update(chunk.data)
             yield chunk.size
         self._digests[number] = content.hexdigest()
 

@@ -78,6 +78,9 @@ class Track:
         return (values / self.scale).astype(np.float32)
 
 
+_NONE: Bytes = np.empty(0, np.uint8)
+
+
 class Store:
     """One assembly, read-only. Open it with `open_store`."""
 
@@ -106,12 +109,16 @@ class Store:
     @cached_property
     def contigs(self) -> Contigs:
         """Names, aliases, lengths and offsets of all contigs."""
-        column = {name: self.array(f"contigs/{name}") for name in ("name", "alias", "length", "offset")}
+        column = {name: self.array(f"contigs/{name}") for name in ("name", "alias", "length", "offset", "circular")}
         names, aliases = (
             tuple(bytes(row).rstrip(b"\0").decode() for row in column[name].read()) for name in ("name", "alias")
         )
         return Contigs(
-            names, column["length"].read().astype(np.int64), column["offset"].read().astype(np.int64), aliases
+            names,
+            column["length"].read().astype(np.int64),
+            column["offset"].read().astype(np.int64),
+            aliases,
+            tuple(column["circular"].read().astype(bool).tolist()),
         )
 
     @cached_property
@@ -190,19 +197,27 @@ class Store:
     def codes(self, interval: Interval) -> Bytes:
         """Base codes uint8 (end - start,) of a stretch, on the strand it names; ambiguous is 4.
 
+        A stretch of a circular contig may begin before it or end after it by less than its length.
+
         Raises:
             ConfigError: the contig is unknown or the stretch leaves it.
         """
         row = self.contigs.index(interval.contig)
-        if not 0 <= interval.start <= interval.end <= self.contigs.lengths[row]:
-            raise ConfigError(f"{interval} is no stretch of a contig with {self.contigs.lengths[row]:,} bases")
-        start = int(self.contigs.offsets[row]) + interval.start
-        end = start + interval.end - interval.start
+        length, start, end = int(self.contigs.lengths[row]), interval.start, interval.end
+        beyond = length if self.contigs.circular[row] else 0
+        if not (-beyond <= start <= end <= length + beyond and end - start <= max(length, beyond)):
+            raise ConfigError(f"{interval} is no stretch of a contig with {length:,} bases")
+        inside = [(-beyond, 0, beyond), (0, length, 0), (length, length + beyond, -beyond)]
+        pieces = [(max(start, low) + shift, min(end, high) + shift) for low, high, shift in inside]
+        codes = np.concatenate([self._decode(row, first, last) for first, last in pieces if first < last] or [_NONE])
+        return COMPLEMENT[codes[::-1]] if interval.strand == "-" else codes
+
+    def _decode(self, row: int, first: int, last: int) -> Bytes:
+        start = int(self.contigs.offsets[row]) + first
+        end = start + last - first
         codes: Bytes = unpack_codes(self.planes["sequence"][start // 4 : -(-end // 4)])[start % 4 :][: end - start]
         flags = self.planes["ambiguous"][start // 8 : -(-end // 8)]
         codes[np.unpackbits(flags, bitorder="little")[start % 8 :][: end - start] == 1] = 4
-        if interval.strand == "-":
-            codes = COMPLEMENT[codes[::-1]]
         return codes
 
     def sequence(self, interval: Interval) -> str:

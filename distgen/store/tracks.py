@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +16,15 @@ import numpy.typing as npt
 from distgen.config import Recipe, Track, digest
 from distgen.errors import SourceError
 from distgen.genome import Contigs
-from distgen.ingest.features import Features, paint
 from distgen.store import format
 from distgen.store.format import Entry, Layout, ShardWriter
 from distgen.store.planes import Progress
 from distgen.store.reader import Store
 from distgen.store.work import Work, link
+
+if TYPE_CHECKING:
+    from distgen.ingest.features import Features
+    from distgen.ingest.signal import Signal
 
 COLUMNS = 64  # of a block at most
 PIECE = 1 << 21  # values in memory at a time
@@ -245,17 +249,19 @@ class _Painted:
         self._features, self._block, self.skipped = features, block, features.skipped
 
     def bins(self, row: int, first: int, last: int) -> Values:
-        return paint(self._features, row, first, last, len(self._block.columns), self._block.track.bin_bp)
+        track = self._block.track
+        from distgen.ingest.features import paint
+
+        absent = 0.0 if track.absent == "zero" else np.nan
+        return paint(self._features, row, first, last, len(self._block.columns), track.bin_bp, absent)
 
 
 class _Signals:
     """Signals and alignments, each file one or more columns."""
 
     def __init__(self, signals: list[Signal], track: Track):
-        self._signals, self._track, self.skipped = signals, track, {}
-        for signal in signals:
-            for name, count in signal.skipped.items():
-                self.skipped[name] = self.skipped.get(name, 0) + count
+        self._signals, self._track = signals, track
+        self.skipped: dict[str, int] = dict(sum((Counter(signal.skipped) for signal in signals), Counter()))
 
     def bins(self, row: int, first: int, last: int) -> Values:
         track = self._track

@@ -83,7 +83,7 @@ class Work:
     def receipt(self, unit: str) -> dict[str, Any] | None:
         """What a finished unit's builder said of it; None if it is still to be built."""
         path = self.path(unit) / _RECEIPT
-        return format.read_json(path) if path.exists() else None  # type: ignore[no-any-return]
+        return format.read_json(path) if path.exists() else None
 
     def begin(self, unit: str) -> Path:
         """An empty folder for the files of a unit."""

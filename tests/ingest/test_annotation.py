@@ -10,8 +10,8 @@ from distgen.errors import ConfigError, SourceError
 from distgen.genome import COMPLEMENT, Contigs
 from distgen.ingest import annotation
 from distgen.ingest.annotation import read_annotation
-from distgen.ingest.fasta import read_fasta
 from distgen.ingest.features import paint
+from tests.conftest import genome
 
 CONTIGS = Contigs(("chr1", "chr2"), np.array([100, 50]), np.array([0, 128]), ("", "II"))
 
@@ -328,18 +328,9 @@ def test_a_promoter_without_bases_is_refused(tmp_path):
 # ---- real annotations -----------------------------------------------------------------------
 
 
-def genome(path):
-    codes = {}
-    for piece in read_fasta(path):
-        codes.setdefault(piece.header.name, []).append(piece.codes)
-    codes = {name: np.concatenate(pieces) for name, pieces in codes.items()}
-    lengths = np.array([len(code) for code in codes.values()])
-    return list(codes.values()), Contigs(tuple(codes), lengths, np.cumsum(lengths) - lengths, ("",) * len(codes))
-
-
 @pytest.mark.data
 def test_codons_of_yeast_begin_with_atg_and_hold_no_stop(data):
-    codes, contigs = genome(data / "sacCer3/sacCer3.fa.gz")
+    contigs, codes = genome(data / "sacCer3/sacCer3.fa.gz")
     classes = ("start_codon+", "cds0+", "cds0-", "cds1-", "cds2-")
     found = read_annotation(data / "sacCer3/sacCer3.ensGene.gtf.gz", classes, contigs)
     starts = stops = codons = 0
@@ -358,7 +349,7 @@ def test_codons_of_yeast_begin_with_atg_and_hold_no_stop(data):
 
 @pytest.mark.data
 def test_introns_of_human_genes_begin_with_gt_and_end_with_ag(data):
-    (code,), contigs = genome(data / "human_b37_chr20/20.fa.gz")
+    contigs, (code,) = genome(data / "human_b37_chr20/20.fa.gz")
     table = data / "human_b37_chr20/annotation/spliceai_grch37_transcripts.tsv.gz"
     found = read_annotation(table, ("donor+", "acceptor+", "donor-", "acceptor-"), contigs)
     donor, acceptor, reverse_donor, reverse_acceptor = (found.start[found.klass == k] for k in range(4))

@@ -1,6 +1,7 @@
 """FASTA as it is found in the wild, against a parser of five obvious lines."""
 
 import gzip
+import itertools
 import zlib
 from dataclasses import replace
 
@@ -11,7 +12,6 @@ from hypothesis import strategies as st
 
 from distgen.errors import SourceError
 from distgen.ingest.fasta import Header, Letters, cut_lines, join, read_fasta, scan_fasta
-import itertools
 
 LETTERS = "ACGTUNRYSWKMBDHV-.acgtunryswkmbdhv"
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from distgen.errors import ConfigError, SourceError
 from distgen.genome import Contigs
-from distgen.ingest.fasta import read_fasta
 from distgen.ingest.variants import apply, read_variants
+from tests.conftest import genome
 
 LETTERS = {"chr1": "ACGTNACGTACGTTTACGAC" * 5, "chr2": "GATTACAGAT"}
 CONTIGS = Contigs(tuple(LETTERS), np.array([100, 10]), np.array([0, 128]), ("", "II"))
@@ -311,15 +311,6 @@ def test_two_bases_at_one_position_are_refused():
 
 
 # ---- real files -------------------------------------------------------------------------------
-
-
-def genome(path):
-    contigs = {}
-    for piece in read_fasta(path):
-        contigs.setdefault(piece.header.name, []).append(piece.codes)
-    codes = [np.concatenate(pieces) for pieces in contigs.values()]
-    lengths = np.array([len(c) for c in codes])
-    return Contigs(tuple(contigs), lengths, np.cumsum(-(-lengths // 64) * 64) - -(-lengths // 64) * 64), codes
 
 
 @pytest.mark.data

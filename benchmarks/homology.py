@@ -8,7 +8,6 @@ sizes take the three seed patterns. The real splits need DISTGEN_DATA, but for t
 from __future__ import annotations
 
 import os
-import resource
 import tempfile
 import time
 from pathlib import Path
@@ -120,13 +119,12 @@ def real_split(store: Store, parts: dict[str, Int64]) -> list[tuple[str, ...]]:
     began = time.perf_counter()
     report = leakage(store, parts)
     seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     after, price = separate(store, parts)
     left = len(find_pairs(store, after))
     entry = next(entry for entry in report["pairs"] if (entry["part"], entry["other"]) == ("test", "train"))
     bands = "; ".join(f"{band}: {bases:,}" for band, bases in entry["bands"].items())
     dropped = ", ".join(f"{name} {bases:,}" for name, bases in price["dropped"].items() if bases)
-    cells = (f"{entry['bases']:,} ({entry['share']:.1%})", bands, f"{seconds:.1f}", f"{peak:,.0f}")
+    cells = (f"{entry['bases']:,} ({entry['share']:.1%})", bands, f"{seconds:.1f}")
     return [(store.name, *cells, f"{dropped} in {price['rounds']} rounds", str(left))]
 
 
@@ -154,7 +152,6 @@ def main() -> None:
             "test bases that resemble train",
             "by best identity",
             "seconds",
-            "peak MiB",
             "dropped",
             "pairs left",
         )

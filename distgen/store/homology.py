@@ -122,7 +122,7 @@ def separate(
 
     Args:
         store, parts, likeness: as for `find_pairs`.
-        keep: the parts, each once; the first loses nothing.
+        keep: the parts, each once; the first loses nothing. Names of parts that are not there do no harm.
         action: "drop": the tiles belong to no part afterwards. "move": they go to the part that they resemble.
         neighbours: tiles dropped on both sides.
 
@@ -136,8 +136,9 @@ def separate(
     """
     likeness = likeness or Likeness()
     current = _checked(parts, store.contigs)
+    keep = [name for name in keep if name in parts]
     if sorted(keep) != sorted(parts):
-        raise ConfigError(f"keep is {', '.join(keep)}: it must name each part once ({', '.join(parts)})")
+        raise ConfigError(f"keep must name each part once, first the one that loses nothing. {suggest('', parts)}")
     if action not in ("drop", "move"):
         raise ConfigError(f'action "{action}" is unknown. {suggest(action, ("drop", "move"))}')
     if neighbours < 0:

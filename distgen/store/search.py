@@ -22,7 +22,8 @@ Floats = npt.NDArray[np.float64]
 
 PIECE = 1 << 20  # bases read at a time
 BLOCK = 1 << 25  # bases indexed at a time: 300 MB
-_COUNTERS = 26  # at most 2**26 counters of seeds: 128 MiB
+OVERLAP = 1 << 16  # of two blocks: the longest window
+_COUNTERS = 25  # at most 2 x 2**25 counters of seeds: 128 MiB
 _LETTERS = np.frombuffer(b"ACGTN", np.uint8)
 # Dense short minimizers and a lenient score: copies of 70 % identity still align, random sequence does not.
 _MINIMAP = {"k": 10, "w": 1, "min_cnt": 2, "min_chain_score": 16, "min_dp_score": 30, "scoring": [2, 3, 4, 2]}
@@ -54,12 +55,12 @@ class Likeness:
             raise ConfigError(f"identity is {self.identity}: use 0.7 to 1; below, chance can't be told from kinship")
         if not 0 < self.coverage <= 1:
             raise ConfigError(f"coverage is {self.coverage}: use more than 0, at most 1")
-        if self.tile % 64 or not 128 <= self.tile <= 1 << 16:
-            raise ConfigError(f"tile is {self.tile}: use a multiple of 64 from 128 to 65,536")
+        if self.tile % 64 or not 128 <= self.tile <= 8192:
+            raise ConfigError(f"tile is {self.tile}: use a multiple of 64 from 128 to 8,192")
         if self.tile * self.coverage < 64:
             raise ConfigError(f"coverage {self.coverage} of tile {self.tile} is less than 64 bases: use more of either")
-        if not 1 <= self.copies <= 10_000:
-            raise ConfigError(f"copies is {self.copies}: use 1 to 10,000")
+        if not 1 <= self.copies <= 1000:
+            raise ConfigError(f"copies is {self.copies}: use 1 to 1,000")
 
 
 class Text(Protocol):
@@ -80,9 +81,9 @@ class Assembly:
 
     @cached_property
     def _counts(self) -> tuple[int, npt.NDArray[np.uint16], int]:
-        """Bits of the hash, how often each of its values stands in the assembly, and the most that is no repeat."""
+        """Bits of the hash, counts of the assembly's seeds, and the most that is no repeat."""
         bits, total = min(self.store.length.bit_length() + 1, _COUNTERS), 0
-        counts = np.zeros(1 << bits, np.uint16)
+        counts = np.zeros((2, 1 << bits), np.uint16)
         for start, end in cut(self.store.contigs.whole(), len(self.shape) - 1):
             words = seeds.words(self.codes(start, end), self.shape)
             seeds.count(words, bits, counts)
@@ -99,7 +100,7 @@ class Assembly:
 
     def _flags(self, plane: str, start: int, end: int) -> Bits:
         packed = self.store.planes[plane][start // 8 : -(-end // 8)]
-        return np.unpackbits(packed, bitorder="little")[start % 8 :][: end - start] == 1
+        return np.unpackbits(packed, bitorder="little")[start % 8 :][: end - start].view(np.bool_)
 
     def read(self, start: int, end: int) -> tuple[Bytes, Bits]:
         """Codes and masked flags, both (end - start,); a base is masked the same wherever a stretch begins."""
@@ -141,10 +142,10 @@ class Search:
             longest: bases of the longest window.
         """
         found = [np.empty((0, 7))]
-        for block in _blocks(targets):
+        room = 2 * longest + 64  # between the intervals: it keeps the diagonals of different ones apart
+        for block in _blocks(targets, 2**30 // room):
             lengths = block[:, 1] - block[:, 0]
-            # Room between the intervals keeps the diagonals of different ones apart.
-            places = np.cumsum(lengths + 2 * longest + 64) - lengths
+            places = np.cumsum(lengths + room) - lengths
             index = seeds.index(int(lengths.sum()), partial(self._seeds, block, places))
             for windows in batches():
                 first = int(windows[0, 0])
@@ -161,7 +162,8 @@ class Search:
     def _needs(self, windows: Int64) -> Int64:
         """Bases of each window that must align."""
         lengths = np.full(len(windows), self.likeness.tile) if self.tiled else windows[:, 1] - windows[:, 0]
-        return np.ceil(lengths * self.likeness.coverage).astype(np.int64)
+        needs: Int64 = np.ceil(lengths * self.likeness.coverage).astype(np.int64)
+        return needs
 
     def _seeds(self, block: Int64, places: Int64) -> Iterator[tuple[int, Int64]]:
         for (start, end), place in zip(block.tolist(), places.tolist(), strict=True):
@@ -201,19 +203,19 @@ def _letters(codes: Bytes) -> str:
     return _LETTERS[codes].tobytes().decode()
 
 
-def _blocks(intervals: Int64) -> Iterator[Int64]:
-    """Intervals in groups of at most `BLOCK` bases; one that is cut goes on 64 kb before its cut, a window's length."""
+def _blocks(intervals: Int64, most: int) -> Iterator[Int64]:
+    """At most `most` intervals of `BLOCK` bases at a time; one that is cut goes on `OVERLAP` bases before its cut."""
     group: list[tuple[int, int]] = []
-    room, overlap = BLOCK, 1 << 16
+    room = BLOCK
     for start, end in intervals.tolist():
         while start < end:
-            if room <= overlap:
+            if room <= OVERLAP or len(group) == most:
                 yield np.array(group, np.int64)
                 group, room = [], BLOCK
             stop = min(end, start + room)
             group.append((start, stop))
             room -= stop - start
-            start = stop if stop == end else stop - overlap
+            start = stop if stop == end else stop - OVERLAP
     if group:
         yield np.array(group, np.int64)
 

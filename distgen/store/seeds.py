@@ -72,11 +72,20 @@ def words(codes: Bytes, shape: str) -> Int64:
 
 
 @_jit
-def count(found: Int64, bits: int, counts: npt.NDArray[Any]) -> None:
-    """Add seeds to counts (2**bits,) by the first `bits` bits of their hash; a full count stays what it is."""
+def _cells(word: int, bits: int) -> tuple[int, Any]:
+    """Two independent cells of a seed: another seed shares one of them by chance, hardly ever both."""
+    again = (np.uint64(word >> 1) * _MULTIPLIER) >> np.uint64(64 - bits)
+    return word >> (33 - bits), np.int64(again)
+
+
+@_jit
+def count(found: Int64, bits: int, counts: npt.NDArray[np.uint16]) -> None:
+    """Add seeds to counts uint16 (2, 2**bits); a full count stays what it is."""
     for word in found:
-        if word >= 0 and counts[word >> (33 - bits)] < 65535:
-            counts[word >> (33 - bits)] += 1
+        if word >= 0:
+            one, other = _cells(word, bits)
+            counts[0, one] += counts[0, one] < 65535
+            counts[1, other] += counts[1, other] < 65535
 
 
 @_jit
@@ -84,11 +93,11 @@ def mark(
     found: Int64, bits: int, counts: npt.NDArray[np.uint16], most: int, span: int, marked: npt.NDArray[np.bool_]
 ) -> None:
     """Set the bases under every seed that was counted more than `most` times."""
-    end = 0
     for i in range(found.size):
-        if found[i] >= 0 and counts[found[i] >> (33 - bits)] > most:
-            marked[max(i, end) : i + span] = True
-            end = i + span
+        if found[i] >= 0:
+            one, other = _cells(found[i], bits)
+            if min(counts[0, one], counts[1, other]) > most:
+                marked[i : i + span] = True
 
 
 @dataclass(frozen=True)
@@ -196,7 +205,7 @@ def _candidates(
     longest = 1
     for w in range(len(windows)):
         longest = max(longest, windows[w, 1] - windows[w, 0])
-    hits, runs = np.empty(longest * copies, np.int64), np.empty((longest * copies, 3), np.int64)
+    hits = np.empty(longest * copies, np.int64)
     out, n = np.empty((64, 4), np.int64), 0
     for w in range(len(windows)):
         length = windows[w, 1] - windows[w, 0]
@@ -207,6 +216,7 @@ def _candidates(
             continue
         hits[:number].sort()
         slack = min(max(length // 16, 8), 48)
+        runs = np.empty((number // seeds, 3), np.int64)
         number = _find_runs(hits[:number], length, seeds, needs[w] // 4, slack, runs)
         if n + number > len(out):
             out = np.concatenate((out[:n], np.empty((n + 2 * number, 4), np.int64)))
@@ -224,7 +234,7 @@ def candidates(found: Int64, windows: Int64, needs: Int64, span: int, indexed: I
 
     Args:
         found: int64, seeds of the text that the windows lie in.
-        windows: int64 (W, 2), start and end in it; at most 2**20 bases long.
+        windows: int64 (W, 2), start and end in it; at most 2**16 bases long.
         needs: int64 (W,), bases that must align.
         span: length of the pattern.
         indexed: the other side.

@@ -11,7 +11,7 @@ import numpy as np
 from distgen.errors import ConfigError
 from distgen.genome import AMBIGUOUS, BASES, COMPLEMENT, Int64
 from distgen.store import seeds
-from distgen.store.search import PIECE, Bits, Bytes, Likeness, Search
+from distgen.store.search import OVERLAP, PIECE, Bits, Bytes, Likeness, Search
 
 _EXAMPLES = 5
 
@@ -22,7 +22,7 @@ def table_leakage(
     """Report which sequences of each part of a table stand in another part, or resemble one of its sequences.
 
     Args:
-        sequences: the letters of each (either case, all but ACGT are ambiguous); or the codes uint8 (bases,) of all
+        sequences: the letters of each (either case; all but ACGT are ambiguous, and alike); or the codes uint8 (bases,) of all
             with their offsets int64 (n + 1,).
         parts: the part of each.
         likeness: what counts, `Likeness()` by default; `coverage` is of the whole sequence, `tile` plays no role.
@@ -34,9 +34,18 @@ def table_leakage(
         `share` of the part together, with `worst` examples of the latter.
 
     Raises:
-        ConfigError: fewer than two parts, or not one for each sequence.
+        ConfigError: fewer than two parts, or not one for each sequence; offsets that don't divide the codes; a
+            sequence of more than 65,536 bases.
     """
     codes, offsets = sequences if isinstance(sequences, tuple) else _encode(sequences)
+    lengths = np.diff(offsets)
+    if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(codes) or (lengths < 0).any():
+        raise ConfigError(f"offsets must rise from 0 to the number of codes, {len(codes):,}")
+    if lengths.max(initial=0) > OVERLAP:
+        row = int(lengths.argmax())
+        raise ConfigError(
+            f"sequence {row} has {lengths[row]:,} bases: a table's have at most {OVERLAP:,}; use an assembly"
+        )
     if len(parts) != len(offsets) - 1:
         raise ConfigError(f"{len(offsets) - 1:,} sequences but parts for {len(parts):,}: give each its part")
     names = list(dict.fromkeys(parts))

@@ -184,11 +184,12 @@ class Search:
                 current, aligner = row, mappy.Aligner(seq=letters, **_MINIMAP)
             for hit in aligner.map(_letters(self.text.codes(start, end))):
                 aligned = int(before[offset + hit.r_en] - before[offset + hit.r_st])
-                if aligned < needs[row] or hit.mlen < self.likeness.identity * hit.blen or (hit.strand < 0) != reverse:
+                identity = hit.mlen / hit.blen
+                if aligned < needs[row] or identity < self.likeness.identity or (hit.strand < 0) != reverse:
                     continue
                 whole = self.likeness.tile if self.tiled else window_end - window_start
                 here, there = (window_start + hit.r_st, window_start + hit.r_en), (start + hit.q_st, start + hit.q_en)
-                pairs.append((*here, *there, reverse, hit.mlen / hit.blen, aligned / whole))
+                pairs.append((*here, *there, reverse, identity, aligned / whole))
         return np.array(pairs, np.float64).reshape(-1, 7)
 
 

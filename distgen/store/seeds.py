@@ -1,8 +1,8 @@
 """Where two stretches of DNA may resemble each other: spaced seeds that lie near one diagonal.
 
 A seed is the bases at the 1s of a pattern, the smaller of the two strands' readings; the pattern reads the same
-from both ends, so one lookup serves both strands. Spaced seeds find about twice as many diverged copies as runs of
-as many bases (python -m benchmarks.homology). Compiled by numba on first use and cached on disk.
+from both ends, so one lookup serves both strands. Spaced seeds find about twice as many copies of 72 to 77 % identity as
+runs of as many bases do. Compiled by numba on first use and cached on disk.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def index(bases: int, pieces: Callable[[], Iterator[tuple[int, Int64]]]) -> Inde
         bases: their number, for the number of buckets.
         pieces: called twice; yields the first position (below 2**31) and the seeds of each piece, in order.
     """
-    bits = min(max(bases.bit_length(), 8), 28)
+    bits = min(max((bases - 1).bit_length(), 8), 28)
     starts = np.zeros((1 << bits) + 2, np.uint32)
     for _, found in pieces():
         _add(found, bits, starts)
@@ -230,7 +230,7 @@ def candidates(found: Int64, windows: Int64, needs: Int64, span: int, indexed: I
     """Which windows share seeds with the index near one diagonal.
 
     Two seeds (three where a window needs 100 bases or more) must lie on diagonals that follow each other within a
-    sixteenth of the window (8 to 48 bases), and stretch over a quarter of the bases that must align.
+    sixteenth of the window (8 to 48 bases) and spread over no more than its length, and stretch over a quarter of the bases that must align.
 
     Args:
         found: int64, seeds of the text that the windows lie in.

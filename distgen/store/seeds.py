@@ -1,0 +1,250 @@
+"""Where two stretches of DNA may resemble each other: spaced seeds that lie near one diagonal.
+
+A seed is the bases at the 1s of a pattern, the smaller of the two strands' readings; the pattern reads the same
+from both ends, so one lookup serves both strands. Spaced seeds find about twice as many copies of 72 to 77 % identity as
+runs of as many bases do. Compiled by numba on first use and cached on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from distgen.genome import Int64
+
+Bytes = npt.NDArray[np.uint8]
+Counts = npt.NDArray[np.uint32]
+
+PATTERNS = {  # the largest text in bases: what still keeps chance hits at a few per seed
+    1 << 22: "11101001010010111",
+    1 << 25: "11110010100101001111",
+    1 << 62: "1101100011010101100011011",
+}
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+
+
+def pattern(bases: int) -> str:
+    """The pattern for a text of so many bases."""
+    return next(text for largest, text in PATTERNS.items() if bases <= largest)
+
+
+def _jit(function: Any) -> Any:
+    return numba.njit(function, cache=True, nogil=True, boundscheck=False)
+
+
+@_jit
+def _fill_words(codes: Bytes, mask: np.uint64, span: int, multiplier: np.uint64, words: Int64) -> None:
+    forward, backward = np.uint64(0), np.uint64(0)
+    top, kept = np.uint64(2 * (span - 1)), np.uint64((1 << (2 * span)) - 1)
+    run = 0
+    for i in range(codes.size):
+        code = codes[i]
+        run = run + 1 if code < 4 else 0
+        forward = ((forward << np.uint64(2)) | np.uint64(code & 3)) & kept
+        backward = (backward >> np.uint64(2)) | (np.uint64(3 - (code & 3)) << top)
+        if i >= span - 1:
+            words[i - span + 1] = -1
+            if run >= span:
+                one, other = forward & mask, backward & mask
+                hashed = (min(one, other) * multiplier) >> np.uint64(32)
+                words[i - span + 1] = np.int64(hashed << np.uint64(1)) | np.int64(other < one)
+
+
+def words(codes: Bytes, shape: str) -> Int64:
+    """The seed at each position: a 32-bit hash, times 2, plus 1 if the other strand's reading is the smaller.
+
+    Args:
+        codes: uint8 (n,). A seed with any code of 4 or more under its pattern is none.
+        shape: the pattern.
+
+    Returns:
+        int64 (max(n - len(shape) + 1, 0),), -1 where there is no seed.
+    """
+    found = np.empty(max(codes.size - len(shape) + 1, 0), np.int64)
+    mask = sum(3 << (2 * i) for i, bit in enumerate(shape) if bit == "1")
+    _fill_words(codes, np.uint64(mask), len(shape), _MULTIPLIER, found)
+    return found
+
+
+@_jit
+def _cells(word: int, bits: int) -> tuple[int, Any]:
+    """Two independent cells of a seed: another seed shares one of them by chance, hardly ever both."""
+    again = (np.uint64(word >> 1) * _MULTIPLIER) >> np.uint64(64 - bits)
+    return word >> (33 - bits), np.int64(again)
+
+
+@_jit
+def count(found: Int64, bits: int, counts: npt.NDArray[np.uint16]) -> None:
+    """Add seeds to counts uint16 (2, 2**bits); a full count stays what it is."""
+    for word in found:
+        if word >= 0:
+            one, other = _cells(word, bits)
+            counts[0, one] += counts[0, one] < 65535
+            counts[1, other] += counts[1, other] < 65535
+
+
+@_jit
+def mark(
+    found: Int64, bits: int, counts: npt.NDArray[np.uint16], most: int, span: int, marked: npt.NDArray[np.bool_]
+) -> None:
+    """Set the bases under every seed that was counted more than `most` times."""
+    for i in range(found.size):
+        if found[i] >= 0:
+            one, other = _cells(found[i], bits)
+            if min(counts[0, one], counts[1, other]) > most:
+                marked[i : i + span] = True
+
+
+@dataclass(frozen=True)
+class Index:
+    """Where each seed stands: hash bucket b holds places[starts[b] : starts[b + 1]].
+
+    Args:
+        bits: 2**bits buckets.
+        starts: uint32, one a bucket and its end.
+        places: uint32, position times 2 plus the strand bit, in order of position within a bucket.
+        checks: uint8, the hash's last byte: seeds of one bucket are told apart by it.
+    """
+
+    bits: int
+    starts: Counts
+    places: Counts
+    checks: Bytes
+
+
+@_jit
+def _add(found: Int64, bits: int, starts: Counts) -> None:
+    for word in found:
+        if word >= 0:
+            starts[(word >> (33 - bits)) + 2] += 1
+
+
+@_jit
+def _fill_places(found: Int64, bits: int, first: int, starts: Counts, places: Counts, checks: Bytes) -> None:
+    """Each place goes to starts[bucket + 1], which ends up as the start of the next bucket."""
+    for i in range(found.size):
+        word = found[i]
+        if word >= 0:
+            at = starts[(word >> (33 - bits)) + 1]
+            places[at] = ((first + i) << 1) | (word & 1)
+            checks[at] = (word >> 1) & 255
+            starts[(word >> (33 - bits)) + 1] += 1
+
+
+def index(bases: int, pieces: Callable[[], Iterator[tuple[int, Int64]]]) -> Index:
+    """Index about `bases` bases in 9 bytes a base.
+
+    Args:
+        bases: their number, for the number of buckets.
+        pieces: called twice; yields the first position (below 2**31) and the seeds of each piece, in order.
+    """
+    bits = min(max((bases - 1).bit_length(), 8), 28)
+    starts = np.zeros((1 << bits) + 2, np.uint32)
+    for _, found in pieces():
+        _add(found, bits, starts)
+    np.cumsum(starts, out=starts, dtype=np.uint32)
+    places, checks = np.empty(starts[-1], np.uint32), np.empty(starts[-1], np.uint8)
+    for first, found in pieces():
+        _fill_places(found, bits, first, starts, places, checks)
+    return Index(bits, starts, places, checks)
+
+
+@_jit
+def _fill_hits(found: Int64, bits: int, starts: Counts, places: Counts, checks: Bytes, copies: int, hits: Int64) -> int:
+    """Hits of one window as sortable numbers: strand, diagonal + 2**20, position in the window."""
+    n = 0
+    for q in range(found.size):
+        word = found[q]
+        if word < 0:
+            continue
+        bucket, taken = word >> (33 - bits), 0
+        for j in range(starts[bucket], starts[bucket + 1]):
+            if checks[j] != (word >> 1) & 255:
+                continue
+            place = np.int64(places[j])
+            turned = (place ^ word) & 1
+            diagonal = (place >> 1) + (q if turned else -q) + (1 << 20)
+            hits[n] = (((turned << 32) | diagonal) << 20) | q
+            n, taken = n + 1, taken + 1
+            if taken == copies:
+                break
+    return n
+
+
+@_jit
+def _find_runs(hits: Int64, length: int, seeds: int, spread: int, slack: int, out: Int64) -> int:
+    """Runs of sorted hits whose diagonals follow each other within `slack`; returns how many count."""
+    n, first = 0, 0
+    low = high = hits[0] & 0xFFFFF
+    for i in range(1, hits.size + 1):
+        if i < hits.size:
+            diagonal, q = hits[i] >> 20, hits[i] & 0xFFFFF
+            if diagonal - (hits[i - 1] >> 20) <= slack and diagonal - (hits[first] >> 20) <= length:
+                low, high = min(low, q), max(high, q)
+                continue
+        if i - first >= seeds and high - low >= spread:
+            out[n, 0] = hits[first] >> 52
+            out[n, 1] = ((hits[first] >> 20) & 0xFFFFFFFF) - (1 << 20)
+            out[n, 2] = ((hits[i - 1] >> 20) & 0xFFFFFFFF) - (1 << 20)
+            n += 1
+        if i < hits.size:
+            first, low, high = i, q, q
+    return n
+
+
+@_jit
+def _candidates(
+    found: Int64, windows: Int64, needs: Int64, span: int, bits: int, starts: Counts, places: Counts, checks: Bytes,
+    copies: int,
+) -> Int64:  # fmt: skip
+    longest = 1
+    for w in range(len(windows)):
+        longest = max(longest, windows[w, 1] - windows[w, 0])
+    hits = np.empty(longest * copies, np.int64)
+    out, n = np.empty((64, 4), np.int64), 0
+    for w in range(len(windows)):
+        length = windows[w, 1] - windows[w, 0]
+        inside = found[windows[w, 0] : max(windows[w, 0], windows[w, 1] - span + 1)]
+        number = _fill_hits(inside, bits, starts, places, checks, copies, hits)
+        seeds = 3 if needs[w] >= 100 else 2
+        if number < seeds:
+            continue
+        hits[:number].sort()
+        slack = min(max(length // 16, 8), 48)
+        runs = np.empty((number // seeds, 3), np.int64)
+        number = _find_runs(hits[:number], length, seeds, needs[w] // 4, slack, runs)
+        if n + number > len(out):
+            out = np.concatenate((out[:n], np.empty((n + 2 * number, 4), np.int64)))
+        out[n : n + number, 0] = w
+        out[n : n + number, 1:] = runs[:number]
+        n += number
+    return out[:n]
+
+
+def candidates(found: Int64, windows: Int64, needs: Int64, span: int, indexed: Index, copies: int) -> Int64:
+    """Which windows share seeds with the index near one diagonal.
+
+    Two seeds (three where a window needs 100 bases or more) must lie on diagonals that follow each other within a
+    sixteenth of the window (8 to 48 bases) and spread over no more than its length, and stretch over a quarter of the bases that must align.
+
+    Args:
+        found: int64, seeds of the text that the windows lie in.
+        windows: int64 (W, 2), start and end in it; at most 2**16 bases long.
+        needs: int64 (W,), bases that must align.
+        span: length of the pattern.
+        indexed: the other side.
+        copies: of a seed that stands in more places, only the first so many count.
+
+    Returns:
+        int64 (n, 4): row of the window; 1 for the other strand; smallest and largest diagonal, which is the position
+        in the index minus the position in the window (their sum for the other strand).
+    """
+    rows: Int64 = _candidates(
+        found, windows, needs, span, indexed.bits, indexed.starts, indexed.places, indexed.checks, copies
+    )
+    return rows

@@ -78,7 +78,7 @@ def open_alignments(
     counted = _Counted(Keys(contigs, len(columns)), Spool(scratch, _EVENT), contigs, what == "cuts")
     head = next(read_blocks(path, 4), b"")
     if head in (b"BAM\1", b"CRAM"):
-        known = _read_bam(path, counted, column_of, 4 if tn5 else 0, 5 if tn5 else 0, reference, min_mapq)
+        known = _read_bam(path, counted, column_of, (4, 5) if tn5 else (0, 0), reference, min_mapq)
     elif tn5 or min_mapq:
         raise ConfigError(
             f"{path}: this is no BAM or CRAM; fragments have no mapping quality and are shifted already: "
@@ -141,8 +141,7 @@ def _read_bam(
     path: Path,
     counted: _Counted,
     column_of: dict[str, int] | None,
-    forward_shift: int,
-    reverse_shift: int,
+    shift: tuple[int, int],
     reference: Path | None,
     min_mapq: int,
 ) -> npt.NDArray[np.bool_]:
@@ -158,7 +157,7 @@ def _read_bam(
             if not names:
                 raise SourceError(f"{path}: its header names no contigs: the reads were not aligned")
             rows = counted.contigs.rows(names, str(path), file.lengths)
-            stretches = _stretches(path, file, rows, counted, column_of, min_mapq, forward_shift, reverse_shift)
+            stretches = _stretches(path, file, rows, counted, column_of, shift, min_mapq)
             while len(batch := _batch(stretches)):
                 column, row, start, end = batch.T
                 if counted.cuts:
@@ -190,9 +189,8 @@ def _stretches(
     rows: Int64,
     counted: _Counted,
     column_of: dict[str, int] | None,
+    shift: tuple[int, int],
     min_mapq: int,
-    forward_shift: int,
-    reverse_shift: int,
 ) -> Iterator[tuple[int, int, int, int]]:
     """Column, row, start and end of what each read covers, or of its cut."""
     names, lengths, row_of = file.references, file.lengths, rows.tolist()
@@ -214,14 +212,15 @@ def _stretches(
             counted.skip(names[contig])
             continue
         if column_of is not None:
-            barcode = read.get_tag("CB") if read.has_tag("CB") else None
-            found = column_of.get(barcode)
-            if found is None:
-                counted.skip(NO_BARCODE if barcode is None else NO_GROUP)
+            if not read.has_tag("CB"):
+                counted.skip(NO_BARCODE)
                 continue
-            column = found
+            column = column_of.get(str(read.get_tag("CB")), -1)
+            if column < 0:
+                counted.skip(NO_GROUP)
+                continue
         if counted.cuts:
-            at = blocks[-1][1] - 1 - reverse_shift if read.flag & 0x10 else blocks[0][0] + forward_shift
+            at = blocks[-1][1] - 1 - shift[1] if read.flag & 0x10 else blocks[0][0] + shift[0]
             yield column, row, at, at + 1
         else:
             for start, end in blocks:

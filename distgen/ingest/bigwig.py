@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -27,11 +28,13 @@ _LEAF = np.dtype(
 )
 _BRANCH = np.dtype([("id", "<u4"), ("start", "<u4"), ("last_id", "<u4"), ("end", "<u4"), ("offset", "<u8")])
 
+_INFLATE_ERROR = cast("type[Exception]", isal_zlib.error)  # its stub declares an instance
+
 Blocks = npt.NDArray[np.void]
 
 
 class BigWig(Signal):
-    """One bigWig file. `skipped` counts the bases that its data blocks on other contigs span."""
+    """One bigWig file. `skipped` has the length of each other contig on which there is data, since its index says no more."""
 
     def __init__(self, path: Path, contigs: Contigs):
         self._file = os.open(path, os.O_RDONLY)
@@ -44,14 +47,13 @@ class BigWig(Signal):
         table = self._names(names)
         rows = contigs.rows(list(table), str(path), [length for _, length in table.values()])
         self._ids = {int(row): id for row, (id, _) in zip(rows, table.values(), strict=True) if row >= 0}
-        lacking = {id: name for row, (name, (id, _)) in zip(rows, table.items(), strict=True) if row < 0}
-        skipped: dict[str, int] = {}
         # Reading the whole index now tells a truncated file at once.
-        for leaf in self._leaves(None):
-            for id in np.unique(leaf["id"]).tolist():
-                if id in lacking:
-                    bases = leaf["end"][leaf["id"] == id].astype(np.int64) - leaf["start"][leaf["id"] == id]
-                    skipped[lacking[id]] = skipped.get(lacking[id], 0) + int(bases.sum())
+        filled = {id for leaf in self._leaves(None) for id in np.unique(leaf["id"]).tolist()}
+        skipped = {
+            name: length
+            for row, (name, (id, length)) in zip(rows, table.items(), strict=True)
+            if row < 0 and id in filled
+        }
         known = np.zeros(len(contigs), np.bool_)
         known[list(self._ids)] = True
         super().__init__(path, (column_name(path),), contigs, known, skipped)
@@ -69,7 +71,7 @@ class BigWig(Signal):
         try:
             data = isal_zlib.decompress(data) if self._zipped else data
             found, at, _, step, span, kind, _, count = struct.unpack_from("<IIIIIBBH", data)
-        except (isal_zlib.error, struct.error) as error:
+        except (_INFLATE_ERROR, struct.error) as error:
             raise self._damage(f"a data block at byte {offset:,}", str(error)) from None
         if found != id or kind not in (1, 2, 3) or len(data) < 24 + count * 4 * (4 - kind):
             raise self._damage(f"a data block at byte {offset:,}", f"kind {kind}, {count} records, {len(data)} bytes")

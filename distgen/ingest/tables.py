@@ -16,7 +16,8 @@ from distgen.errors import SourceError
 from distgen.genome import Contigs, Int64
 from distgen.ingest.open import BLOCK, read_blocks
 
-_NO_RECORD = re.compile(rb"(?:#.*|(?:track|browser)(?:\s.*)?|\s*)")
+_NO_RECORD = re.compile(rb"#.*|(?:track|browser)(?:\s.*)?|\s*")
+_HEAD = re.compile(rb"(?:(?:#[^\n]*|(?:track|browser)(?:[ \t\r][^\n]*)?|[ \t\r]*)\n)*")
 _INTEGER = re.compile(rb"-?\d{1,18}")
 _FLOAT = re.compile(rb"[+-]?(?:\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?|nan|inf|infinity)", re.IGNORECASE)
 
@@ -49,7 +50,7 @@ def read_rows(
             raise SourceError(f"{path}:{long}: the line does not end; this is no {what} file")
         if not text:
             continue
-        table = _quick(text, line, schema)
+        table = _quick(text, line, schema, more)
         if table is None:
             table = _careful(path, text, line, schema, what, more)
         line += text.count(b"\n")
@@ -60,13 +61,16 @@ def read_rows(
         raise SourceError(f"{path}: the file holds no {what} records")
 
 
-def _quick(text: bytes, line: int, schema: dict[str, Any]) -> pl.DataFrame | None:
+def _quick(text: bytes, line: int, schema: dict[str, Any], more: bool) -> pl.DataFrame | None:
     """The records where every line is one and is well formed; None where there is any doubt."""
-    while (head := text[: text.find(b"\n") + 1]) and _NO_RECORD.fullmatch(head.rstrip()):
-        text, line = text[len(head) :], line + 1
-    first = text[: text.find(b"\n")]
+    match = _HEAD.match(text)
+    head = match.end() if match else 0
+    text, line = text[head:], line + text.count(b"\n", 0, head)
+    first = text.partition(b"\n")[0]
     separator = b"\t" if b"\t" in first else b" "
     extra = {f"_{i}": pl.String for i in range(len(schema), first.count(separator) + 1)}
+    if extra and not more:
+        return None
     try:
         table = pl.read_csv(
             text, has_header=False, separator=separator.decode(), quote_char=None, schema={**schema, **extra}
@@ -75,7 +79,7 @@ def _quick(text: bytes, line: int, schema: dict[str, Any]) -> pl.DataFrame | Non
         return None
     if (
         len(table) != text.count(b"\n") + (not text.endswith(b"\n"))
-        or table.select(schema).null_count().sum_horizontal()[0]
+        or table.select(*schema).null_count().sum_horizontal()[0]
     ):
         return None
     if table["contig"].str.contains("^#|^track|^browser|[ \t]").any():

@@ -148,6 +148,8 @@ def _read_bam(
     """Count the reads of a BAM or CRAM; returns the contigs in its header, bool (C,)."""
     import pysam
 
+    if reference and not reference.is_file():
+        raise SourceError(f"{path}: its reference {reference} is not there")
     quiet = pysam.set_verbosity(0)  # htslib complains on stderr that there is no index, which is not needed
     try:
         with pysam.AlignmentFile(
@@ -164,11 +166,14 @@ def _read_bam(
                     counted.add_cuts(column, row, start)
                 else:
                     counted.add(column, row, start, end)
-    except FileNotFoundError:
-        raise SourceError(f"{path}: the reference {reference} is not there") from None
     except (OSError, ValueError) as error:
-        hint = "; a CRAM needs the FASTA it was written with as reference" if path.suffix == ".cram" else ""
-        raise SourceError(f"{path}: the file cannot be read on ({error}): it is cut short or damaged{hint}") from None
+        # The system error that comes with it is often another's: htslib doesn't clear the last one.
+        why = "" if getattr(error, "errno", None) else f" ({error})"
+        cram = next(read_blocks(path, 4)) == b"CRAM"
+        hint = ", or the reference is not the FASTA that this CRAM was written with" if cram else ""
+        raise SourceError(
+            f"{path}: reading stops with an error{why}: the file is cut short or damaged{hint}"
+        ) from error
     finally:
         pysam.set_verbosity(quiet)
     known = np.zeros(len(counted.contigs), np.bool_)

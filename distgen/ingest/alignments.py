@@ -14,6 +14,8 @@ header: on every contig with a fragment).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +36,7 @@ OUTSIDE = "(cut site beyond its contig)"
 
 _EVENT = np.dtype([("key", "<i8"), ("change", "<i4")])
 _LEFT_OUT = 0x4 | 0x100 | 0x200 | 0x400 | 0x800  # unmapped, secondary, QC-failed, duplicate, supplementary
+_FIELDS = 0x1 | 0x2 | 0x4 | 0x8 | 0x10 | 0x20 | 0x800  # name, flag, contig, start, mapping quality, CIGAR, tags
 _READS = 1 << 18  # alignments held as Python numbers at a time
 
 
@@ -44,14 +47,13 @@ def open_alignments(
     *,
     groups: Path | None = None,
     tn5: bool = False,
-    reference: Path | None = None,
     what: What = "coverage",
     min_mapq: int = 0,
 ) -> Signal:
     """Read a BAM, a CRAM or a fragment file once, and count what the module says.
 
     Args:
-        path: the file, in any order; no index is needed. Its content says which it is. Fragments are text, plain or
+        path: the file, in any order; neither an index nor a CRAM's reference is needed. Its content says which it is. Fragments are text, plain or
             gzip: contig, start, end (0-based, half-open), barcode, and further columns that are left out.
         contigs: the assembly's; alignments on other contigs are counted in `skipped` and left out.
         scratch: a folder for temporary files, which must last as long as the signal is used; the caller removes it.
@@ -59,7 +61,6 @@ def open_alignments(
             "barcode" is its head. The columns are then the groups, sorted. A read's barcode is its tag CB. `skipped`
             counts those in no group as NO_GROUP, reads without the tag as NO_BARCODE.
         tn5: shift the cuts of a BAM or CRAM; those shifted off their contig are counted in `skipped` as OUTSIDE.
-        reference: FASTA that a CRAM was written with.
         what: "coverage" or "cuts".
         min_mapq: least mapping quality of a read.
 
@@ -78,7 +79,7 @@ def open_alignments(
     counted = _Counted(Keys(contigs, len(columns)), Spool(scratch, _EVENT), contigs, what == "cuts")
     head = next(read_blocks(path, 4), b"")
     if head in (b"BAM\1", b"CRAM"):
-        known = _read_bam(path, counted, column_of, (4, 5) if tn5 else (0, 0), reference, min_mapq)
+        known = _read_bam(path, counted, column_of, (4, 5) if tn5 else (0, 0), min_mapq)
     elif tn5 or min_mapq:
         raise ConfigError(
             f"{path}: this is no BAM or CRAM; fragments have no mapping quality and are shifted already: "
@@ -138,52 +139,53 @@ def _depths(counted: _Counted) -> Iterator[tuple[Int64, npt.NDArray[np.void]]]:
 
 
 def _read_bam(
-    path: Path,
-    counted: _Counted,
-    column_of: dict[str, int] | None,
-    shift: tuple[int, int],
-    reference: Path | None,
-    min_mapq: int,
+    path: Path, counted: _Counted, column_of: dict[str, int] | None, shift: tuple[int, int], min_mapq: int
 ) -> npt.NDArray[np.bool_]:
     """Count the reads of a BAM or CRAM; returns the contigs in its header, bool (C,)."""
     import pysam
 
-    if reference and not reference.is_file():
-        raise SourceError(f"{path}: its reference {reference} is not there")
     quiet = pysam.set_verbosity(0)  # htslib complains on stderr that there is no index, which is not needed
     try:
-        with pysam.AlignmentFile(
-            str(path), check_sq=False, reference_filename=str(reference) if reference else None
-        ) as file:
-            names = file.references
-            if not names:
-                raise SourceError(f"{path}: its header names no contigs: the reads were not aligned")
-            rows = counted.contigs.rows(names, str(path), file.lengths)
-            stretches = _stretches(path, file, rows, counted, column_of, shift, min_mapq)
-            while len(batch := _batch(stretches)):
-                column, row, start, end = batch.T
-                if counted.cuts:
-                    counted.add_cuts(column, row, start)
-                else:
-                    counted.add(column, row, start, end)
+        # A CRAM is decoded without its sequence, which alone would need the reference it was written with.
+        file = pysam.AlignmentFile(str(path), check_sq=False, format_options=[f"required_fields={_FIELDS}"])
     except (OSError, ValueError) as error:
-        # The system error that comes with it is often another's: htslib doesn't clear the last one.
-        why = "" if getattr(error, "errno", None) else f" ({error})"
-        cram = next(read_blocks(path, 4)) == b"CRAM"
-        hint = ", or the reference is not the FASTA that this CRAM was written with" if cram else ""
-        raise SourceError(
-            f"{path}: reading stops with an error{why}: the file is cut short or damaged{hint}"
-        ) from error
+        pysam.set_verbosity(quiet)
+        raise _broken(path, error) from error
+    try:
+        if not file.references:
+            raise SourceError(f"{path}: its header names no contigs: the reads were not aligned")
+        rows = counted.contigs.rows(file.references, str(path), file.lengths)
+        stretches = _stretches(path, file, rows, counted, column_of, shift, min_mapq)
+        while len(batch := _batch(stretches)):
+            column, row, start, end = batch.T
+            if counted.cuts:
+                counted.add_cuts(column, row, start)
+            else:
+                counted.add(column, row, start, end)
     finally:
         pysam.set_verbosity(quiet)
+        with suppress(OSError):  # of a damaged file closing complains once more
+            file.close()
     known = np.zeros(len(counted.contigs), np.bool_)
     known[rows[rows >= 0]] = True
     return known
 
 
-def _batch(stretches: Iterator[tuple[int, int, int, int]]) -> Int64:
-    from itertools import chain, islice
+def _broken(path: Path, error: Exception) -> SourceError:
+    # The system error that comes with it is often another's: htslib doesn't clear the last one.
+    why = "" if getattr(error, "errno", None) else f" ({error})"
+    return SourceError(f"{path}: reading stops with an error{why}: the file is cut short or damaged; fetch it again")
 
+
+def _reads(path: Path, file: Any) -> Iterator[Any]:
+    """All reads; what a consumer raises does not pass through here."""
+    try:
+        yield from file.fetch(until_eof=True)
+    except (OSError, ValueError) as error:
+        raise _broken(path, error) from error
+
+
+def _batch(stretches: Iterator[tuple[int, int, int, int]]) -> Int64:
     flat = np.fromiter(chain.from_iterable(islice(stretches, _READS)), np.int64)
     return flat.reshape(-1, 4)
 
@@ -200,7 +202,7 @@ def _stretches(
     """Column, row, start and end of what each read covers, or of its cut."""
     names, lengths, row_of = file.references, file.lengths, rows.tolist()
     column = 0
-    for read in file.fetch(until_eof=True):
+    for read in _reads(path, file):
         if read.flag & _LEFT_OUT or read.mapping_quality < min_mapq:
             continue
         contig = read.reference_id

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import cast
@@ -39,7 +39,7 @@ class BigWig(Signal):
     def __init__(self, path: Path, contigs: Contigs):
         self._file = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
-        self._where, self._size = path, os.fstat(self._file).st_size
+        self.path, self._size = path, os.fstat(self._file).st_size
         magic, _, _, names, _, self._index, *_, inflated, _ = struct.unpack("<IHHQQQHHQQIQ", self._read(0, 64))
         if magic != _MAGIC:
             raise SourceError(f"{path}: this bigWig is big-endian, which is not read; write it again, little-endian")
@@ -61,8 +61,8 @@ class BigWig(Signal):
 
     def sections(self, column: int, row: int, low: int, high: int) -> Iterator[Section]:
         blocks = self._blocks(self._ids[row])
-        first = int(np.searchsorted(blocks["end"], low, side="right"))
-        last = int(np.searchsorted(blocks["start"], high, side="left"))
+        first = int(np.searchsorted(blocks["end"], np.uint32(low), side="right"))
+        last = int(np.searchsorted(blocks["start"], np.uint32(high), side="left"))
         for block in blocks[first:last].tolist():
             yield self._decode(*block)
 
@@ -90,59 +90,62 @@ class BigWig(Signal):
             return
         if struct.unpack("<I", self._read(self._index, 4))[0] != _INDEX_MAGIC:
             raise self._damage("the index", "its magic number is wrong")
-        nodes, visited = [self._index + 48], 0
-        while nodes:
-            is_leaf, items = self._node(nodes.pop(), _LEAF.itemsize, _BRANCH.itemsize)
-            visited += 1
-            if visited * 4 > self._size:
-                raise self._damage("the index", "it runs in a circle")
-            entries = np.frombuffer(items, _LEAF if is_leaf else _BRANCH)
-            if id is not None:
-                entries = entries[(entries["id"] <= id) & (id <= entries["last_id"])]
-            if not is_leaf:
-                nodes += entries["offset"][::-1].tolist()
-                continue
-            if (entries["id"] != entries["last_id"]).any():
+
+        def wanted(items: bytes, dtype: np.dtype[np.void]) -> Blocks:
+            entries = np.frombuffer(items, dtype)
+            return entries if id is None else entries[(entries["id"] <= id) & (id <= entries["last_id"])]
+
+        root, children = self._index + 48, lambda items: wanted(items, _BRANCH)["offset"].tolist()
+        for items in self._leaf_items("the index", root, _LEAF.itemsize, _BRANCH.itemsize, children):
+            blocks = wanted(items, _LEAF)
+            if (blocks["id"] != blocks["last_id"]).any():
                 raise self._damage("the index", "a data block spans two contigs")
             # Compared in float64, which cannot wrap around where a damaged entry is near 2^64.
-            if (entries["offset"].astype(np.float64) + entries["bytes"] > self._size).any():
-                raise SourceError(f"{self._where}: the file is cut short: data lies past its end; fetch the file again")
-            yield entries
+            if (blocks["offset"].astype(np.float64) + blocks["bytes"] > self._size).any():
+                raise self._cut_short()
+            yield blocks
 
     def _names(self, offset: int) -> dict[str, tuple[int, int]]:
         """Number and length of each contig by name."""
+        part = "the list of contigs"
         magic, _, key_bytes, _, _, _ = struct.unpack("<IIIIQQ", self._read(offset, 32))
         if magic != _NAMES_MAGIC or not 0 < key_bytes < 1 << 16:
-            raise self._damage("the list of contigs", "its magic number is wrong")
+            raise self._damage(part, "its magic number is wrong")
+        item = struct.Struct(f"<{key_bytes}sQ")  # a name and the next node, or a name, its number and its length
         table: dict[str, tuple[int, int]] = {}
-        nodes, visited = [offset + 32], 0
-        while nodes:
-            is_leaf, items = self._node(nodes.pop(), key_bytes + 8, key_bytes + 8)
-            visited += 1
-            if visited * 4 > self._size:
-                raise self._damage("the list of contigs", "it runs in a circle")
-            found: list[int] = []
-            for at in range(0, len(items), key_bytes + 8):
-                value = items[at + key_bytes : at + key_bytes + 8]
-                if is_leaf:
-                    name = items[at : at + key_bytes].rstrip(b"\0").decode(errors="replace")
-                    table[name] = struct.unpack("<II", value)
-                else:
-                    found += struct.unpack("<Q", value)
-            nodes += found[::-1]
+        for items in self._leaf_items(
+            part, offset + 32, item.size, item.size, lambda items: [node for _, node in item.iter_unpack(items)]
+        ):
+            for name, value in item.iter_unpack(items):
+                table[name.rstrip(b"\0").decode(errors="replace")] = value & 0xFFFFFFFF, value >> 32
         if not table:
-            raise self._damage("the list of contigs", "it is empty")
+            raise self._damage(part, "it is empty")
         return table
 
-    def _node(self, offset: int, leaf_bytes: int, branch_bytes: int) -> tuple[bool, bytes]:
-        """Both trees have nodes of the same make: whether this is a leaf, and its items."""
-        is_leaf, _, count = struct.unpack("<BBH", self._read(offset, 4))
-        return bool(is_leaf), self._read(offset + 4, count * (leaf_bytes if is_leaf else branch_bytes))
+    def _leaf_items(
+        self, part: str, root: int, leaf_bytes: int, branch_bytes: int, children: Callable[[bytes], list[int]]
+    ) -> Iterator[bytes]:
+        """The items of each leaf of a tree, in order; both trees have nodes of the same make."""
+        nodes, seen = [root], set()
+        while nodes:
+            node = nodes.pop()
+            if node in seen:
+                raise self._damage(part, "it runs in a circle")
+            seen.add(node)
+            is_leaf, _, count = struct.unpack("<BBH", self._read(node, 4))
+            items = self._read(node + 4, count * (leaf_bytes if is_leaf else branch_bytes))
+            if is_leaf:
+                yield items
+            else:
+                nodes += children(items)[::-1]
 
     def _read(self, offset: int, size: int) -> bytes:
         if offset + size > self._size:
-            raise SourceError(f"{self._where}: the file is cut short: data lies past its end; fetch the file again")
+            raise self._cut_short()
         return os.pread(self._file, size, offset)
 
+    def _cut_short(self) -> SourceError:
+        return SourceError(f"{self.path}: the file is cut short: data lies past its end; fetch the file again")
+
     def _damage(self, part: str, why: str) -> SourceError:
-        return SourceError(f"{self._where}: {part} is damaged ({why}); fetch the file again")
+        return SourceError(f"{self.path}: {part} is damaged ({why}); fetch the file again")

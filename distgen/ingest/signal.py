@@ -207,8 +207,9 @@ class Spooled(Signal):
     def sections(self, column: int, row: int, low: int, high: int) -> Iterator[Section]:
         group = column * len(self.contigs) + row
         records = self._records[self._bounds[group] : self._bounds[group + 1]]
-        first = int(np.searchsorted(records["end"], low, side="right"))
-        last = int(np.searchsorted(records["start"], high, side="left"))
+        # Of the records' own type: anything else would convert, and so read, all of them.
+        first = int(np.searchsorted(records["end"], np.uint32(low), side="right"))
+        last = int(np.searchsorted(records["start"], np.uint32(high), side="left"))
         if first < last:
             yield Section(np.ascontiguousarray(records[first:last]).view(np.uint32))
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from distgen.errors import SourceError
 from distgen.genome import Contigs, Int64
 
 _MEMORY = 1 << 21  # records in memory at a time
@@ -20,6 +21,9 @@ class Keys:
     """One number for a column, a contig and a position in it, that sorts in this order; the contig's end is a position too."""
 
     def __init__(self, contigs: Contigs, columns: int):
+        if len(contigs) and contigs.lengths.max() >= 1 << 32:
+            name = contigs.names[int(contigs.lengths.argmax())]
+            raise SourceError(f'contig "{name}" has {contigs.lengths.max():,} bases; signals reach to 4,294,967,295')
         bases = contigs.lengths + 1
         self._offsets: Int64 = np.cumsum(bases) - bases
         self._genome = int(bases.sum())

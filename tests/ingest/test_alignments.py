@@ -211,6 +211,14 @@ def test_fragments_by_group_count_what_is_in_no_group(tmp_path):
     assert np.argwhere(bases(file, 1)).tolist() == [[0, 0], [119, 0]]
 
 
+def test_a_barcode_at_a_lines_end_is_the_same_with_crlf(tmp_path):
+    (tmp_path / "a.tsv").write_bytes(b"chr1\t10\t15\tAAA\r\n" * 3)
+    (tmp_path / "g.csv").write_bytes(b"AAA,T\r\n")
+    file = open_alignments(tmp_path / "a.tsv", CONTIGS, tmp_path, groups=tmp_path / "g.csv")
+    assert file.skipped == {}
+    assert bases(file)[10, 0] == 3
+
+
 GOOD = "chr1\t10\t15\tAAA\n"
 
 

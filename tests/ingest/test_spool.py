@@ -1,7 +1,9 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distgen.errors import SourceError
 from distgen.genome import Contigs
 from distgen.ingest import spool
 from distgen.ingest.spool import Keys, Spool, write_groups
@@ -62,6 +64,11 @@ def test_keys_sort_by_column_contig_and_position_and_tell_a_contigs_end_from_the
     group, back = keys.split(found)
     assert group.tolist() == (column * 2 + row).tolist()
     assert back.tolist() == position.tolist()
+
+
+def test_a_contig_that_32_bits_cannot_count_is_refused():
+    with pytest.raises(SourceError, match='contig "a" has 4,294,967,296 bases'):
+        Keys(Contigs(("a",), np.array([1 << 32]), np.array([0]), ("",)), columns=1)
 
 
 def test_groups_lie_one_after_another_on_disk(tmp_path):

@@ -238,7 +238,7 @@ def _read_fragments(path: Path, counted: _Counted, column_of: dict[str, int] | N
     """Count the fragments of a text file; returns the contigs that have one, bool (C,)."""
     import polars as pl
 
-    from distgen.ingest.tables import Names, read_rows
+    from distgen.ingest.records import Names, read_rows
 
     schema = {"contig": pl.String, "start": pl.Int64, "end": pl.Int64, "barcode": pl.String}
     names = Names(counted.contigs, path)

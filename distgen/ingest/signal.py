@@ -250,7 +250,7 @@ def column_name(path: Path) -> str:
 def _open_bedgraph(path: Path, contigs: Contigs, scratch: Path) -> Spooled:
     import polars as pl
 
-    from distgen.ingest.tables import Names, read_rows
+    from distgen.ingest.records import Names, read_rows
 
     schema = {"contig": pl.String, "start": pl.Int64, "end": pl.Int64, "value": pl.Float32}
     names, keys, spool = Names(contigs, path), Keys(contigs, columns=1), Spool(scratch, _LINE)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from distgen.errors import SourceError
 from distgen.ingest import tables
-from distgen.ingest.tables import read_rows
+from distgen.ingest.records import read_rows
 
 SCHEMA = {"contig": pl.String, "start": pl.Int64, "end": pl.Int64, "value": pl.Float32}
 

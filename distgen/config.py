@@ -89,7 +89,7 @@ _ONLY = {
     "annotation": {"classes", "promoter"},
     "intervals": {"columns", "summit", "value", "blocks", "absent"},
     "signal": {"columns", "reduce", "absent", "min_covered", "dtype", "scale", "power", "soft_clip"},
-    "alignments": {"groups", "reference", "what", "tn5", "min_mapq", "reduce", "dtype", "scale", "power", "soft_clip"},
+    "alignments": {"groups", "what", "tn5", "min_mapq", "reduce", "dtype", "scale", "power", "soft_clip"},
 }
 
 
@@ -151,7 +151,6 @@ class Track(Section):
     absent: Literal["zero", "missing"] = "missing"
     min_covered: Share = 0.0
     groups: str | None = None
-    reference: str | None = None
     what: Literal["coverage", "cuts"] = "coverage"
     tn5: bool = False
     min_mapq: NotNegative = 0
@@ -203,7 +202,7 @@ class Track(Section):
     @property
     def tables(self) -> tuple[str, ...]:
         """Other files that the values depend on."""
-        return tuple(path for path in (self.groups, self.reference) if path)
+        return (self.groups,) if self.groups else ()
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -73,7 +73,7 @@ def open_alignments(
     """
     if tn5 and what != "cuts":
         raise ConfigError(f'{path}: tn5 shifts cut sites; it goes with what = "cuts"')
-    table = _read_groups(groups) if groups else None
+    table = read_groups(groups) if groups else None
     columns = tuple(sorted(set(table.values()))) if table is not None else (column_name(path),)
     column_of = {barcode: columns.index(group) for barcode, group in table.items()} if table is not None else None
     counted = _Counted(Keys(contigs, len(columns)), Spool(scratch, _EVENT), contigs, what == "cuts")
@@ -260,7 +260,7 @@ def _read_fragments(path: Path, counted: _Counted, column_of: dict[str, int] | N
     return names.known()
 
 
-def _read_groups(path: Path) -> dict[str, str]:
+def read_groups(path: Path) -> dict[str, str]:
     """The group of each barcode."""
     text = b"".join(read_blocks(path)).decode(errors="replace")
     groups: dict[str, str] = {}

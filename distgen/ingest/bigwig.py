@@ -12,7 +12,6 @@ import weakref
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +19,7 @@ from isal import isal_zlib
 
 from distgen.errors import SourceError
 from distgen.genome import Contigs
+from distgen.ingest.open import INFLATE_ERROR
 from distgen.ingest.signal import Section, Signal, column_name
 
 _MAGIC, _NAMES_MAGIC, _INDEX_MAGIC = 0x888FFC26, 0x78CA8C91, 0x2468ACE0
@@ -28,7 +28,6 @@ _LEAF = np.dtype(
 )
 _BRANCH = np.dtype([("id", "<u4"), ("start", "<u4"), ("last_id", "<u4"), ("end", "<u4"), ("offset", "<u8")])
 
-_INFLATE_ERROR = cast("type[Exception]", isal_zlib.error)  # its stub declares an instance
 
 Blocks = npt.NDArray[np.void]
 
@@ -71,7 +70,7 @@ class BigWig(Signal):
         try:
             data = isal_zlib.decompress(data) if self._zipped else data
             found, at, _, step, span, kind, _, count = struct.unpack_from("<IIIIIBBH", data)
-        except (_INFLATE_ERROR, struct.error) as error:
+        except (INFLATE_ERROR, struct.error) as error:
             raise self._damage(f"a data block at byte {offset:,}", str(error)) from None
         if found != id or kind not in (1, 2, 3) or len(data) < 24 + count * 4 * (4 - kind):
             raise self._damage(f"a data block at byte {offset:,}", f"kind {kind}, {count} records, {len(data)} bytes")

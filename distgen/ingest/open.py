@@ -10,12 +10,14 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
-from isal import igzip_threaded
+from isal import igzip_lib, igzip_threaded
 
 from distgen.errors import SourceError, suggest
 
 BLOCK = 1 << 24
+INFLATE_ERROR = cast("type[Exception]", igzip_lib.IsalError)  # its stub declares an instance
 _BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 
 
@@ -91,7 +93,7 @@ def _explained(path: Path) -> Iterator[None]:
         raise SourceError(f"{path}: there is no such file. {suggest(str(path), near)}") from None
     except EOFError:
         raise SourceError(f"{path}: the gzip stream is cut short; fetch the file again") from None
-    except (gzip.BadGzipFile, zlib.error) as error:
+    except (gzip.BadGzipFile, zlib.error, INFLATE_ERROR) as error:
         raise SourceError(f"{path}: the gzip stream is damaged ({error}); fetch the file again") from None
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror or error}") from None

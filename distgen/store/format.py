@@ -238,7 +238,12 @@ def array_entry(layout: Layout, shards: list[Entry]) -> Entry:
             else:
                 absent.append([first, count])
     digests = [shard["digest"] for shard in shards]
-    return {"id": content_id(layout, digests), "crc32c": base64.b64encode(crcs).decode(), "absent": absent}
+    return {
+        "id": content_id(layout, digests),
+        "metadata": layout.to_json(),
+        "crc32c": base64.b64encode(crcs).decode(),
+        "absent": absent,
+    }
 
 
 def write_array(folder: Path, values: npt.NDArray[Any], codec: Codec = "raw") -> Entry:
@@ -306,8 +311,8 @@ class Array:
     """One array of a store, read from memory-mapped shards; every chunk is checked at its first touch.
 
     Args:
-        folder: where its `zarr.json` lies.
-        entry: its manifest entry, with the checksums.
+        folder: where its shards lie.
+        entry: its manifest entry, with the metadata and the checksums.
 
     Raises:
         StoreError: the metadata is unknown, or (from any read) a shard is missing or damaged.
@@ -315,7 +320,7 @@ class Array:
 
     def __init__(self, folder: Path, entry: dict[str, Any]):
         self.folder, self.id = folder, str(entry["id"])
-        self.layout = Layout.from_json(read_json(folder / "zarr.json"), folder / "zarr.json")
+        self.layout = Layout.from_json(entry["metadata"], folder)
         self.crcs = np.frombuffer(base64.b64decode(entry["crc32c"]), "<u4")
         self.absent = np.zeros(self.layout.chunks, bool)
         for first, count in entry["absent"]:
@@ -324,7 +329,7 @@ class Array:
         self._maps: dict[int, tuple[Bytes, npt.NDArray[np.uint64]]] = {}
         self._digests: dict[int, str] = {}
         if len(self.crcs) != self.layout.chunks:
-            raise StoreError(f"{folder}: the manifest lists {len(self.crcs)} chunks, zarr.json {self.layout.chunks}")
+            raise StoreError(f"{folder}: the manifest lists {len(self.crcs)} chunks of {self.layout.chunks}")
 
     @property
     def shape(self) -> tuple[int, ...]:

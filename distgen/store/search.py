@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from distgen.errors import ConfigError
 from distgen.genome import AMBIGUOUS, Int64
+from distgen.ingest.packing import unpack_codes
 from distgen.store import seeds
-from distgen.store.reader import Store, unpack_sequence
+from distgen.store.reader import Store
 
 Bytes = npt.NDArray[np.uint8]
 Bits = npt.NDArray[np.bool_]
@@ -94,7 +95,7 @@ class Assembly:
     def codes(self, start: int, end: int) -> Bytes:
         """Codes (end - start,), ambiguous is 4."""
         packed = self.store.planes["sequence"][start // 4 : -(-end // 4)]
-        codes: Bytes = unpack_sequence(packed)[start % 4 :][: end - start]
+        codes: Bytes = unpack_codes(packed)[start % 4 :][: end - start]
         codes[self._flags("ambiguous", start, end)] = AMBIGUOUS
         return codes
 

@@ -30,7 +30,6 @@ COLUMNS = 64  # of a block at most
 PIECE = 1 << 21  # values in memory at a time
 _LARGEST = {"float16": 65504.0, "float32": 3.4e38, "uint8": 254.0}
 _NO_DATA = 255  # of uint8 signals
-_PLACES = ("groups", "reference")  # keys of a track that hold files
 
 Values = npt.NDArray[Any]
 
@@ -52,7 +51,7 @@ class Block:
         number: which track of the recipe.
         track: as the recipe has it.
         paths: the sources of these columns.
-        tables: other files the values depend on, by key.
+        groups: the table of groups of cells, or None.
         columns: the names of the columns.
         inputs: an id of all that the values depend on.
         key: where the store has this array already, or None.
@@ -61,7 +60,7 @@ class Block:
     number: int
     track: Track
     paths: tuple[Path, ...]
-    tables: dict[str, Path]
+    groups: Path | None
     columns: tuple[str, ...]
     inputs: str
     key: str | None
@@ -93,12 +92,10 @@ def plan(recipe: Recipe, sources: dict[str, Any], contigs: Contigs, built: dict[
         for first in range(0, len(names), step):
             columns, used = names[first : first + step], slice(first, first + step) if step == COLUMNS else slice(None)
             sums = [sources[source]["blake3"] for source in (*track.sources[used], *track.tables)]
-            parameters = track.model_dump(mode="json", exclude={"name", "source", "columns", "swap", *_PLACES})
+            parameters = track.model_dump(mode="json", exclude={"name", "source", "columns", "swap", "groups"})
             inputs = digest(["track/1", table, parameters, sums, columns])
-            tables = {
-                key: recipe.resolve(path, f"track.{number}.{key}") for key in _PLACES if (path := getattr(track, key))
-            }
-            blocks.append(Block(number, track, paths[used], tables, columns, inputs, built.get(inputs)))
+            groups = recipe.resolve(track.groups, f"track.{number}.groups") if track.groups else None
+            blocks.append(Block(number, track, paths[used], groups, columns, inputs, built.get(inputs)))
     return blocks
 
 
@@ -294,6 +291,6 @@ def _open(block: Block, contigs: Contigs, scratch: Path) -> Columns:
 
     (path,) = block.paths
     signal = open_alignments(
-        path, contigs, scratch, tn5=track.tn5, what=track.what, min_mapq=track.min_mapq, **block.tables
+        path, contigs, scratch, groups=block.groups, tn5=track.tn5, what=track.what, min_mapq=track.min_mapq
     )
     return _Signals([signal], track)

@@ -38,13 +38,8 @@ def verify(store: Store, progress: Callable[[int], None] = lambda size: None) ->
     _check_json(store.path / "zarr.json", store.manifest["group"], "", found)
     for key in store.manifest["arrays"]:
         found.arrays += 1
-        try:
-            array = store.array(key)
-        except StoreError as error:
-            found.damage.append((key, None, str(error)))
-            continue
+        array, before = store.array(key), len(found.damage)
         _check_json(store.path / key / "zarr.json", array.layout.to_json(), key, found)
-        before = len(found.damage)
         for shard in range(array.layout.shards):
             _check_shard(key, array, shard, found, progress)
         if len(found.damage) == before and not array.has_content_id():

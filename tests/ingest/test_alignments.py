@@ -286,7 +286,7 @@ def test_a_bam_cut_short_or_damaged_is_refused(tmp_path):
     damaged = bytearray(whole)
     damaged[len(whole) // 2 : len(whole) // 2 + 200] = bytes(200)
     (tmp_path / "b.bam").write_bytes(damaged)
-    with pytest.raises(SourceError, match=r"b\.bam: reading stops with an error.*: the file is cut short or damaged"):
+    with pytest.raises(SourceError, match=r"b\.bam: .*damaged"):
         open_alignments(tmp_path / "b.bam", CONTIGS, tmp_path)
 
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distgen.errors import SourceError
-from distgen.ingest import tables
+from distgen.ingest import records
 from distgen.ingest.records import read_rows
 
 SCHEMA = {"contig": pl.String, "start": pl.Int64, "end": pl.Int64, "value": pl.Float32}
@@ -44,11 +44,11 @@ def test_further_columns_are_left_out_where_they_may_follow(tmp_path):
 
 
 def test_well_formed_text_never_takes_the_slow_way(tmp_path, monkeypatch):
-    monkeypatch.delattr(tables, "_careful")
+    monkeypatch.delattr(records, "_careful")
     assert len(read(tmp_path / "a", b"track\n" + b"c\t1\t2\t3\n" * 1000, block=100)) == 1000
 
 
 def test_a_line_without_an_end_is_refused_before_it_fills_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "BLOCK", 100)
+    monkeypatch.setattr(records, "BLOCK", 100)
     with pytest.raises(SourceError, match="a:2: the line does not end"):
         read(tmp_path / "a", b"c\t1\t2\t3\n" + b"x" * 1000, block=100)

@@ -124,7 +124,7 @@ def test_a_missing_or_short_shard_is_named(tmp_path, spoil):
 def test_another_layout_is_refused(tmp_path):
     zarr.create_array(str(tmp_path), shape=(100,), chunks=(10,), dtype="u1")
     with pytest.raises(StoreError, match="no array of a distgen store"):
-        Array(tmp_path, {"id": "", "crc32c": "", "absent": []})
+        Array(tmp_path, {"id": "", "metadata": format.read_json(tmp_path / "zarr.json"), "crc32c": "", "absent": []})
 
 
 def test_checksums_are_crc32c(tmp_path):

@@ -23,6 +23,7 @@ from distgen.genome import ALIGNMENT, Contigs
 from distgen.ingest import fasta
 from distgen.ingest.fasta import Header, Index
 from distgen.ingest.open import blake3, is_gzip, sha256
+from distgen.ingest.twobit import is_twobit
 from distgen.store import contigs, format, planes, splits, tracks
 from distgen.store.contigs import Wanted
 from distgen.store.format import FORMAT, MANIFEST, Entry
@@ -165,19 +166,11 @@ def _build_planes(
     if old and old.manifest["inputs"]["planes"] == inputs:
         return Built(inputs, old.contigs, None)
     path = recipe.resolve(recipe.assembly.fasta, "assembly.fasta")
-    cuttable = parallel > 1 and not is_gzip(path) and path.stat().st_size > planes.UNIT
-    wanted, starts = Wanted.of(recipe), [Start()]
-    if cuttable or recipe.contigs.min_length:
-        cuts: list[int | None] = [*fasta.cut_lines(path, parallel * 4 if cuttable else 1), None]
-        parts = [partial(_scan, path, begin or 0, end) for begin, end in itertools.pairwise(cuts)]
-        index = fasta.join(execute(parts, lambda bases: None))
-        wanted = wanted.long_enough(index.contigs)
-        starts = _starts(wanted, index) if cuttable else starts
-    tasks: list[Task] = []
-    for number, start in enumerate(starts):
-        count = None if number == len(starts) - 1 else 1
-        tasks.append(partial(_pack, path, wanted, work, inputs, start, count))
-    execute(tasks, progress)
+    wanted, unit = Wanted.of(recipe), partial(_unit, inputs)
+    if is_twobit(path):
+        execute(planes.copy_tasks(path, wanted, work, unit), progress)
+    else:
+        wanted = _pack_fasta(path, wanted, work, unit, progress, execute, parallel)
     receipts = _receipts(work, inputs)
     fasta.refuse_doubles(path, contigs.headers(receipts))
     return Built(inputs, contigs.table(recipe, wanted, receipts), receipts)
@@ -185,6 +178,29 @@ def _build_planes(
 
 def _unit(inputs: str, number: int) -> str:
     return f"{inputs}-{number}"
+
+
+def _pack_fasta(
+    path: Path,
+    wanted: Wanted,
+    work: Work,
+    unit: Callable[[int], str],
+    progress: Progress,
+    execute: Execute,
+    parallel: int,
+) -> Wanted:
+    """Write the units of a FASTA file, from one stream or, if it may be cut, each from a place of its own."""
+    cuttable = parallel > 1 and not is_gzip(path) and path.stat().st_size > planes.UNIT
+    starts = [Start()]
+    if cuttable or wanted.rules.min_length:
+        cuts: list[int | None] = [*fasta.cut_lines(path, parallel * 4 if cuttable else 1), None]
+        parts = [partial(_scan, path, begin or 0, end) for begin, end in itertools.pairwise(cuts)]
+        index = fasta.join(execute(parts, lambda bases: None))
+        wanted = wanted.long_enough(index.contigs)
+        starts = _starts(wanted, index) if cuttable else starts
+    counts = [*[1] * (len(starts) - 1), None]
+    execute([partial(_pack, path, wanted, work, unit, s, n) for s, n in zip(starts, counts, strict=True)], progress)
+    return wanted
 
 
 def _scan(path: Path, begin: int, end: int | None, progress: Progress) -> Index:
@@ -195,13 +211,13 @@ def _pack(
     path: Path,
     wanted: Callable[[Header], bool],
     work: Work,
-    inputs: str,
+    unit: Callable[[int], str],
     start: Start,
     count: int | None,
     progress: Progress,
 ) -> None:
     """Write units from `start` on, leaving out those that are finished."""
-    number, unit = start.flat // planes.UNIT, partial(_unit, inputs)
+    number = start.flat // planes.UNIT
     while (receipt := work.receipt(unit(number))) is not None:
         if count is not None or receipt["last"]:
             return

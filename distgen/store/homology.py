@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from distgen.errors import ConfigError, suggest
-from distgen.genome import Contigs, Int64, subtract
+from distgen.genome import Contigs, Int64, intersect, subtract
 from distgen.store.reader import Store
 from distgen.store.search import PIECE, Assembly, Bits, Floats, Likeness, Search
 
@@ -154,7 +154,7 @@ def separate(
         for winner, loser in combinations(keep, 2):
             stretches = pairs.between(loser, winner)[1]
             near, around = (
-                _intersect(current[loser], _tiles(stretches, store.contigs, likeness.tile, more))
+                intersect(current[loser], _tiles(stretches, store.contigs, likeness.tile, more))
                 for more in (0, neighbours)
             )
             moved = near if action == "move" else near[:0]
@@ -227,10 +227,6 @@ def _join(intervals: Int64, contigs: Contigs) -> Int64:
     return np.stack([intervals[first, 0], np.maximum.reduceat(intervals[:, 1], first)], axis=1)
 
 
-def _intersect(one: Int64, other: Int64) -> Int64:
-    return subtract(one, subtract(one, other))
-
-
 def _tiles(stretches: Int64, contigs: Contigs, tile: int, more: int) -> Int64:
     """The tiles that stretches touch, and `more` on both sides, inside their contigs."""
     rows = contigs.locate(stretches[:, 0])
@@ -263,7 +259,7 @@ def _checked(parts: Mapping[str, Int64], contigs: Contigs) -> Parts:
             )
     joined = {name: _join(part, contigs) for name, part in parts.items()}
     for one, other in combinations(joined, 2):
-        shared = _intersect(joined[one], joined[other])
+        shared = intersect(joined[one], joined[other])
         if len(shared):
             raise ConfigError(f"{one} and {other} share {_name(shared[0], contigs)}: parts share no base")
     return joined

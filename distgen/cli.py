@@ -64,7 +64,8 @@ def _build_all(recipes: list[Recipe], out: Path | None, force: bool, workers: in
     from concurrent.futures import ThreadPoolExecutor
 
     from distgen.cluster import Pool
-    from distgen.store.build import build, default_out, in_this_process
+    from distgen.store.build import build, default_out
+    from distgen.store.work import in_this_process
 
     execute = Pool(workers).execute if workers else in_this_process
 

@@ -6,38 +6,21 @@ gains a track builds that track alone. The same recipe and sources give the same
 
 from __future__ import annotations
 
-import itertools
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 import distgen
 from distgen.config import Recipe, digest
 from distgen.errors import ConfigError, StoreError, suggest
 from distgen.genome import ALIGNMENT, Contigs
-from distgen.ingest import fasta
-from distgen.ingest.fasta import Header, Index
-from distgen.ingest.open import blake3, is_gzip, sha256
-from distgen.ingest.twobit import is_twobit
-from distgen.store import contigs, format, planes, splits, tracks
-from distgen.store.contigs import Wanted
-from distgen.store.format import FORMAT, MANIFEST, Entry
-from distgen.store.planes import PER_BYTE, Packer, Progress, Start, plane_layout
+from distgen.ingest.open import blake3, sha256
+from distgen.store import assembly, format, splits, tracks
+from distgen.store.assembly import Built
+from distgen.store.format import FORMAT, MANIFEST
 from distgen.store.reader import Store, open_store
-from distgen.store.work import Work, link, sync
-
-Task = Callable[[Progress], Any]
-Execute = Callable[[Sequence[Task], Progress], list[Any]]
-
-
-def in_this_process(tasks: Sequence[Task], progress: Progress) -> list[Any]:
-    """Carry out tasks one after another."""
-    return [task(progress) for task in tasks]
+from distgen.store.work import Execute, Progress, Work, in_this_process, sync
 
 
 def build(
@@ -76,7 +59,11 @@ def build(
     work = Work(out)
     with work.locked():
         _recover(out)
-        made = _build_planes(recipe, provenance, work, old, progress, execute, parallel)
+        inputs = assembly.inputs(recipe, provenance["sources"])
+        if old and old.manifest["inputs"]["planes"] == inputs:
+            made = Built(inputs, old.contigs, None)
+        else:
+            made = assembly.build(recipe, inputs, work, progress, execute, parallel)
         parts = _splits(recipe, made.contigs)
         built = {inputs: entry["key"] for inputs, entry in old.manifest["inputs"]["tracks"].items()} if old else {}
         blocks = tracks.plan(recipe, provenance["sources"], made.contigs, built)
@@ -131,126 +118,6 @@ def _splits(recipe: Recipe, table: Contigs) -> dict[str, splits.Parts]:
     return found
 
 
-# ---- planes ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Built:
-    """The planes as they were built (`receipts` of the units) or as they stand in the store (`receipts` None)."""
-
-    inputs: str
-    contigs: Contigs
-    receipts: list[dict[str, Any]] | None
-
-
-def _build_planes(
-    recipe: Recipe,
-    provenance: dict[str, Any],
-    work: Work,
-    old: Store | None,
-    progress: Progress,
-    execute: Execute,
-    parallel: int,
-) -> Built:
-    used = [path for path in (recipe.assembly.fasta, recipe.contigs.aliases) if path]
-    sums = [provenance["sources"][path]["blake3"] for path in used]
-    inputs = digest(
-        [
-            "planes/1",
-            sums,
-            recipe.contigs.model_dump(mode="json", exclude={"aliases"}),
-            recipe.assembly.name,
-            planes.UNIT,
-        ]
-    )
-    if old and old.manifest["inputs"]["planes"] == inputs:
-        return Built(inputs, old.contigs, None)
-    path = recipe.resolve(recipe.assembly.fasta, "assembly.fasta")
-    wanted, unit = Wanted.of(recipe), partial(_unit, inputs)
-    if is_twobit(path):
-        execute(planes.copy_tasks(path, wanted, work, unit), progress)
-    else:
-        wanted = _pack_fasta(path, wanted, work, unit, progress, execute, parallel)
-    receipts = _receipts(work, inputs)
-    fasta.refuse_doubles(path, contigs.headers(receipts))
-    return Built(inputs, contigs.table(recipe, wanted, receipts), receipts)
-
-
-def _unit(inputs: str, number: int) -> str:
-    return f"{inputs}-{number}"
-
-
-def _pack_fasta(
-    path: Path,
-    wanted: Wanted,
-    work: Work,
-    unit: Callable[[int], str],
-    progress: Progress,
-    execute: Execute,
-    parallel: int,
-) -> Wanted:
-    """Write the units of a FASTA file, from one stream or, if it may be cut, each from a place of its own."""
-    cuttable = parallel > 1 and not is_gzip(path) and path.stat().st_size > planes.UNIT
-    starts = [Start()]
-    if cuttable or wanted.rules.min_length:
-        cuts: list[int | None] = [*fasta.cut_lines(path, parallel * 4 if cuttable else 1), None]
-        parts = [partial(_scan, path, begin or 0, end) for begin, end in itertools.pairwise(cuts)]
-        index = fasta.join(execute(parts, lambda bases: None))
-        wanted = wanted.long_enough(index.contigs)
-        starts = _starts(wanted, index) if cuttable else starts
-    counts = [*[1] * (len(starts) - 1), None]
-    execute([partial(_pack, path, wanted, work, unit, s, n) for s, n in zip(starts, counts, strict=True)], progress)
-    return wanted
-
-
-def _scan(path: Path, begin: int, end: int | None, progress: Progress) -> Index:
-    return fasta.scan_fasta(path, begin, end)
-
-
-def _pack(
-    path: Path,
-    wanted: Callable[[Header], bool],
-    work: Work,
-    unit: Callable[[int], str],
-    start: Start,
-    count: int | None,
-    progress: Progress,
-) -> None:
-    """Write units from `start` on, leaving out those that are finished."""
-    number = start.flat // planes.UNIT
-    while (receipt := work.receipt(unit(number))) is not None:
-        if count is not None or receipt["last"]:
-            return
-        start, number = Start.from_json(receipt["end"]), number + 1
-        progress(planes.UNIT)
-    Packer(path, wanted, work, unit, start, count, progress).run()
-
-
-def _starts(kept: Callable[[Header], bool], index: Index) -> list[Start]:
-    """Where each unit begins: the last mark before its first base."""
-    sizes = np.array([-(-bases // ALIGNMENT) * ALIGNMENT if kept(header) else 0 for header, bases in index.contigs])
-    offsets = np.cumsum(sizes) - sizes
-    rows = np.cumsum(sizes > 0) - 1
-    # A mark in a contig that is left out stands for the place where the next one begins.
-    flats = [int(offsets[i]) + (place.bases if sizes[i] else 0) for i, place in index.marks]
-    starts = []
-    for flat in range(0, int(sizes.sum()), planes.UNIT):
-        last = max(int(np.searchsorted(flats, flat, side="right")) - 1, 0)
-        number, place = index.marks[last]
-        starts.append(Start(place, int(rows[number]), int(offsets[number]), flat) if flat else Start())
-    return starts
-
-
-def _receipts(work: Work, inputs: str) -> list[dict[str, Any]]:
-    receipts: list[dict[str, Any]] = []
-    while not receipts or not receipts[-1]["last"]:
-        receipt = work.receipt(_unit(inputs, len(receipts)))
-        if receipt is None:
-            raise StoreError(f"{work.folder}: unit {len(receipts)} of the planes is missing")
-        receipts.append(receipt)
-    return receipts
-
-
 # ---- publishing -----------------------------------------------------------------------------
 
 
@@ -271,7 +138,7 @@ def _publish(
     folder = work.folder / "store" if fresh else work.out
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
-        arrays, length = _place_planes(built, work, folder), int(_flat_length(built.contigs))
+        arrays, length = assembly.place(built, work, folder), built.length
         attributes = {"format": FORMAT, "assembly": recipe.assembly.name, "length": length, "alignment": ALIGNMENT}
         format.write_group(folder, {"distgen": attributes})
     else:
@@ -297,28 +164,6 @@ def _publish(
     if fresh:
         _swap(folder, work.out)
     sync(work.out.parent if fresh else work.out)
-
-
-def _flat_length(table: Contigs) -> int:
-    return int(table.offsets[-1]) + -(-int(table.lengths[-1]) // ALIGNMENT) * ALIGNMENT
-
-
-def _place_planes(built: Built, work: Work, folder: Path) -> dict[str, Entry]:
-    """The planes' and the contig table's arrays in `folder`; returns their manifest entries."""
-    assert built.receipts is not None
-    arrays, length = {}, _flat_length(built.contigs)
-    units = [receipt for receipt in built.receipts if receipt["arrays"]]
-    for plane in PER_BYTE:
-        layout = plane_layout(plane, length)
-        for number in range(len(units)):
-            shard = work.path(_unit(built.inputs, number)) / plane
-            if shard.exists():
-                link(shard, folder / plane / layout.key(number))
-        arrays[plane] = format.finish_array(folder / plane, layout, [unit["arrays"][plane] for unit in units])
-    format.write_group(folder / "contigs", {})
-    for name, column in contigs.columns(built.contigs, units).items():
-        arrays[f"contigs/{name}"] = format.write_array(folder / "contigs" / name, column)
-    return arrays
 
 
 def _replaced(out: Path) -> Path:

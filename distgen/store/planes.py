@@ -20,9 +20,7 @@ from distgen.ingest.fasta import Header, Letters, Place, read_fasta, refusal, st
 from distgen.ingest.twobit import TwoBit
 from distgen.store.contigs import Wanted
 from distgen.store.format import CHUNK_BYTES, Layout, ShardWriter
-from distgen.store.work import Work
-
-Progress = Callable[[int], None]
+from distgen.store.work import Progress, Work
 
 UNIT = 1 << 28  # bases
 _RARE = "U" + packing.IUPAC.decode()

@@ -18,9 +18,8 @@ from distgen.errors import SourceError
 from distgen.genome import Contigs
 from distgen.store import format
 from distgen.store.format import Entry, Layout, ShardWriter
-from distgen.store.planes import Progress
 from distgen.store.reader import Store
-from distgen.store.work import Work, link
+from distgen.store.work import Progress, Work, link
 
 if TYPE_CHECKING:
     from distgen.ingest.features import Features

@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,15 @@ from distgen.errors import ConfigError, StoreError
 from distgen.store import format
 
 _RECEIPT = "receipt.json"
+
+Progress = Callable[[int], None]  # hears of the number of bases done since the last call
+Task = Callable[[Progress], Any]
+Execute = Callable[[Sequence[Task], Progress], list[Any]]
+
+
+def in_this_process(tasks: Sequence[Task], progress: Progress) -> list[Any]:
+    """Carry out tasks one after another."""
+    return [task(progress) for task in tasks]
 
 
 class Work:

@@ -126,8 +126,12 @@ def info(store: Annotated[Path, typer.Argument(help="A store.", show_default=Fal
         rows.append((f"track {name}", f"{_few(track['columns'])}; {track['bins']:,} bins of {track['bin_bp']} bp"))
     for name, parts in found["splits"].items():
         rows.append((f"split {name}", ", ".join(f"{part} {size:,}" for part, size in parts.items())))
+    for name, report in found["homology"].items():
+        moved = [f"{part} lost {report['dropped'][part] + report['moved'][part]:,}" for part in report["dropped"]]
+        rows.append((f"split {name}", f"without what resembles a held-out part: {', '.join(moved)}"))
     rows += [
-        (f"source {uri}", f"{s['bytes']:,} bytes, blake3 {s['blake3'][:16]}…") for uri, s in found["sources"].items()
+        (f"source {uri.rsplit('/', 1)[-1]}", f"{s['bytes']:,} bytes, blake3 {s['blake3'][:16]}…")
+        for uri, s in found["sources"].items()
     ]
     _table(f"{found['assembly']} ({found['store']})", rows)
 

@@ -237,12 +237,13 @@ class Drawn(Section):
 
 
 class Homology(Section):
-    """What of `train` resembles a held-out part is dropped, or moved to that part: tiles of `tile` bases that align
-    with at least this identity over at least this share of their length, and `neighbours` tiles on either side."""
+    """What resembles `test` is taken from the other parts, and what resembles `valid` from `train`: tiles of `tile` bases
+    that align with at least this identity over at least this share of their length are dropped, or moved to the part
+    they resemble; `neighbours` tiles on either side are dropped."""
 
-    identity: Rate = 0.8
-    coverage: Rate = 0.5
-    tile: Positive = 1024
+    identity: Annotated[float, Field(ge=0.7, le=1)] = 0.8
+    coverage: Annotated[float, Field(gt=0, le=1)] = 0.5
+    tile: Annotated[int, Field(ge=128, le=8192, multiple_of=64)] = 512
     neighbours: NotNegative = 1
     action: Literal["drop", "move"] = "drop"
 
@@ -296,6 +297,11 @@ class Recipe(File):
         if "default" in self.splits:
             raise ValueError("the split called default is [split]")
         return self
+
+    def split_of(self, name: str) -> Split:
+        """The table that a split comes from; folds are called NAME-0, NAME-1, ..."""
+        tables = {"default": self.split, **self.splits}
+        return tables[name] if name in tables else tables[name.rsplit("-", 1)[0]]
 
     def files(self) -> dict[str, str]:
         """Every source as it is written, and the key it stands at."""

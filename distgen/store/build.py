@@ -19,6 +19,7 @@ from distgen.ingest.open import blake3, sha256
 from distgen.store import assembly, format, splits, tracks
 from distgen.store.assembly import Built
 from distgen.store.format import FORMAT, MANIFEST
+from distgen.store.planes import PER_BYTE
 from distgen.store.reader import Store, open_store
 from distgen.store.work import Execute, Progress, Work, in_this_process, sync
 
@@ -159,11 +160,45 @@ def _publish(
         },
         "provenance": provenance,
     }
-    format.write_json(folder / f"{MANIFEST}.new", manifest | {"checksum": digest(manifest)})
-    (folder / f"{MANIFEST}.new").rename(folder / MANIFEST)
+    if fresh:
+        _put_manifest(folder, manifest)  # not seen yet, but what separates parts needs a store to look at
+    manifest |= _separate(recipe, manifest, open_store(folder), work, old)
+    _put_manifest(folder, manifest)
     if fresh:
         _swap(folder, work.out)
     sync(work.out.parent if fresh else work.out)
+
+
+def _put_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    format.write_json(folder / f"{MANIFEST}.new", manifest | {"checksum": digest(manifest)})
+    (folder / f"{MANIFEST}.new").rename(folder / MANIFEST)
+
+
+def _separate(
+    recipe: Recipe, manifest: dict[str, Any], store: Store, work: Work, old: Store | None
+) -> dict[str, dict[str, Any]]:
+    """The splits with what resembles a held-out part taken from the others, where the recipe asks for it."""
+    tables, reports = dict(manifest["splits"]), {}
+    planes = [manifest["arrays"][plane]["id"] for plane in PER_BYTE]
+    for name, table in manifest["splits"].items():
+        split = recipe.split_of(name)
+        if split.homology is None:
+            continue
+        inputs = digest(["homology/1", planes, table["id"], split.homology.model_dump(mode="json")])
+        known = old.manifest["homology"].get(name) if old else None
+        if known and known["inputs"] == inputs:
+            assert old is not None
+            tables[name], reports[name] = old.manifest["splits"][name], known
+            continue
+        receipt = work.receipt(inputs)
+        if receipt is None:
+            from distgen.store.homology import separate_split
+
+            receipt = separate_split(store, splits.parts_of(table), split.homology)
+            work.finish(inputs, work.begin(inputs), receipt)
+        tables[name] = splits.table(splits.parts_of(receipt["parts"]))
+        reports[name] = {"inputs": inputs, "report": receipt["report"]}
+    return {"splits": tables, "homology": reports}
 
 
 def _replaced(out: Path) -> Path:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from distgen.config import Homology
 from distgen.errors import ConfigError, suggest
 from distgen.genome import Contigs, Int64, intersect, subtract
 from distgen.store.reader import Store
@@ -211,6 +212,21 @@ class _Comparison:
 
 
 # ---- intervals ------------------------------------------------------------------------------
+
+
+def separate_split(store: Store, parts: Mapping[str, Int64], rules: Homology) -> dict[str, Any]:
+    """`separate` as a recipe asks for it; what JSON can hold: `parts` (lists of flat intervals) and `report`."""
+    filled = {part: intervals for part, intervals in parts.items() if len(intervals)}
+    likeness = Likeness(rules.identity, rules.coverage, rules.tile)
+    apart, report = separate(
+        store,
+        filled,
+        likeness,
+        keep=[part for part in ("test", "valid", "train") if part in filled],
+        action=rules.action,
+        neighbours=rules.neighbours,
+    )
+    return {"parts": {part: apart.get(part, intervals).tolist() for part, intervals in parts.items()}, "report": report}
 
 
 def _bases(intervals: Int64) -> int:

@@ -95,6 +95,7 @@ def describe(store: Store) -> dict[str, Any]:
             name: {part: int(sum(e - s for s, e in v)) for part, v in split.items() if part != "id"}
             for name, split in store.manifest["splits"].items()
         },
+        "homology": {name: entry["report"] for name, entry in store.manifest["homology"].items()},
         "sources": store.manifest["provenance"]["sources"],
     }
 

@@ -137,20 +137,51 @@ def info(store: Annotated[Path, typer.Argument(help="A store.", show_default=Fal
 
 
 @app.command()
-def verify(store: Annotated[Path, typer.Argument(help="A store.", show_default=False)], json_: Json = False) -> None:
+def verify(
+    store: Annotated[Path, typer.Argument(help="A store.", show_default=False)],
+    deep: Annotated[
+        Path | None, typer.Option("--deep", metavar="RECIPE", help="Read the sources again, and compare.")
+    ] = None,
+    json_: Json = False,
+) -> None:
     """Check every byte of a store against its checksums."""
+    from distgen.config import Recipe, read
     from distgen.store.reader import open_store
+    from distgen.store.repair import compare
     from distgen.store.verify import verify
 
     with _progress("bytes") as progress:
         task = progress.add_task("verify", total=None)
         found = verify(open_store(store), partial(progress.advance, task))
+        if deep and not found.damage:
+            found.damage = [("", None, line) for line in compare(read(deep, Recipe), store)]
     if json_:
         typer.echo(json.dumps(asdict(found)))
     elif not found.damage:
-        typer.echo(f"{store}: whole ({found.chunks:,} chunks of {found.arrays} arrays, {found.bytes:,} bytes)")
+        checked = f"{found.chunks:,} chunks of {found.arrays} arrays, {found.bytes:,} bytes"
+        typer.echo(f"{store}: whole ({checked})" + (", and what its sources say" if deep else ""))
     if found.damage:
         raise StoreError("\n".join(sentence for _, _, sentence in found.damage))
+
+
+@app.command()
+def repair(
+    recipe: Annotated[Path, typer.Argument(help="The recipe of the store.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Where the store is. [default: shards/store/NAME.zarr]")] = None,
+) -> None:
+    """Build the damaged shards of a store again, and nothing else."""
+    from distgen.config import Recipe, read
+    from distgen.store.build import default_out
+    from distgen.store.repair import repair
+
+    what = read(recipe, Recipe)
+    target = out or default_out(what)
+    with _progress("bytes") as progress:
+        task = progress.add_task("verify", total=None)
+        found = repair(what, target, partial(progress.advance, task))
+    for _, _, sentence in found.damage:
+        typer.echo(sentence.replace("; run distgen repair RECIPE", ""))
+    typer.echo(f"{target}: whole" + (f", {len(found.damage)} mended" if found.damage else ""))
 
 
 @app.command()

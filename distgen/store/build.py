@@ -50,7 +50,7 @@ def build(
         ConfigError, SourceError: the recipe or a source is wrong, `out` is something else, or another build runs.
         StoreError: the disk failed; what is finished is kept, and the next build goes on from there.
     """
-    provenance = _provenance(recipe)
+    provenance = provenance_of(recipe)
     if out.exists() and not (out / MANIFEST).exists():
         raise ConfigError(f"{out} exists and is no store (it has no manifest): give another --out, or move it away")
     _recover(out)
@@ -90,7 +90,7 @@ def _published(out: Path) -> Store | None:
         return None
 
 
-def _provenance(recipe: Recipe) -> dict[str, Any]:
+def provenance_of(recipe: Recipe) -> dict[str, Any]:
     """What the store is made of: nothing in it depends on when or where it was built."""
     sources = {}
     for source, key in recipe.files().items():

@@ -112,14 +112,26 @@ def _unit(block: Block, shard: int) -> str:
     return f"{block.inputs}-{shard}"
 
 
-def write_block(block: Block, contigs: Contigs, work: Work, progress: Progress) -> None:
-    """Write the units of a block that are not finished.
+def shard_path(block: Block, work: Work, shard: int) -> Path:
+    """Where a finished unit has its shard."""
+    return work.path(_unit(block, shard)) / "values"
+
+
+def shards_of(block: Block, contigs: Contigs, work: Work, only: int | None = None) -> list[Entry]:
+    """What the writers of a block's finished units said of their shards."""
+    shards = range(block.layout(contigs).shards) if only is None else [only]
+    return [(work.receipt(_unit(block, shard)) or {})["arrays"]["values"] for shard in shards]
+
+
+def write_block(block: Block, contigs: Contigs, work: Work, progress: Progress, only: int | None = None) -> None:
+    """Write the units of a block that are not finished, or one of them.
 
     Raises:
         SourceError: a source is malformed, or holds a value that the track's dtype cannot.
     """
     layout = block.layout(contigs)
-    missing = [shard for shard in range(layout.shards) if work.receipt(_unit(block, shard)) is None]
+    wanted = range(layout.shards) if only is None else [only]
+    missing = [shard for shard in wanted if work.receipt(_unit(block, shard)) is None]
     if not missing:
         return
     scratch = Path(tempfile.mkdtemp(prefix="scratch-", dir=work.folder))
@@ -191,11 +203,10 @@ def place(
         files = {str(f.relative_to(old.path)): f for f in (old.path / key).rglob("*") if f.is_file()}
     else:
         layout = block.layout(contigs)
-        receipts = [work.receipt(_unit(block, shard)) or {} for shard in range(layout.shards)]
-        entry = format.array_entry(layout, [receipt["arrays"]["values"] for receipt in receipts])
-        skipped = receipts[0]["skipped"]
+        entry = format.array_entry(layout, shards_of(block, contigs, work))
+        skipped = (work.receipt(_unit(block, 0)) or {})["skipped"]
         key = f"tracks/{block.track.name}.{entry['id'][:8]}/values"
-        units = [work.path(_unit(block, shard)) / "values" for shard in range(layout.shards)]
+        units = [shard_path(block, work, shard) for shard in range(layout.shards)]
         files = {f"{key}/{layout.key(n)}": unit for n, unit in enumerate(units) if unit.exists()}
         format.write_json(folder / key / "zarr.json", layout.to_json())
     if old is None or folder != old.path or block.key is None:

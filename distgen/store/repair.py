@@ -1,0 +1,152 @@
+"""Build again the shards of a store that are damaged, and compare a store with its sources."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from distgen.config import Recipe
+from distgen.errors import StoreError
+from distgen.store import assembly, contigs, format, tracks
+from distgen.store.build import provenance_of
+from distgen.store.format import MANIFEST, Array
+from distgen.store.planes import PER_BYTE
+from distgen.store.reader import Store, open_store
+from distgen.store.tracks import Block
+from distgen.store.verify import Findings, verify
+from distgen.store.work import Progress, Work, in_this_process
+
+
+def repair(recipe: Recipe, out: Path, progress: Progress = lambda size: None) -> Findings:
+    """Verify a store and build its damaged shards again, those alone; metadata is written anew from the manifest.
+
+    Args:
+        recipe: the one that the store was built from.
+        out: the store.
+        progress: called with the bytes checked since the last call.
+
+    Returns:
+        What was damaged, and is whole now.
+
+    Raises:
+        StoreError: the manifest itself is damaged, the recipe or a source has changed since the store was built, or
+            what is built now is not what the manifest says.
+    """
+    store = open_store(out)
+    _refuse_change(recipe, store)
+    found = verify(store, progress)
+    work = Work(out)
+    with work.locked():
+        for key, shard, _ in found.damage:
+            if shard is None:
+                _write_metadata(store, key)
+        bad = [(key, shard) for key, shard, _ in found.damage if shard is not None]
+        for key, shard in bad:
+            array = store.array(key)
+            with _rebuilt(recipe, store, work, key, shard) as (file, entry):
+                _refuse_other(array, shard, entry)
+                target = out / key / array.layout.key(shard)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, target.with_name(f".{target.name}.new"))
+                os.replace(target.with_name(f".{target.name}.new"), target)
+    work.remove()
+    left = verify(open_store(out)).damage
+    if left:
+        raise StoreError("; ".join(sentence for _, _, sentence in left))
+    return found
+
+
+def compare(recipe: Recipe, out: Path, progress: Progress = lambda bases: None) -> list[str]:
+    """Read the sources again and compare what comes of them with the store, shard by shard.
+
+    Returns:
+        A sentence for each array that the sources do not give; none if the store is what they say.
+    """
+    store = open_store(out)
+    _refuse_change(recipe, store)
+    work = Work(out.with_name(f"{out.name}.deep"))
+    differing = []
+    try:
+        with work.locked():
+            inputs = store.manifest["inputs"]["planes"]
+            built = assembly.build(recipe, inputs, work, progress, in_this_process, 1)
+            entries = assembly.place(built, work, work.folder / "store")
+            for block in _blocks(recipe, store):
+                tracks.write_block(block, store.contigs, work, progress)
+                key = _key(store, block)
+                entries[key] = format.array_entry(
+                    block.layout(store.contigs), tracks.shards_of(block, store.contigs, work)
+                )
+        for key, entry in entries.items():
+            if entry["id"] != store.manifest["arrays"][key]["id"]:
+                differing.append(f"{out / key} is not what its sources say")
+    finally:
+        work.remove()
+    return differing
+
+
+def _refuse_change(recipe: Recipe, store: Store) -> None:
+    found, known = provenance_of(recipe), store.manifest["provenance"]
+    for part, what in (("recipe", "the recipe has"), ("sources", "a source has"), ("distgen", "distgen has")):
+        if found[part] != known[part]:
+            raise StoreError(
+                f"{store.path}: {what} changed since this store was built; run distgen build {recipe.path}"
+            )
+
+
+def _write_metadata(store: Store, key: str) -> None:
+    if key == MANIFEST:
+        content: Any = store.manifest
+    elif key == "":
+        content = store.manifest["group"]
+    elif key in store.manifest["arrays"]:
+        content = store.manifest["arrays"][key]["metadata"]
+    else:
+        content = format.group_json(store.groups()[key])
+    path = store.path / MANIFEST if key == MANIFEST else store.path / key / "zarr.json"
+    format.write_json(path.with_name(f".{path.name}.new"), content)
+    path.with_name(f".{path.name}.new").rename(path)
+
+
+@contextmanager
+def _rebuilt(recipe: Recipe, store: Store, work: Work, key: str, shard: int) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """A shard built anew: its file, and what its writer says of it."""
+    inputs = store.manifest["inputs"]["planes"]
+    if key in PER_BYTE:
+        yield assembly.shard_path(work, inputs, key, shard), assembly.rebuild(recipe, inputs, work, shard)[key]
+    elif key.startswith("contigs/"):
+        built = assembly.build(recipe, inputs, work, lambda bases: None, in_this_process, 1)
+        receipts = built.receipts or []
+        values = contigs.columns(built.contigs, receipts)[key.removeprefix("contigs/")]
+        layout = store.array(key).layout
+        path = work.folder / "table"
+        writer = format.ShardWriter(path, layout)
+        writer.write(values[shard * layout.shard : (shard + 1) * layout.shard])
+        yield path, writer.close()
+    else:
+        block = next(block for block in _blocks(recipe, store) if _key(store, block) == key)
+        tracks.write_block(block, store.contigs, work, lambda bases: None, only=shard)
+        yield tracks.shard_path(block, work, shard), tracks.shards_of(block, store.contigs, work, only=shard)[0]
+
+
+def _blocks(recipe: Recipe, store: Store) -> list[Block]:
+    return tracks.plan(recipe, store.manifest["provenance"]["sources"], store.contigs, {})
+
+
+def _key(store: Store, block: Block) -> str:
+    return str(store.manifest["inputs"]["tracks"][block.inputs]["key"])
+
+
+def _refuse_other(array: Array, shard: int, entry: dict[str, Any]) -> None:
+    layout = array.layout
+    first = shard * layout.chunks_per_shard
+    crcs = base64.b64decode(entry["crc32c"])
+    if crcs != array.crcs[first : first + layout.chunks_per_shard].tobytes():
+        raise StoreError(
+            f"{array.folder / layout.key(shard)}: what is built now is not what was published; run distgen build --force"
+        )

@@ -50,29 +50,40 @@ def build(
         ConfigError, SourceError: the recipe or a source is wrong, `out` is something else, or another build runs.
         StoreError: the disk failed; what is finished is kept, and the next build goes on from there.
     """
-    provenance = provenance_of(recipe)
+    provenance, work = provenance_of(recipe), Work(out)
     if out.exists() and not (out / MANIFEST).exists():
         raise ConfigError(f"{out} exists and is no store (it has no manifest): give another --out, or move it away")
-    _recover(out)
-    old = None if force else _published(out)
-    if old and old.manifest["provenance"] == provenance:
+    if not force and _is_current(_published(out), provenance) and not work.folder.exists():
         return 0
-    work = Work(out)
     with work.locked():
         _recover(out)
-        inputs = assembly.inputs(recipe, provenance["sources"])
-        if old and old.manifest["inputs"]["planes"] == inputs:
-            made = Built(inputs, old.contigs, None)
-        else:
-            made = assembly.build(recipe, inputs, work, progress, execute, parallel)
-        parts = _splits(recipe, made.contigs)
-        built = {inputs: entry["key"] for inputs, entry in old.manifest["inputs"]["tracks"].items()} if old else {}
-        blocks = tracks.plan(recipe, provenance["sources"], made.contigs, built)
-        execute(
-            [partial(tracks.write_block, block, made.contigs, work) for block in blocks if block.key is None], progress
-        )
-        _publish(recipe, made, blocks, parts, provenance, work, old)
-    work.remove()
+        old, bases = None if force else _published(out), 0
+        if not _is_current(old, provenance):
+            bases = _build(recipe, provenance, work, old, progress, execute, parallel)
+        work.remove()
+    return bases
+
+
+def _build(
+    recipe: Recipe,
+    provenance: dict[str, Any],
+    work: Work,
+    old: Store | None,
+    progress: Progress,
+    execute: Execute,
+    parallel: int,
+) -> int:
+    inputs = assembly.inputs(recipe, provenance["sources"])
+    if old and old.manifest["inputs"]["planes"] == inputs:
+        made = Built(inputs, old.contigs, None)
+    else:
+        made = assembly.build(recipe, inputs, work, progress, execute, parallel)
+    parts = _splits(recipe, made.contigs)
+    built = {inputs: entry["key"] for inputs, entry in old.manifest["inputs"]["tracks"].items()} if old else {}
+    blocks = tracks.plan(recipe, provenance["sources"], made.contigs, built)
+    missing = [block for block in blocks if block.key is None]
+    execute([partial(tracks.write_block, block, made.contigs, work) for block in missing], progress)
+    _publish(recipe, made, blocks, parts, provenance, work, old)
     return int(made.contigs.lengths.sum())
 
 
@@ -88,6 +99,10 @@ def _published(out: Path) -> Store | None:
         return open_store(out)
     except (StoreError, ConfigError):
         return None
+
+
+def _is_current(store: Store | None, provenance: dict[str, Any]) -> bool:
+    return store is not None and bool(store.manifest["provenance"] == provenance)
 
 
 def provenance_of(recipe: Recipe) -> dict[str, Any]:

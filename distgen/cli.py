@@ -43,9 +43,13 @@ def build(
     workers: Annotated[int, typer.Option(help="Spread the work over so many Ray workers.", show_default=False)] = 0,
     ray_address: Annotated[str, typer.Option(help="A Ray cluster to use; every node sees the same files.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and build nothing.")] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove arrays that only an earlier recipe used; nothing may read them.")
+    ] = False,
 ) -> None:
     """Build the stores that recipes describe, or what is missing of them."""
     from distgen.config import Recipe, read
+    from distgen.store.build import default_out
 
     if out is not None and len(recipes) > 1:
         raise ConfigError("--out names one store; give one recipe")
@@ -57,6 +61,8 @@ def build(
         _say_estimate(recipe, out, max(workers, 1))
     if not dry_run:
         _build_all(work, out, force, workers)
+    for recipe in work if prune and not dry_run else ():
+        _prune(out or default_out(recipe))
 
 
 def _build_all(recipes: list[Recipe], out: Path | None, force: bool, workers: int) -> None:
@@ -94,6 +100,17 @@ def _build_all(recipes: list[Recipe], out: Path | None, force: bool, workers: in
         raise failed[-1]
 
 
+def _prune(path: Path) -> None:
+    import shutil
+
+    from distgen.store.reader import open_store
+    from distgen.store.verify import leftovers
+
+    for folder in leftovers(open_store(path)):
+        shutil.rmtree(folder)
+        typer.echo(f"{folder}: removed")
+
+
 def _say_estimate(recipe: Recipe, out: Path | None, workers: int) -> None:
     from distgen.store.build import default_out
     from distgen.store.estimate import estimate
@@ -129,6 +146,8 @@ def info(store: Annotated[Path, typer.Argument(help="A store.", show_default=Fal
     for name, report in found["homology"].items():
         moved = [f"{part} lost {report['dropped'][part] + report['moved'][part]:,}" for part in report["dropped"]]
         rows.append((f"split {name}", f"without what resembles a held-out part: {', '.join(moved)}"))
+    if found["unused"]:
+        rows.append(("unused", f"{_few(found['unused'])}; distgen build RECIPE --prune removes them"))
     rows += [
         (f"source {uri.rsplit('/', 1)[-1]}", f"{s['bytes']:,} bytes, blake3 {s['blake3'][:16]}…")
         for uri, s in found["sources"].items()

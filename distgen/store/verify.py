@@ -74,6 +74,12 @@ def _check_json(path: Path, expected: Any, key: str, found: Findings) -> None:
         found.damage.append((key, None, f"{path} cannot be read: {error.strerror}"))
 
 
+def leftovers(store: Store) -> list[Path]:
+    """Folders of arrays that an earlier generation of the store used, and this one doesn't."""
+    used = {store.path / key for key in store.groups()}
+    return sorted(folder for folder in store.path.glob("tracks/*/") if folder not in used)
+
+
 def describe(store: Store) -> dict[str, Any]:
     """What `distgen info` shows: sizes in bases, bytes and bins."""
     contigs, path = store.contigs, store.path
@@ -85,6 +91,7 @@ def describe(store: Store) -> dict[str, Any]:
         "ambiguous": _count_bits(store.planes["ambiguous"]),
         "softmasked": _count_bits(store.planes["softmask"]),
         "bytes": stored,
+        "unused": [str(folder.relative_to(path)) for folder in leftovers(store)],
         "contigs": {n: int(length) for n, length in zip(contigs.names, contigs.lengths, strict=True)},
         "letters": store.letters,
         "tracks": {

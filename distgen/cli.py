@@ -125,9 +125,9 @@ def info(store: Annotated[Path, typer.Argument(help="A store.", show_default=Fal
         rows.append((f"track {name}", f"{_few(track['columns'])}; {track['bins']:,} bins of {track['bin_bp']} bp"))
     for name, parts in found["splits"].items():
         rows.append((f"split {name}", ", ".join(f"{part} {size:,}" for part, size in parts.items())))
-    rows += [
-        (f"source {uri}", f"{s['bytes']:,} bytes, blake3 {s['blake3'][:16]}…") for uri, s in found["sources"].items()
-    ]
+    for name, source in found["sources"].items():
+        version = next((f"{key} {source[key]}" for key in ("blake3", "etag", "modified") if key in source), "")
+        rows.append((f"source {name}", f"{source['bytes']:,} bytes, {version}"))
     _table(f"{found['assembly']} ({found['store']})", rows)
 
 

@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 
 import distgen
-from distgen.config import Recipe, digest
+from distgen.config import Recipe, digest, redact
 from distgen.errors import ConfigError, StoreError, suggest
 from distgen.genome import ALIGNMENT, Contigs
 from distgen.ingest import fasta
 from distgen.ingest.fasta import Header, Index
 from distgen.ingest.open import blake3, is_gzip, sha256
+from distgen.ingest.remote import Remote, describe, fetch
 from distgen.store import contigs, format, planes, splits, tracks
 from distgen.store.contigs import Wanted
 from distgen.store.format import FORMAT, MANIFEST, Entry
@@ -65,7 +66,7 @@ def build(
         ConfigError, SourceError: the recipe or a source is wrong, `out` is something else, or another build runs.
         StoreError: the disk failed; what is finished is kept, and the next build goes on from there.
     """
-    provenance = _provenance(recipe)
+    provenance, ids, remotes = _provenance(recipe)
     if out.exists() and not (out / MANIFEST).exists():
         raise ConfigError(f"{out} exists and is no store (it has no manifest): give another --out, or move it away")
     _recover(out)
@@ -75,10 +76,11 @@ def build(
     work = Work(out)
     with work.locked():
         _recover(out)
-        made = _build_planes(recipe, provenance, work, old, progress, execute, parallel)
+        recipe = recipe.fetching(lambda uri: fetch(remotes[uri], work.folder / "sources"))
+        made = _build_planes(recipe, ids, work, old, progress, execute, parallel)
         parts = _splits(recipe, made.contigs)
         built = {inputs: entry["key"] for inputs, entry in old.manifest["inputs"]["tracks"].items()} if old else {}
-        blocks = tracks.plan(recipe, provenance["sources"], made.contigs, built)
+        blocks = tracks.plan(recipe, ids, made.contigs, built)
         execute(
             [partial(tracks.write_block, block, made.contigs, work) for block in blocks if block.key is None], progress
         )
@@ -101,21 +103,42 @@ def _published(out: Path) -> Store | None:
         return None
 
 
-def _provenance(recipe: Recipe) -> dict[str, Any]:
-    """What the store is made of: nothing in it depends on when or where it was built."""
-    sources = {}
+def _provenance(recipe: Recipe) -> tuple[dict[str, Any], dict[str, str], dict[str, Remote]]:
+    """What the store is made of: nothing in it depends on when or where it was built.
+
+    Returns:
+        What the manifest keeps, an id of the content of each source, and each URI's source.
+    """
+    sources: dict[str, Any] = {}
+    ids: dict[str, str] = {}
+    remotes: dict[str, Remote] = {}
     for source, key in recipe.files().items():
-        path = recipe.resolve(source, key)
-        if not path.is_file():
-            near = [str(other.name) for other in path.parent.glob("*")] if path.parent.is_dir() else []
-            raise recipe.error(key, f"there is no file {path}. {suggest(path.name, near)}")
-        sources[source] = {"blake3": blake3(path), "bytes": path.stat().st_size}
-    if recipe.assembly.sha256 is not None:
-        found = sha256(recipe.resolve(recipe.assembly.fasta, "assembly.fasta"))
-        if found != recipe.assembly.sha256:
-            problem = f"{recipe.assembly.fasta} has {found}; fetch it again or correct the recipe"
-            raise recipe.error("assembly.sha256", problem)
-    return {"distgen": distgen.__version__, "recipe": recipe.text, "sources": sources}
+        expected = recipe.assembly.sha256 if source == recipe.assembly.fasta else None
+        uri = recipe.uri(source, key)
+        if uri is None:
+            entry = _local(recipe, source, key, expected)
+            ids[source] = entry["blake3"]
+        else:
+            remotes[uri] = describe(uri, expected)
+            entry = remotes[uri].entry()
+            ids[source] = digest(entry)
+        name, number = redact(source), 1
+        while name in sources:  # URIs that differ in their queries alone
+            number += 1
+            name = f"{redact(source)} ({number})"
+        sources[name] = entry
+    provenance = {"distgen": distgen.__version__, "recipe": redact(recipe.text), "sources": sources}
+    return provenance, ids, remotes
+
+
+def _local(recipe: Recipe, source: str, key: str, expected: str | None) -> dict[str, Any]:
+    path = recipe.resolve(source, key)
+    if not path.is_file():
+        near = [str(other.name) for other in path.parent.glob("*")] if path.parent.is_dir() else []
+        raise recipe.error(key, f"there is no file {path}. {suggest(path.name, near)}")
+    if expected is not None and (found := sha256(path)) != expected:
+        raise recipe.error("assembly.sha256", f"{source} has {found}; fetch it again or correct the recipe")
+    return {"blake3": blake3(path), "bytes": path.stat().st_size}
 
 
 def _splits(recipe: Recipe, table: Contigs) -> dict[str, splits.Parts]:
@@ -144,7 +167,7 @@ class Built:
 
 def _build_planes(
     recipe: Recipe,
-    provenance: dict[str, Any],
+    ids: dict[str, str],
     work: Work,
     old: Store | None,
     progress: Progress,
@@ -152,7 +175,7 @@ def _build_planes(
     parallel: int,
 ) -> Built:
     used = [path for path in (recipe.assembly.fasta, recipe.contigs.aliases) if path]
-    sums = [provenance["sources"][path]["blake3"] for path in used]
+    sums = [ids[path] for path in used]
     inputs = digest(
         [
             "planes/1",

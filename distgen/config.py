@@ -84,7 +84,7 @@ class File(Section):
         """The error to raise for a value that only turned out to be wrong after parsing."""
         kind = type(self).__name__.lower()
         keys: list[int | str] = [int(part) if part.isdigit() else part for part in key.split(".")]
-        return ConfigError(f"{kind} {_place(self._path, self._text, keys)}: {problem}")
+        return ConfigError(f"{kind} {_place(self._path, self._text, keys)}: {redact(problem)}")
 
 
 # ---- recipe ---------------------------------------------------------------------------------

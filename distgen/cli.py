@@ -148,10 +148,9 @@ def info(store: Annotated[Path, typer.Argument(help="A store.", show_default=Fal
         rows.append((f"split {name}", f"without what resembles a held-out part: {', '.join(moved)}"))
     if found["unused"]:
         rows.append(("unused", f"{_few(found['unused'])}; distgen build RECIPE --prune removes them"))
-    rows += [
-        (f"source {uri.rsplit('/', 1)[-1]}", f"{s['bytes']:,} bytes, blake3 {s['blake3'][:16]}…")
-        for uri, s in found["sources"].items()
-    ]
+    for name, source in found["sources"].items():
+        version = next((f"{key} {source[key]}" for key in ("blake3", "etag", "modified") if key in source), "")
+        rows.append((f"source {name.rsplit('/', 1)[-1]}", f"{source['bytes']:,} bytes, {version}"))
     _table(f"{found['assembly']} ({found['store']})", rows)
 
 

@@ -39,11 +39,11 @@ class Built:
         return int(self.contigs.offsets[-1]) + -(-int(self.contigs.lengths[-1]) // ALIGNMENT) * ALIGNMENT
 
 
-def inputs(recipe: Recipe, sources: dict[str, Any]) -> str:
+def inputs(recipe: Recipe, ids: dict[str, str]) -> str:
     """An id of all that the planes and the contig table depend on."""
     used = [path for path in (recipe.assembly.fasta, recipe.contigs.aliases) if path]
     rules = recipe.contigs.model_dump(mode="json", exclude={"aliases"})
-    return digest(["planes/1", [sources[path]["blake3"] for path in used], rules, recipe.assembly.name, planes.UNIT])
+    return digest(["planes/1", [ids[path] for path in used], rules, recipe.assembly.name, planes.UNIT])
 
 
 def build(recipe: Recipe, inputs: str, work: Work, progress: Progress, execute: Execute, parallel: int) -> Built:

@@ -11,16 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import distgen
 from distgen.config import Recipe, digest
-from distgen.errors import ConfigError, StoreError, suggest
+from distgen.errors import ConfigError, StoreError
 from distgen.genome import ALIGNMENT, Contigs
-from distgen.ingest.open import blake3, sha256
 from distgen.store import assembly, format, splits, tracks
 from distgen.store.assembly import Built
 from distgen.store.format import FORMAT, MANIFEST
 from distgen.store.planes import PER_BYTE
 from distgen.store.reader import Store, open_store
+from distgen.store.sources import Sources, examine
 from distgen.store.work import Execute, Progress, Work, in_this_process, sync
 
 
@@ -50,40 +49,40 @@ def build(
         ConfigError, SourceError: the recipe or a source is wrong, `out` is something else, or another build runs.
         StoreError: the disk failed; what is finished is kept, and the next build goes on from there.
     """
-    provenance, work = provenance_of(recipe), Work(out)
+    sources, work = examine(recipe), Work(out)
     if out.exists() and not (out / MANIFEST).exists():
         raise ConfigError(f"{out} exists and is no store (it has no manifest): give another --out, or move it away")
-    if not force and _is_current(_published(out), provenance) and not work.folder.exists():
+    if not force and _is_current(_published(out), sources) and not work.folder.exists():
         return 0
     with work.locked():
         _recover(out)
         old, bases = None if force else _published(out), 0
-        if not _is_current(old, provenance):
-            bases = _build(recipe, provenance, work, old, progress, execute, parallel)
+        if not _is_current(old, sources):
+            bases = _build(sources.fetched(recipe, work.folder), sources, work, old, progress, execute, parallel)
         work.remove()
     return bases
 
 
 def _build(
     recipe: Recipe,
-    provenance: dict[str, Any],
+    sources: Sources,
     work: Work,
     old: Store | None,
     progress: Progress,
     execute: Execute,
     parallel: int,
 ) -> int:
-    inputs = assembly.inputs(recipe, provenance["sources"])
+    inputs = assembly.inputs(recipe, sources.ids)
     if old and old.manifest["inputs"]["planes"] == inputs:
         made = Built(inputs, old.contigs, None)
     else:
         made = assembly.build(recipe, inputs, work, progress, execute, parallel)
     parts = _splits(recipe, made.contigs)
     built = {inputs: entry["key"] for inputs, entry in old.manifest["inputs"]["tracks"].items()} if old else {}
-    blocks = tracks.plan(recipe, provenance["sources"], made.contigs, built)
+    blocks = tracks.plan(recipe, sources.ids, made.contigs, built)
     missing = [block for block in blocks if block.key is None]
     execute([partial(tracks.write_block, block, made.contigs, work) for block in missing], progress)
-    _publish(recipe, made, blocks, parts, provenance, work, old)
+    _publish(recipe, made, blocks, parts, sources.provenance, work, old)
     return int(made.contigs.lengths.sum())
 
 
@@ -101,25 +100,8 @@ def _published(out: Path) -> Store | None:
         return None
 
 
-def _is_current(store: Store | None, provenance: dict[str, Any]) -> bool:
-    return store is not None and bool(store.manifest["provenance"] == provenance)
-
-
-def provenance_of(recipe: Recipe) -> dict[str, Any]:
-    """What the store is made of: nothing in it depends on when or where it was built."""
-    sources = {}
-    for source, key in recipe.files().items():
-        path = recipe.resolve(source, key)
-        if not path.is_file():
-            near = [str(other.name) for other in path.parent.glob("*")] if path.parent.is_dir() else []
-            raise recipe.error(key, f"there is no file {path}. {suggest(path.name, near)}")
-        sources[source] = {"blake3": blake3(path), "bytes": path.stat().st_size}
-    if recipe.assembly.sha256 is not None:
-        found = sha256(recipe.resolve(recipe.assembly.fasta, "assembly.fasta"))
-        if found != recipe.assembly.sha256:
-            problem = f"{recipe.assembly.fasta} has {found}; fetch it again or correct the recipe"
-            raise recipe.error("assembly.sha256", problem)
-    return {"distgen": distgen.__version__, "recipe": recipe.text, "sources": sources}
+def _is_current(store: Store | None, sources: Sources) -> bool:
+    return store is not None and bool(store.manifest["provenance"] == sources.provenance)
 
 
 def _splits(recipe: Recipe, table: Contigs) -> dict[str, splits.Parts]:

@@ -13,10 +13,10 @@ from typing import Any
 from distgen.config import Recipe
 from distgen.errors import StoreError
 from distgen.store import assembly, contigs, format, tracks
-from distgen.store.build import provenance_of
 from distgen.store.format import MANIFEST, Array
 from distgen.store.planes import PER_BYTE
 from distgen.store.reader import Store, open_store
+from distgen.store.sources import Sources, examine
 from distgen.store.tracks import Block
 from distgen.store.verify import Findings, verify
 from distgen.store.work import Progress, Work, in_this_process
@@ -37,18 +37,19 @@ def repair(recipe: Recipe, out: Path, progress: Progress = lambda size: None) ->
         StoreError: the manifest itself is damaged, the recipe or a source has changed since the store was built, or
             what is built now is not what the manifest says.
     """
-    store = open_store(out)
-    _refuse_change(recipe, store)
+    store, sources = open_store(out), examine(recipe)
+    _refuse_change(recipe, sources, store)
     found = verify(store, progress)
     work = Work(out)
     with work.locked():
+        recipe = sources.fetched(recipe, work.folder)
         for key, shard, _ in found.damage:
             if shard is None:
                 _write_metadata(store, key)
         bad = [(key, shard) for key, shard, _ in found.damage if shard is not None]
         for key, shard in bad:
             array = store.array(key)
-            with _rebuilt(recipe, store, work, key, shard) as (file, entry):
+            with _rebuilt(recipe, sources, store, work, key, shard) as (file, entry):
                 _refuse_other(array, shard, entry)
                 target = out / key / array.layout.key(shard)
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -67,16 +68,17 @@ def compare(recipe: Recipe, out: Path, progress: Progress = lambda bases: None) 
     Returns:
         A sentence for each array that the sources do not give; none if the store is what they say.
     """
-    store = open_store(out)
-    _refuse_change(recipe, store)
+    store, sources = open_store(out), examine(recipe)
+    _refuse_change(recipe, sources, store)
     work = Work(out.with_name(f"{out.name}.deep"))
     differing = []
     try:
         with work.locked():
+            recipe = sources.fetched(recipe, work.folder)
             inputs = store.manifest["inputs"]["planes"]
             built = assembly.build(recipe, inputs, work, progress, in_this_process, 1)
             entries = assembly.place(built, work, work.folder / "store")
-            for block in _blocks(recipe, store):
+            for block in _blocks(recipe, sources, store):
                 tracks.write_block(block, store.contigs, work, progress)
                 key = _key(store, block)
                 entries[key] = format.array_entry(
@@ -90,8 +92,8 @@ def compare(recipe: Recipe, out: Path, progress: Progress = lambda bases: None) 
     return differing
 
 
-def _refuse_change(recipe: Recipe, store: Store) -> None:
-    found, known = provenance_of(recipe), store.manifest["provenance"]
+def _refuse_change(recipe: Recipe, sources: Sources, store: Store) -> None:
+    found, known = sources.provenance, store.manifest["provenance"]
     for part, what in (("recipe", "the recipe has"), ("sources", "a source has"), ("distgen", "distgen has")):
         if found[part] != known[part]:
             raise StoreError(
@@ -114,7 +116,9 @@ def _write_metadata(store: Store, key: str) -> None:
 
 
 @contextmanager
-def _rebuilt(recipe: Recipe, store: Store, work: Work, key: str, shard: int) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _rebuilt(
+    recipe: Recipe, sources: Sources, store: Store, work: Work, key: str, shard: int
+) -> Iterator[tuple[Path, dict[str, Any]]]:
     """A shard built anew: its file, and what its writer says of it."""
     inputs = store.manifest["inputs"]["planes"]
     if key in PER_BYTE:
@@ -129,13 +133,13 @@ def _rebuilt(recipe: Recipe, store: Store, work: Work, key: str, shard: int) -> 
         writer.write(values[shard * layout.shard : (shard + 1) * layout.shard])
         yield path, writer.close()
     else:
-        block = next(block for block in _blocks(recipe, store) if _key(store, block) == key)
+        block = next(block for block in _blocks(recipe, sources, store) if _key(store, block) == key)
         tracks.write_block(block, store.contigs, work, lambda bases: None, only=shard)
         yield tracks.shard_path(block, work, shard), tracks.shards_of(block, store.contigs, work, only=shard)[0]
 
 
-def _blocks(recipe: Recipe, store: Store) -> list[Block]:
-    return tracks.plan(recipe, store.manifest["provenance"]["sources"], store.contigs, {})
+def _blocks(recipe: Recipe, sources: Sources, store: Store) -> list[Block]:
+    return tracks.plan(recipe, sources.ids, store.contigs, {})
 
 
 def _key(store: Store, block: Block) -> str:

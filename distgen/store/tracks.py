@@ -73,12 +73,12 @@ class Block:
         return format.rows_layout(shape, self.track.dtype, "zstd", fill)
 
 
-def plan(recipe: Recipe, sources: dict[str, Any], contigs: Contigs, built: dict[str, str]) -> list[Block]:
+def plan(recipe: Recipe, sources: dict[str, str], contigs: Contigs, built: dict[str, str]) -> list[Block]:
     """The blocks of all tracks.
 
     Args:
         recipe: as read from its file.
-        sources: the checksums of its sources.
+        sources: an id of the content of each source.
         contigs: the store's.
         built: the key of the array that was built from each inputs' id.
     """
@@ -86,15 +86,17 @@ def plan(recipe: Recipe, sources: dict[str, Any], contigs: Contigs, built: dict[
     blocks = []
     for number, track in enumerate(recipe.track):
         names = _columns(recipe, number)
-        paths = tuple(recipe.resolve(source, f"track.{number}.source") for source in track.sources)
-        step = COLUMNS if len(paths) == len(names) else len(names)
+        step = COLUMNS if len(track.sources) == len(names) else len(names)
         for first in range(0, len(names), step):
             columns, used = names[first : first + step], slice(first, first + step) if step == COLUMNS else slice(None)
-            sums = [sources[source]["blake3"] for source in (*track.sources[used], *track.tables)]
+            sums = [sources[source] for source in (*track.sources[used], *track.tables)]
             parameters = track.model_dump(mode="json", exclude={"name", "source", "columns", "swap", "groups"})
             inputs = digest(["track/1", table, parameters, sums, columns])
+            # Nothing is fetched for what is built already.
+            files = () if inputs in built else track.sources[used]
+            paths = tuple(recipe.resolve(source, f"track.{number}.source") for source in files)
             groups = recipe.resolve(track.groups, f"track.{number}.groups") if track.groups else None
-            blocks.append(Block(number, track, paths[used], groups, columns, inputs, built.get(inputs)))
+            blocks.append(Block(number, track, paths, groups, columns, inputs, built.get(inputs)))
     return blocks
 
 

@@ -40,7 +40,8 @@ FORMAT = 1
 INDEX = "index.json"
 PARTS = ("train", "valid", "test")
 _LARGEST_JSON = 1 << 16
-_LETTERS = 1 << 22  # of a SequenceBlock, about
+_BLOCK_BYTES = 1 << 22  # of samples, for a SequenceBlock
+_MISSING = 255  # of uint8
 _DTYPES = ("uint8", "float16", "float32")
 
 Bytes = npt.NDArray[np.uint8]
@@ -104,7 +105,8 @@ class Export:
             self.shards.append(Shard(entry["part"], number, first, entry["samples"]))
 
     @cached_property
-    def _lengths(self) -> dict[str, int]:
+    def contig_lengths(self) -> dict[str, int]:
+        """Bases of each contig of the assembly."""
         contigs = self.index["contigs"]
         return dict(zip(contigs["name"], contigs["length"], strict=True))
 
@@ -118,6 +120,11 @@ class Export:
             size = math.prod(track["shape"]) * np.dtype(track["dtype"]).itemsize
             found[f"{name}.npy"] = len(head) + size, head
         return found
+
+    @property
+    def sample_bytes(self) -> int:
+        """About how much memory a sample takes."""
+        return 3 * self.window + sum(size for size, _ in self._layout.values())
 
     def samples(self, part: str) -> Iterator[Sample]:
         """All samples of one part in their order.
@@ -203,9 +210,9 @@ class Export:
             left, right = about["overhang"]
             if type(left) is not int or type(right) is not int or min(left, right) < 0 or left + right >= self.window:
                 raise ValueError(f"overhang is {about['overhang']}, and must be two lengths below the window's")
-            if about["contig"] not in self._lengths:
+            if about["contig"] not in self.contig_lengths:
                 raise ValueError(f'contig "{about["contig"]}" is not in {INDEX}')
-            length = self._lengths[about["contig"]]
+            length = self.contig_lengths[about["contig"]]
             if about["start"] + left < 0 or about["end"] - right > length:
                 raise ValueError(f"what does not hang over leaves the contig, which has {length:,} bases")
         except (ValueError, RecursionError) as error:
@@ -214,11 +221,9 @@ class Export:
 
     def _sample(self, key: str, part: str, found: dict[str, bytes], about: dict[str, Any]) -> Sample:
         codes = unpack_codes(np.frombuffer(found["seq"], np.uint8))[: self.window]
-        flags = {
-            name: np.frombuffer(found.get(name, bytes(self._layout[name][0])), np.uint8) for name in ("amb", "soft")
-        }
         ambiguous, soft = (
-            np.unpackbits(flags[name], count=self.window, bitorder="little").view(bool) for name in flags
+            np.unpackbits(np.frombuffer(bits, np.uint8), count=self.window, bitorder="little").view(bool)
+            for bits in (found.get(name, bytes(self._layout[name][0])) for name in ("amb", "soft"))
         )
         codes[ambiguous] = AMBIGUOUS
         left, right = about["overhang"]
@@ -264,20 +269,22 @@ def read_export(folder: Path) -> Export:
 def _check_index(export: Export) -> None:
     """Raises ValueError, KeyError or TypeError for an index that `distgen export` would not write."""
     counts = dict.fromkeys(export.parts, 0)
+    numbers = [export.index["geometry"][key] for key in ("window", "target_length", "stride")]
+    numbers += [entry[key] for entry in export.index["shards"] for key in ("samples", "bytes")]
+    if any(type(number) is not int or number < 1 for number in numbers):
+        raise ValueError("lengths and sizes must be whole numbers above 0")
     for shard, entry in zip(export.shards, export.index["shards"], strict=True):
         if entry["name"] != shard.name:
             raise ValueError(f'shard "{entry["name"]}" stands where {shard.name} belongs')
-        if shard.samples < 1 or entry["bytes"] < 1 or len(entry["sha256"]) != 64:
-            raise ValueError(f"what it says of shard {shard.name} cannot be")
         counts[shard.part] += shard.samples
     if counts != export.index["parts"]:
         raise ValueError(f"its parts are {export.index['parts']}, its shards hold {counts}")
-    if not 1 <= export.index["geometry"]["target_length"] <= export.window:
-        raise ValueError("targets are longer than windows")
     for name, track in export.tracks.items():
         bins, columns = track["shape"]
         if track["dtype"] not in _DTYPES or columns != len(track["columns"]) or min(bins, columns) < 1:
             raise ValueError(f'track "{name}" has dtype {track["dtype"]} and shape {track["shape"]}')
+    if not export.contig_lengths:
+        raise ValueError("it names no contig")
 
 
 def read_blocks_of_export(folder: Path) -> Iterator[SequenceBlock]:
@@ -292,7 +299,7 @@ def read_blocks_of_export(folder: Path) -> Iterator[SequenceBlock]:
         SourceError: as `read_export` and `Export.samples`.
     """
     export = read_export(folder)
-    most = max(1, _LETTERS // export.window)
+    most = max(1, _BLOCK_BYTES // export.sample_bytes)
     for part in export.parts:
         samples: list[Sample] = []
         for sample in export.samples(part):
@@ -305,20 +312,9 @@ def read_blocks_of_export(folder: Path) -> Iterator[SequenceBlock]:
 
 
 def _block(export: Export, samples: list[Sample]) -> SequenceBlock:
-    from distgen.ingest.tables import MISSING_BIT, SequenceBlock
+    from distgen.ingest.tables import SequenceBlock
 
-    labels: npt.NDArray[Any] = np.empty((len(samples), 0), np.float32)
-    names: tuple[str, ...] = ()
-    ((name, track), *others) = export.tracks.items() or [("", {"shape": (0, 0)})]
-    if track["shape"][0] == 1 and not others:
-        stored = np.concatenate([sample.targets[name] for sample in samples])
-        names = tuple(track["columns"])
-        if track["classes"]:
-            labels, names = stored, names if len(names) > 1 else ("0", "1")
-        else:
-            labels = stored.astype(np.float32)
-            labels[stored == MISSING_BIT if stored.dtype == np.uint8 else np.isnan(stored)] = np.nan
-    missing = np.isnan(labels) if labels.dtype == np.float32 else labels == MISSING_BIT
+    labels, names = _labels(export, samples)
     return SequenceBlock(
         [str(sample.where) for sample in samples],
         [sample.part for sample in samples],
@@ -326,8 +322,21 @@ def _block(export: Export, samples: list[Sample]) -> SequenceBlock:
         np.arange(len(samples) + 1, dtype=np.int64) * export.window,
         labels,
         names,
-        int(missing.sum()),
+        int((labels == _MISSING if labels.dtype == np.uint8 else np.isnan(labels)).sum()),
     )
+
+
+def _labels(export: Export, samples: list[Sample]) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
+    tracks = list(export.tracks.items())
+    if len(tracks) != 1 or tracks[0][1]["shape"][0] != 1:
+        return np.empty((len(samples), 0), np.float32), ()
+    name, track = tracks[0]
+    columns, stored = tuple(track["columns"]), np.concatenate([sample.targets[name] for sample in samples])
+    if track["classes"]:
+        return stored, columns if len(columns) > 1 else ("0", "1")
+    if stored.dtype == np.uint8:
+        stored = np.where(stored == _MISSING, np.nan, stored)
+    return stored.astype(np.float32), columns
 
 
 def sample_key(part: str, sample: int) -> str:

@@ -29,7 +29,7 @@ def tar_header(name: str, size: int) -> bytes:
     """The 512 bytes before a regular file's content: mode 644, owner 0, time 0."""
     zero = b"0000000\0"
     numbers = b"0000644\0", zero, zero, b"%011o\0" % size, b"00000000000\0"
-    blank = _HEADER.pack(name.encode(), *numbers, b" " * 8, b"0", b"", b"ustar\0", b"00", b"", b"", zero, zero, b"")
+    blank = _HEADER.pack(name.encode(), *numbers, b" " * 8, b"0", b"", b"ustar\0", b"00", b"", b"", b"", b"", b"")
     return blank[:148] + b"%06o\0 " % sum(blank) + blank[156:]
 
 
@@ -75,7 +75,7 @@ def read_members(path: Path, largest: int) -> Iterator[tuple[str, bytes]]:
                 raise SourceError(f'{path}: the header of member "{name}" is damaged')
             content = file.read(size + -size % BLOCK)
             if len(content) < size + -size % BLOCK:
-                raise SourceError(f'{path} is cut in member "{name}": {len(content):,} of {size:,} bytes are there')
+                raise SourceError(f'{path} is cut in member "{name}": {min(len(content), size):,} of {size:,} bytes are there')
             yield name, content[:size]
             before = f'member "{name}"'
         if file.read(2 * BLOCK) != bytes(BLOCK):

@@ -290,7 +290,7 @@ def _existing(out: Path, described: dict[str, Any], shards: list[Shard]) -> Expo
         raise ConfigError(f"{out} exists and is no export; give another --out")
     found = read_export(out)
     for key, value in described.items():
-        if found.index[key] != value:
+        if found.index.get(key) != value:
             raise ConfigError(f"{out} holds another export ({key} differs); give another --out")
     if found.shards != shards:
         raise ConfigError(f"{out} holds this export in shards of another size; give another --out")

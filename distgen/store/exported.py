@@ -31,6 +31,7 @@ from distgen.config import digest
 from distgen.errors import ConfigError, SourceError, suggest
 from distgen.genome import AMBIGUOUS, BASES, Interval
 from distgen.ingest.packing import unpack_codes
+from distgen.store import format
 from distgen.store.tar import npy_header, read_members
 
 if TYPE_CHECKING:
@@ -248,11 +249,12 @@ def read_export(folder: Path) -> Export:
     if not path.is_file():
         raise SourceError(f"{folder} has no {INDEX}: it is no export, or it was not copied whole")
     try:
-        index = json.loads(path.read_bytes())
+        content = path.read_bytes()
+        index = json.loads(content)
         body = {key: value for key, value in index.items() if key != "checksum"}
         if index.get("format") != FORMAT:
             raise SourceError(f"{path} has format {index.get('format')}, this version reads {FORMAT}: export again")
-        if digest(body) != index["checksum"]:
+        if digest(body) != index["checksum"] or format.json_bytes(index) != content:
             raise ValueError("its checksum is another")
         export = Export(folder, index)
         _check_index(export)

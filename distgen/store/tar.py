@@ -75,7 +75,9 @@ def read_members(path: Path, largest: int) -> Iterator[tuple[str, bytes]]:
                 raise SourceError(f'{path}: the header of member "{name}" is damaged')
             content = file.read(size + -size % BLOCK)
             if len(content) < size + -size % BLOCK:
-                raise SourceError(f'{path} is cut in member "{name}": {min(len(content), size):,} of {size:,} bytes are there')
+                raise SourceError(
+                    f'{path} is cut in member "{name}": {min(len(content), size):,} of {size:,} bytes are there'
+                )
             yield name, content[:size]
             before = f'member "{name}"'
         if file.read(2 * BLOCK) != bytes(BLOCK):

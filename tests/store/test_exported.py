@@ -255,6 +255,12 @@ def test_an_index_that_is_none_is_refused(out, content):
         read_export(out)
 
 
+def test_a_missing_shard_is_named_before_any_sample_is_read(out):
+    (out / "valid-000000.tar").unlink()
+    with pytest.raises(SourceError, match=r"valid-000000.tar is missing; copy it again"):
+        read_export(out)
+
+
 def test_a_folder_without_index_and_one_with_a_stray_shard_are_refused(out, tmp_path):
     with pytest.raises(SourceError, match="nowhere has no index.json: it is no export"):
         read_export(tmp_path / "nowhere")

@@ -85,7 +85,7 @@ def letters_of(sample):
     return "N" * left + inside + "N" * right
 
 
-@settings(max_examples=40)
+@settings(max_examples=100)
 @given(
     units=st.integers(1, 12),
     overlap=st.integers(0, 40),

@@ -203,6 +203,48 @@ def repair(
 
 
 @app.command()
+def export(
+    store: Annotated[Path, typer.Argument(help="A store.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The folder to make.", show_default=False)],
+    format_: Annotated[str, typer.Option("--format", help="webdataset: tar shards and an index.")] = "webdataset",
+    window: Annotated[int, typer.Option(help="Bases per window.")] = 1024,
+    target_length: Annotated[
+        int | None, typer.Option(help="Bases in the window's middle that targets cover. [default: the window]")
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option(help="Bases from one target to the next. [default: target length]")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Name of a split.")] = "default",
+    part: Annotated[str, typer.Option(help="Parts of it, such as train,valid. [default: all]")] = "",
+    tracks: Annotated[str, typer.Option(help="Tracks to write as targets, such as genes,mnase.")] = "",
+    shard_bytes: Annotated[int, typer.Option(help="About how many bytes a shard has.")] = 256_000_000,
+) -> None:
+    """Write the windows of a store as tar shards, for other tools to train on; or what is missing of them."""
+    from distgen.errors import suggest
+    from distgen.store.reader import open_store
+    from distgen.store.webdataset import export
+
+    if format_ != "webdataset":
+        raise ConfigError(f'there is no format "{format_}" to export to. {suggest(format_, ["webdataset"])}')
+    with _progress("windows") as progress:
+        found = export(
+            open_store(store),
+            out,
+            window=window,
+            target_length=target_length,
+            stride=stride,
+            split=split,
+            parts=tuple(part.split(",")) if part else (),
+            tracks=tuple(tracks.split(",")) if tracks else (),
+            shard_bytes=shard_bytes,
+            progress=partial(progress.advance, progress.add_task("export", total=None)),
+        )
+    size = sum(entry["bytes"] for entry in found.index["shards"])
+    windows = ", ".join(f"{name} {count:,}" for name, count in found.parts.items())
+    typer.echo(f"{out}: {windows} windows in {len(found.shards):,} shards, {size:,} bytes")
+
+
+@app.command()
 def train(
     run: Annotated[Path, typer.Argument(help="A run file (TOML).", show_default=False)],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value", show_default=False)] = None,

@@ -295,7 +295,10 @@ class Split(Section):
 
 
 class Recipe(File):
-    """What a store is made of; `distgen build` reads it. `[split]` is the split called `default`."""
+    """What a store is made of; `distgen build` reads it. `[split]` is the split called `default`.
+
+    A source is a path, or `s3://bucket/key`, `gs://bucket/key`, `az://container/key` or an http(s) URL.
+    """
 
     format: Literal[1]
     assembly: Assembly
@@ -341,7 +344,7 @@ class Recipe(File):
             _refuse_malformed(expanded, partial(self.error, key))
         elif "@" in place.partition("/")[0]:
             raise self.error(key, f"{shown}: credentials belong into the environment, not into the URI")
-        if not source_name(place) or "/" not in place:
+        if source_name(place) in ("", ".", "..") or "/" not in place:
             raise self.error(key, f"{shown} names no file; write {scheme[1]}://BUCKET/NAME (or HOST/NAME)")
         return expanded
 

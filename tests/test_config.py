@@ -235,6 +235,7 @@ def test_a_remote_source_is_fetched_when_it_is_needed(tmp_path, monkeypatch):
         ("https://me:SEC RET@host/a.bw", "this is no valid URI"),
         ("s3://bucket/", "s3://bucket/ names no file; write s3://BUCKET/NAME"),
         ("s3://bucket", "s3://bucket names no file"),
+        ("https://host/a/..", "https://host/a/.. names no file"),
     ],
 )
 def test_a_uri_that_names_no_source_is_refused(tmp_path, uri, message):

@@ -108,23 +108,20 @@ def fetch(remote: Remote, folder: Path) -> Path:
     path = home / source_name(remote.uri)
     if path.exists():
         return path
-    home.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         _Fetch(remote, home).run(path)
-    except _ChangedError:
-        shutil.rmtree(home)
-        raise
     except OSError as error:
-        free = shutil.disk_usage(home).free
+        free = shutil.disk_usage(folder).free
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         advice = f"{free:,} bytes are free: free some" if full else "mend that"
-        problem = f"its {remote.size:,} bytes cannot be kept in {home} ({error.strerror or error})"
+        problem = f"its {remote.size:,} bytes cannot be kept in {folder} ({error.strerror or error})"
         raise SourceError(f"{remote.shown}: {problem}; {advice}, and the same command goes on from there") from None
     return path
 
 
-class _ChangedError(SourceError):
-    """What was fetched of a source belongs to a version that is gone."""
+class _OtherError(SourceError):
+    """What was fetched of a source is of no use: it belongs to another version."""
 
 
 class _PassingError(SourceError):
@@ -164,14 +161,26 @@ class _ShortError(Exception):
 
 
 class _Fetch:
-    """One download into a folder: its bytes in `part`, and in `finished` one byte for each range that is on disk."""
+    """One download: its bytes in HOME.part, and in HOME.finished one byte for each range that is on disk."""
 
     def __init__(self, remote: Remote, home: Path):
         self._remote, self._source = remote, _Object(remote.uri)
-        self._part, self._finished = home / "part", home / "finished"
+        self._part, self._finished = home.with_suffix(".part"), home.with_suffix(".finished")
 
     def run(self, path: Path) -> None:
-        """Fetch what is missing, check the whole, and give it its name."""
+        """Fetch what is missing, check the whole, and give it its name; what is of another version is removed."""
+        try:
+            self._fetch()
+            self._check()
+        except _OtherError:
+            self._part.unlink()
+            self._finished.unlink()
+            raise
+        path.parent.mkdir(exist_ok=True)
+        self._part.rename(path)
+        self._finished.unlink()
+
+    def _fetch(self) -> None:
         from obstore.exceptions import NotSupportedError
 
         size, count = self._remote.size, -(-self._remote.size // RANGE)
@@ -196,9 +205,6 @@ class _Fetch:
         finally:
             os.close(part)
             os.close(marks)
-        self._check()
-        self._part.rename(path)
-        self._finished.unlink()
 
     def _fetch_ranges(self, part: int, marks: int, missing: list[int]) -> None:
         pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="distgen-fetch")
@@ -252,10 +258,8 @@ class _Fetch:
     def _check(self) -> None:
         expected = self._remote.sha256
         if expected and (found := sha256_of(self._part)) != expected:
-            self._part.unlink()
-            self._finished.unlink()
             problem = f"its SHA-256 is {found}, and the recipe wants {expected}"
-            raise SourceError(f"{self._remote.shown}: {problem}; put the right file there, or correct the recipe")
+            raise _OtherError(f"{self._remote.shown}: {problem}; put the right file there, or correct the recipe")
 
 
 def _write(file: int, piece: bytes) -> None:
@@ -325,7 +329,7 @@ class _Object:
         """
         from obstore.exceptions import BaseError, NotSupportedError
 
-        began, wait = time.monotonic(), 0.1
+        first, wait = 0.0, 0.1
         while True:
             try:
                 return request()
@@ -333,13 +337,14 @@ class _Object:
                 raise
             except (BaseError, FileNotFoundError, ValueError, _ShortError) as error:
                 failure = self._explain(error)
+            first = first or time.monotonic()
             patience = failure.patience if isinstance(failure, _PassingError) else 0.0
-            if time.monotonic() + wait > began + patience or self.stop.wait(wait):
+            if time.monotonic() + wait > first + patience or self.stop.wait(wait):
                 raise failure
             wait = min(wait * 2, 10.0)
 
-    def changed(self) -> _ChangedError:
-        return _ChangedError(f"{self.shown}: it changed while it was read; the same command fetches it as it is now")
+    def changed(self) -> _OtherError:
+        return _OtherError(f"{self.shown}: it changed while it was read; the same command fetches it as it is now")
 
     def _explain(self, error: Exception) -> SourceError:
         from obstore.exceptions import PermissionDeniedError, PreconditionError, UnauthenticatedError
@@ -351,7 +356,8 @@ class _Object:
             return SourceError(f"{self.shown}: {self._missing()}")
         if isinstance(error, PreconditionError):
             return self.changed()
-        if isinstance(error, PermissionDeniedError | UnauthenticatedError) or status in (401, 403):
+        denied = isinstance(error, PermissionDeniedError | UnauthenticatedError) or status in (401, 403)
+        if denied or re.search(r"//169\.254\.|//metadata\.google", text):  # where a cloud's machines ask who they are
             doubt = (
                 "" if self._scheme == "http" else " (a bucket that may not be listed says so of missing objects, too)"
             )

@@ -101,7 +101,7 @@ class Server:
         if handler.command == "GET":
             handler.wfile.write(body[: len(body) // 2] if fault in ("cut", "stall") else body)
         if fault == "stall":
-            time.sleep(1.5)
+            time.sleep(2)
         if fault in ("cut", "stall"):
             handler.close_connection = True
             handler.connection.shutdown(socket.SHUT_RDWR)
@@ -111,7 +111,7 @@ class Server:
 def quick(monkeypatch):
     """Small ranges, short patience."""
     monkeypatch.setattr(remote, "RANGE", 1000)
-    for name, seconds in {"remote_host": 0.3, "remote_read": 0.5, "remote_retry": 1.0}.items():
+    for name, seconds in {"remote_host": 0.3, "remote_read": 10.0, "remote_retry": 3.0}.items():
         monkeypatch.setitem(config.TIMEOUTS, name, seconds)
 
 
@@ -309,6 +309,14 @@ def test_an_object_without_permission_says_what_to_set(s3, monkeypatch):
         describe("s3://genomes/a.fa")
 
 
+def test_without_credentials_the_message_says_what_to_set(s3, monkeypatch):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://169.254.0.1")
+    with pytest.raises(SourceError, match="no permission to read it .*; set AWS_ACCESS_KEY_ID and AWS_SECRET"):
+        describe("s3://genomes/a.fa")
+
+
 def test_a_name_no_object_can_have_is_refused(s3):
     with pytest.raises(SourceError, match="s3://genomes/a//b.fa: this is no name an object can have"):
         describe("s3://genomes/a//b.fa")
@@ -338,7 +346,8 @@ def test_a_disk_too_small_is_told_before_anything_is_fetched(tmp_path, monkeypat
         assert not server.gets()
 
 
-def test_a_disk_that_fills_up_keeps_what_is_finished(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["genome.fa", "part", "finished"])
+def test_a_disk_that_fills_up_keeps_what_is_finished(name, tmp_path, monkeypatch):
     real, written = os.pwrite, []
 
     def pwrite(file, data, offset):
@@ -349,7 +358,7 @@ def test_a_disk_that_fills_up_keeps_what_is_finished(tmp_path, monkeypatch):
         return real(file, data, offset)
 
     with Server() as server:
-        found = describe(server.uri())
+        found = describe(server.uri(name))
         with monkeypatch.context() as patched:
             patched.setattr(remote.os, "pwrite", pwrite)
             with pytest.raises(SourceError, match="No space left on device.*free some, and the same command goes on"):

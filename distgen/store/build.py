@@ -28,7 +28,7 @@ from distgen.store.contigs import Wanted
 from distgen.store.format import FORMAT, MANIFEST, Entry
 from distgen.store.planes import PER_BYTE, Packer, Progress, Start, plane_layout
 from distgen.store.reader import Store, open_store
-from distgen.store.work import Work, link, sync
+from distgen.store.work import Work, link, recover, swap, sync
 
 Task = Callable[[Progress], Any]
 Execute = Callable[[Sequence[Task], Progress], list[Any]]
@@ -68,13 +68,13 @@ def build(
     provenance = _provenance(recipe)
     if out.exists() and not (out / MANIFEST).exists():
         raise ConfigError(f"{out} exists and is no store (it has no manifest): give another --out, or move it away")
-    _recover(out)
+    recover(out)
     old = None if force else _published(out)
     if old and old.manifest["provenance"] == provenance:
         return 0
     work = Work(out)
     with work.locked():
-        _recover(out)
+        recover(out)
         made = _build_planes(recipe, provenance, work, old, progress, execute, parallel)
         parts = _splits(recipe, made.contigs)
         built = {inputs: entry["key"] for inputs, entry in old.manifest["inputs"]["tracks"].items()} if old else {}
@@ -279,7 +279,7 @@ def _publish(
     format.write_json(folder / f"{MANIFEST}.new", manifest | {"checksum": digest(manifest)})
     (folder / f"{MANIFEST}.new").rename(folder / MANIFEST)
     if fresh:
-        _swap(folder, work.out)
+        swap(folder, work.out)
     sync(work.out.parent if fresh else work.out)
 
 
@@ -303,25 +303,3 @@ def _place_planes(built: Built, work: Work, folder: Path) -> dict[str, Entry]:
     for name, column in contigs.columns(built.contigs, units).items():
         arrays[f"contigs/{name}"] = format.write_array(folder / "contigs" / name, column)
     return arrays
-
-
-def _replaced(out: Path) -> Path:
-    return out.with_name(f".{out.name}.old")
-
-
-def _swap(folder: Path, out: Path) -> None:
-    """Put the finished folder in the place of `out`; a store that was there goes away afterwards."""
-    if out.exists():
-        out.rename(_replaced(out))
-    folder.rename(out)
-    sync(out.parent)
-    shutil.rmtree(_replaced(out), ignore_errors=True)
-
-
-def _recover(out: Path) -> None:
-    """Finish what a builder left that died between the two renames of `_swap`."""
-    if _replaced(out).exists():
-        if out.exists():
-            shutil.rmtree(_replaced(out), ignore_errors=True)
-        else:
-            _replaced(out).rename(out)

@@ -237,13 +237,13 @@ def evaluate(
 
 
 @app.command()
-def schema(kind: Annotated[str, typer.Argument(help="recipe or run", show_default=False)]) -> None:
-    """Print the JSON schema of recipe or run files, for editors."""
-    from distgen.config import Recipe
+def schema(kind: Annotated[str, typer.Argument(help="recipe, run or collection", show_default=False)]) -> None:
+    """Print the JSON schema of recipe, run or collection files, for editors."""
+    from distgen.config import Collection, Recipe
     from distgen.errors import suggest
     from distgen.train.run import Run
 
-    schemas: dict[str, type[BaseModel]] = {"recipe": Recipe, "run": Run}
+    schemas: dict[str, type[BaseModel]] = {"recipe": Recipe, "run": Run, "collection": Collection}
     if kind not in schemas:
         raise ConfigError(f'there is no schema "{kind}". {suggest(kind, schemas)}')
     typer.echo(json.dumps(schemas[kind].model_json_schema(), indent=1))

@@ -56,7 +56,6 @@ def build_index(
         StoreError: stores are missing or damaged: how many, and the first of them by path; or the disk failed.
     """
     out = out or config.path.with_name(f"{config.collection.name}.collection")
-    recover(out)
     if out.exists() and not is_index(out):
         raise ConfigError(f"{out} exists and is no collection's index: move it away, or choose another place")
     old = None if force else _published(out)
@@ -121,18 +120,18 @@ def _places(config: CollectionFile, out: Path) -> list[str]:
     folder, beside = config.resolve(".", "store"), out.parent.resolve()
     key, written = "collection.stores", config.collection.stores
     if written is None:
-        paths = [(f"store.{row}.path", member.path) for row, member in enumerate(config.store)]
+        named = ((f"store.{row}.path", store.path) for row, store in enumerate(config.store))
+        paths = [(key, _expand(config, path, key)) for key, path in named]
     elif glob.has_magic(written):
         found = glob.glob(_expand(config, written, key), root_dir=folder, recursive=True)
         paths = [(key, path) for path in sorted(found)]
     else:
-        paths = [(key, path) for path in _listed(config.resolve(written, key))]
+        paths = [(key, _expand(config, path, key)) for path in _listed(config.resolve(written, key))]
     if not paths:
         raise config.error(key, f'"{written}" gives no store')
     places: dict[str, None] = {}
     for key, path in paths:
-        expanded = path if glob.has_magic(written or "") else _expand(config, path, key)
-        place = expanded if os.path.isabs(expanded) else os.path.relpath(folder / expanded, beside)
+        place = path if os.path.isabs(path) else os.path.relpath(folder / path, beside)
         if place in places:
             raise config.error(key, f"store {path} is named twice")
         places[place] = None

@@ -21,11 +21,11 @@ from tests.store.conftest import index_of, tiny_store
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    """The index of forty tiny stores."""
+    """The index of forty tiny stores, every other one of which has a track."""
     folder = tmp_path_factory.mktemp("many")
     (folder / "stores").mkdir()
     for number in range(40):
-        tiny_store(folder, f"g{number:02}", "ACGTN"[number % 5] * (number + 1))
+        tiny_store(folder, f"g{number:02}", "ACGT"[number % 4] * (number + 3), track=number % 2 == 0)
     return index_of(folder)
 
 
@@ -127,8 +127,8 @@ def mapped(folder: Path) -> set[str]:
 def touch(store) -> None:
     """Map everything that a loader would."""
     assert len(store.contigs) == 2
-    for plane in store.planes.values():
-        plane.read()
+    for array in (*store.planes.values(), *(block for track in store.tracks.values() for block in track.blocks)):
+        array.read()
 
 
 @settings(max_examples=10)
@@ -142,6 +142,15 @@ def test_no_more_files_are_mapped_than_allowed(many, rows, max_files):
         most = max(most, len(mapped(folder)))
     shards = 9  # of a tiny store, some of which have no file
     assert 0 < most <= max(max_files, shards)
+
+
+def test_stores_are_counted_by_their_files(many):
+    found = open_collection(many, 72)
+    large, small = range(0, 40, 2), range(1, 40, 2)  # of 9 shards and of 8
+    for rows, remain in ((large, 8), (small, 9), (large, 8)):
+        stores = [found.store(row) for row in rows]
+        assert [found.store(row) for row in rows[-remain:]] == stores[-remain:]
+        assert found.store(rows[-remain - 1]) is not stores[-remain - 1]
 
 
 def test_the_stores_used_last_stay_open(many):

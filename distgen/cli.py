@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.progress import Progress
 
-    from distgen.config import Recipe
+    from distgen.config import Collection, Recipe
 
 app = typer.Typer(
     help="Train deep-learning models on whole genomes.",
@@ -47,20 +47,24 @@ def build(
         bool, typer.Option("--prune", help="Remove arrays that only an earlier recipe used; nothing may read them.")
     ] = False,
 ) -> None:
-    """Build the stores that recipes describe, or what is missing of them."""
-    from distgen.config import Recipe, read
+    """Build the stores that recipes describe, or what is missing of them; and the indexes of collections."""
+    from distgen.config import Collection, Recipe, is_collection, read
     from distgen.store.build import default_out
 
     if out is not None and len(recipes) > 1:
         raise ConfigError("--out names one store; give one recipe")
-    work = [read(path, Recipe) for path in recipes]
+    work = [read(path, Recipe) for path in recipes if not is_collection(path)]
+    indexes = [read(path, Collection) for path in recipes if is_collection(path)]
     if ray_address:
         os.environ["RAY_ADDRESS"] = ray_address
         workers = max(workers, 1)
     for recipe in work if dry_run else ():
         _say_estimate(recipe, out, max(workers, 1))
+    for config in indexes if dry_run else ():
+        typer.echo(f"{config.collection.name}: an index, for which the manifest of every store is read")
     if not dry_run:
         _build_all(work, out, force, workers)
+        _index_all(indexes, out, force)  # afterwards: the stores may just have been built
     for recipe in work if prune and not dry_run else ():
         _prune(out or default_out(recipe))
 
@@ -111,6 +115,18 @@ def _prune(path: Path) -> None:
         typer.echo(f"{folder}: removed")
 
 
+def _index_all(collections: list[Collection], out: Path | None, force: bool) -> None:
+    from distgen.store.collection import open_collection
+    from distgen.store.index import build_index
+
+    for config in collections:
+        with _progress("stores") as progress:
+            task = progress.add_task(config.collection.name, total=None)
+            index = build_index(config, out, partial(progress.advance, task), force=force)
+        found = open_collection(index)
+        typer.echo(f"{index}: {len(found):,} stores, {found.bases.sum():,} bases")
+
+
 def _say_estimate(recipe: Recipe, out: Path | None, workers: int) -> None:
     from distgen.store.build import default_out
     from distgen.store.estimate import estimate
@@ -127,10 +143,14 @@ def _say_estimate(recipe: Recipe, out: Path | None, workers: int) -> None:
 
 @app.command()
 def info(store: Annotated[Path, typer.Argument(help="A store.", show_default=False)], json_: Json = False) -> None:
-    """Say what is in a store."""
+    """Say what is in a store, or in the index of a collection."""
+    from distgen.store.collection import is_index
     from distgen.store.reader import open_store
     from distgen.store.verify import describe
 
+    if is_index(store):
+        _say_collection(store, json_)
+        return
     found = describe(open_store(store))
     if json_:
         typer.echo(json.dumps(found))
@@ -152,6 +172,24 @@ def info(store: Annotated[Path, typer.Argument(help="A store.", show_default=Fal
         version = next((f"{key} {source[key]}" for key in ("blake3", "etag", "modified") if key in source), "")
         rows.append((f"source {name.rsplit('/', 1)[-1]}", f"{source['bytes']:,} bytes, {version}"))
     _table(f"{found['assembly']} ({found['store']})", rows)
+
+
+def _say_collection(index: Path, json_: bool) -> None:
+    from distgen.store.collection import describe, open_collection
+
+    found = describe(open_collection(index))
+    if json_:
+        typer.echo(json.dumps(found))
+        return
+    stores = found["stores"]
+    rows = [(key, f"{found[key]:,}") for key in ("bases", "contigs")] + [("stores", f"{len(stores):,}")]
+    for name, store in sorted(stores.items(), key=lambda item: -item[1]["weight"])[:10]:
+        rows.append(
+            (f"store {name}", f"{store['weight']:.3%} of the samples; {store['bases']:,} bases; {store['path']}")
+        )
+    if len(stores) > 10:
+        rows.append(("...", f"{len(stores) - 10:,} stores that are drawn from less"))
+    _table(f"{found['name']} ({found['collection']})", rows)
 
 
 @app.command()
@@ -295,13 +333,13 @@ def evaluate(
 
 
 @app.command()
-def schema(kind: Annotated[str, typer.Argument(help="recipe or run", show_default=False)]) -> None:
-    """Print the JSON schema of recipe or run files, for editors."""
-    from distgen.config import Recipe
+def schema(kind: Annotated[str, typer.Argument(help="recipe, run or collection", show_default=False)]) -> None:
+    """Print the JSON schema of recipe, run or collection files, for editors."""
+    from distgen.config import Collection, Recipe
     from distgen.errors import suggest
     from distgen.train.run import Run
 
-    schemas: dict[str, type[BaseModel]] = {"recipe": Recipe, "run": Run}
+    schemas: dict[str, type[BaseModel]] = {"recipe": Recipe, "run": Run, "collection": Collection}
     if kind not in schemas:
         raise ConfigError(f'there is no schema "{kind}". {suggest(kind, schemas)}')
     typer.echo(json.dumps(schemas[kind].model_json_schema(), indent=1))

@@ -20,7 +20,7 @@ from distgen.store.format import FORMAT, MANIFEST
 from distgen.store.planes import PER_BYTE
 from distgen.store.reader import Store, open_store
 from distgen.store.sources import Sources, examine
-from distgen.store.work import Execute, Progress, Work, in_this_process, sync
+from distgen.store.work import Execute, Progress, Work, in_this_process, recover, swap, sync
 
 
 def build(
@@ -55,7 +55,7 @@ def build(
     if not force and _is_current(_published(out), sources) and not work.folder.exists():
         return 0
     with work.locked():
-        _recover(out)
+        recover(out)
         old, bases = None if force else _published(out), 0
         if not _is_current(old, sources):
             bases = _build(sources.fetched(recipe, work.folder), sources, work, old, progress, execute, parallel)
@@ -162,7 +162,7 @@ def _publish(
     manifest |= _separate(recipe, manifest, open_store(folder), work, old)
     _put_manifest(folder, manifest)
     if fresh:
-        _swap(folder, work.out)
+        swap(folder, work.out)
     sync(work.out.parent if fresh else work.out)
 
 
@@ -196,25 +196,3 @@ def _separate(
         tables[name] = splits.table(splits.parts_of(receipt["parts"]))
         reports[name] = {"inputs": inputs, "report": receipt["report"]}
     return {"splits": tables, "homology": reports}
-
-
-def _replaced(out: Path) -> Path:
-    return out.with_name(f".{out.name}.old")
-
-
-def _swap(folder: Path, out: Path) -> None:
-    """Put the finished folder in the place of `out`; a store that was there goes away afterwards."""
-    if out.exists():
-        out.rename(_replaced(out))
-    folder.rename(out)
-    sync(out.parent)
-    shutil.rmtree(_replaced(out), ignore_errors=True)
-
-
-def _recover(out: Path) -> None:
-    """Finish what a builder left that died between the two renames of `_swap`."""
-    if _replaced(out).exists():
-        if out.exists():
-            shutil.rmtree(_replaced(out), ignore_errors=True)
-        else:
-            _replaced(out).rename(out)

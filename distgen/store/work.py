@@ -123,3 +123,25 @@ def sync(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     os.fsync(handle)
     os.close(handle)
+
+
+def _replaced(out: Path) -> Path:
+    return out.with_name(f".{out.name}.old")
+
+
+def swap(folder: Path, out: Path) -> None:
+    """Put the finished folder in the place of `out`; a store that was there goes away afterwards."""
+    if out.exists():
+        out.rename(_replaced(out))
+    folder.rename(out)
+    sync(out.parent)
+    shutil.rmtree(_replaced(out), ignore_errors=True)
+
+
+def recover(out: Path) -> None:
+    """Finish what a builder left that died between the two renames of `swap`."""
+    if _replaced(out).exists():
+        if out.exists():
+            shutil.rmtree(_replaced(out), ignore_errors=True)
+        else:
+            _replaced(out).rename(out)

@@ -128,7 +128,7 @@ class Layout:
 def rows_layout(shape: tuple[int, ...], dtype: npt.DTypeLike, codec: Codec = "raw", fill: float = 0) -> Layout:
     """A layout for a table of rows, with chunks of about 64 KiB."""
     kind = np.dtype(dtype)
-    chunk = max(1, CHUNK_BYTES // (prod(shape[1:]) * kind.itemsize))
+    chunk = max(1, min(CHUNK_BYTES // (prod(shape[1:]) * kind.itemsize), shape[0]))
     chunks = min(SHARD_CHUNKS, max(1, -(-shape[0] // chunk)))
     return Layout(shape, kind, chunk, chunk * chunks, codec, fill)
 

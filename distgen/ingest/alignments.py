@@ -238,12 +238,13 @@ def _read_fragments(path: Path, counted: _Counted, column_of: dict[str, int] | N
     """Count the fragments of a text file; returns the contigs that have one, bool (C,)."""
     import polars as pl
 
-    from distgen.ingest.lines import Names, read_lines, split_stretches
+    from distgen.ingest.lines import Format, Names, read_columns
 
     columns = {"contig": pl.String, "start": pl.Int64, "end": pl.Int64, "barcode": pl.String}
+    form = Format("a fragment file", columns, more=True)
     names = Names(counted.contigs, path)
-    for lines in read_lines(path, "fragments"):
-        table = names.locate(split_stretches(path, lines, columns, "a fragment file", more=True))
+    for table in read_columns(path, form, "fragments"):
+        table = names.locate(table)
         if column_of is None:
             table = table.with_columns(column=pl.lit(0, pl.Int64))
         else:

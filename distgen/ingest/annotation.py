@@ -32,12 +32,21 @@ import polars as pl
 from distgen.errors import ConfigError, SourceError, suggest
 from distgen.genome import Contigs
 from distgen.ingest.features import Features, gather
-from distgen.ingest.lines import Names, read_lines, refuse, split_columns
+from distgen.ingest.lines import Format, Names, read_columns, refuse
 from distgen.ingest.open import read_blocks
 
-_POSITIONS = {"start": pl.Int64, "end": pl.Int64}
-_COLUMNS = dict.fromkeys(("contig", "source", "type", *_POSITIONS, "score", "strand", "frame", "attributes"), pl.String)
 _TABLE = ("NAME", "CHROM", "STRAND", "TX_START", "TX_END", "EXON_START", "EXON_END")
+_TYPES = dict.fromkeys(("start", "end", "TX_START", "TX_END"), pl.Int64)
+_COLUMNS, _TABLE_COLUMNS = (
+    {name: _TYPES.get(name, pl.String) for name in names}
+    for names in (("contig", "source", "type", "start", "end", "score", "strand", "frame", "attributes"), _TABLE)
+)
+_FORMATS = {
+    "gtf": Format("GTF", _COLUMNS, bed=False),
+    # GFF3 may end in FASTA; its specification takes ">" alone as the beginning of that, too.
+    "gff3": Format("GFF3", _COLUMNS, bed=False, stop="^(##FASTA|>)"),
+    "table": Format("the table of transcripts", _TABLE_COLUMNS, more=True, bed=False),
+}
 _STRANDS = pl.Enum(["+", "-", ".", "?"])
 _SIDED = {"utr5": ("five_prime_utr", "5utr"), "utr3": ("three_prime_utr", "3utr")}
 _CODING = ("cds", "stop_codon")
@@ -130,9 +139,8 @@ def _read(path: Path, wanted: _Wanted, names: Names, seen: set[str]) -> Iterator
     """Blocks of lines of the wanted types: contig (row), type, start, end (0-based half-open), strand, frame,
     transcript (a hash); `seen` gets the types of all lines."""
     form = _form(path)
-    # GFF3 may end in FASTA; its specification takes ">" alone as the beginning of that, too.
-    for lines in read_lines(path, "features", stop="^(##FASTA|>)" if form == "gff3" else None):
-        table = _transcripts(path, lines) if form == "table" else _columns(path, lines)
+    for table in read_columns(path, _FORMATS[form], "features"):
+        table = _transcripts(path, table) if form == "table" else _columns(path, table)
         seen.update(kind.lower() for kind in table["type"].unique())
         types = pl.col("type").str.to_lowercase().cast(pl.Enum(wanted.types), strict=False)
         table = table.with_columns(type=types).filter(pl.col("type").is_not_null())
@@ -155,9 +163,8 @@ def _form(path: Path) -> str:
     return "gff3" if first and re.match(r"[^\s;\"=]+=", first[1]) else "gtf"
 
 
-def _columns(path: Path, lines: pl.DataFrame) -> pl.DataFrame:
-    """GTF and GFF3 lines as columns, each line checked."""
-    table = split_columns(path, lines, _COLUMNS | _POSITIONS, "GTF and GFF3")
+def _columns(path: Path, table: pl.DataFrame) -> pl.DataFrame:
+    """Lines of GTF and GFF3, each checked, with 0-based half-open positions."""
     start, end = pl.col("start"), pl.col("end")
     refuse(path, table, (start < 1) | (end < start), "positions count from 1, and the end is not before the start")
     table = table.with_columns(pl.col("strand").cast(_STRANDS, strict=False), start=start - 1)
@@ -188,10 +195,8 @@ def _keyed(path: Path, table: pl.DataFrame, form: str, wanted: _Wanted) -> pl.Da
     return table.with_columns(transcript=pl.when(grouped).then(transcript.hash()))
 
 
-def _transcripts(path: Path, lines: pl.DataFrame) -> pl.DataFrame:
+def _transcripts(path: Path, table: pl.DataFrame) -> pl.DataFrame:
     """SpliceAI's lines as exons, genes and transcripts."""
-    columns = dict.fromkeys(_TABLE, pl.String) | {"TX_START": pl.Int64, "TX_END": pl.Int64}
-    table = split_columns(path, lines, columns, "the table of transcripts", more=True)
     table = table.rename({"CHROM": "contig", "STRAND": "strand"})
     first, last, starts, ends = (pl.col(name) for name in _TABLE[3:])
     table = table.with_columns(
@@ -207,7 +212,7 @@ def _transcripts(path: Path, lines: pl.DataFrame) -> pl.DataFrame:
     exons = table.explode("EXON_START", "EXON_END")
     refuse(path, exons, starts >= ends, "an exon must end after its start")
     return pl.concat(
-        part.select("line", "text", "contig", "strand", type=pl.lit(kind), start=start, end=end, **common)
+        part.select("line", "contig", "strand", type=pl.lit(kind), start=start, end=end, **common)
         for kind, part, start, end in (
             ("exon", exons, "EXON_START", "EXON_END"),
             ("gene", table, "TX_START", "TX_END"),
@@ -226,7 +231,7 @@ def _collapse(blocks: Iterator[pl.DataFrame]) -> pl.DataFrame:
         if rows > 2 * collapsed + _ROWS_BEFORE_COLLAPSE:
             kept = [pl.concat(kept).unique()]
             rows = collapsed = len(kept[0])
-    return pl.concat(kept).unique() if kept else pl.DataFrame()
+    return pl.concat(kept).unique()
 
 
 # ---- deriving -------------------------------------------------------------------------------

@@ -18,8 +18,9 @@ import polars as pl
 from distgen.errors import SourceError
 from distgen.genome import Contigs
 from distgen.ingest.features import Features, gather
-from distgen.ingest.lines import Names, read_lines, refuse, split_stretches
+from distgen.ingest.lines import Format, Names, read_columns, read_lines, refuse
 
+_HEAD = 1 << 16  # bytes that tell what kind of file it is
 _BED = ("contig", "start", "end", "name", "score", "strand")
 _COLUMNS = {
     "BED": (*_BED, "thickStart", "thickEnd", "itemRgb", "blockCount", "blockSizes", "blockStarts"),
@@ -72,13 +73,10 @@ def read_intervals(
 
 def _read(path: Path, value: str | None, summit: int | None, blocks: bool) -> Iterator[pl.DataFrame]:
     """Blocks of checked intervals: line, contig, start, end, and `value` and `summit` where asked for."""
-    form = None
-    for lines in read_lines(path, "intervals"):
-        if form is None:
-            form = _form(path, lines["text"][0])
-            _refuse_absent(path, form, value, summit, blocks)
-            columns = _needed(form, value, summit, blocks)
-        table = split_stretches(path, lines, columns, form, more=True)
+    form = _form(path, next(read_lines(path, "intervals", block=_HEAD))["text"][0])
+    _refuse_absent(path, form, value, summit, blocks)
+    columns = _needed(form, value, summit, blocks)
+    for table in read_columns(path, Format(form, columns, more=True), "intervals"):
         start, end = pl.col("start"), pl.col("end")
         kept = ["line", "contig", "start", "end"]
         if value is not None:

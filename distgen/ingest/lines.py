@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,16 @@ from distgen.genome import Contigs
 from distgen.ingest.open import BLOCK, read_blocks
 
 LONGEST = 1 << 26  # bytes of a line or of a record: what is longer is no text, or would fill the memory
+_NO_TEXT = {
+    b"\r": "a carriage return inside a line; lines must end in LF or CRLF",
+    b"\0": "this is no text (it holds zero bytes); a text file is saved as UTF-8",
+}
 _BLANK = r"^\s*$"
 _NO_RECORD = r"^(?:\s*$|#|(?:track|browser)(?:\s|$))"
 
 
 def read_lines(
-    path: Path,
-    what: str,
-    *,
-    comments: bool = True,
-    stop: str | None = None,
-    strict: bool = False,
-    block: int = BLOCK,
+    path: Path, what: str, *, comments: bool = True, strict: bool = False, block: int = BLOCK
 ) -> Iterator[pl.DataFrame]:
     """The lines of a text file, plain, gzip or bgzip, block by block; blank ones are left out.
 
@@ -36,7 +35,6 @@ def read_lines(
         path: the file.
         what: what its lines are, for messages ("intervals").
         comments: lines of "#", "track" and "browser" are left out, too.
-        stop: a regular expression; the first line that it matches, and what follows, are left out.
         strict: other bytes than UTF-8 are refused; otherwise they are read as the replacement character.
         block: bytes read at a time.
 
@@ -46,113 +44,173 @@ def read_lines(
     Raises:
         SourceError: the file cannot be read, is no text, has a line of more than 64 MiB, or holds no lines.
     """
-    number, rest, found, ended = 1, b"", False, False
-    for data in chain(read_blocks(path, block), (None,)):
-        rest += data or b""
-        end = len(rest) if data is None else rest.rfind(b"\n") + 1
-        lines = _lines(path, rest[:end], number, strict)
-        number += rest.count(b"\n", 0, end)
-        rest = rest[end:]
-        if len(rest) > LONGEST:
-            raise SourceError(f"{path}:{number}: the line has more than {LONGEST >> 20} MiB: this is no file of {what}")
-        if stop and len(tail := lines.filter(pl.col("text").str.contains(stop))):
-            lines, ended = lines.filter(pl.col("line") < tail["line"][0]), True
-        lines = lines.filter(~pl.col("text").str.contains(_NO_RECORD if comments else _BLANK))
+    left_out, found = _NO_RECORD if comments else _BLANK, False
+    for number, data in _blocks(path, what, block):
+        lines = _lines(path, number, data, strict).filter(~pl.col("text").str.contains(left_out))
         if len(lines):
             found = True
             yield lines
+    if not found:
+        raise SourceError(f"{path}: the file holds no {what}")
+
+
+def _blocks(path: Path, what: str, block: int) -> Iterator[tuple[int, bytes]]:
+    """The number of the first of some whole lines, and these lines; they end in LF."""
+    number, rest = 1, b""
+    for data in chain(read_blocks(path, block), (b"",)):
+        data = data or b"\n" * bool(rest)  # the last line may lack its end
+        end = data.rfind(b"\n") + 1
+        lines, rest = (rest + data[:end], data[end:]) if end else (b"", rest + data)
+        if number == 1:
+            lines = lines.removeprefix(b"\xef\xbb\xbf")
+        if b"\r" in lines:
+            lines = lines.replace(b"\r\n", b"\n")
+        for byte, problem in _NO_TEXT.items():
+            if (at := lines.find(byte)) >= 0:
+                line = number + lines.count(b"\n", 0, at)
+                raise SourceError(f"{path}:{line}: {problem}")
+        if lines:
+            yield number, lines
+        number += lines.count(b"\n")
+        if len(rest) > LONGEST:
+            raise SourceError(f"{path}:{number}: the line has more than {LONGEST >> 20} MiB: this is no file of {what}")
+
+
+def _lines(path: Path, number: int, data: bytes, strict: bool) -> pl.DataFrame:
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        if strict:
+            line = number + data.count(b"\n", 0, error.start)
+            raise SourceError(
+                f"{path}:{line}: this is no UTF-8 text (byte 0x{data[error.start]:02x}); save it as UTF-8"
+            ) from None
+        text = data.decode(errors="replace")
+    return pl.Series("text", [text]).str.split("\n").explode().to_frame().with_row_index("line", number)
+
+
+# ---- columns --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Format:
+    """What the lines of a kind of file look like.
+
+    Args:
+        name: for messages.
+        columns: name and type (String, Int64 or Float32) of the columns that every line must have.
+        more: further columns may follow, and are left out.
+        bed: columns may be parted by blanks, and `start` and `end` are 0-based and half-open: a line like BED's.
+        stop: a regular expression; the first line that it matches, and what follows, are left out.
+    """
+
+    name: str
+    columns: Mapping[str, Any]
+    more: bool = False
+    bed: bool = True
+    stop: str | None = None
+
+
+def read_columns(path: Path, form: Format, what: str, block: int = BLOCK) -> Iterator[pl.DataFrame]:
+    """The lines of a text file in typed columns, block by block; blank lines and comments are left out.
+
+    Args:
+        path: plain, gzip or bgzip.
+        form: what its lines look like.
+        what: what they are, for messages ("intervals").
+        block: bytes read at a time.
+
+    Returns:
+        Tables of `line` (counts from 1) and the format's columns, none of them empty.
+
+    Raises:
+        SourceError: as `read_lines`; a line has other columns, or one that is not of its type; a stretch like BED's
+            begins before its contig or holds no base.
+    """
+    found = ended = False
+    for number, data in _blocks(path, what, block):
+        table = _quick(data, number, form)
+        if table is None:
+            table, ended = _careful(path, _lines(path, number, data, strict=False), form)
+        if form.bed:
+            start, end = pl.col("start"), pl.col("end")
+            refuse(
+                path, table, (start < 0) | (end <= start), "start is at least 0 and below end, which is not included"
+            )
+        if len(table):
+            found = True
+            yield table
         if ended:
             break
     if not found:
         raise SourceError(f"{path}: the file holds no {what}")
 
 
-def _lines(path: Path, data: bytes, number: int, strict: bool) -> pl.DataFrame:
-    def refusal(at: int, problem: str) -> SourceError:
-        line = number + data.count(b"\n", 0, at)
-        return SourceError(f"{path}:{line}: {problem}")
-
-    if number == 1:
-        data = data.removeprefix(b"\xef\xbb\xbf")
-    if b"\r" in data:
-        data = data.replace(b"\r\n", b"\n").removesuffix(b"\r")
-        if (at := data.find(b"\r")) >= 0:
-            raise refusal(at, "a carriage return inside a line; lines must end in LF or CRLF")
-    if (at := data.find(b"\0")) >= 0:
-        raise refusal(at, "this is no text (it holds zero bytes); a text file is saved as UTF-8")
+def _quick(data: bytes, number: int, form: Format) -> pl.DataFrame | None:
+    """The lines where each one is well formed; None where there is any doubt."""
+    first = data[: data.find(b"\n")]
+    separator = " " if form.bed and b"\t" not in first else "\t"
+    extra = {f"_{i}": pl.String for i in range(len(form.columns), first.count(separator.encode()) + 1)}
+    if extra and not form.more:
+        return None
+    schema = {**form.columns, **extra}
     try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        if strict:
-            problem = f"this is no UTF-8 text (byte 0x{data[error.start]:02x}); save it as UTF-8"
-            raise refusal(error.start, problem) from None
-        text = data.decode(errors="replace")
-    return pl.Series("text", [text]).str.split("\n").explode().to_frame().with_row_index("line", number)
+        table = pl.read_csv(data, has_header=False, separator=separator, quote_char=None, schema=schema)
+    except (pl.exceptions.PolarsError, OSError):
+        return None
+    table = table.select(form.columns.keys())
+    if len(table) != data.count(b"\n") or table.null_count().sum_horizontal()[0]:
+        return None
+    if table.to_series(0).unique().str.contains(r"\s|^#").any():
+        return None
+    return table.with_row_index("line", number)
 
 
-def refuse(path: Path, lines: pl.DataFrame, wrong: pl.Expr, problem: str) -> None:
-    """Raise SourceError with `problem` and the text of the first line for which `wrong` is true."""
-    bad = lines.filter(wrong).head(1)
-    if len(bad):
-        raise SourceError(f"{path}:{bad['line'][0]}: {problem}: {bad['text'][0][:80]!r}")
-
-
-# ---- columns --------------------------------------------------------------------------------
-
-
-def split_columns(
-    path: Path, lines: pl.DataFrame, columns: Mapping[str, Any], what: str, *, more: bool = False, blanks: bool = False
-) -> pl.DataFrame:
-    """`lines` with their columns, parted by tabs.
-
-    Args:
-        path: the file, for messages.
-        lines: as `read_lines` gives them.
-        columns: name and type (String, Int64 or Float32) of the columns that every line must have.
-        what: the format's name, for messages.
-        more: further columns may follow, and are left out.
-        blanks: a line without enough tabs is parted by runs of blanks.
-
-    Raises:
-        SourceError: a line has other columns, or one that is not of its type.
-    """
-    names = [*columns, "_more"]
+def _careful(path: Path, lines: pl.DataFrame, form: Format) -> tuple[pl.DataFrame, bool]:
+    """The same for any lines, and whether the file ends here; knows what is wrong with a line."""
+    tail = lines.filter(pl.col("text").str.contains(form.stop)) if form.stop else lines.clear()
+    lines = lines.filter(pl.col("line") < tail["line"][0]) if len(tail) else lines
+    lines = lines.filter(~pl.col("text").str.contains(_NO_RECORD))
+    names = [*form.columns, "_more"]
 
     def split(text: pl.Expr) -> pl.DataFrame:
         fields = text.str.splitn("\t", len(names)).struct.rename_fields(names)
-        return lines.with_columns(fields.alias("_fields")).unnest("_fields")
+        return lines.select("line", fields.alias("_fields")).unnest("_fields")
 
     table = split(pl.col("text"))
     short = table[names[-2]].is_null()
-    if blanks and short.any():
+    if form.bed and short.any():
         by_blanks = pl.col("text").str.strip_chars().str.replace_all(r"\s+", "\t")
         table = split(pl.when(short).then(by_blanks).otherwise("text"))
-    wrong = pl.col(names[-2]).is_null() | (pl.lit(not more) & pl.col("_more").is_not_null())
-    number, parted = f"{len(columns)} columns{' or more' if more else ''}", f"tabs{' or blanks' if blanks else ''}"
-    refuse(path, table, wrong, f"a line of {what} has {number} ({', '.join(columns)}), parted by {parted}")
+    wrong = pl.col(names[-2]).is_null() | (pl.lit(not form.more) & pl.col("_more").is_not_null())
+    number = f"{len(form.columns)} columns{' or more' if form.more else ''} ({', '.join(form.columns)})"
+    refuse(path, table, wrong, f"a line of {form.name} has {number}, parted by tabs{' or blanks' if form.bed else ''}")
     for kind, one, several in ((pl.Int64, "an integer", "integers"), (pl.Float32, "a number", "numbers")):
-        typed = [name for name, type in columns.items() if type == kind]
+        typed = [name for name, type in form.columns.items() if type == kind]
         if typed:
             table = table.with_columns(pl.col(typed).cast(kind, strict=False))
-            places = [str(names.index(name) + 1) for name in typed]
-            which = f"{' and '.join(typed)} (column{'s' * (len(typed) > 1)} {' and '.join(places)})"
-            missing = pl.any_horizontal(pl.col(typed).is_null())
-            refuse(path, table, missing, f"{which} must be {several if len(typed) > 1 else one}")
-    return table.drop("_more")
+            places = " and ".join(str(names.index(name) + 1) for name in typed)
+            plural = len(typed) > 1
+            which = f"{' and '.join(typed)} (column{'s' * plural} {places}) must be {several if plural else one}"
+            refuse(path, table, pl.any_horizontal(pl.col(typed).is_null()), which)
+    return table.drop("_more"), len(tail) > 0
 
 
-def split_stretches(
-    path: Path, lines: pl.DataFrame, columns: Mapping[str, Any], what: str, *, more: bool = False
-) -> pl.DataFrame:
-    """`split_columns` of a format that looks like BED: `start` and `end` are 0-based and half-open.
+def refuse(path: Path, table: pl.DataFrame, wrong: pl.Expr, problem: str) -> None:
+    """Raise SourceError with `problem` and the text of the first line of `table` for which `wrong` is true."""
+    bad = table.filter(wrong).head(1)
+    if len(bad):
+        line = int(bad["line"][0])
+        raise SourceError(f"{path}:{line}: {problem}: {_text(path, line)[:80]!r}")
 
-    Raises:
-        SourceError: as `split_columns`; a line's stretch holds no base or begins before the contig.
-    """
-    table = split_columns(path, lines, columns, what, more=more, blanks=True)
-    start, end = pl.col("start"), pl.col("end")
-    refuse(path, table, (start < 0) | (end <= start), "start is at least 0 and below end, which is not included")
-    return table
+
+def _text(path: Path, line: int) -> str:
+    """The text of a line. It is only asked for after an error: keeping it while reading costs time."""
+    for number, data in _blocks(path, "lines", BLOCK):
+        texts = data.split(b"\n")
+        if line < number + len(texts) - 1:
+            return texts[line - number].decode(errors="replace")
+    raise AssertionError(f"{path} has changed while it was read")
 
 
 # ---- contigs --------------------------------------------------------------------------------

@@ -250,12 +250,11 @@ def column_name(path: Path) -> str:
 def _open_bedgraph(path: Path, contigs: Contigs, scratch: Path) -> Spooled:
     import polars as pl
 
-    from distgen.ingest.lines import Names, read_lines, refuse, split_stretches
+    from distgen.ingest.lines import Format, Names, read_columns, refuse
 
-    columns = {"contig": pl.String, "start": pl.Int64, "end": pl.Int64, "value": pl.Float32}
+    form = Format("bedGraph", {"contig": pl.String, "start": pl.Int64, "end": pl.Int64, "value": pl.Float32})
     names, keys, spool = Names(contigs, path), Keys(contigs, columns=1), Spool(scratch, _LINE)
-    for lines in read_lines(path, "bedGraph records"):
-        table = split_stretches(path, lines, columns, "bedGraph")
+    for table in read_columns(path, form, "bedGraph records"):
         infinite = pl.col("value").is_infinite()
         refuse(path, table, infinite, "the value is infinite; write a finite number, or nan for no data")
         table = names.locate(table, pl.col("end") - pl.col("start"))

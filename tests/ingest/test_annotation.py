@@ -70,7 +70,7 @@ def test_comments_blank_lines_and_a_gff3_tail_of_fasta_are_no_features(tmp_path)
     gff = line(attributes="ID=a")
     for tail in ("##FASTA\n>chr1\nACGT\n", ">chr1\nACGT\n"):
         assert len(read(tmp_path, "##gff-version 3\n\n###\n" + gff + " \n# x\n" + tail)) == 1
-    with pytest.raises(SourceError, match=r"a\.gtf:2: a line of GTF and GFF3 has 9 columns"):
+    with pytest.raises(SourceError, match=r"a\.gtf:2: a line of GTF has 9 columns"):
         read(tmp_path, line() + ">chr1\nACGT\n")
 
 

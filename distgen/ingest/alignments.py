@@ -80,6 +80,8 @@ def open_alignments(
     head = next(read_blocks(path, 4), b"")
     if head in (b"BAM\1", b"CRAM"):
         known = _read_bam(path, counted, column_of, (4, 5) if tn5 else (0, 0), min_mapq)
+    elif path.suffix.lower() in (".bam", ".cram"):
+        raise SourceError(f"{path}: this is no BAM or CRAM (it begins with {head!r}); fetch the file again")
     elif tn5 or min_mapq:
         raise ConfigError(
             f"{path}: this is no BAM or CRAM; fragments have no mapping quality and are shifted already: "

@@ -78,9 +78,10 @@ def read_columns(path: Path, wanted: Sequence[str | int], block: int = BLOCK) ->
     for columns, rows in read_table(path, not any(isinstance(column, int) for column in wanted), block):
         found = []
         for name in map(str, wanted):
-            if columns.count(name) != 1:
-                what = "two columns are" if name in columns else "no column is"
-                raise ConfigError(f'{path}: {what} called "{name}". {suggest(name, columns)}')
+            if name not in columns:
+                raise ConfigError(f'{path}: no column is called "{name}". {suggest(name, columns)}')
+            if columns.count(name) > 1:
+                raise ConfigError(f'{path}: {columns.count(name)} columns are called "{name}"')
             found.append(rows.columns[0].list.get(columns.index(name)).str.strip_chars())
         yield Rows(path, rows.lines, found)
 
@@ -178,7 +179,9 @@ def _read_fasta(path: Path, blocks: Iterable[pl.DataFrame]) -> Iterator[tuple[li
             name = head.strip().removeprefix(">")
             fields = [field.strip() for field in (name.split("|") if "|" in name else name.split())]
             columns = columns or [*_FASTA[: len(fields)], "sequence"]
-            if not fields or len(fields) < len(columns) - 1:
+            if not fields:
+                raise SourceError(f"{path}:{line}: a header without a name; write >id|label")
+            if len(fields) < len(columns) - 1:
                 raise SourceError(
                     f"{path}:{line}: {len(fields)} fields in the header, {len(columns) - 1} in the first record's"
                 )

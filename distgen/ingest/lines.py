@@ -22,6 +22,7 @@ _NO_TEXT = {
     b"\r": "a carriage return inside a line; lines must end in LF or CRLF",
     b"\0": "this is no text (it holds zero bytes); a text file is saved as UTF-8",
 }
+_KINDS = {pl.Int64: "an integer", pl.Float32: "a number"}
 _BLANK = r"^\s*$"
 _NO_RECORD = r"^(?:\s*$|#|(?:track|browser)(?:\s|$))"
 
@@ -51,7 +52,13 @@ def read_lines(
             found = True
             yield lines
     if not found:
-        raise SourceError(f"{path}: the file holds no {what}")
+        raise _nothing(path, what)
+
+
+def _nothing(path: Path, what: str) -> SourceError:
+    lines = sum(data.count(b"\n") for _, data in _blocks(path, what, BLOCK))
+    among = f" among its {lines:,} lines" if lines else ": it is empty"
+    return SourceError(f"{path}: the file holds no {what}{among}")
 
 
 def _blocks(path: Path, what: str, block: int) -> Iterator[tuple[int, bytes]]:
@@ -143,7 +150,7 @@ def read_columns(path: Path, form: Format, what: str, block: int = BLOCK) -> Ite
         if ended:
             break
     if not found:
-        raise SourceError(f"{path}: the file holds no {what}")
+        raise _nothing(path, what)
 
 
 def _quick(data: bytes, number: int, form: Format) -> pl.DataFrame | None:
@@ -183,16 +190,12 @@ def _careful(path: Path, lines: pl.DataFrame, form: Format) -> tuple[pl.DataFram
         by_blanks = pl.col("text").str.strip_chars().str.replace_all(r"\s+", "\t")
         table = split(pl.when(short).then(by_blanks).otherwise("text"))
     wrong = pl.col(names[-2]).is_null() | (pl.lit(not form.more) & pl.col("_more").is_not_null())
-    number = f"{len(form.columns)} columns{' or more' if form.more else ''} ({', '.join(form.columns)})"
-    refuse(path, table, wrong, f"a line of {form.name} has {number}, parted by tabs{' or blanks' if form.bed else ''}")
-    for kind, one, several in ((pl.Int64, "an integer", "integers"), (pl.Float32, "a number", "numbers")):
-        typed = [name for name, type in form.columns.items() if type == kind]
-        if typed:
-            table = table.with_columns(pl.col(typed).cast(kind, strict=False))
-            places = " and ".join(str(names.index(name) + 1) for name in typed)
-            plural = len(typed) > 1
-            which = f"{' and '.join(typed)} (column{'s' * plural} {places}) must be {several if plural else one}"
-            refuse(path, table, pl.any_horizontal(pl.col(typed).is_null()), which)
+    has = f"{len(form.columns)} columns{' or more' if form.more else ''} ({', '.join(form.columns)})"
+    refuse(path, table, wrong, f"a line of {form.name} has {has}, parted by tabs{' or blanks' if form.bed else ''}")
+    for number, (name, kind) in enumerate(form.columns.items(), 1):
+        if kind in _KINDS:
+            table = table.with_columns(pl.col(name).cast(kind, strict=False))
+            refuse(path, table, pl.col(name).is_null(), f"{name} (column {number}) must be {_KINDS[kind]}")
     return table.drop("_more"), len(tail) > 0
 
 

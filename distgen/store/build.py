@@ -107,7 +107,7 @@ def _provenance(recipe: Recipe) -> dict[str, Any]:
     for source, key in recipe.files().items():
         path = recipe.resolve(source, key)
         if not path.is_file():
-            near = [str(other.name) for other in path.parent.glob("*")] if path.parent.is_dir() else []
+            near = sorted(other.name for other in path.parent.glob("*")) if path.parent.is_dir() else []
             raise recipe.error(key, f"there is no file {path}. {suggest(path.name, near)}")
         sources[source] = {"blake3": blake3(path), "bytes": path.stat().st_size}
     if recipe.assembly.sha256 is not None:

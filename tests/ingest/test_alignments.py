@@ -230,7 +230,7 @@ GOOD = "chr1\t10\t15\tAAA\n"
             GOOD + "chr1\t10\t15\n",
             r"a\.tsv:2: a line of a fragment file has 4 columns or more \(contig, start, end, barcode\)",
         ),
-        (GOOD + "chr1\t10\tx\tAAA\n", r"a\.tsv:2: start and end"),
+        (GOOD + "chr1\t10\tx\tAAA\n", r"a\.tsv:2: end \(column 3\) must be an integer"),
         (GOOD + "chr1\t-1\t5\tAAA\n", r"a\.tsv:2: start is at least 0"),
         (
             GOOD + "chr2\t100\t121\tAAA\n",

@@ -110,7 +110,7 @@ def test_fasta_headers_are_columns(tmp_path, block):
         ("a,b\r1,2\r", "a.csv:1: a carriage return inside a line"),
         (b"a,b\n1,\xff\n", "a.csv:2: this is no UTF-8 text .byte 0xff"),
         (">s1|1\nA\n\n>s2\nA\n", "a.csv:4: 1 fields in the header, 2 in the first record's"),
-        (">\nA\n", "a.csv:1: 0 fields in the header"),
+        (">\nA\n", "a.csv:1: a header without a name"),
         (gzip.compress(b"a,b\n1,2\n")[:-9], "cut short"),
     ],
 )
@@ -135,7 +135,7 @@ def test_rows_with_plain_quotes_need_no_parser(tmp_path, monkeypatch):
     ("header", "wanted", "message"),
     [
         ("sequence,label", "lable", 'no column is called "lable". Did you mean "label"'),
-        ("x,x", "x", 'two columns are called "x"'),
+        ("x,x", "x", '2 columns are called "x"'),
         ("x,y", 2, 'no column is called "2". Valid: 0, 1'),
     ],
 )

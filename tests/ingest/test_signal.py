@@ -169,10 +169,10 @@ GOOD = "chr1\t0\t10\t1\n"
         ("track type=bedGraph\n", "holds no bedGraph records"),
         (GOOD + "chr1\t20\t30\n", r"a\.bedGraph:2: a line of bedGraph has 4 columns \(contig, start, end, value\)"),
         (GOOD + "chr1\t20\t30\t1\t2\n", r"a\.bedGraph:2: a line of bedGraph has 4 columns"),
-        ("# head\n" + GOOD + "chr1\t2x\t30\t1\n", r"a\.bedGraph:3: start and end \(columns 2 and 3\) must be int"),
+        ("# head\n" + GOOD + "chr1\t2x\t30\t1\n", r"a\.bedGraph:3: start \(column 2\) must be an int"),
         (GOOD + "chr1\t20\t30\tNA\n", r"a\.bedGraph:2: value \(column 4\) must be a number"),
         (GOOD + "chr1\t20\t30\t1_0\n", r"a\.bedGraph:2: value"),
-        (GOOD + "chr1\t20.0\t30\t1\n", r"a\.bedGraph:2: start and end"),
+        (GOOD + "chr1\t20.0\t30\t1\n", r"a\.bedGraph:2: start \(column 2\) must"),
         (
             GOOD + "\n\nchr1\t20\t101\t1\n",
             r'a\.bedGraph:4: the feature ends at 101, contig "chr1" of the assembly has 100 bases',

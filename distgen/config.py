@@ -311,8 +311,8 @@ class Recipe(File):
     @model_validator(mode="after")
     def _check(self) -> Recipe:
         names = [track.name for track in self.track]
-        if len(set(names)) < len(names):
-            raise ValueError("tracks must have different names")
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise ValueError(f'two tracks are called "{twice[0]}"')
         if "default" in self.splits:
             raise ValueError("the split called default is [split]")
         return self
@@ -360,8 +360,10 @@ class Recipe(File):
         if self.contigs.aliases:
             found[self.contigs.aliases] = "contigs.aliases"
         for number, track in enumerate(self.track):
-            for path in (*track.sources, *track.tables):
+            for path in track.sources:
                 found.setdefault(path, f"track.{number}.source")
+            for path in track.tables:
+                found.setdefault(path, f"track.{number}.groups")
         for name, split in {"default": self.split, **self.splits}.items():
             for part in ("train", "valid", "test"):
                 for entry in getattr(split, part):
@@ -584,7 +586,8 @@ def _explain(
     error: ValidationError, kind: str, path: Path, text: str, schema: type[BaseModel], table: dict[str, Any]
 ) -> str:
     """One line for the first thing that is wrong, and how many more there are."""
-    first, *more = error.errors(include_url=False)
+    # A misspelled key is also a missing one: the spelling is what helps.
+    first, *more = sorted(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
     keys = _keys(first["loc"], table)
     where, given = _place(path, text, keys), first["input"]
     if first["type"] == "extra_forbidden":

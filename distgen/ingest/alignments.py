@@ -80,6 +80,8 @@ def open_alignments(
     head = next(read_blocks(path, 4), b"")
     if head in (b"BAM\1", b"CRAM"):
         known = _read_bam(path, counted, column_of, (4, 5) if tn5 else (0, 0), min_mapq)
+    elif path.suffix.lower() in (".bam", ".cram"):
+        raise SourceError(f"{path}: this is no BAM or CRAM (it begins with {head!r}); fetch the file again")
     elif tn5 or min_mapq:
         raise ConfigError(
             f"{path}: this is no BAM or CRAM; fragments have no mapping quality and are shifted already: "
@@ -238,41 +240,46 @@ def _read_fragments(path: Path, counted: _Counted, column_of: dict[str, int] | N
     """Count the fragments of a text file; returns the contigs that have one, bool (C,)."""
     import polars as pl
 
-    from distgen.ingest.records import Names, read_rows
+    from distgen.ingest.lines import Format, Names, read_columns
 
-    schema = {"contig": pl.String, "start": pl.Int64, "end": pl.Int64, "barcode": pl.String}
+    columns = {"contig": pl.String, "start": pl.Int64, "end": pl.Int64, "barcode": pl.String}
+    form = Format("a fragment file", columns, more=True)
     names = Names(counted.contigs, path)
-    for table in read_rows(path, schema, "fragment", more=True):
-        rows = names.stretches(table)
-        for name, n in names.lacking(table, rows, pl.len()):
-            counted.skip(name, n)
-        columns = np.zeros(len(table), np.int64)
-        if column_of is not None:
-            columns = table["barcode"].replace_strict(column_of, default=-1, return_dtype=pl.Int64).to_numpy()
-        counted.skip(NO_GROUP, int(((columns < 0) & (rows >= 0)).sum()))
-        counts = (columns >= 0) & (rows >= 0)
-        column, row = columns[counts], rows[counts]
-        start, end = table["start"].to_numpy()[counts], table["end"].to_numpy()[counts]
+    for table in read_columns(path, form, "fragments"):
+        table = names.locate(table)
+        if column_of is None:
+            table = table.with_columns(column=pl.lit(0, pl.Int64))
+        else:
+            table = table.with_columns(
+                column=pl.col("barcode").replace_strict(column_of, default=-1, return_dtype=pl.Int64)
+            )
+            counted.skip(NO_GROUP, int((table["column"] < 0).sum()))
+            table = table.filter(pl.col("column") >= 0)
+        column, row, start, end = (table[name].to_numpy() for name in ("column", "contig", "start", "end"))
         if counted.cuts:
             counted.add_cuts(np.r_[column, column], np.r_[row, row], np.r_[start, end - 1])
         else:
             counted.add(column, row, start, end)
+    for name, n in names.skipped.items():
+        counted.skip(name, n)
     return names.known()
 
 
 def read_groups(path: Path) -> dict[str, str]:
     """The group of each barcode."""
-    text = b"".join(read_blocks(path)).decode(errors="replace")
+    from distgen.ingest.lines import read_lines
+
     groups: dict[str, str] = {}
     line_of: dict[str, int] = {}
-    separator = "\t" if "\t" in text.split("\n", 1)[0] else ","
-    for line, content in enumerate(text.splitlines(), 1):
-        fields = [field.strip() for field in content.split(separator)]
-        if not content.strip() or (line == 1 and fields[0].lower() == "barcode"):
+    separator = ""
+    for line, text in (row for lines in read_lines(path, "barcodes") for row in lines.iter_rows()):
+        separator = separator or ("\t" if "\t" in text else ",")
+        fields = [field.strip() for field in text.split(separator)]
+        if not line_of and fields[0].lower() == "barcode":
             continue
         if len(fields) != 2 or not all(fields):
             raise SourceError(
-                f"{path}:{line}: a line of this table is a barcode and its group, parted by a tab or a comma: {content[:80]!r}"
+                f"{path}:{line}: a line of this table is a barcode and its group, parted by a tab or a comma: {text[:80]!r}"
             )
         barcode, group = fields
         if barcode in groups:
@@ -281,5 +288,5 @@ def read_groups(path: Path) -> dict[str, str]:
             )
         groups[barcode], line_of[barcode] = group, line
     if not groups:
-        raise SourceError(f"{path}: the table of barcodes and groups is empty")
+        raise SourceError(f"{path}: the file holds no barcodes below its header")
     return groups

@@ -31,11 +31,22 @@ import polars as pl
 
 from distgen.errors import ConfigError, SourceError, suggest
 from distgen.genome import Contigs
-from distgen.ingest.features import Features, Sightings, gather, read_lines, refuse, split_columns
+from distgen.ingest.features import Features, gather
+from distgen.ingest.lines import Format, Names, read_columns, refuse
 from distgen.ingest.open import read_blocks
 
-_COLUMNS = ("contig", "source", "type", "start", "end", "score", "strand", "frame", "attributes")
 _TABLE = ("NAME", "CHROM", "STRAND", "TX_START", "TX_END", "EXON_START", "EXON_END")
+_TYPES = dict.fromkeys(("start", "end", "TX_START", "TX_END"), pl.Int64)
+_COLUMNS, _TABLE_COLUMNS = (
+    {name: _TYPES.get(name, pl.String) for name in names}
+    for names in (("contig", "source", "type", "start", "end", "score", "strand", "frame", "attributes"), _TABLE)
+)
+_FORMATS = {
+    "gtf": Format("GTF", _COLUMNS, bed=False),
+    # GFF3 may end in FASTA; its specification takes ">" alone as the beginning of that, too.
+    "gff3": Format("GFF3", _COLUMNS, bed=False, stop="^(##FASTA|>)"),
+    "table": Format("the table of transcripts", _TABLE_COLUMNS, more=True, bed=False),
+}
 _STRANDS = pl.Enum(["+", "-", ".", "?"])
 _SIDED = {"utr5": ("five_prime_utr", "5utr"), "utr3": ("three_prime_utr", "3utr")}
 _CODING = ("cds", "stop_codon")
@@ -77,13 +88,11 @@ def read_annotation(
         raise ConfigError(f"promoter {list(promoter)} is no stretch: give two counts of bases, such as [1000, 200]")
     parsed = [(name[:-1].lower(), name[-1]) if name.endswith(("+", "-")) else (name.lower(), "") for name in classes]
     kinds = [kind for kind, _ in parsed]
-    wanted, sightings, seen = _Wanted(kinds), Sightings(path), set[str]()
-    lines = _collapse(_read(path, wanted, sightings, seen))
-    rows, skipped = sightings.rows(contigs)
+    wanted, names, seen = _Wanted(kinds), Names(contigs, path), set[str]()
+    lines = _collapse(_read(path, wanted, names, seen))
     for name, kind in zip(classes, kinds, strict=True):
         _refuse_absent(path, name, kind, seen)
-    numbers = lines["contig"].to_numpy()
-    lines = lines.with_columns(pl.Series("contig", rows[numbers], pl.Int32)).filter(pl.col("contig") >= 0)
+    names.known()
     found = []
     for column, (kind, strand) in enumerate(parsed):
         features = _select(kind, lines, pl.Series(contigs.lengths), promoter)
@@ -94,7 +103,7 @@ def read_annotation(
         found.append(features.with_columns(step=pl.lit(3 if kind in _CODON else 1, pl.UInt8)))
     table = pl.concat(found).sort("contig", "start", "end", "klass")
     contig, start, end, klass, step = (column.to_numpy() for column in table.get_columns())
-    return gather(contig, start, end, klass, skipped, step=step if wanted.framed else None)
+    return gather(contig, start, end, klass, dict(names.skipped), step=step if wanted.framed else None)
 
 
 class _Wanted:
@@ -111,8 +120,6 @@ class _Wanted:
 
 
 def _refuse_absent(path: Path, name: str, kind: str, seen: set[str]) -> None:
-    if not seen:
-        raise SourceError(f"{path}: the file holds no features")
     if kind in _NEEDS:
         needs = ["exon", "cds"] if kind in _SIDED else list(_NEEDS[kind])
         if not seen.issuperset(needs) and not seen.intersection(_SIDED.get(kind, ())):
@@ -128,28 +135,21 @@ def _refuse_absent(path: Path, name: str, kind: str, seen: set[str]) -> None:
 # ---- reading --------------------------------------------------------------------------------
 
 
-def _read(path: Path, wanted: _Wanted, sightings: Sightings, seen: set[str]) -> Iterator[pl.DataFrame]:
-    """Blocks of lines of the wanted types: contig (a number of `sightings`), type, start, end (0-based
-    half-open), strand, frame, transcript (a hash); `seen` gets the types of all lines."""
+def _read(path: Path, wanted: _Wanted, names: Names, seen: set[str]) -> Iterator[pl.DataFrame]:
+    """Blocks of lines of the wanted types: contig (row), type, start, end (0-based half-open), strand, frame,
+    transcript (a hash); `seen` gets the types of all lines."""
     form = _form(path)
-    for lines in read_lines(path):
-        # GFF3 may end in FASTA; its specification takes ">" alone as the beginning of that, too.
-        tail = lines.filter(pl.col("text").str.contains("^(##FASTA|>)")) if form == "gff3" else lines.clear()
-        if len(tail):
-            lines = lines.filter(pl.col("line") < tail["line"][0])
-        lines = lines.filter(~pl.col("text").str.starts_with("#"))
-        table = _transcripts(path, lines) if form == "table" else _columns(path, lines)
+    for table in read_columns(path, _FORMATS[form], "features"):
+        table = _transcripts(path, table) if form == "table" else _columns(path, table)
         seen.update(kind.lower() for kind in table["type"].unique())
         types = pl.col("type").str.to_lowercase().cast(pl.Enum(wanted.types), strict=False)
         table = table.with_columns(type=types).filter(pl.col("type").is_not_null())
         if form == "gff3":
             escaped = table["contig"].unique().to_list()
             table = table.with_columns(pl.col("contig").replace_strict(escaped, [unquote(name) for name in escaped]))
-        table = sightings.number(table)
+        table = names.locate(table)
         table = table if form == "table" else _keyed(path, table, form, wanted)
         yield table.select("contig", "type", "start", "end", "strand", "frame", "transcript").unique()
-        if len(tail):
-            return
 
 
 def _form(path: Path) -> str:
@@ -163,24 +163,13 @@ def _form(path: Path) -> str:
     return "gff3" if first and re.match(r"[^\s;\"=]+=", first[1]) else "gtf"
 
 
-def _columns(path: Path, lines: pl.DataFrame) -> pl.DataFrame:
-    """GTF and GFF3 lines as columns, each line checked."""
-    table = split_columns(lines, _COLUMNS)
-    attributes = pl.col("attributes")
-    refuse(
-        path,
-        table,
-        attributes.is_null() | attributes.str.contains("\t", literal=True),
-        "this is no line of GTF or GFF3, which have nine columns parted by tabs",
-    )
-    table = table.with_columns(
-        pl.col("start", "end").cast(pl.Int64, strict=False), pl.col("strand").cast(_STRANDS, strict=False)
-    )
+def _columns(path: Path, table: pl.DataFrame) -> pl.DataFrame:
+    """Lines of GTF and GFF3, each checked, with 0-based half-open positions."""
     start, end = pl.col("start"), pl.col("end")
-    refuse(path, table, start.is_null() | end.is_null(), "start and end (columns 4 and 5) must be integers")
     refuse(path, table, (start < 1) | (end < start), "positions count from 1, and the end is not before the start")
+    table = table.with_columns(pl.col("strand").cast(_STRANDS, strict=False), start=start - 1)
     refuse(path, table, pl.col("strand").is_null(), "the strand (column 7) must be + - . or ?")
-    return table.with_columns(start=start - 1)
+    return table
 
 
 def _keyed(path: Path, table: pl.DataFrame, form: str, wanted: _Wanted) -> pl.DataFrame:
@@ -206,28 +195,24 @@ def _keyed(path: Path, table: pl.DataFrame, form: str, wanted: _Wanted) -> pl.Da
     return table.with_columns(transcript=pl.when(grouped).then(transcript.hash()))
 
 
-def _transcripts(path: Path, lines: pl.DataFrame) -> pl.DataFrame:
+def _transcripts(path: Path, table: pl.DataFrame) -> pl.DataFrame:
     """SpliceAI's lines as exons, genes and transcripts."""
-    table = split_columns(lines, (*_TABLE, "more")).rename({"CHROM": "contig", "STRAND": "strand"})
-    short = f"the line must have the columns {', '.join(_TABLE)}, parted by tabs"
-    refuse(path, table, pl.col("EXON_END").is_null(), short)
+    table = table.rename({"CHROM": "contig", "STRAND": "strand"})
     first, last, starts, ends = (pl.col(name) for name in _TABLE[3:])
     table = table.with_columns(
-        pl.col("TX_START", "TX_END").cast(pl.Int64, strict=False),
         pl.col("EXON_START", "EXON_END").str.strip_suffix(",").str.split(",").cast(pl.List(pl.Int64), strict=False),
         pl.col("strand").cast(_STRANDS, strict=False),
     )
     refuse(path, table, ~pl.col("strand").is_in(["+", "-"]).fill_null(False), "the strand must be + or -")
-    missing = [first.is_null(), last.is_null(), *(column.list.contains(None) for column in (starts, ends))]
-    broken = pl.any_horizontal(*missing, starts.list.len() != ends.list.len())
-    refuse(path, table, broken, "positions must be integers, and as many exons must end as start")
+    broken = starts.list.contains(None) | ends.list.contains(None) | (starts.list.len() != ends.list.len())
+    refuse(path, table, broken, "positions of exons must be integers, and as many exons must end as start")
     outside = (starts.list.min() != first) | (ends.list.max() != last) | (first < 0)
     refuse(path, table, outside, "the exons must begin and end where the transcript does, from position 0 on")
     common = {"frame": pl.lit(None, pl.Int8), "transcript": pl.col("line").cast(pl.UInt64)}
     exons = table.explode("EXON_START", "EXON_END")
     refuse(path, exons, starts >= ends, "an exon must end after its start")
     return pl.concat(
-        part.select("line", "text", "contig", "strand", type=pl.lit(kind), start=start, end=end, **common)
+        part.select("line", "contig", "strand", type=pl.lit(kind), start=start, end=end, **common)
         for kind, part, start, end in (
             ("exon", exons, "EXON_START", "EXON_END"),
             ("gene", table, "TX_START", "TX_END"),
@@ -246,7 +231,7 @@ def _collapse(blocks: Iterator[pl.DataFrame]) -> pl.DataFrame:
         if rows > 2 * collapsed + _ROWS_BEFORE_COLLAPSE:
             kept = [pl.concat(kept).unique()]
             rows = collapsed = len(kept[0])
-    return pl.concat(kept).unique() if kept else pl.DataFrame()
+    return pl.concat(kept).unique()
 
 
 # ---- deriving -------------------------------------------------------------------------------

@@ -12,8 +12,9 @@ the first record has), the letters are the column `sequence`.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,10 @@ import polars as pl
 
 from distgen.errors import ConfigError, SourceError, suggest
 from distgen.genome import Int64
-from distgen.ingest.open import read_blocks
+from distgen.ingest.lines import LONGEST, read_lines
 
 BLOCK = 1 << 22
 MISSING = ("", "na", "n/a", "nan", "null")
-_LONGEST = 1 << 26
 _FASTA = ("id", "label", "split")
 
 
@@ -78,9 +78,10 @@ def read_columns(path: Path, wanted: Sequence[str | int], block: int = BLOCK) ->
     for columns, rows in read_table(path, not any(isinstance(column, int) for column in wanted), block):
         found = []
         for name in map(str, wanted):
-            if columns.count(name) != 1:
-                what = "two columns are" if name in columns else "no column is"
-                raise ConfigError(f'{path}: {what} called "{name}". {suggest(name, columns)}')
+            if name not in columns:
+                raise ConfigError(f'{path}: no column is called "{name}". {suggest(name, columns)}')
+            if columns.count(name) > 1:
+                raise ConfigError(f'{path}: {columns.count(name)} columns are called "{name}"')
             found.append(rows.columns[0].list.get(columns.index(name)).str.strip_chars())
         yield Rows(path, rows.lines, found)
 
@@ -98,17 +99,18 @@ def read_table(path: Path, header: bool, block: int = BLOCK) -> Iterator[tuple[l
     """
     columns: list[str] = []
     delimiter, width = "", 0
-    for line, text in _chunks(path, block, "\n"):
-        if not width and text.lstrip().startswith(">"):
-            yield from _read_fasta(path, block)
+    blocks = read_lines(path, "rows", comments=False, strict=True, block=block)
+    for lines in blocks:
+        first = lines["text"][0]
+        if not delimiter and first.lstrip().startswith(">"):
+            yield from _read_fasta(path, chain((lines,), blocks, (lines.clear(),)))
             return
-        kept = [(number, row) for number, row in enumerate(text.split("\n"), line) if row.strip(" \r")]
-        delimiter = delimiter or _delimiter(path, kept[0][1])
-        lines, fields = np.array([number for number, _ in kept], np.int64), _fields(path, kept, delimiter)
+        delimiter = delimiter or _delimiter(path, first)
+        numbers, fields = lines["line"].to_numpy().astype(np.int64), _fields(path, lines, delimiter)
         if header and not columns:
             columns = [name.strip() for name in fields[0]]
-            lines, fields = lines[1:], fields[1:]
-        if not len(lines):
+            numbers, fields = numbers[1:], fields[1:]
+        if not len(numbers):
             continue
         if not width:
             width = len(fields[0])
@@ -117,25 +119,30 @@ def read_table(path: Path, header: bool, block: int = BLOCK) -> Iterator[tuple[l
             width = len(columns)
         counts = fields.list.len().to_numpy()
         if (bad := np.flatnonzero(counts != width)).size:
-            raise SourceError(f"{path}:{lines[bad[0]]}: {counts[bad[0]]} fields where the table has {width} columns")
-        yield columns, Rows(path, lines, [fields])
+            raise SourceError(f"{path}:{numbers[bad[0]]}: {counts[bad[0]]} fields where the table has {width} columns")
+        yield columns, Rows(path, numbers, [fields])
     if not width:
-        raise SourceError(f"{path}: the table holds no row")
+        raise SourceError(f"{path}: the file holds no rows below its header")
 
 
-def _fields(path: Path, rows: list[tuple[int, str]], delimiter: str) -> pl.Series:
-    texts = [text.rstrip("\r") for _, text in rows]
-    if not any('"' in text for text in texts):
-        return pl.Series(texts, dtype=pl.String).str.split(delimiter)
-    found: list[list[str]] = []
-    for (line, _), text in zip(rows, texts, strict=True):
+def _fields(path: Path, lines: pl.DataFrame, delimiter: str) -> pl.Series:
+    text = lines["text"]
+    if not text.str.contains('"', literal=True).any():
+        return text.str.split(delimiter)
+    # Quotes around whole fields that hold neither quotes nor delimiters say nothing: such rows need no parser.
+    field = f'(?: *"[^"{delimiter}]*"|[^"{delimiter}]*)'
+    simple = text.str.contains(f"^{field}(?:{delimiter}{field})*$")
+    rows = lines.filter(simple).select("line", fields=pl.col("text").str.replace_all('"', "").str.split(delimiter))
+    parsed: list[list[str]] = []
+    for line, row in lines.filter(~simple).iter_rows():
         try:
-            found += csv.reader([text], delimiter=delimiter, strict=True, skipinitialspace=True)
+            parsed += csv.reader([row], delimiter=delimiter, strict=True, skipinitialspace=True)
         except csv.Error as error:
             raise SourceError(
                 f"{path}:{line}: {error} (a quoted field ends in its line, a quote in it is doubled)"
             ) from None
-    return pl.Series(found, dtype=pl.List(pl.String))
+    others = lines.filter(~simple).select("line", fields=pl.Series(parsed, dtype=pl.List(pl.String)))
+    return pl.concat([rows, others]).sort("line")["fields"]
 
 
 def _delimiter(path: Path, first: str) -> str:
@@ -145,50 +152,40 @@ def _delimiter(path: Path, first: str) -> str:
     return next((mark for mark in (",\t;" if name.endswith(".csv") else "\t,;") if mark in first), ",")
 
 
-def _chunks(path: Path, block: int, mark: str) -> Iterator[tuple[int, str]]:
-    """The text in pieces that are not blank, each with the number of its first line, cut after the line end in `mark`."""
-    rest, line = b"", 1
-    for data in read_blocks(path, block):
-        if b"\0" in data:
-            raise SourceError(f"{path}: this is no UTF-8 text (it holds zero bytes); save it as UTF-8")
-        rest += data
-        cut = rest.rfind(mark.encode()) + 1
-        if rest[:cut].strip():
-            yield line, _text(path, rest[:cut], line)
-            line += rest.count(b"\n", 0, cut)
-            rest = rest[cut:]
-        if len(rest) > _LONGEST:
-            raise SourceError(f"{path}:{line}: a row of more than 64 MiB; the table is for short sequences")
-    if rest.strip():
-        yield line, _text(path, rest, line)
-
-
-def _text(path: Path, data: bytes, line: int) -> str:
-    try:
-        return (data.removeprefix(b"\xef\xbb\xbf") if line == 1 else data).decode()
-    except UnicodeDecodeError as error:
-        line += data.count(b"\n", 0, error.start)
-        raise SourceError(
-            f"{path}:{line}: this is no UTF-8 text (byte 0x{data[error.start]:02x}); save it as UTF-8"
-        ) from None
-
-
-def _read_fasta(path: Path, block: int) -> Iterator[tuple[list[str], Rows]]:
+def _read_fasta(path: Path, blocks: Iterable[pl.DataFrame]) -> Iterator[tuple[list[str], Rows]]:
+    """The records of blocks of lines, of which the last one is empty."""
     columns: list[str] = []
-    for line, text in _chunks(path, block, "\n>"):
-        records = text.lstrip()
-        line += text.count("\n", 0, len(text) - len(records))
-        lines, found = [], []
-        for record in records[1:].split("\n>"):
-            head, _, letters = record.partition("\n")
-            fields = [field.strip() for field in (head.split("|") if "|" in head else head.split())]
+    rest: list[pl.DataFrame] = []
+    for lines in blocks:
+        table = pl.concat([*rest, lines])
+        begins = table["text"].str.starts_with(">")
+        begins[0] = True  # blanks before the first
+        last = int(begins.arg_true()[-1]) if len(lines) else len(table)
+        rest = [table[last:]]
+        if rest[0]["text"].str.len_bytes().sum() > LONGEST:
+            raise SourceError(
+                f"{path}:{rest[0]['line'][0]}: a record of more than 64 MiB; tables are of short sequences"
+            )
+        if not last:
+            continue
+        records = table[:last].group_by(begins[:last].cum_sum().alias("record"), maintain_order=True)
+        whole = records.agg(
+            pl.col("line").first(),
+            head=pl.col("text").first(),
+            letters=pl.col("text").slice(1).str.join("").str.replace_all(r"\s", ""),
+        )
+        heads = []
+        for line, head in whole.select("line", "head").iter_rows():
+            name = head.strip().removeprefix(">")
+            fields = [field.strip() for field in (name.split("|") if "|" in name else name.split())]
             columns = columns or [*_FASTA[: len(fields)], "sequence"]
-            if not fields or len(fields) < len(columns) - 1:
+            if not fields:
+                raise SourceError(f"{path}:{line}: a header without a name; write >id|label")
+            if len(fields) < len(columns) - 1:
                 raise SourceError(
                     f"{path}:{line}: {len(fields)} fields in the header, {len(columns) - 1} in the first record's"
                 )
-            lines.append(line)
-            found.append([*fields[: len(columns) - 1], "".join(letters.split())])
-            line += record.count("\n") + 1
-        series = [pl.Series(column, dtype=pl.String) for column in zip(*found, strict=True)]
-        yield columns, Rows(path, np.array(lines, np.int64), [pl.select(pl.concat_list(series)).to_series()])
+            heads.append(fields[: len(columns) - 1])
+        series = [pl.Series(column, dtype=pl.String) for column in zip(*heads, strict=True)]
+        rows = pl.select(pl.concat_list([*series, whole["letters"]])).to_series()
+        yield columns, Rows(path, whole["line"].to_numpy().astype(np.int64), [rows])

@@ -103,7 +103,8 @@ def read_fasta(
                 letters = letters.translate(None, _BLANK)
             if letters and at.header is None:
                 bad = at.position + len(text) - len(text.lstrip(_BLANK))
-                raise refusal(path, bad, 'text before the first header; a FASTA file begins with ">"')
+                shown = text.strip().split(b"\n")[0][:40].decode(errors="replace")
+                raise refusal(path, bad, f'{shown!r} stands before the first header; a FASTA file begins with ">"')
             if letters:
                 yield Letters(letters, text, at)
             at = Place(
@@ -138,7 +139,8 @@ def strange(path: Path, held: Iterable[Letters]) -> SourceError:
         for i, letter in enumerate(letters.text):
             if not is_letter(letter) and letter not in _BLANK:
                 name = letters.place.header.name if letters.place.header else ""
-                problem = f'{chr(letter)!r} in contig "{name}" is no IUPAC nucleotide letter'
+                shown = repr(chr(letter)) if letter < 128 else f"byte 0x{letter:02x}"
+                problem = f'{shown} in contig "{name}" is no IUPAC nucleotide letter'
                 return refusal(path, letters.place.position + i, problem)
     raise AssertionError("all letters are IUPAC letters")
 

@@ -1,26 +1,20 @@
-"""Features: stretches of contigs that carry classes or values; how they are painted into bins, and how text becomes lines."""
+"""Features: stretches of contigs that carry classes or values, and how they are painted into bins."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
-from distgen.errors import ConfigError, SourceError
-from distgen.genome import Contigs, Int64
-from distgen.ingest.open import BLOCK, read_blocks
+from distgen.errors import ConfigError
+from distgen.genome import Int64
 
 Integers = npt.NDArray[np.signedinteger[Any]]
 
 _CONTIG_BITS = 40  # a contig has fewer than 2^40 bases: (contig, position) fits one int64 that sorts as the pair does
-_LONGEST_LINE = 4 * BLOCK
 
 
 @dataclass(frozen=True)
@@ -174,90 +168,3 @@ def _raise(
         for b in range(max(start[i] // bin_bp, first_bin), min((end[i] - 1) // bin_bp + 1, last_bin)):
             if not out[b - first_bin, klass[i]] >= value[i]:
                 out[b - first_bin, klass[i]] = value[i]
-
-
-# ---- text -----------------------------------------------------------------------------------
-
-
-def read_lines(path: Path) -> Iterator[pl.DataFrame]:
-    """The lines of a text file that are not blank, block by block: columns `line` (counts from 1) and `text`.
-
-    Raises:
-        SourceError: the file cannot be read, or has a line of more than 64 MiB, which no text file has.
-    """
-    number, carry = 1, b""
-    for data in read_blocks(path):
-        head, newline, tail = data.rpartition(b"\n")
-        if not newline:
-            carry += tail
-            if len(carry) > _LONGEST_LINE:
-                raise SourceError(
-                    f"{path}:{number}: the line has more than {_LONGEST_LINE:,} bytes: this is no text file"
-                )
-            continue
-        lines = _lines(carry + head, number)
-        number, carry = number + len(lines), tail
-        yield lines.filter(pl.col("text").str.strip_chars() != "")
-    if carry:
-        yield _lines(carry, number).filter(pl.col("text").str.strip_chars() != "")
-
-
-def _lines(block: bytes, number: int) -> pl.DataFrame:
-    text = block.decode("utf-8-sig" if number == 1 else "utf-8", errors="replace")
-    lines = pl.Series("text", text.split("\n"), dtype=pl.String)
-    if "\r" in text:
-        lines = lines.str.strip_suffix("\r")
-    return pl.DataFrame([pl.int_range(number, number + len(lines), eager=True).alias("line"), lines])
-
-
-def split_columns(lines: pl.DataFrame, names: tuple[str, ...]) -> pl.DataFrame:
-    """`lines` with their columns, parted by tabs, as strings; the last one holds all that is left, null is missing."""
-    columns = pl.col("text").str.splitn("\t", len(names)).struct.rename_fields(list(names))
-    return lines.with_columns(columns.alias("columns")).unnest("columns")
-
-
-def refuse(path: Path, lines: pl.DataFrame, wrong: pl.Expr, problem: str) -> None:
-    """Raise SourceError with `problem` and the text of the first line for which `wrong` is true."""
-    bad = lines.filter(wrong).head(1)
-    if len(bad):
-        raise SourceError(f"{path}:{bad['line'][0]}: {problem}: {bad['text'][0][:80]!r}")
-
-
-class Sightings:
-    """The contigs that one file names, numbered as they come, with what is to be said of each at its end."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._numbers: dict[str, int] = {}
-        self._count: Counter[str] = Counter()
-        self._furthest: dict[str, tuple[int, int]] = {}
-
-    def number(self, table: pl.DataFrame) -> pl.DataFrame:
-        """`table` (contig, end, line, ...) with contig names as numbers."""
-        furthest = pl.col("line").get(pl.col("end").arg_max())
-        for name, count, end, line in (
-            table.group_by("contig", maintain_order=True).agg(pl.len(), pl.col("end").max(), furthest).iter_rows()
-        ):
-            self._numbers.setdefault(name, len(self._numbers))
-            self._count[name] += count
-            self._furthest[name] = max(self._furthest.get(name, (0, 0)), (end, line))
-        names = table["contig"].unique().to_list()
-        numbers = [self._numbers[name] for name in names]
-        return table.with_columns(pl.col("contig").replace_strict(names, numbers, return_dtype=pl.Int32))
-
-    def rows(self, contigs: Contigs) -> tuple[Int64, dict[str, int]]:
-        """The contig table's row of each number, -1 where it has none; and the features there, by name.
-
-        Raises:
-            SourceError: no contig is known, or a feature leaves its contig.
-        """
-        names = list(self._numbers)
-        rows = contigs.rows(names, str(self.path))
-        for name, row in zip(names, rows, strict=True):
-            end, line = self._furthest[name]
-            if row >= 0 and end > contigs.lengths[row]:
-                raise SourceError(
-                    f'{self.path}:{line}: the feature ends at {end:,}, contig "{name}" of the assembly has '
-                    f"{contigs.lengths[row]:,} bases: the file is of another assembly"
-                )
-        return rows, {name: self._count[name] for name, row in zip(names, rows, strict=True) if row < 0}

@@ -1,6 +1,6 @@
 """Intervals to features: BED with 3 to 12 columns, ENCODE narrowPeak and broadPeak.
 
-Specifications: BED 1.0 (GA4GH), narrowPeak and broadPeak (ENCODE, UCSC). Columns are parted by tabs; what stands
+Specifications: BED 1.0 (GA4GH), narrowPeak and broadPeak (ENCODE, UCSC). Columns are parted by tabs or blanks; what stands
 after those that are needed is left alone. A line with `start` equal to `end` marks a place between two bases and
 so no base at all: it is refused.
 """
@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
 from distgen.errors import SourceError
 from distgen.genome import Contigs
-from distgen.ingest.features import Features, Sightings, gather, read_lines, refuse, split_columns
+from distgen.ingest.features import Features, gather
+from distgen.ingest.lines import Format, Names, read_columns, read_lines, refuse
 
+_HEAD = 1 << 16  # bytes that tell what kind of file it is
 _BED = ("contig", "start", "end", "name", "score", "strand")
 _COLUMNS = {
     "BED": (*_BED, "thickStart", "thickEnd", "itemRgb", "blockCount", "blockSizes", "blockStarts"),
@@ -54,16 +56,11 @@ def read_intervals(
     """
     parts, skipped = [], Counter[str]()
     for column, path in enumerate(paths):
-        sightings = Sightings(path)
-        tables = [_compact(sightings.number(table)) for table in _read(path, value, summit, blocks)]
-        if not tables:
-            raise SourceError(f"{path}: the file holds no intervals")
-        rows, elsewhere = sightings.rows(contigs)
-        skipped.update(elsewhere)
-        table = pl.concat(tables, how="vertical_relaxed")
-        table = table.with_columns(pl.Series("contig", rows[table["contig"].to_numpy()], pl.Int32))
-        table = table.filter(pl.col("contig") >= 0) if elsewhere else table
-        parts.append(table.with_columns(klass=pl.lit(column, pl.Int16)))
+        names = Names(contigs, path)
+        tables = [_compact(names.locate(table)) for table in _read(path, value, summit, blocks)]
+        names.known()
+        skipped.update(names.skipped)
+        parts += [table.with_columns(klass=pl.lit(column, pl.Int16)) for table in tables]
     table = pl.concat(parts, how="vertical_relaxed")
     if summit is not None:
         length = pl.Series(contigs.lengths).gather(table["contig"])
@@ -76,39 +73,36 @@ def read_intervals(
 
 def _read(path: Path, value: str | None, summit: int | None, blocks: bool) -> Iterator[pl.DataFrame]:
     """Blocks of checked intervals: line, contig, start, end, and `value` and `summit` where asked for."""
-    form = None
-    for lines in read_lines(path):
-        lines = lines.filter(~pl.col("text").str.contains(r"^(#|track\b|browser\b)"))
-        if lines.is_empty():
-            continue
-        if form is None:
-            form = _form(path, lines["text"][0])
-            _refuse_absent(path, form, value, summit, blocks)
-        table = split_columns(lines, (*_COLUMNS[form], "more"))
-        refuse(path, table, pl.col("end").is_null(), f"a line of {form} has three columns or more, parted by tabs")
+    form = _form(path, next(read_lines(path, "intervals", block=_HEAD))["text"][0])
+    _refuse_absent(path, form, value, summit, blocks)
+    columns = _needed(form, value, summit, blocks)
+    for table in read_columns(path, Format(form, columns, more=True), "intervals"):
         start, end = pl.col("start"), pl.col("end")
-        table = table.with_columns(pl.col("start", "end").cast(pl.Int64, strict=False))
-        refuse(path, table, start.is_null() | end.is_null(), "start and end (columns 2 and 3) must be integers")
-        refuse(path, table, (start < 0) | (end <= start), "start is at least 0 and below end, which is not included")
-        columns = ["line", "contig", "start", "end"]
+        kept = ["line", "contig", "start", "end"]
         if value is not None:
-            number = _COLUMNS[form].index(value) + 1
-            table = table.with_columns(value=pl.col(value).cast(pl.Float32, strict=False))
-            infinite = ~pl.col("value").is_finite().fill_null(False)
-            refuse(path, table, infinite, f"{value} (column {number}) must be a number")
-            columns.append("value")
+            finite = pl.col(value).is_finite()
+            refuse(path, table, ~finite, f"{value} (column {list(columns).index(value) + 1}) must be a finite number")
+            table = table.with_columns(value=pl.col(value))
+            kept.append("value")
         if summit is not None:
-            offset = pl.col("peak").cast(pl.Int64, strict=False).fill_null(-1)
-            outside = (offset < 0) | (offset > end - start)
+            outside = (pl.col("peak") < 0) | (pl.col("peak") > end - start)
             refuse(path, table, outside, "the summit (column 10) must lie in the peak; -1 means that there is none")
-            table = table.with_columns(summit=start + offset)
-            columns.append("summit")
-        yield (_blocks(path, table) if blocks else table).select(columns)
+            table = table.with_columns(summit=start + pl.col("peak"))
+            kept.append("summit")
+        yield (_blocks(path, table) if blocks else table).select(kept)
+
+
+def _needed(form: str, value: str | None, summit: int | None, blocks: bool) -> dict[str, Any]:
+    """Name and type of the columns up to the last one that is asked for."""
+    last = "blockStarts" if blocks else "peak" if summit is not None else value or "end"
+    names = _COLUMNS[form][: _COLUMNS[form].index(last) + 1]
+    types = {"start": pl.Int64, "end": pl.Int64, "peak": pl.Int64, "blockCount": pl.Int64, value: pl.Float32}
+    return {name: types.get(name, pl.String) for name in names}
 
 
 def _compact(table: pl.DataFrame) -> pl.DataFrame:
     """`table` without line numbers, positions in 32 bits where they fit: files of 10^7 intervals are common."""
-    wide = table["end"].to_numpy().max() > np.iinfo(np.int32).max
+    wide = table["end"].to_numpy().max(initial=0) > np.iinfo(np.int32).max
     return table.drop("line").with_columns(pl.col("start", "end").cast(pl.Int64 if wide else pl.Int32))
 
 
@@ -117,7 +111,7 @@ def _form(path: Path, line: str) -> str:
     for form in ("narrowPeak", "broadPeak"):
         if f".{form.lower()}" in path.name.lower():
             return form
-    return "narrowPeak" if line.count("\t") == 9 else "BED"
+    return "narrowPeak" if len(line.split("\t" if "\t" in line else None)) == 10 else "BED"
 
 
 def _refuse_absent(path: Path, form: str, value: str | None, summit: int | None, blocks: bool) -> None:
@@ -132,13 +126,10 @@ def _refuse_absent(path: Path, form: str, value: str | None, summit: int | None,
 
 def _blocks(path: Path, table: pl.DataFrame) -> pl.DataFrame:
     """A row for each block of BED lines with twelve columns."""
-    sizes, starts = pl.col("blockSizes"), pl.col("blockStarts")
-    refuse(path, table, starts.is_null(), "blocks are in columns 10 to 12, which this line lacks")
+    sizes, starts, count = pl.col("blockSizes"), pl.col("blockStarts"), pl.col("blockCount")
     split = pl.col("blockSizes", "blockStarts").str.strip_suffix(",").str.split(",")
-    count = pl.col("blockCount").cast(pl.Int64, strict=False)
-    table = table.with_columns(split.cast(pl.List(pl.Int64), strict=False), blockCount=count)
-    different = pl.col("blockCount").is_null() | (sizes.list.len() != pl.col("blockCount"))
-    different |= starts.list.len() != pl.col("blockCount")
+    table = table.with_columns(split.cast(pl.List(pl.Int64), strict=False))
+    different = (sizes.list.len() != count) | (starts.list.len() != count)
     refuse(path, table, different, "blockSizes and blockStarts (columns 11 and 12) must hold blockCount integers each")
     table = table.with_columns(whole=pl.col("end")).explode("blockSizes", "blockStarts")
     table = table.with_columns(start=pl.col("start") + starts, end=pl.col("start") + starts + sizes)

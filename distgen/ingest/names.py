@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distgen.errors import SourceError
-from distgen.ingest.open import read_blocks
 
 _REPORT = ("Sequence-Name", "Sequence-Role", "GenBank-Accn", "Relationship", "RefSeq-Accn")
 _SOURCE = re.compile(r"(ucsc|assembly|refseq|genbank|ensembl|ncbi|insdc)(,\s*[a-z]+)*", re.IGNORECASE)
@@ -76,11 +75,14 @@ def read_aliases(path: Path) -> list[Alias]:
     Raises:
         SourceError: the file is none of these, a line is malformed, or one name is given to two contigs.
     """
-    lines = list(_lines(path))
+    from distgen.ingest.lines import read_lines
+
+    rows = (row for block in read_lines(path, "names", comments=False) for row in block.iter_rows())
+    lines = [(number, [field.strip() for field in text.split("\t")]) for number, text in rows]
     header = next((fields for number, fields in lines if fields[0].lstrip("# ") == "Sequence-Name"), None)
     if header:
         groups = _report(path, header, lines)
-    elif lines and lines[0][1][0].startswith("#") and lines[0][1][0].lstrip("# ") != "alias":
+    elif lines[0][1][0].startswith("#") and lines[0][1][0].lstrip("# ") != "alias":
         groups = _wide(path, lines)
     else:
         groups = _pairs(path, lines)
@@ -95,7 +97,7 @@ def read_aliases(path: Path) -> list[Alias]:
         if kept:
             found.append(Alias(kept, length, role))
     if not found:
-        raise SourceError(f"{path}: the table holds no names; {_EXPECTED}")
+        raise SourceError(f"{path}: no line of the table holds a name; {_EXPECTED}")
     return found
 
 
@@ -104,13 +106,6 @@ _EXPECTED = (
     "assembly_report.txt, columns parted by tabs"
 )
 _Group = tuple[int, list[str], int | None, str]
-
-
-def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    text = b"".join(read_blocks(path)).decode(errors="replace").removeprefix("\ufeff")
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield number, [field.strip() for field in line.split("\t")]
 
 
 def _report(path: Path, header: list[str], lines: list[tuple[int, list[str]]]) -> Iterator[_Group]:
@@ -151,7 +146,7 @@ def _pairs(path: Path, lines: list[tuple[int, list[str]]]) -> Iterator[_Group]:
         if fields[0].startswith("#"):
             continue
         if len(fields) != 3 or not fields[0] or not fields[1] or not _SOURCE.fullmatch(fields[2]):
-            raise SourceError(f"{path}:{number}: no line of an alias table; {_EXPECTED}")
+            raise SourceError(f"{path}:{number}: {fields} is no line of an alias table; {_EXPECTED}")
         alias, contig, _ = fields
         group = groups.setdefault(contig, (number, [contig], None, ""))
         group[1].append(alias)

@@ -18,13 +18,22 @@ from distgen.errors import SourceError, suggest
 
 BLOCK = 1 << 24
 INFLATE_ERROR = cast("type[Exception]", igzip_lib.IsalError)  # its stub declares an instance
+_NOT_READ = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\3\4": "zip"}
 _BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 
 
 def is_gzip(path: Path) -> bool:
-    """Whether a file is gzip (or bgzip), told by its first bytes, not by its name."""
+    """Whether a file is gzip (or bgzip), told by its first bytes, not by its name.
+
+    Raises:
+        SourceError: it is compressed in another way.
+    """
     with _explained(path), path.open("rb") as raw:
-        return raw.read(2) == b"\x1f\x8b"
+        head = raw.read(6)
+    for magic, name in _NOT_READ.items():
+        if head.startswith(magic):
+            raise SourceError(f"{path}: the file is compressed with {name}; distgen reads plain files, gzip and bgzip")
+    return head[:2] == b"\x1f\x8b"
 
 
 def read_blocks(path: Path, block: int = BLOCK, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
@@ -79,7 +88,7 @@ def _refuse_cut_bgzip(raw: io.BufferedReader) -> None:
     if len(head) == 18 and head[3] & 4 and head[12:14] == b"BC":
         raw.seek(-min(28, raw.seek(0, os.SEEK_END)), os.SEEK_END)
         if raw.read() != _BGZF_END:
-            raise EOFError
+            raise EOFError("a bgzip file ends with an empty block, which it lacks")
     raw.seek(0)
 
 
@@ -91,8 +100,9 @@ def _explained(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         near = sorted(str(other) for other in path.parent.glob("*") if other.is_file())
         raise SourceError(f"{path}: there is no such file. {suggest(str(path), near)}") from None
-    except EOFError:
-        raise SourceError(f"{path}: the gzip stream is cut short; fetch the file again") from None
+    except EOFError as error:
+        why = f" ({error})" if "bgzip" in str(error) else ""
+        raise SourceError(f"{path}: the gzip stream is cut short{why}; fetch the file again") from None
     except (gzip.BadGzipFile, zlib.error, INFLATE_ERROR) as error:
         raise SourceError(f"{path}: the gzip stream is damaged ({error}); fetch the file again") from None
     except OSError as error:

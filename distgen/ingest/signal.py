@@ -250,29 +250,23 @@ def column_name(path: Path) -> str:
 def _open_bedgraph(path: Path, contigs: Contigs, scratch: Path) -> Spooled:
     import polars as pl
 
-    from distgen.ingest.records import Names, read_rows
+    from distgen.ingest.lines import Format, Names, read_columns, refuse
 
-    schema = {"contig": pl.String, "start": pl.Int64, "end": pl.Int64, "value": pl.Float32}
+    form = Format("bedGraph", {"contig": pl.String, "start": pl.Int64, "end": pl.Int64, "value": pl.Float32})
     names, keys, spool = Names(contigs, path), Keys(contigs, columns=1), Spool(scratch, _LINE)
-    skipped: dict[str, int] = {}
-    for table in read_rows(path, schema, "bedGraph"):
-        rows = names.stretches(table)
-        infinite = table.filter(pl.col("value").is_infinite())
-        if len(infinite):
-            raise SourceError(
-                f"{path}:{infinite['line'][0]}: the value is infinite; write a finite number, or nan for no data"
-            )
-        for name, bases in names.lacking(table, rows, pl.col("end") - pl.col("start")):
-            skipped[name] = skipped.get(name, 0) + bases
-        inside = rows >= 0
-        records = np.empty(int(inside.sum()), _LINE)
-        start, end = table["start"].to_numpy()[inside], table["end"].to_numpy()[inside]
-        records["key"] = keys.of(0, rows[inside], start)
-        records["bases"] = end - start
-        records["value"], records["line"] = table["value"].to_numpy()[inside], table["line"].to_numpy()[inside]
+    for table in read_columns(path, form, "bedGraph records"):
+        infinite = pl.col("value").is_infinite()
+        refuse(path, table, infinite, "the value is infinite; write a finite number, or nan for no data")
+        table = names.locate(table, pl.col("end") - pl.col("start"))
+        row, start, end = (table[name].to_numpy() for name in ("contig", "start", "end"))
+        records = np.empty(len(table), _LINE)
+        records["key"], records["bases"] = keys.of(0, row, start), end - start
+        records["value"], records["line"] = table["value"].to_numpy(), table["line"].to_numpy()
         spool.add(records)
     known = names.known()
-    return Spooled(path, (column_name(path),), contigs, known, skipped, scratch, _disjoint(path, spool, keys))
+    return Spooled(
+        path, (column_name(path),), contigs, known, dict(names.skipped), scratch, _disjoint(path, spool, keys)
+    )
 
 
 def _disjoint(path: Path, spool: Spool, keys: Keys) -> Iterator[tuple[Int64, npt.NDArray[np.void]]]:

@@ -174,7 +174,9 @@ def _letters(rows: Rows, text: pl.Series) -> tuple[npt.NDArray[np.uint8], Int64]
 def _names(kind: Kind, separator: str, blocks: Iterator[Rows]) -> tuple[str, ...]:
     """The names of all labels in their order."""
     where: dict[str, str] = {}
+    paths: dict[Path, None] = {}
     for rows in blocks:
+        paths[rows.path] = None
         table = _plain(rows.columns[-1]).alias("label").to_frame().with_row_index()
         table = table.unique("label", keep="first", maintain_order=True)
         for row, value in table.filter(~is_missing(table["label"])).iter_rows():
@@ -185,7 +187,7 @@ def _names(kind: Kind, separator: str, blocks: Iterator[Rows]) -> tuple[str, ...
         if len(where) > _MOST_CLASSES:
             raise SourceError(f"{rows.path}: more than {_MOST_CLASSES:,} classes; are the labels of another kind?")
     if not where:
-        raise SourceError("all labels are missing")
+        raise SourceError(f"{', '.join(map(str, paths))}: all labels are missing")
     values = {name: float(name) for name in where if _NUMBER.fullmatch(name)}
     if kind == "binary" and where.keys() <= {"0", "1"}:
         return ("0", "1")

@@ -63,7 +63,7 @@ def examine(recipe: Recipe) -> Sources:
 def _local(recipe: Recipe, source: str, key: str, expected: str | None) -> dict[str, Any]:
     path = recipe.resolve(source, key)
     if not path.is_file():
-        near = [str(other.name) for other in path.parent.glob("*")] if path.parent.is_dir() else []
+        near = sorted(other.name for other in path.parent.glob("*")) if path.parent.is_dir() else []
         raise recipe.error(key, f"there is no file {path}. {suggest(path.name, near)}")
     if expected is not None and (found := sha256(path)) != expected:
         raise recipe.error("assembly.sha256", f"{source} has {found}; fetch it again or correct the recipe")

@@ -225,13 +225,19 @@ GOOD = "chr1\t10\t15\tAAA\n"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "holds no fragment records"),
-        (GOOD + "chr1\t10\t15\n", r"a\.tsv:2: this is no fragment line"),
-        (GOOD + "chr1\t10\tx\tAAA\n", r"a\.tsv:2: this is no fragment line"),
-        (GOOD + "chr1\t-1\t5\tAAA\n", r"a\.tsv:2: -1-5 .* is no stretch"),
-        (GOOD + "chr2\t100\t121\tAAA\n", r'a\.tsv:2: 100-121 .* is no stretch of contig "chr2", which has 120 bases'),
+        ("", "the file holds no fragments"),
+        (
+            GOOD + "chr1\t10\t15\n",
+            r"a\.tsv:2: a line of a fragment file has 4 columns or more \(contig, start, end, barcode\)",
+        ),
+        (GOOD + "chr1\t10\tx\tAAA\n", r"a\.tsv:2: end \(column 3\) must be an integer"),
+        (GOOD + "chr1\t-1\t5\tAAA\n", r"a\.tsv:2: start is at least 0"),
+        (
+            GOOD + "chr2\t100\t121\tAAA\n",
+            r'a\.tsv:2: the feature ends at 121, contig "chr2" of the assembly has 120 bases',
+        ),
         ("chrX\t1\t2\tAAA\n", "none of its contigs"),
-        ("@HD\tVN:1.6\n", "this is no fragment line"),
+        ("@HD\tVN:1.6\n", r"a\.tsv:1: a line of a fragment file has 4 columns"),
     ],
 )
 def test_what_is_wrong_with_a_fragment_file_is_named_with_its_line(tmp_path, text, message):
@@ -243,8 +249,8 @@ def test_what_is_wrong_with_a_fragment_file_is_named_with_its_line(tmp_path, tex
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"g\.tsv: the table of barcodes and groups is empty"),
-        ("barcode,group\n", "is empty"),
+        ("", r"g\.tsv: the file holds no barcodes"),
+        ("barcode,group\n", "no barcodes below its header"),
         ("AAA\tT\nCCC\n", r"g\.tsv:2: a line of this table is a barcode and its group"),
         ("AAA,T\nCCC,\n", r"g\.tsv:2: a line of this table"),
         ("AAA,T,x\n", r"g\.tsv:1: a line of this table"),

@@ -97,19 +97,20 @@ def test_fasta_headers_are_columns(tmp_path, block):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "a.csv: the table holds no row"),
-        ("\n \r\n", "a.csv: the table holds no row"),
-        ("a,b\n", "a.csv: the table holds no row"),
+        ("", "a.csv: the file holds no rows"),
+        ("\n \r\n", "a.csv: the file holds no rows"),
+        ("a,b\n", "a.csv: the file holds no rows below its header"),
         ("a,b\n1,2\n\n1,2,3\n", "a.csv:4: 3 fields where the table has 2 columns"),
         ("a,b,c\n1,2,3\n1,2\n", "a.csv:3: 2 fields where the table has 3 columns"),
         ("a,b\n1,2,3,4\n", "a.csv:2: 4 fields where the table has 2 columns"),
         ('a,b\n1,2\n"x\ny",3\n', "a.csv:3: unexpected end of data .a quoted field ends in its line"),
         ('a,b\n1,2\n"x,3\n', "a.csv:3: unexpected end"),
         ('a,b\n1,2\n"x"y,3\n', "a.csv:3: ',' expected after"),
-        ("a,b\n1,2\n".encode("utf-16"), "a.csv: this is no UTF-8 text"),
+        ("a,b\n1,2\n".encode("utf-16"), "a.csv:1: this is no text .it holds zero bytes"),
+        ("a,b\r1,2\r", "a.csv:1: a carriage return inside a line"),
         (b"a,b\n1,\xff\n", "a.csv:2: this is no UTF-8 text .byte 0xff"),
         (">s1|1\nA\n\n>s2\nA\n", "a.csv:4: 1 fields in the header, 2 in the first record's"),
-        (">\nA\n", "a.csv:1: 0 fields in the header"),
+        (">\nA\n", "a.csv:1: a header without a name"),
         (gzip.compress(b"a,b\n1,2\n")[:-9], "cut short"),
     ],
 )
@@ -118,17 +119,23 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path, content, message):
         table(write(tmp_path, content))
 
 
-def test_a_row_without_end_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("distgen.ingest.delimited._LONGEST", 100)
-    with pytest.raises(SourceError, match="a.csv:2: a row of more than 64 MiB"):
-        table(write(tmp_path, "a,b\n" + "A" * 500), block=50)
+def test_a_record_of_fasta_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("distgen.ingest.delimited.LONGEST", 100)
+    with pytest.raises(SourceError, match="a.fa:3: a record of more than 64 MiB"):
+        table(write(tmp_path, ">a\nA\n>b\n" + "ACGT\n" * 50, "a.fa"), block=50)
+
+
+def test_rows_with_plain_quotes_need_no_parser(tmp_path, monkeypatch):
+    path = write(tmp_path, '"a","b"\n"x y", "2"\n,"" \n1,2\n'.replace('"" ', '""'))
+    monkeypatch.delattr("csv.reader")
+    assert table(path)[2] == [["x y", "2"], ["", ""], ["1", "2"]]
 
 
 @pytest.mark.parametrize(
     ("header", "wanted", "message"),
     [
         ("sequence,label", "lable", 'no column is called "lable". Did you mean "label"'),
-        ("x,x", "x", 'two columns are called "x"'),
+        ("x,x", "x", '2 columns are called "x"'),
         ("x,y", 2, 'no column is called "2". Valid: 0, 1'),
     ],
 )

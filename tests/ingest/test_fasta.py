@@ -103,8 +103,8 @@ def test_old_ncbi_headers_are_known_by_accession_and_keep_the_old_name(tmp_path)
     [
         (b"", "is empty"),
         (b"\n\n", "is empty"),
-        (b"ACGT\n", "a.fa:1: text before the first header"),
-        (b"\n;comment\n>a\nA\n", "a.fa:2: text before the first header"),
+        (b"ACGT\n", "a.fa:1: 'A.* stands before the first header"),
+        (b"\n;comment\n>a\nA\n", "a.fa:2: ';.* stands before the first header"),
         (b">a\nAC>b\nACGT\n", 'a.fa:2: ">" inside a line of contig "a"'),
         (b">\nACGT\n", "a.fa:1: a header without a name"),
         (b">a\rACGT\r>b\rAC\r", "a.fa:1: the header does not end"),

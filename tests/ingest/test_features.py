@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distgen.errors import ConfigError, SourceError
-from distgen.ingest import features
-from distgen.ingest.features import gather, paint, read_lines
+from distgen.errors import ConfigError
+from distgen.ingest.features import gather, paint
 
 LENGTH = 100  # of both contigs
 
@@ -79,27 +78,3 @@ def test_positions_beyond_32_bits_are_kept():
 def test_a_column_that_the_track_lacks_is_refused():
     with pytest.raises(ConfigError, match="column 3, the track has 3"):
         paint(gather([0], [0], [5], [3], {}), 0, 0, 9, 3, 1)
-
-
-@given(st.lists(st.sampled_from([b"", b"a", b"  ", b"chr1\t5", b"\xc3\xa9"]), max_size=20), st.integers(1, 9))
-def test_lines_keep_their_numbers_whatever_the_blocks(tmp_path_factory, texts, block):
-    path = tmp_path_factory.mktemp("lines") / "a"
-    expected = [(i, text.decode()) for i, text in enumerate(texts, 1) if text.strip()]
-    with pytest.MonkeyPatch.context() as patch:
-        read = features.read_blocks
-        patch.setattr(features, "read_blocks", lambda path: read(path, block))
-        for ending in (b"\n", b"\r\n"):
-            path.write_bytes(ending.join(texts))
-            assert [row for lines in read_lines(path) for row in lines.rows()] == expected
-
-
-def test_a_byte_order_mark_is_no_text(tmp_path):
-    (tmp_path / "a").write_bytes(b"\xef\xbb\xbfchr1\n")
-    assert next(read_lines(tmp_path / "a"))["text"].to_list() == ["chr1"]
-
-
-def test_a_line_without_end_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(features, "_LONGEST_LINE", 1 << 20)
-    (tmp_path / "a").write_bytes(b"x\n" + bytes(40 << 20))
-    with pytest.raises(SourceError, match="a:2: the line has more than .* no text file"):
-        list(read_lines(tmp_path / "a"))

@@ -71,12 +71,12 @@ def test_a_table_of_pairs_groups_by_the_chrom_column(tmp_path, header):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "holds no names; distgen reads UCSC chromAlias.txt"),
-        ("# ucsc\tassembly\n", "holds no names"),
-        ("chr1\t1\tCM1\tNC1\n", "a.txt:1: no line of an alias table"),
-        ("chr1,1,ensembl\n", "a.txt:1: no line of an alias table"),
-        ("1\tchr1\tensembl\n\n2\tchr2\n", "a.txt:3: no line of an alias table"),
-        ("chr1\t248956422\t112\n", "a.txt:1: no line of an alias table"),
+        ("", "the file holds no names: it is empty"),
+        ("# ucsc\tassembly\n", "no line of the table holds a name; distgen reads UCSC chromAlias.txt"),
+        ("chr1\t1\tCM1\tNC1\n", "a.txt:1: .* is no line of an alias table"),
+        ("chr1,1,ensembl\n", "a.txt:1: .* is no line of an alias table"),
+        ("1\tchr1\tensembl\n\n2\tchr2\n", "a.txt:3: .* is no line of an alias table"),
+        ("chr1\t248956422\t112\n", "a.txt:1: .* is no line of an alias table"),
         ("1\tchr1\tensembl\n1\tchr2\tensembl\n", 'a.txt:2: "1" already names the contig of line 1'),
         (WIDE + "chr2\t1\tCM2\t\tNC2\n", 'a.txt:4: "1" already names the contig of line 2'),
         (WIDE + "chr2\t2\n", "a.txt:4: 2 columns where the header has 5"),

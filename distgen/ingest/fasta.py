@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from distgen.errors import SourceError
-from distgen.ingest.open import read_blocks
+from distgen.ingest.open import content_size, read_blocks
 from distgen.ingest.packing import is_letter
 
 _BLANK = b" \t\r\n"
@@ -228,12 +228,12 @@ def join(parts: Iterable[Index]) -> Index:
 
 
 def cut_lines(path: Path, parts: int) -> list[int]:
-    """Bytes at which about equal parts of a plain file begin, each at the beginning of a line."""
-    size, cuts = path.stat().st_size, [0]
+    """Bytes of text at which about equal parts of a file begin, each at the beginning of a line; gzip stays whole."""
+    size, cuts = content_size(path) or 0, [0]
     for part in range(1, parts):
         nominal = max(size * part // parts, cuts[-1] + 1)
         position = nominal - 1
-        for data in read_blocks(path, start=position):
+        for data in read_blocks(path, 1 << 16, start=position):
             if (at := data.find(b"\n")) >= 0:
                 position += at + 1
                 break

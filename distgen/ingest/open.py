@@ -12,9 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 from isal import igzip_lib, igzip_threaded
 
 from distgen.errors import SourceError, suggest
+from distgen.ingest import bgzf
 
 BLOCK = 1 << 24
 INFLATE_ERROR = cast("type[Exception]", igzip_lib.IsalError)  # its stub declares an instance
@@ -42,7 +44,8 @@ def read_blocks(path: Path, block: int = BLOCK, start: int = 0, stop: int | None
     Args:
         path: the file. gzip is decompressed in a thread of its own.
         block: bytes at a time.
-        start: where to begin, in bytes of the content; in a gzip file what comes before has to be decompressed.
+        start: where to begin, in bytes of the content; in a gzip file that is no bgzip, what comes before has to be
+            decompressed.
         stop: where to end, in bytes of the content; None for its end.
 
     Raises:
@@ -57,12 +60,26 @@ def read_blocks(path: Path, block: int = BLOCK, start: int = 0, stop: int | None
                 start += len(data)
             return
         _refuse_cut_bgzip(raw)
+        left = None if stop is None else stop - start
+        if start and (blocks := bgzf.index(path)) is not None:
+            number = int(np.searchsorted(blocks[1], start, side="right")) - 1
+            raw.seek(int(blocks[0][number]))
+            start -= int(blocks[1][number])
         stream: io.BufferedReader = igzip_threaded.open(raw, "rb")
         with stream:
             while start and (skipped := stream.read(min(start, block))):
                 start -= len(skipped)
-            while data := stream.read(block):
+            while data := stream.read(block if left is None else min(block, left)):
                 yield data
+                left = None if left is None else left - len(data)
+
+
+def content_size(path: Path) -> int | None:
+    """Bytes of the content of a file that can be read from any place (plain or bgzip); None for gzip."""
+    if not is_gzip(path):
+        return path.stat().st_size
+    blocks = bgzf.index(path)
+    return int(blocks[1][-1]) if blocks else None
 
 
 def sha256(path: Path) -> str:

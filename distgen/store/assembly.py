@@ -16,7 +16,7 @@ from distgen.errors import StoreError
 from distgen.genome import ALIGNMENT, Contigs
 from distgen.ingest import fasta
 from distgen.ingest.fasta import Header, Index
-from distgen.ingest.open import is_gzip
+from distgen.ingest.open import content_size
 from distgen.ingest.twobit import is_twobit
 from distgen.store import contigs, format, planes
 from distgen.store.contigs import Wanted
@@ -90,7 +90,7 @@ def _unit(inputs: str, number: int) -> str:
 def _cut(path: Path, wanted: Wanted, execute: Execute, parallel: int) -> tuple[Wanted, list[Start]]:
     """Where to begin to read a FASTA file: at its beginning, or at each unit if it may be cut; and which contigs to
     keep, if lengths decide it."""
-    cuttable = parallel > 1 and not is_gzip(path) and path.stat().st_size > planes.UNIT
+    cuttable = parallel > 1 and (content_size(path) or 0) > planes.UNIT
     if not cuttable and not wanted.rules.min_length:
         return wanted, [Start()]
     cuts: list[int | None] = [*fasta.cut_lines(path, parallel * 4 if cuttable else 1), None]

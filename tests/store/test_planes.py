@@ -1,6 +1,8 @@
 """Units of the planes: however a file is cut, stopped and gone on with, the store is the same."""
 
 import gzip
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,7 +34,19 @@ def genome(seed):
     return contigs
 
 
-@pytest.fixture(params=["plain.fa", "unwrapped.fa", "packed.fa.gz"])
+def bgzip(content):
+    """As bgzip writes it: blocks of up to 64 KiB, and an empty one at the end."""
+    written = b""
+    for first in [*range(0, len(content), 65_000), len(content)]:
+        piece = content[first : first + 65_000] if first < len(content) else b""
+        deflate = zlib.compressobj(1, zlib.DEFLATED, -15)
+        packed = deflate.compress(piece) + deflate.flush()
+        head = bytes.fromhex("1f8b08040000000000ff060042430200") + (len(packed) + 25).to_bytes(2, "little")
+        written += head + packed + zlib.crc32(piece).to_bytes(4, "little") + len(piece).to_bytes(4, "little")
+    return written
+
+
+@pytest.fixture(params=["plain.fa", "unwrapped.fa", "packed.fa.gz", "packed.fa.bgz"])
 def recipe(request, tmp_path, monkeypatch):
     """A recipe whose planes have seven units; the file is wrapped, or not, or gzip."""
     monkeypatch.setattr(planes, "UNIT", UNIT)
@@ -41,7 +55,8 @@ def recipe(request, tmp_path, monkeypatch):
     for name, letters in genome(0).items():
         text += f">{name}\n" + "".join(f"{letters[i : i + width]}\n" for i in range(0, len(letters), width))
     content = text.encode()
-    (tmp_path / request.param).write_bytes(gzip.compress(content, 1) if request.param.endswith("gz") else content)
+    pack = {".gz": gzip.compress, ".bgz": bgzip}.get(Path(request.param).suffix, bytes)
+    (tmp_path / request.param).write_bytes(pack(content))
     (tmp_path / "a.toml").write_text(RECIPE.format(request.param))
     return read(tmp_path / "a.toml", Recipe)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class DistgenError(Exception):
@@ -44,5 +44,11 @@ def suggest(word: str, valid: Iterable[str]) -> str:
     """A sentence that names the nearest valid word and lists the valid ones (at most twelve)."""
     words = list(valid)
     near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    shown = ", ".join(words[:12]) + (f", ... ({len(words)} in all)" if len(words) > 12 else "")
-    return (f'Did you mean "{near[0]}"? ' if near else "") + (f"Valid: {shown}." if words else "There is none.")
+    return (f'Did you mean "{near[0]}"? ' if near else "") + (
+        f"Valid: {some(words, 12)}." if words else "There is none."
+    )
+
+
+def some(words: Sequence[str], most: int = 5) -> str:
+    """The first words, and how many there are if these are not all."""
+    return ", ".join(words[:most]) + (f", ... ({len(words)} in all)" if len(words) > most else "")

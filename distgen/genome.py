@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from distgen.errors import ConfigError, SourceError, suggest
+from distgen.errors import ConfigError, SourceError, some, suggest
 
 ALIGNMENT = 64
 AMBIGUOUS = 4
@@ -109,7 +109,7 @@ class Contigs:
             first[row], rows[i] = name, row
         if len(names) and not first:
             raise SourceError(
-                f"{where}: none of its contigs ({_some(names)}) is one of the assembly's ({_some(self.names)}); "
+                f"{where}: none of its contigs ({some(names)}) is one of the assembly's ({some(self.names)}); "
                 "an alias table ([contigs] aliases) can say which is which"
             )
         return rows
@@ -154,10 +154,6 @@ class Contigs:
     def whole(self) -> Int64:
         """Flat (C, 2) intervals of all contigs."""
         return np.stack([self.offsets, self.offsets + self.lengths], axis=1)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f", ... {len(names)} in all" if len(names) > 5 else "")
 
 
 def match(pattern: str, names: Sequence[str]) -> list[int]:

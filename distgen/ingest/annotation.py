@@ -29,7 +29,7 @@ from urllib.parse import unquote
 
 import polars as pl
 
-from distgen.errors import ConfigError, SourceError, suggest
+from distgen.errors import ConfigError, SourceError, some, suggest
 from distgen.genome import Contigs
 from distgen.ingest.features import Features, gather
 from distgen.ingest.lines import Format, Names, read_columns, refuse
@@ -124,7 +124,7 @@ def _refuse_absent(path: Path, name: str, kind: str, seen: set[str]) -> None:
         needs = ["exon", "cds"] if kind in _SIDED else list(_NEEDS[kind])
         if not seen.issuperset(needs) and not seen.intersection(_SIDED.get(kind, ())):
             raise SourceError(
-                f'{path}: class "{name}" is made of features of type {" and ".join(needs)}; the file has {", ".join(sorted(seen)[:12])}'
+                f'{path}: class "{name}" is made of features of type {" and ".join(needs)}; the file has {some(sorted(seen), 12)}'
             )
     elif kind not in seen:
         raise SourceError(

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from distgen.ingest.compiled import compiled
 
 REDUCES = ("mean", "mean_covered", "max", "sum", "coverage")
 _MEAN, _MEAN_COVERED, _MAX, _SUM, _COVERAGE = range(5)
 
 
-def _jit(function: Any) -> Any:
-    return numba.njit(function, cache=True, nogil=True, boundscheck=False)
-
-
-@_jit
+@compiled
 def add(
     words: npt.NDArray[np.uint32],
     values: npt.NDArray[np.float32],
@@ -82,7 +77,7 @@ def add(
     return after, -1
 
 
-@_jit
+@compiled
 def finish(
     total: npt.NDArray[np.float64],
     covered: npt.NDArray[np.int64],

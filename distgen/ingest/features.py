@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from distgen.errors import ConfigError
 from distgen.genome import Int64
+from distgen.ingest.compiled import compiled
 
 Integers = npt.NDArray[np.signedinteger[Any]]
 
@@ -120,18 +121,11 @@ def paint(
     if features.value is None:
         step = np.ones(len(start), np.uint8) if features.step is None else features.step[here]
         marks = np.zeros(shape, np.uint8)
-        _compiled(_mark)(start, end, step.astype(np.int64), klass, first_bin, bin_bp, marks)
+        compiled(_mark)(start, end, step.astype(np.int64), klass, first_bin, bin_bp, marks)
         return marks
     values = np.full(shape, np.nan, np.float32)
-    _compiled(_raise)(start, end, features.value[here], klass, first_bin, bin_bp, values)
+    compiled(_raise)(start, end, features.value[here], klass, first_bin, bin_bp, values)
     return values if np.isnan(absent) else np.nan_to_num(values, copy=False, nan=absent)
-
-
-@cache
-def _compiled(function: Any) -> Any:
-    import numba  # 0.3 s to import: only who paints pays
-
-    return numba.njit(function, cache=True, nogil=True)
 
 
 def _mark(

@@ -24,6 +24,7 @@ _NO_TEXT = {
 }
 _KINDS = {pl.Int64: "an integer", pl.Float32: "a number"}
 _BLANK = r"^\s*$"
+_DOUBTFUL = r"\s|^(?:#|track$|browser$)"
 _NO_RECORD = r"^(?:\s*$|#|(?:track|browser)(?:\s|$))"
 
 
@@ -57,8 +58,7 @@ def read_lines(
 
 def _nothing(path: Path, what: str) -> SourceError:
     lines = sum(data.count(b"\n") for _, data in _blocks(path, what, BLOCK))
-    among = f" among its {lines:,} lines" if lines else ": it is empty"
-    return SourceError(f"{path}: the file holds no {what}{among}")
+    return SourceError(f"{path}: the file holds no {what}" + (f" (lines: {lines:,})" if lines else ": it is empty"))
 
 
 def _blocks(path: Path, what: str, block: int) -> Iterator[tuple[int, bytes]]:
@@ -140,10 +140,8 @@ def read_columns(path: Path, form: Format, what: str, block: int = BLOCK) -> Ite
         if table is None:
             table, ended = _careful(path, _lines(path, number, data, strict=False), form)
         if form.bed:
-            start, end = pl.col("start"), pl.col("end")
-            refuse(
-                path, table, (start < 0) | (end <= start), "start is at least 0 and below end, which is not included"
-            )
+            wrong = (pl.col("start") < 0) | (pl.col("end") <= pl.col("start"))
+            refuse(path, table, wrong, "start is at least 0 and below end, which is not included")
         if len(table):
             found = True
             yield table
@@ -156,7 +154,7 @@ def read_columns(path: Path, form: Format, what: str, block: int = BLOCK) -> Ite
 def _quick(data: bytes, number: int, form: Format) -> pl.DataFrame | None:
     """The lines where each one is well formed; None where there is any doubt."""
     first = data[: data.find(b"\n")]
-    separator = " " if form.bed and b"\t" not in first else "\t"
+    separator = " " if form.bed and b"\t" not in data else "\t"
     extra = {f"_{i}": pl.String for i in range(len(form.columns), first.count(separator.encode()) + 1)}
     if extra and not form.more:
         return None
@@ -168,7 +166,7 @@ def _quick(data: bytes, number: int, form: Format) -> pl.DataFrame | None:
     table = table.select(form.columns.keys())
     if len(table) != data.count(b"\n") or table.null_count().sum_horizontal()[0]:
         return None
-    if table.to_series(0).unique().str.contains(r"\s|^#").any():
+    if table.to_series(0).unique().str.contains(_DOUBTFUL).any():
         return None
     return table.with_row_index("line", number)
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distgen.genome import ALIGNMENT, AMBIGUOUS
+from distgen.ingest.compiled import compiled
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -92,7 +93,6 @@ def pack(letters: Bytes) -> Packed:
 @cache
 def _kernel() -> Callable[..., Any]:
     """Eight letters at a time in one 64-bit word; the compiler makes vectors of it."""
-    import numba
 
     def every(byte: int) -> np.uint64:
         return np.uint64(byte * 0x0101010101010101)
@@ -122,4 +122,4 @@ def _kernel() -> Callable[..., Any]:
             mixed |= odd | (both & w)
         return mixed
 
-    return numba.njit(kernel, nogil=True, cache=True)  # type: ignore[no-any-return]
+    return compiled(kernel)  # type: ignore[no-any-return]

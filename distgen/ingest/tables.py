@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from distgen.errors import ConfigError, SourceError, suggest
+from distgen.errors import ConfigError, SourceError, some, suggest
 from distgen.genome import Int64
 from distgen.ingest.delimited import BLOCK, Rows, is_missing, numbers, read_columns, read_table
 from distgen.ingest.packing import CODES
@@ -193,8 +193,9 @@ def _names(kind: Kind, separator: str, blocks: Iterator[Rows]) -> tuple[str, ...
         return ("0", "1")
     if kind == "binary" and (len(where) != 2 or values):
         odd = next(name for name in where if name not in ("0", "1"))
-        found = ", ".join(list(where)[:5])
-        raise SourceError(f'{where[odd]}: binary labels are 0 and 1, or two names, but "{odd}" is among {found}')
+        raise SourceError(
+            f'{where[odd]}: binary labels are 0 and 1, or two names, but "{odd}" is among {some(list(where))}'
+        )
     by_number = len(values) == len(where)
     return tuple(sorted(sorted(where), key=values.__getitem__) if by_number else sorted(where))
 

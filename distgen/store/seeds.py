@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from distgen.genome import Int64
+from distgen.ingest.compiled import compiled
 
 Bytes = npt.NDArray[np.uint8]
 Counts = npt.NDArray[np.uint32]
@@ -33,11 +33,7 @@ def pattern(bases: int) -> str:
     return next(text for largest, text in PATTERNS.items() if bases <= largest)
 
 
-def _jit(function: Any) -> Any:
-    return numba.njit(function, cache=True, nogil=True, boundscheck=False)
-
-
-@_jit
+@compiled
 def _fill_words(codes: Bytes, mask: np.uint64, span: int, multiplier: np.uint64, words: Int64) -> None:
     forward, backward = np.uint64(0), np.uint64(0)
     top, kept = np.uint64(2 * (span - 1)), np.uint64((1 << (2 * span)) - 1)
@@ -71,14 +67,14 @@ def words(codes: Bytes, shape: str) -> Int64:
     return found
 
 
-@_jit
+@compiled
 def _cells(word: int, bits: int) -> tuple[int, Any]:
     """Two independent cells of a seed: another seed shares one of them by chance, hardly ever both."""
     again = (np.uint64(word >> 1) * _MULTIPLIER) >> np.uint64(64 - bits)
     return word >> (33 - bits), np.int64(again)
 
 
-@_jit
+@compiled
 def count(found: Int64, bits: int, counts: npt.NDArray[np.uint16]) -> None:
     """Add seeds to counts uint16 (2, 2**bits); a full count stays what it is."""
     for word in found:
@@ -88,7 +84,7 @@ def count(found: Int64, bits: int, counts: npt.NDArray[np.uint16]) -> None:
             counts[1, other] += counts[1, other] < 65535
 
 
-@_jit
+@compiled
 def mark(
     found: Int64, bits: int, counts: npt.NDArray[np.uint16], most: int, span: int, marked: npt.NDArray[np.bool_]
 ) -> None:
@@ -117,14 +113,14 @@ class Index:
     checks: Bytes
 
 
-@_jit
+@compiled
 def _add(found: Int64, bits: int, starts: Counts) -> None:
     for word in found:
         if word >= 0:
             starts[(word >> (33 - bits)) + 2] += 1
 
 
-@_jit
+@compiled
 def _fill_places(found: Int64, bits: int, first: int, starts: Counts, places: Counts, checks: Bytes) -> None:
     """Each place goes to starts[bucket + 1], which ends up as the start of the next bucket."""
     for i in range(found.size):
@@ -154,7 +150,7 @@ def index(bases: int, pieces: Callable[[], Iterator[tuple[int, Int64]]]) -> Inde
     return Index(bits, starts, places, checks)
 
 
-@_jit
+@compiled
 def _fill_hits(found: Int64, bits: int, starts: Counts, places: Counts, checks: Bytes, copies: int, hits: Int64) -> int:
     """Hits of one window as sortable numbers: strand, diagonal + 2**20, position in the window."""
     n = 0
@@ -176,7 +172,7 @@ def _fill_hits(found: Int64, bits: int, starts: Counts, places: Counts, checks: 
     return n
 
 
-@_jit
+@compiled
 def _find_runs(hits: Int64, length: int, seeds: int, spread: int, slack: int, out: Int64) -> int:
     """Runs of sorted hits whose diagonals follow each other within `slack`; returns how many count."""
     n, first = 0, 0
@@ -197,7 +193,7 @@ def _find_runs(hits: Int64, length: int, seeds: int, spread: int, slack: int, ou
     return n
 
 
-@_jit
+@compiled
 def _candidates(
     found: Int64, windows: Int64, needs: Int64, span: int, bits: int, starts: Counts, places: Counts, checks: Bytes,
     copies: int,

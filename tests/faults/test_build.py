@@ -65,14 +65,14 @@ def _build_with_kills(folder, kills, seed):
         )
         process.stdout.readline()
         try:
-            process.communicate(timeout=draw.uniform(0, 0.6))
+            _, errors = process.communicate(timeout=draw.uniform(0, 0.6))
         except subprocess.TimeoutExpired:
             process.send_signal(draw.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGKILL]))
             process.communicate()
             kills -= 1
         else:
             ends += 1
-            assert process.returncode == 0
+            assert process.returncode == 0, errors.decode()
             assert not verify(open_store(folder / "a.zarr")).damage
             shutil.rmtree(folder / "a.zarr")
         if (folder / "a.zarr").exists():  # killed after publishing

@@ -70,7 +70,7 @@ def _build_all(recipes: list[Recipe], out: Path | None, force: bool, workers: in
 
     def one(recipe: Recipe, progress: Progress) -> str:
         target = out or default_out(recipe)
-        task = progress.add_task(recipe.assembly.name, total=None)
+        task = progress.add_task(recipe.name, total=None)
         began = time.perf_counter()
         advance = partial(progress.advance, task)
         bases = build(recipe, target, advance, force=force, execute=execute, parallel=max(workers, 1))
@@ -104,7 +104,7 @@ def _say_estimate(recipe: Recipe, out: Path | None, workers: int) -> None:
         ("planes", f"about {found.seconds:.1f} s"),
         ("memory", f"at most {found.memory / 1e6:,.0f} MB" + (" for each worker" if workers > 1 else "")),
     ]
-    _table(recipe.assembly.name, rows)
+    _table(recipe.name, rows)
 
 
 @app.command()
@@ -125,10 +125,25 @@ def info(store: Annotated[Path, typer.Argument(help="A store.", show_default=Fal
         rows.append((f"track {name}", f"{_few(track['columns'])}; {track['bins']:,} bins of {track['bin_bp']} bp"))
     for name, parts in found["splits"].items():
         rows.append((f"split {name}", ", ".join(f"{part} {size:,}" for part, size in parts.items())))
+    for name, matrix in found["matrices"].items():
+        rows.append((f"matrix {name}", f"{matrix['regions']:,} regions by {_few(matrix['conditions'])}"))
+    for name, variants in found["variants"].items():
+        samples = f"genotypes of {_few(variants['samples'])}" if variants["samples"] else "no genotypes"
+        rows.append((f"variants {name}", f"{variants['rows']:,} substitutions; {samples}"))
+    rows += _label_rows(found["labels"]) if found["labels"] else []
     rows += [
         (f"source {uri}", f"{s['bytes']:,} bytes, blake3 {s['blake3'][:16]}…") for uri, s in found["sources"].items()
     ]
     _table(f"{found['assembly']} ({found['store']})", rows)
+
+
+def _label_rows(labels: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [("labels", f"{labels['kind']}: {_few(labels['names'])}; {labels['missing']:,} missing")]
+    for name, parts in labels["splits"].items():
+        for part, found in parts.items():
+            classes = ", ".join(f"{label} {count:,}" for label, count in list(found.get("classes", {}).items())[:6])
+            rows.append((f"{name}/{part}", f"{found['sequences']:,} sequences{f' ({classes})' * bool(classes)}"))
+    return rows
 
 
 @app.command()

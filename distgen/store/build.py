@@ -17,17 +17,17 @@ from typing import Any
 import numpy as np
 
 import distgen
-from distgen.config import Recipe, digest
+from distgen.config import Recipe, Sequences, digest
 from distgen.errors import ConfigError, StoreError, suggest
 from distgen.genome import ALIGNMENT, Contigs
 from distgen.ingest import fasta
 from distgen.ingest.fasta import Header, Index
 from distgen.ingest.open import blake3, is_gzip, sha256
-from distgen.store import contigs, format, planes, splits, tracks
+from distgen.store import contigs, format, matrices, planes, rows, sequences, splits, tracks, variants
 from distgen.store.contigs import Wanted
-from distgen.store.format import FORMAT, MANIFEST, Entry
+from distgen.store.format import FORMAT, MANIFEST, Array, Entry
 from distgen.store.planes import PER_BYTE, Packer, Progress, Start, plane_layout
-from distgen.store.reader import Store, open_store
+from distgen.store.reader import Store, open_store, read_contigs
 from distgen.store.work import Work, link, sync
 
 Task = Callable[[Progress], Any]
@@ -75,21 +75,27 @@ def build(
     work = Work(out)
     with work.locked():
         _recover(out)
-        made = _build_planes(recipe, provenance, work, old, progress, execute, parallel)
-        parts = _splits(recipe, made.contigs)
+        if recipe.sequences:
+            base = _build_sequences(recipe, recipe.sequences, provenance, work, old, progress, execute)
+        else:
+            base = _base(recipe, _build_planes(recipe, provenance, work, old, progress, execute, parallel), work, old)
+        parts = _splits(recipe, base.contigs)
         built = {inputs: entry["key"] for inputs, entry in old.manifest["inputs"]["tracks"].items()} if old else {}
-        blocks = tracks.plan(recipe, provenance["sources"], made.contigs, built)
+        blocks = tracks.plan(recipe, provenance["sources"], base.contigs, built)
         execute(
-            [partial(tracks.write_block, block, made.contigs, work) for block in blocks if block.key is None], progress
+            [partial(tracks.write_block, block, base.contigs, work) for block in blocks if block.key is None], progress
         )
-        _publish(recipe, made, blocks, parts, provenance, work, old)
+        tables = _tables(recipe, provenance, base)
+        missing = [table for table in tables if table.inputs not in rows.standing(old)]
+        execute([partial(rows.write, table, work) for table in missing], progress)
+        _publish(base, blocks, tables, parts, provenance, work, old)
     work.remove()
-    return int(made.contigs.lengths.sum())
+    return int(base.contigs.lengths.sum())
 
 
 def default_out(recipe: Recipe) -> Path:
     """Where a recipe's store goes unless told: `store/` beside the folder of recipes."""
-    out = recipe.path.resolve().parent.parent / "store" / f"{recipe.assembly.name}.zarr"
+    out = recipe.path.resolve().parent.parent / "store" / f"{recipe.name}.zarr"
     return out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out
 
 
@@ -110,20 +116,24 @@ def _provenance(recipe: Recipe) -> dict[str, Any]:
             near = [str(other.name) for other in path.parent.glob("*")] if path.parent.is_dir() else []
             raise recipe.error(key, f"there is no file {path}. {suggest(path.name, near)}")
         sources[source] = {"blake3": blake3(path), "bytes": path.stat().st_size}
-    if recipe.assembly.sha256 is not None:
-        found = sha256(recipe.resolve(recipe.assembly.fasta, "assembly.fasta"))
-        if found != recipe.assembly.sha256:
-            problem = f"{recipe.assembly.fasta} has {found}; fetch it again or correct the recipe"
+    if recipe.assembly and recipe.assembly.sha256 is not None:
+        found = sha256(recipe.resolve(recipe.genome.fasta, "assembly.fasta"))
+        if found != recipe.genome.sha256:
+            problem = f"{recipe.genome.fasta} has {found}; fetch it again or correct the recipe"
             raise recipe.error("assembly.sha256", problem)
     return {"distgen": distgen.__version__, "recipe": recipe.text, "sources": sources}
 
 
 def _splits(recipe: Recipe, table: Contigs) -> dict[str, splits.Parts]:
     found: dict[str, splits.Parts] = {}
-    for name, split in {"default": recipe.split, **recipe.splits}.items():
+    own = {} if recipe.sequences and recipe.sequences.is_split else {"default": recipe.split}
+    for name, split in (own | recipe.splits).items():
         key = "split" if name == "default" else f"splits.{name}"
         try:
-            found |= splits.resolve(name, split, table, partial(recipe.resolve, key=key))
+            made = splits.resolve(name, split, table, partial(recipe.resolve, key=key))
+            for parts in made.values() if recipe.sequences else ():
+                sequences.assign(parts, table)
+            found |= made
         except ConfigError as error:
             part, _, problem = str(error).partition(": ")
             raise recipe.error(f"{key}.{part}", problem) from None
@@ -151,20 +161,20 @@ def _build_planes(
     execute: Execute,
     parallel: int,
 ) -> Built:
-    used = [path for path in (recipe.assembly.fasta, recipe.contigs.aliases) if path]
+    used = [path for path in (recipe.genome.fasta, recipe.contigs.aliases) if path]
     sums = [provenance["sources"][path]["blake3"] for path in used]
     inputs = digest(
         [
             "planes/1",
             sums,
             recipe.contigs.model_dump(mode="json", exclude={"aliases"}),
-            recipe.assembly.name,
+            recipe.name,
             planes.UNIT,
         ]
     )
     if old and old.manifest["inputs"]["planes"] == inputs:
         return Built(inputs, old.contigs, None)
-    path = recipe.resolve(recipe.assembly.fasta, "assembly.fasta")
+    path = recipe.resolve(recipe.genome.fasta, "assembly.fasta")
     cuttable = parallel > 1 and not is_gzip(path) and path.stat().st_size > planes.UNIT
     wanted, starts = Wanted.of(recipe), [Start()]
     if cuttable or recipe.contigs.min_length:
@@ -235,13 +245,94 @@ def _receipts(work: Work, inputs: str) -> list[dict[str, Any]]:
     return receipts
 
 
+# ---- what all else stands on ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Base:
+    """Planes and contigs, and of a table of sequences the labels: in the store to be, or in the one that is there.
+
+    Args:
+        inputs: an id of what they were made of.
+        contigs: the contig table.
+        folder: where they lie.
+        arrays: their manifest entries by key.
+        labels: what the manifest says of the labels, or None.
+        fresh: `folder` is that of a whole new store.
+    """
+
+    inputs: str
+    contigs: Contigs
+    folder: Path
+    arrays: dict[str, Entry]
+    labels: dict[str, Any] | None
+    fresh: bool
+
+    @classmethod
+    def of(cls, old: Store) -> Base:
+        arrays = {
+            k: v for k, v in old.manifest["arrays"].items() if k.split("/")[0] in (*PER_BYTE, "contigs", "labels")
+        }
+        inputs = old.manifest["inputs"]["planes"]
+        return cls(inputs, old.contigs, old.path, arrays, old.manifest.get("labels"), False)
+
+    def array(self, key: str) -> Array:
+        return Array(self.folder / key, self.arrays[key])
+
+
+def _base(recipe: Recipe, built: Built, work: Work, old: Store | None) -> Base:
+    if built.receipts is None:
+        assert old is not None
+        return Base.of(old)
+    folder = work.folder / "store"
+    arrays = _place_planes(built, work, folder)
+    _name_store(recipe, folder, built.contigs)
+    return Base(built.inputs, built.contigs, folder, arrays, None, True)
+
+
+def _build_sequences(
+    recipe: Recipe,
+    table: Sequences,
+    provenance: dict[str, Any],
+    work: Work,
+    old: Store | None,
+    progress: Progress,
+    execute: Execute,
+) -> Base:
+    inputs = sequences.inputs(recipe, table, provenance["sources"])
+    if old and old.manifest["inputs"]["planes"] == inputs:
+        return Base.of(old)
+    execute([partial(sequences.write, recipe, table, work, inputs)], progress)
+    folder = work.folder / "store"
+    shutil.rmtree(folder, ignore_errors=True)
+    arrays, labels = sequences.place(work, inputs, folder)
+    made = read_contigs(lambda key: Array(folder / key, arrays[key]))
+    _name_store(recipe, folder, made)
+    return Base(inputs, made, folder, arrays, labels, True)
+
+
+def _name_store(recipe: Recipe, folder: Path, table: Contigs) -> None:
+    length = _flat_length(table)
+    attributes = {"format": FORMAT, "assembly": recipe.name, "length": length, "alignment": ALIGNMENT}
+    format.write_group(folder, {"distgen": attributes})
+
+
+def _tables(recipe: Recipe, provenance: dict[str, Any], base: Base) -> list[rows.Table]:
+    """Matrices and variants."""
+    bases = variants.Bases(base.contigs, base.array("sequence"), base.array("ambiguous"))
+    return [
+        *matrices.plan(recipe, provenance["sources"], base.contigs),
+        *variants.plan(recipe, provenance["sources"], base.inputs, bases),
+    ]
+
+
 # ---- publishing -----------------------------------------------------------------------------
 
 
 def _publish(
-    recipe: Recipe,
-    built: Built,
+    base: Base,
     blocks: list[tracks.Block],
+    tables: list[rows.Table],
     parts: dict[str, splits.Parts],
     provenance: dict[str, Any],
     work: Work,
@@ -251,36 +342,50 @@ def _publish(
 
     New tracks of a store that keeps its planes go into that store; otherwise a whole new store takes its place.
     """
-    fresh = built.receipts is not None
-    folder = work.folder / "store" if fresh else work.out
-    if fresh:
-        shutil.rmtree(folder, ignore_errors=True)
-        arrays, length = _place_planes(built, work, folder), int(_flat_length(built.contigs))
-        attributes = {"format": FORMAT, "assembly": recipe.assembly.name, "length": length, "alignment": ALIGNMENT}
-        format.write_group(folder, {"distgen": attributes})
-    else:
-        assert old is not None
-        arrays = {k: v for k, v in old.manifest["arrays"].items() if not k.startswith("tracks/")}
-    placed = [(block, *tracks.place(block, built.contigs, work, folder, old)) for block in blocks]
+    folder, arrays = base.folder, dict(base.arrays)
+    placed = [(block, *tracks.place(block, base.contigs, work, folder, old)) for block in blocks]
     arrays |= {key: entry for _, key, entry, _ in placed}
+    said: dict[str, dict[str, Any]] = {table.kind: {} for table in tables}
+    for table in tables:
+        entries, said[table.kind][table.name] = rows.place(table, work, folder, old)
+        arrays |= entries
+    split_arrays, split_tables = _split_tables(base, parts, old)
     manifest = {
         "format": FORMAT,
-        "generation": 1 if fresh or old is None else old.manifest["generation"] + 1,
+        "generation": 1 if base.fresh or old is None else old.manifest["generation"] + 1,
         "group": format.read_json(folder / "zarr.json"),
-        "arrays": arrays,
+        "arrays": arrays | split_arrays,
         "tracks": tracks.describe(placed),
-        "splits": {name: splits.table(split) for name, split in parts.items()},
+        **said,
+        "labels": base.labels,
+        "splits": split_tables,
         "inputs": {
-            "planes": built.inputs,
+            "planes": base.inputs,
             "tracks": {block.inputs: {"key": key, "skipped": skipped} for block, key, _, skipped in placed},
+            "tables": {table.inputs: said[table.kind][table.name] for table in tables},
         },
         "provenance": provenance,
     }
     format.write_json(folder / f"{MANIFEST}.new", manifest | {"checksum": digest(manifest)})
     (folder / f"{MANIFEST}.new").rename(folder / MANIFEST)
-    if fresh:
+    if base.fresh:
         _swap(folder, work.out)
-    sync(work.out.parent if fresh else work.out)
+    sync(work.out.parent if base.fresh else work.out)
+
+
+def _split_tables(
+    base: Base, parts: dict[str, splits.Parts], old: Store | None
+) -> tuple[dict[str, Entry], dict[str, Any]]:
+    """What the manifest says of all splits, and the arrays of those of a table of sequences."""
+    if base.labels is None:
+        return {}, {name: splits.table(split) for name, split in parts.items()}
+    arrays: dict[str, Entry] = {}
+    said = {"default": sequences.own_split(base.labels, base.arrays)} if base.labels["parts"] else {}
+    known = old.manifest["arrays"] if old and not base.fresh else {}
+    for name, split in parts.items():
+        entries, said[name] = sequences.place_split(name, split, base.contigs, base.folder, known)
+        arrays |= entries
+    return arrays, said
 
 
 def _flat_length(table: Contigs) -> int:
@@ -290,6 +395,7 @@ def _flat_length(table: Contigs) -> int:
 def _place_planes(built: Built, work: Work, folder: Path) -> dict[str, Entry]:
     """The planes' and the contig table's arrays in `folder`; returns their manifest entries."""
     assert built.receipts is not None
+    shutil.rmtree(folder, ignore_errors=True)
     arrays, length = {}, _flat_length(built.contigs)
     units = [receipt for receipt in built.receipts if receipt["arrays"]]
     for plane in PER_BYTE:

@@ -123,13 +123,15 @@ def info(store: Annotated[Path, typer.Argument(help="A store.", show_default=Fal
     rows.append(("contigs", f"{len(contigs):,}: " + ", ".join(f"{n} ({size:,})" for n, size in longest)))
     for name, track in found["tracks"].items():
         rows.append((f"track {name}", f"{_few(track['columns'])}; {track['bins']:,} bins of {track['bin_bp']} bp"))
-    for name, parts in found["splits"].items():
+    for name, parts in found["splits"].items() if not found["labels"] else ():
         rows.append((f"split {name}", ", ".join(f"{part} {size:,}" for part, size in parts.items())))
     for name, matrix in found["matrices"].items():
         rows.append((f"matrix {name}", f"{matrix['regions']:,} regions by {_few(matrix['conditions'])}"))
     for name, variants in found["variants"].items():
         samples = f"genotypes of {_few(variants['samples'])}" if variants["samples"] else "no genotypes"
-        rows.append((f"variants {name}", f"{variants['rows']:,} substitutions; {samples}"))
+        counts = variants["counts"].items()
+        others = [f"{kind} {count:,}" for kind, count in counts if count and kind not in ("records", "substitutions")]
+        rows.append((f"variants {name}", "; ".join([f"{variants['rows']:,} substitutions", samples, *others])))
     rows += _label_rows(found["labels"]) if found["labels"] else []
     rows += [
         (f"source {uri}", f"{s['bytes']:,} bytes, blake3 {s['blake3'][:16]}…") for uri, s in found["sources"].items()
@@ -139,10 +141,12 @@ def info(store: Annotated[Path, typer.Argument(help="A store.", show_default=Fal
 
 def _label_rows(labels: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [("labels", f"{labels['kind']}: {_few(labels['names'])}; {labels['missing']:,} missing")]
+    if labels["repeated"] is not None:
+        rows.append(("names", f'row numbers, since "{labels["repeated"]}" comes twice'))
     for name, parts in labels["splits"].items():
         for part, found in parts.items():
             classes = ", ".join(f"{label} {count:,}" for label, count in list(found.get("classes", {}).items())[:6])
-            rows.append((f"{name}/{part}", f"{found['sequences']:,} sequences{f' ({classes})' * bool(classes)}"))
+            rows.append((f"split {name}/{part}", f"{found['sequences']:,} sequences{f' ({classes})' * bool(classes)}"))
     return rows
 
 

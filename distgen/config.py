@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from distgen.errors import ConfigError, suggest
 
@@ -307,7 +307,16 @@ class Variants(Section):
         return self
 
 
-Column = str | Annotated[int, Field(ge=0)]
+def _column(value: Any) -> Any:
+    """Refuses with one sentence what is no column; a union would say one for each of its types."""
+    for column in value if isinstance(value, list) and value else [value]:
+        if not (isinstance(column, str) or (type(column) is int and column >= 0)):
+            raise ValueError("a column is a name, or a number that counts from 0")
+    return value
+
+
+Column = Annotated[str | int, BeforeValidator(_column)]
+Columns = Annotated[str | int | Annotated[tuple[str | int, ...], Field(strict=False)], BeforeValidator(_column)]
 Labelled = str | dict[str, str]
 
 
@@ -332,7 +341,7 @@ class Sequences(Section):
     test: Labelled | None = None
     table: str | None = None
     sequence: Column = "sequence"
-    label: Column | Annotated[tuple[Column, ...], Field(strict=False, min_length=1)] = "label"
+    label: Columns = "label"
     split: Column | None = None
     id: Column | None = None
     separator: Annotated[str, Field(min_length=1)] = ";"

@@ -284,7 +284,7 @@ def assign(parts: Parts, contigs: Contigs) -> Bytes:
         ConfigError: a part cuts a sequence; the message begins with the part's name.
     """
     codes, whole = np.zeros(len(contigs), np.uint8), contigs.whole()
-    for part, number in _PART.items():
+    for part, number in reversed(_PART.items()):  # train may be what the others leave
         rows = contigs.locate(parts[part][:, 0])
         for row in rows[(whole[rows] != parts[part]).any(axis=1)][:1].tolist():
             raise ConfigError(

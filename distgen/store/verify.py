@@ -123,7 +123,8 @@ def _counted(store: Store, kind: str, name: str) -> dict[str, Any]:
 def _describe_labels(store: Store) -> dict[str, Any]:
     """Kind and classes of the labels, and how many sequences of each part of each split have which class."""
     labels, whole = store.labels, store.contigs.offsets
-    found: dict[str, Any] = {"kind": labels.kind, "names": list(labels.names), "missing": labels.missing, "splits": {}}
+    said = {key: store.manifest["labels"][key] for key in ("kind", "names", "missing", "repeated")}
+    found: dict[str, Any] = said | {"splits": {}}
     for name, split in store.manifest["splits"].items():
         parts: dict[str, Any] = {}
         found["splits"][name] = parts

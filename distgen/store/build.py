@@ -117,9 +117,9 @@ def _provenance(recipe: Recipe) -> dict[str, Any]:
             raise recipe.error(key, f"there is no file {path}. {suggest(path.name, near)}")
         sources[source] = {"blake3": blake3(path), "bytes": path.stat().st_size}
     if recipe.assembly and recipe.assembly.sha256 is not None:
-        found = sha256(recipe.resolve(recipe.genome.fasta, "assembly.fasta"))
-        if found != recipe.genome.sha256:
-            problem = f"{recipe.genome.fasta} has {found}; fetch it again or correct the recipe"
+        found = sha256(recipe.resolve(recipe.assembly.fasta, "assembly.fasta"))
+        if found != recipe.assembly.sha256:
+            problem = f"{recipe.assembly.fasta} has {found}; fetch it again or correct the recipe"
             raise recipe.error("assembly.sha256", problem)
     return {"distgen": distgen.__version__, "recipe": recipe.text, "sources": sources}
 
@@ -276,9 +276,6 @@ class Base:
         inputs = old.manifest["inputs"]["planes"]
         return cls(inputs, old.contigs, old.path, arrays, old.manifest.get("labels"), False)
 
-    def array(self, key: str) -> Array:
-        return Array(self.folder / key, self.arrays[key])
-
 
 def _base(recipe: Recipe, built: Built, work: Work, old: Store | None) -> Base:
     if built.receipts is None:
@@ -319,7 +316,7 @@ def _name_store(recipe: Recipe, folder: Path, table: Contigs) -> None:
 
 def _tables(recipe: Recipe, provenance: dict[str, Any], base: Base) -> list[rows.Table]:
     """Matrices and variants."""
-    bases = variants.Bases(base.contigs, base.array("sequence"), base.array("ambiguous"))
+    bases = variants.Bases(base.contigs, base.folder, base.arrays)
     return [
         *matrices.plan(recipe, provenance["sources"], base.contigs),
         *variants.plan(recipe, provenance["sources"], base.inputs, bases),

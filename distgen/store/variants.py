@@ -23,7 +23,7 @@ from distgen.config import Recipe, digest
 from distgen.errors import ConfigError, SourceError, suggest
 from distgen.genome import AMBIGUOUS, Contigs, Int64
 from distgen.store import rows
-from distgen.store.format import Array, Bytes
+from distgen.store.format import Array, Bytes, Entry
 
 if TYPE_CHECKING:
     from distgen.ingest.variants import VariantBlock
@@ -139,17 +139,28 @@ class Variants:
 
 @dataclass(frozen=True)
 class Bases:
-    """The base codes at scattered positions of an assembly, from its planes."""
+    """The base codes at scattered positions of an assembly, from its planes, which are opened where they are read.
+
+    Args:
+        contigs: the contig table.
+        folder: where the planes lie.
+        entries: their manifest entries.
+    """
 
     contigs: Contigs
-    sequence: Array
-    ambiguous: Array
+    folder: Path
+    entries: dict[str, Entry]
+
+    @cached_property
+    def _planes(self) -> tuple[Array, Array]:
+        sequence, ambiguous = (Array(self.folder / key, self.entries[key]) for key in ("sequence", "ambiguous"))
+        return sequence, ambiguous
 
     def __call__(self, row: int, positions: Int64) -> Bytes:
         """Codes uint8 (n,) at 0-based positions int64 (n,) of the contig in a row; ambiguous is 4."""
-        flat = positions + self.contigs.offsets[row]
-        codes = (_gather(self.sequence, flat // 4) >> (2 * (flat % 4)).astype(np.uint8)) & np.uint8(3)
-        flags = (_gather(self.ambiguous, flat // 8) >> (flat % 8).astype(np.uint8)) & np.uint8(1)
+        flat, (sequence, ambiguous) = positions + self.contigs.offsets[row], self._planes
+        codes = (_gather(sequence, flat // 4) >> (2 * (flat % 4)).astype(np.uint8)) & np.uint8(3)
+        flags = (_gather(ambiguous, flat // 8) >> (flat % 8).astype(np.uint8)) & np.uint8(1)
         return np.where(flags == 1, np.uint8(AMBIGUOUS), codes)
 
 

@@ -1,6 +1,7 @@
 """Variants of a store, and the sequence that a sample has."""
 
 import gzip
+import pickle
 from functools import partial
 
 import numpy as np
@@ -233,6 +234,16 @@ class Rows:
 
     def __getitem__(self, part):
         return self.values[part]
+
+
+@given(st.lists(st.integers(0, 856), min_size=1, max_size=60))
+def test_bases_at_scattered_positions(small, positions):
+    """Also on a worker of another process, where what was sent can't be written to."""
+    bases = variants.Bases(small.contigs, small.path, small.manifest["arrays"])
+    there = pickle.loads(pickle.dumps(bases))
+    there.contigs.offsets.flags.writeable = False
+    expected = small.codes(Interval("chr1", 0, 857))[positions]
+    assert np.array_equal(there(0, np.array(positions)), expected)
 
 
 @pytest.mark.data

@@ -1,54 +1,228 @@
-"""From FASTA in the page cache to a published store, on one core: python -m benchmarks.build [megabases]
+"""Sources to published stores: python -m benchmarks.build [plain gzip ray annotation memory ...] [--gigabases N]
 
-The genome is drawn with a fixed seed: half in lower case, runs of N in a twentieth, lines of 60. Beside it stands what merely
-reading the same file costs.
+Each part prints a row or two: what was built, how fast, and beside it what bounds it on the same machine in the same run.
+Genomes are drawn with a fixed seed: half in lower case, runs of N in a twentieth, lines of 60. Waiting for the disk
+(fsync) is measured apart.
 """
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import os
+import resource
+import shutil
+import statistics
+import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.measure import machine, median_seconds, table
 from distgen.config import Recipe, read
-from distgen.ingest.open import read_blocks
 from distgen.store.build import build
 
 LINE = 60
+REPEATS = 5
 
 
-def write_fasta(path: Path, bases: int) -> None:
-    """One contig of `bases` drawn bases, rounded down to whole lines."""
-    rng = np.random.default_rng(0)
-    letters = np.frombuffer(b"ACGTacgt", np.uint8)[rng.integers(0, 4, bases // LINE * LINE, np.uint8)].reshape(-1, LINE)
-    third = len(letters) // 4
-    letters[third : 3 * third] |= 0x20
-    letters[: len(letters) // 20] = ord("N")
-    lines = np.concatenate([letters, np.full((len(letters), 1), ord("\n"), np.uint8)], axis=1)
-    path.write_bytes(b">contig\n" + lines.tobytes())
+def letters(bases: int, seed: int = 0) -> bytes:
+    """Drawn lines, rounded down to whole ones: half in lower case, a twentieth N."""
+    rng = np.random.default_rng(seed)
+    drawn = np.frombuffer(b"ACGTacgt", np.uint8)[rng.integers(0, 4, bases // LINE * LINE, np.uint8)].reshape(-1, LINE)
+    quarter = len(drawn) // 4
+    drawn[quarter : 3 * quarter] |= 0x20
+    drawn[: len(drawn) // 20] = ord("N")
+    return np.concatenate([drawn, np.full((len(drawn), 1), ord("\n"), np.uint8)], axis=1).tobytes()
+
+
+def recipe(folder: Path, source: str, more: str = "") -> Recipe:
+    """A recipe beside its source."""
+    path = folder / f"{source}.toml"
+    path.write_text(f'format = 1\n[assembly]\nname = "a"\nfasta = "{source}"\n{more}')
+    return read(path, Recipe)
+
+
+@contextmanager
+def one_core(cores: int = 1) -> Iterator[None]:
+    """Hold this process to so many cores."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, set(sorted(before)[:cores]))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def build_seconds(what: Recipe, out: Path, repeats: int = REPEATS, **options: object) -> tuple[float, float]:
+    """Median seconds of a build from nothing: without what fsync waits, and that wait."""
+    seconds, waits = [], []
+    fsync, waited = os.fsync, [0.0]
+
+    def timed(handle: int) -> None:
+        began = time.perf_counter()
+        fsync(handle)
+        waited[0] += time.perf_counter() - began
+
+    os.fsync = timed
+    try:
+        for repeat in range(repeats + 1):
+            shutil.rmtree(out, ignore_errors=True)
+            waited[0], began = 0.0, time.perf_counter()
+            build(what, out, **options)  # type: ignore[arg-type]
+            if repeat:
+                seconds.append(time.perf_counter() - began - waited[0])
+                waits.append(waited[0])
+    finally:
+        os.fsync = fsync
+    return statistics.median(seconds), statistics.median(waits)
+
+
+# ---- parts ----------------------------------------------------------------------------------
+
+
+def plain(folder: Path, bases: int) -> list[tuple[str, ...]]:
+    """A plain FASTA on one core; beside it pyfaidx with a lookup table, which writes nothing."""
+    source = folder / "plain.fa"
+    source.write_bytes(b">contig\n" + letters(bases))
+    with one_core():
+        seconds, wait = build_seconds(recipe(folder, source.name), folder / "a.zarr")
+        peer = _pyfaidx(source)
+    return [
+        ("plain FASTA, one core", f"{bases / seconds / 1e6:,.0f} Mbases/s", f"and {wait:.2f} s of fsync"),
+        ("the same, pyfaidx and a lookup table, nothing written", f"{bases / peer / 1e6:,.0f} Mbases/s", ""),
+    ]
+
+
+def _pyfaidx(source: Path) -> float:
+    import pyfaidx
+
+    codes = np.zeros(256, np.uint8)
+    codes[list(b"ACGTacgt")] = [0, 1, 2, 3] * 2
+
+    def work() -> None:
+        with pyfaidx.Fasta(str(source), as_raw=True) as file:
+            for name in file.keys():  # noqa: SIM118
+                for first in range(0, len(file[name]), 1 << 24):
+                    codes[np.frombuffer(file[name][first : first + (1 << 24)].encode(), np.uint8)]
+
+    return median_seconds(work, repeats=1)
+
+
+def zipped(folder: Path, bases: int) -> list[tuple[str, ...]]:
+    """A gzip FASTA on one core and on two; beside it isal's decompression alone, on one."""
+    source = folder / "packed.fa.gz"
+    source.write_bytes(gzip.compress(b">contig\n" + letters(bases), 4))
+    with one_core():
+        from isal import igzip
+
+        def inflate() -> None:
+            with igzip.open(source, "rb") as file:
+                while file.read(1 << 20):
+                    pass
+
+        alone = median_seconds(inflate, repeats=3)
+        seconds, _ = build_seconds(recipe(folder, source.name), folder / "b.zarr", 3)
+    rows = [("gzip FASTA, one core", f"{bases / seconds / 1e6:,.0f} Mbases/s", f"{alone / seconds:.0%} of isal alone")]
+    with one_core(2):
+        seconds, _ = build_seconds(recipe(folder, source.name), folder / "b.zarr", 3)
+    return [
+        *rows,
+        ("gzip FASTA, two cores", f"{bases / seconds / 1e6:,.0f} Mbases/s", f"{alone / seconds:.0%} of isal alone"),
+    ]
+
+
+def ray(folder: Path, bases: int) -> list[tuple[str, ...]]:
+    """A plain FASTA with one Ray worker and with two, once Ray and its workers run."""
+    from distgen.cluster import Pool
+
+    source = folder / "large.fa"
+    block = letters(100_000_000)
+    with source.open("wb") as file:
+        for number in range(max(1, bases // 100_000_000)):
+            file.write(b">contig%d\n" % number + block)
+    what, found = recipe(folder, source.name), []
+    pools = {workers: Pool(workers) for workers in (1, 2)}
+    for workers, pool in pools.items():
+        options = {"execute": pool.execute, "parallel": workers * 2}
+        found.append(build_seconds(what, folder / "c.zarr", 3, **options)[0])
+    total = bases // 100_000_000 * 100_000_000
+    source.unlink()
+    return [
+        (f"{total / 1e9:.1f} Gbases, 1 Ray worker", f"{total / found[0] / 1e6:,.0f} Mbases/s", ""),
+        ("the same, 2 Ray workers", f"{total / found[1] / 1e6:,.0f} Mbases/s", f"{found[0] / found[1]:.2f} times"),
+    ]
+
+
+def annotation(folder: Path, bases: int) -> list[tuple[str, ...]]:
+    """A GTF of 1.6 GB (a real one again and again) to classes, in a process of its own on one core."""
+    data = Path(os.environ["DISTGEN_DATA"]) / "sacCer3"
+    content = gzip.decompress((data / "sacCer3.ensGene.gtf.gz").read_bytes())
+    with (folder / "large.gtf").open("wb") as file:
+        for _ in range(1_600_000_000 // len(content)):
+            file.write(content)
+    (folder / "genome.fa.gz").write_bytes((data / "sacCer3.fa.gz").read_bytes())
+    classes = '["exon", "cds+", "cds-", "intron", "donor+", "acceptor+", "utr5", "tss"]'
+    recipe(folder, "genome.fa.gz", f'[[track]]\nname = "genes"\nsource = "large.gtf"\nclasses = {classes}\n')
+    seconds, peak = _alone(folder, "genome.fa.gz.toml", 1)
+    (folder / "large.gtf").unlink()
+    return [("GTF of 1.6 GB to 8 classes, one core, the whole command", f"{seconds:.1f} s", f"peak {peak:,.0f} MB")]
+
+
+def memory(folder: Path, bases: int) -> list[tuple[str, ...]]:
+    """20 Gbases in 200 contigs from gzip: the peak of the process that builds."""
+    block = letters(100_000_000)
+    body = gzip.compress(block[: len(block) // 100] * 100, 1)
+    with (folder / "vast.fa.gz").open("wb") as file:
+        for number in range(200):
+            file.write(gzip.compress(b">contig%d\n" % number) + body)
+    recipe(folder, "vast.fa.gz")
+    seconds, peak = _alone(folder, "vast.fa.gz.toml", 2)
+    total = 200 * (len(block) // 100 * 100) * LINE // (LINE + 1)
+    shutil.rmtree(folder / "alone.zarr")
+    return [(f"{total / 1e9:.1f} Gbases from gzip", f"{total / seconds / 1e6:,.0f} Mbases/s", f"peak {peak:,.0f} MB")]
+
+
+def _alone(folder: Path, name: str, cores: int) -> tuple[float, float]:
+    """Seconds and peak memory (MB) of `distgen build` in a process of its own."""
+    shutil.rmtree(folder / "alone.zarr", ignore_errors=True)
+    command = [sys.executable, "-m", "distgen.cli", "build", name, "--out", "alone.zarr"]
+    environment = os.environ | {"POLARS_MAX_THREADS": str(cores), "PYTHONPATH": str(Path.cwd())}
+    with one_core(cores):
+        began = time.perf_counter()
+        subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+        seconds = time.perf_counter() - began
+    return seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3
+
+
+PARTS: dict[str, Callable[[Path, int], list[tuple[str, ...]]]] = {
+    "plain": plain,
+    "gzip": zipped,
+    "annotation": annotation,
+    "memory": memory,
+    "ray": ray,
+}
 
 
 def main() -> None:
-    bases = int(sys.argv[1] if len(sys.argv) > 1 else 250) * 1_000_000
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    rows = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_fasta(folder / "plain.fa", bases)
-        (folder / "packed.fa.gz").write_bytes(gzip.compress((folder / "plain.fa").read_bytes(), 4))
-        for source in ("plain.fa", "packed.fa.gz"):
-            (folder / "a.toml").write_text(f'format = 1\n[assembly]\nname = "a"\nfasta = "{source}"\n')
-            recipe, out = read(folder / "a.toml", Recipe), folder / "a.zarr"
-            built = median_seconds(lambda recipe=recipe, out=out: build(recipe, out, force=True), repeats=3)
-            only_read = median_seconds(lambda source=source: sum(map(len, read_blocks(folder / source))), repeats=3)
-            rows.append((source, f"{bases / built / 1e6:,.0f}", f"{bases / only_read / 1e6:,.0f}"))
-    print(machine(), f"pinned to one core; {bases / 1e6:,.0f} Mbases\n")
-    table(("source", "store built and published, Mbases/s", "source only read (and unzipped), Mbases/s"), rows)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all by default")
+    parser.add_argument(
+        "--gigabases", type=float, default=1.0, help="of the plain and gzip genomes; Ray's has four times that"
+    )
+    given = parser.parse_args()
+    bases = int(given.gigabases * 1e9)
+    rows: list[tuple[str, ...]] = []
+    for part in given.parts or PARTS:
+        with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:
+            rows += PARTS[part](Path(name), bases * 4 if part == "ray" else bases)
+    print(machine(), "\n")
+    table(("build", "speed", ""), rows)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.progress import Progress
 
-    from distgen.config import Recipe
+    from distgen.config import Collection, Recipe
 
 app = typer.Typer(
     help="Train deep-learning models on whole genomes.",
@@ -43,20 +43,30 @@ def build(
     workers: Annotated[int, typer.Option(help="Spread the work over so many Ray workers.", show_default=False)] = 0,
     ray_address: Annotated[str, typer.Option(help="A Ray cluster to use; every node sees the same files.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and build nothing.")] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove arrays that only an earlier recipe used; nothing may read them.")
+    ] = False,
 ) -> None:
-    """Build the stores that recipes describe, or what is missing of them."""
-    from distgen.config import Recipe, read
+    """Build the stores that recipes describe, or what is missing of them; and the indexes of collections."""
+    from distgen.config import Collection, Recipe, is_collection, read
+    from distgen.store.build import default_out
 
     if out is not None and len(recipes) > 1:
         raise ConfigError("--out names one store; give one recipe")
-    work = [read(path, Recipe) for path in recipes]
+    work = [read(path, Recipe) for path in recipes if not is_collection(path)]
+    indexes = [read(path, Collection) for path in recipes if is_collection(path)]
     if ray_address:
         os.environ["RAY_ADDRESS"] = ray_address
         workers = max(workers, 1)
     for recipe in work if dry_run else ():
         _say_estimate(recipe, out, max(workers, 1))
+    for config in indexes if dry_run else ():
+        typer.echo(f"{config.collection.name}: an index, for which the manifest of every store is read")
     if not dry_run:
         _build_all(work, out, force, workers)
+        _index_all(indexes, out, force)  # afterwards: the stores may just have been built
+    for recipe in work if prune and not dry_run else ():
+        _prune(out or default_out(recipe))
 
 
 def _build_all(recipes: list[Recipe], out: Path | None, force: bool, workers: int) -> None:
@@ -64,7 +74,8 @@ def _build_all(recipes: list[Recipe], out: Path | None, force: bool, workers: in
     from concurrent.futures import ThreadPoolExecutor
 
     from distgen.cluster import Pool
-    from distgen.store.build import build, default_out, in_this_process
+    from distgen.store.build import build, default_out
+    from distgen.store.work import in_this_process
 
     execute = Pool(workers).execute if workers else in_this_process
 
@@ -93,6 +104,29 @@ def _build_all(recipes: list[Recipe], out: Path | None, force: bool, workers: in
         raise failed[-1]
 
 
+def _prune(path: Path) -> None:
+    import shutil
+
+    from distgen.store.reader import open_store
+    from distgen.store.verify import leftovers
+
+    for folder in leftovers(open_store(path)):
+        shutil.rmtree(folder)
+        typer.echo(f"{folder}: removed")
+
+
+def _index_all(collections: list[Collection], out: Path | None, force: bool) -> None:
+    from distgen.store.collection import open_collection
+    from distgen.store.index import build_index
+
+    for config in collections:
+        with _progress("stores") as progress:
+            task = progress.add_task(config.collection.name, total=None)
+            index = build_index(config, out, partial(progress.advance, task), force=force)
+        found = open_collection(index)
+        typer.echo(f"{index}: {len(found):,} stores, {found.bases.sum():,} bases")
+
+
 def _say_estimate(recipe: Recipe, out: Path | None, workers: int) -> None:
     from distgen.store.build import default_out
     from distgen.store.estimate import estimate
@@ -109,10 +143,14 @@ def _say_estimate(recipe: Recipe, out: Path | None, workers: int) -> None:
 
 @app.command()
 def info(store: Annotated[Path, typer.Argument(help="A store.", show_default=False)], json_: Json = False) -> None:
-    """Say what is in a store."""
+    """Say what is in a store, or in the index of a collection."""
+    from distgen.store.collection import is_index
     from distgen.store.reader import open_store
     from distgen.store.verify import describe
 
+    if is_index(store):
+        _say_collection(store, json_)
+        return
     found = describe(open_store(store))
     if json_:
         typer.echo(json.dumps(found))
@@ -133,9 +171,14 @@ def info(store: Annotated[Path, typer.Argument(help="A store.", show_default=Fal
         others = [f"{kind} {count:,}" for kind, count in counts if count and kind not in ("records", "substitutions")]
         rows.append((f"variants {name}", "; ".join([f"{variants['rows']:,} substitutions", samples, *others])))
     rows += _label_rows(found["labels"]) if found["labels"] else []
-    rows += [
-        (f"source {uri}", f"{s['bytes']:,} bytes, blake3 {s['blake3'][:16]}…") for uri, s in found["sources"].items()
-    ]
+    for name, report in found["homology"].items():
+        moved = [f"{part} lost {report['dropped'][part] + report['moved'][part]:,}" for part in report["dropped"]]
+        rows.append((f"split {name}", f"without what resembles a held-out part: {', '.join(moved)}"))
+    if found["unused"]:
+        rows.append(("unused", f"{_few(found['unused'])}; distgen build RECIPE --prune removes them"))
+    for name, source in found["sources"].items():
+        version = next((f"{key} {source[key]}" for key in ("blake3", "etag", "modified") if key in source), "")
+        rows.append((f"source {name.rsplit('/', 1)[-1]}", f"{source['bytes']:,} bytes, {version}"))
     _table(f"{found['assembly']} ({found['store']})", rows)
 
 
@@ -150,21 +193,112 @@ def _label_rows(labels: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def _say_collection(index: Path, json_: bool) -> None:
+    from distgen.store.collection import describe, open_collection
+
+    found = describe(open_collection(index))
+    if json_:
+        typer.echo(json.dumps(found))
+        return
+    stores = found["stores"]
+    rows = [(key, f"{found[key]:,}") for key in ("bases", "contigs")] + [("stores", f"{len(stores):,}")]
+    for name, store in sorted(stores.items(), key=lambda item: -item[1]["weight"])[:10]:
+        rows.append(
+            (f"store {name}", f"{store['weight']:.3%} of the samples; {store['bases']:,} bases; {store['path']}")
+        )
+    if len(stores) > 10:
+        rows.append(("...", f"{len(stores) - 10:,} stores that are drawn from less"))
+    _table(f"{found['name']} ({found['collection']})", rows)
+
+
 @app.command()
-def verify(store: Annotated[Path, typer.Argument(help="A store.", show_default=False)], json_: Json = False) -> None:
+def verify(
+    store: Annotated[Path, typer.Argument(help="A store.", show_default=False)],
+    deep: Annotated[
+        Path | None, typer.Option("--deep", metavar="RECIPE", help="Read the sources again, and compare.")
+    ] = None,
+    json_: Json = False,
+) -> None:
     """Check every byte of a store against its checksums."""
+    from distgen.config import Recipe, read
     from distgen.store.reader import open_store
+    from distgen.store.repair import compare
     from distgen.store.verify import verify
 
     with _progress("bytes") as progress:
         task = progress.add_task("verify", total=None)
         found = verify(open_store(store), partial(progress.advance, task))
+        if deep and not found.damage:
+            found.damage = [("", None, line) for line in compare(read(deep, Recipe), store)]
     if json_:
         typer.echo(json.dumps(asdict(found)))
     elif not found.damage:
-        typer.echo(f"{store}: whole ({found.chunks:,} chunks of {found.arrays} arrays, {found.bytes:,} bytes)")
+        checked = f"{found.chunks:,} chunks of {found.arrays} arrays, {found.bytes:,} bytes"
+        typer.echo(f"{store}: whole ({checked})" + (", and what its sources say" if deep else ""))
     if found.damage:
         raise StoreError("\n".join(sentence for _, _, sentence in found.damage))
+
+
+@app.command()
+def repair(
+    recipe: Annotated[Path, typer.Argument(help="The recipe of the store.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Where the store is. [default: shards/store/NAME.zarr]")] = None,
+) -> None:
+    """Build the damaged shards of a store again, and nothing else."""
+    from distgen.config import Recipe, read
+    from distgen.store.build import default_out
+    from distgen.store.repair import repair
+
+    what = read(recipe, Recipe)
+    target = out or default_out(what)
+    with _progress("bytes") as progress:
+        task = progress.add_task("verify", total=None)
+        found = repair(what, target, partial(progress.advance, task))
+    for _, _, sentence in found.damage:
+        typer.echo(sentence.replace("; run distgen repair RECIPE", ""))
+    typer.echo(f"{target}: whole" + (f", {len(found.damage)} mended" if found.damage else ""))
+
+
+@app.command()
+def export(
+    store: Annotated[Path, typer.Argument(help="A store.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The folder to make.", show_default=False)],
+    format_: Annotated[str, typer.Option("--format", help="webdataset: tar shards and an index.")] = "webdataset",
+    window: Annotated[int, typer.Option(help="Bases per window.")] = 1024,
+    target_length: Annotated[
+        int | None, typer.Option(help="Bases in the window's middle that targets cover. [default: the window]")
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option(help="Bases from one target to the next. [default: target length]")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Name of a split.")] = "default",
+    part: Annotated[str, typer.Option(help="Parts of it, such as train,valid. [default: all]")] = "",
+    tracks: Annotated[str, typer.Option(help="Tracks to write as targets, such as genes,mnase.")] = "",
+    shard_bytes: Annotated[int, typer.Option(help="About how many bytes a shard has.")] = 256_000_000,
+) -> None:
+    """Write the windows of a store as tar shards, for other tools to train on; or what is missing of them."""
+    from distgen.errors import suggest
+    from distgen.store.reader import open_store
+    from distgen.store.webdataset import export
+
+    if format_ != "webdataset":
+        raise ConfigError(f'there is no format "{format_}" to export to. {suggest(format_, ["webdataset"])}')
+    with _progress("windows") as progress:
+        found = export(
+            open_store(store),
+            out,
+            window=window,
+            target_length=target_length,
+            stride=stride,
+            split=split,
+            parts=tuple(part.split(",")) if part else (),
+            tracks=tuple(tracks.split(",")) if tracks else (),
+            shard_bytes=shard_bytes,
+            progress=partial(progress.advance, progress.add_task("export", total=None)),
+        )
+    size = sum(entry["bytes"] for entry in found.index["shards"])
+    windows = ", ".join(f"{name} {count:,}" for name, count in found.parts.items())
+    typer.echo(f"{out}: {windows} windows in {len(found.shards):,} shards, {size:,} bytes")
 
 
 @app.command()
@@ -218,13 +352,13 @@ def evaluate(
 
 
 @app.command()
-def schema(kind: Annotated[str, typer.Argument(help="recipe or run", show_default=False)]) -> None:
-    """Print the JSON schema of recipe or run files, for editors."""
-    from distgen.config import Recipe
+def schema(kind: Annotated[str, typer.Argument(help="recipe, run or collection", show_default=False)]) -> None:
+    """Print the JSON schema of recipe, run or collection files, for editors."""
+    from distgen.config import Collection, Recipe
     from distgen.errors import suggest
     from distgen.train.run import Run
 
-    schemas: dict[str, type[BaseModel]] = {"recipe": Recipe, "run": Run}
+    schemas: dict[str, type[BaseModel]] = {"recipe": Recipe, "run": Run, "collection": Collection}
     if kind not in schemas:
         raise ConfigError(f'there is no schema "{kind}". {suggest(kind, schemas)}')
     typer.echo(json.dumps(schemas[kind].model_json_schema(), indent=1))

@@ -12,8 +12,11 @@ import os
 import re
 import tomllib
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
@@ -24,7 +27,11 @@ TIMEOUTS = {
     "worker_start": 120.0,  # all training workers placed and running
     "process_group": 300.0,  # one collective operation between training workers
     "next_batch": 300.0,  # the loader's thread has a batch ready
+    "remote_host": 20.0,  # the host of a remote source can be reached
+    "remote_read": 30.0,  # a remote source sends its next bytes
+    "remote_retry": 120.0,  # a request for a remote source that fails is made again
 }
+SCHEMES = ("s3", "gs", "az", "https", "http")  # of remote sources
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=100)]
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
@@ -59,17 +66,25 @@ class File(Section):
 
     def resolve(self, path: str, key: str) -> Path:
         """The path that stands at a key, made absolute; $NAME stands for an environment variable."""
-        expanded = os.path.expandvars(path)
-        if "$" in expanded:
-            name = expanded[expanded.index("$") :].split("/")[0]
-            raise self.error(key, f"{path} needs {name}, which is not set")
-        return (self._folder / Path(expanded).expanduser()).resolve()
+        return (self._folder / Path(self.expand(path, key)).expanduser()).resolve()
+
+    def expand(self, text: str, key: str) -> str:
+        """What stands at a key, with environment variables put in for their $NAMEs.
+
+        A $ in a URI's query is no name.
+        """
+        expanded = os.path.expandvars(text)
+        unset = expanded.partition("?")[0] if "://" in expanded else expanded
+        if "$" in unset:
+            name = unset[unset.index("$") :].split("/")[0]
+            raise self.error(key, f"{redact(text)} needs {name}, which is not set")
+        return expanded
 
     def error(self, key: str, problem: str) -> ConfigError:
         """The error to raise for a value that only turned out to be wrong after parsing."""
         kind = type(self).__name__.lower()
         keys: list[int | str] = [int(part) if part.isdigit() else part for part in key.split(".")]
-        return ConfigError(f"{kind} {_place(self._path, self._text, keys)}: {problem}")
+        return ConfigError(f"{kind} {_place(self._path, self._text, keys)}: {redact(problem)}")
 
 
 # ---- recipe ---------------------------------------------------------------------------------
@@ -166,10 +181,10 @@ class Track(Section):
         if not isinstance(table, dict) or "source" not in table:
             return table
         source = table["source"] if isinstance(table["source"], str) else (list(table["source"]) or [""])[0]
-        stem = re.sub(r"\.(gz|bgz)$", "", str(source))
+        stem = re.sub(r"\.(gz|bgz)$", "", source_name(str(source)))
         kind = table.get("kind") or next((k for k, ends in KINDS.items() if stem.endswith(ends)), None)
         if kind is None:
-            raise ValueError(f'kind is missing: "{source}" does not tell it. {suggest("", KINDS)}')
+            raise ValueError(f'kind is missing: "{redact(str(source))}" does not tell it. {suggest("", KINDS)}')
         if kind in _ONLY:
             for key in set().union(*_ONLY.values()) - _ONLY[kind]:
                 if key in table:
@@ -209,7 +224,7 @@ class Track(Section):
         """The names of the columns, where the recipe tells them (groups of cells stand in a file)."""
         if self.kind == "annotation":
             return self.classes
-        stems = (re.sub(r"(\.gz|\.bgz)$", "", source.rsplit("/", 1)[-1]) for source in self.sources)
+        stems = (re.sub(r"(\.gz|\.bgz)$", "", source_name(source)) for source in self.sources)
         return self.columns or tuple(stem.rsplit(".", 1)[0] for stem in stems)
 
     @property
@@ -237,12 +252,13 @@ class Drawn(Section):
 
 
 class Homology(Section):
-    """What of `train` resembles a held-out part is dropped, or moved to that part: tiles of `tile` bases that align
-    with at least this identity over at least this share of their length, and `neighbours` tiles on either side."""
+    """What resembles `test` is taken from the other parts, and what resembles `valid` from `train`: tiles of `tile` bases
+    that align with at least this identity over at least this share of their length are dropped, or moved to the part
+    they resemble; `neighbours` tiles on either side are dropped."""
 
-    identity: Rate = 0.8
-    coverage: Rate = 0.5
-    tile: Positive = 1024
+    identity: Annotated[float, Field(ge=0.7, le=1)] = 0.8
+    coverage: Annotated[float, Field(gt=0, le=1)] = 0.5
+    tile: Annotated[int, Field(ge=128, le=8192, multiple_of=64)] = 512
     neighbours: NotNegative = 1
     action: Literal["drop", "move"] = "drop"
 
@@ -369,7 +385,10 @@ class Sequences(Section):
 
 
 class Recipe(File):
-    """What a store is made of; `distgen build` reads it. `[split]` is the split called `default`."""
+    """What a store is made of; `distgen build` reads it. `[split]` is the split called `default`.
+
+    A source is a path, or `s3://bucket/key`, `gs://bucket/key`, `az://container/key` or an http(s) URL.
+    """
 
     format: Literal[1]
     assembly: Assembly | None = None
@@ -380,6 +399,7 @@ class Recipe(File):
     variants: Annotated[tuple[Variants, ...], Field(strict=False)] = ()
     split: Split = Split()
     splits: dict[Name, Split] = {}
+    _fetch: Callable[[str], Path] | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
@@ -395,6 +415,8 @@ class Recipe(File):
             raise ValueError("[contigs] is about an assembly; a table of sequences is taken whole")
         if self.sequences and self.sequences.is_split and self.split != Split():
             raise ValueError("[sequences] says the parts already; other splits go to [splits.NAME]")
+        if self.sequences and any(split.homology for split in (self.split, *self.splits.values())):
+            raise ValueError("homology parts an assembly by its tiles; the sequences of a table stay whole")
         return self
 
     @property
@@ -407,6 +429,43 @@ class Recipe(File):
         """The assembly of a recipe that is not about a table of sequences."""
         assert self.assembly is not None
         return self.assembly
+
+    def split_of(self, name: str) -> Split:
+        """The table that a split comes from; folds are called NAME-0, NAME-1, ..."""
+        tables = {"default": self.split, **self.splits}
+        return tables[name] if name in tables else tables[name.rsplit("-", 1)[0]]
+
+    def resolve(self, path: str, key: str) -> Path:
+        """The path of the source that stands at a key; one that is elsewhere is fetched."""
+        uri = self.uri(path, key)
+        if uri is None:
+            return super().resolve(path, key)
+        if self._fetch is None:
+            raise self.error(key, f"{redact(uri)} is not on this machine; distgen build fetches it")
+        return self._fetch(uri)
+
+    def uri(self, source: str, key: str) -> str | None:
+        """Where a remote source is, with any credentials; None for a file."""
+        expanded = self.expand(source, key)
+        scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", expanded)
+        if scheme is None:
+            return None
+        shown, place = redact(expanded), expanded[scheme.end() :]
+        if scheme[1] not in SCHEMES:
+            raise self.error(key, f"{shown}: {suggest(scheme[1], SCHEMES)} A file is named by its path")
+        if scheme[1].startswith("http"):
+            _refuse_malformed(expanded, partial(self.error, key))
+        elif "@" in place.partition("/")[0]:
+            raise self.error(key, f"{shown}: credentials belong into the environment, not into the URI")
+        if source_name(place) in ("", ".", "..") or "/" not in place:
+            raise self.error(key, f"{shown} names no file; write {scheme[1]}://BUCKET/NAME (or HOST/NAME)")
+        return expanded
+
+    def fetching(self, fetch: Callable[[str], Path]) -> Recipe:
+        """The same recipe, whose remote sources `fetch` brings here when they are first needed."""
+        recipe = self.model_copy()
+        recipe._fetch = fetch
+        return recipe
 
     def files(self) -> dict[str, str]:
         """Every source as it is written, and the key it stands at."""
@@ -436,7 +495,92 @@ class Recipe(File):
 
 def is_bed(entry: str) -> bool:
     """Whether an entry of a split is a BED file."""
-    return entry.endswith((".bed", ".bed.gz"))
+    return source_name(entry).endswith((".bed", ".bed.gz"))
+
+
+def _refuse_malformed(uri: str, error: Callable[[str], ConfigError]) -> None:
+    """What cannot be taken apart is not shown: there is no telling where a password ends."""
+    try:
+        urlsplit(uri).port  # noqa: B018 - asking for it checks it
+        if re.search(r"[\s\"']", uri):
+            raise ValueError
+    except ValueError:
+        hint = "in a password, @ is written %40, / %2F, ? %3F, a space %20 and a quote %22 or %27"
+        raise error(f"this is no valid URI; {hint}") from None
+
+
+def source_name(source: str) -> str:
+    """The file name at the end of a path or of a URI, whose query is no part of it."""
+    return redact(source).rsplit("/", 1)[-1]
+
+
+def redact(text: str) -> str:
+    """A text without what may be secret in its URIs: user, password and query (RFC 3986, 3.2.1 and 3.4)."""
+    return re.sub(r"""([A-Za-z][\w+.-]*://)(?:[^\s"'/?]*@)?([^\s"'?]*)(?:\?[^\s"']*)?""", r"\1\2", text)
+
+
+# ---- collection -----------------------------------------------------------------------------
+
+
+class Mixture(Section):
+    """Which stores make a collection, unless `[[store]]` tables name them, and how often each is drawn from.
+
+    `stores` is a glob, or a file that lists one path a line (blank lines and lines with # say nothing); every path is
+    relative to the collection's file. A store's share of the samples is proportional to its bases (`weights = "bases"`),
+    the same for all ("equal"), or proportional to bases ** temperature.
+    """
+
+    name: Name
+    stores: str | None = None
+    weights: Literal["equal", "bases"] = "bases"
+    temperature: Share | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Mixture:
+        if self.temperature is not None and "weights" in self.model_fields_set:
+            raise ValueError("weights and temperature say the same: give one of them")
+        return self
+
+    @property
+    def exponent(self) -> float:
+        """A store's share is proportional to its bases to this power."""
+        if self.temperature is not None:
+            return self.temperature
+        return 1.0 if self.weights == "bases" else 0.0
+
+
+class Weighted(Section):
+    """One store of a collection; its share of the samples is its `weight` among all weights."""
+
+    path: str
+    weight: Annotated[float, Field(ge=1e-12, le=1e12)] | None = None
+
+
+class Collection(File):
+    """Stores used as one; `distgen build` writes an index of them."""
+
+    format: Literal[1]
+    collection: Mixture
+    store: Annotated[tuple[Weighted, ...], Field(strict=False)] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Collection:
+        if bool(self.store) == (self.collection.stores is not None):
+            raise ValueError("name the stores either by collection.stores or by [[store]] tables")
+        weighed = [member.weight is not None for member in self.store]
+        if any(weighed) and not all(weighed):
+            raise ValueError(f"store[{weighed.index(False)}] has no weight: give every store one, or none")
+        if any(weighed) and self.collection.model_fields_set & {"weights", "temperature"}:
+            raise ValueError("every [[store]] has a weight: leave out collection.weights and temperature")
+        return self
+
+
+def is_collection(path: str | Path) -> bool:
+    """Whether a TOML file describes a collection; one that cannot be read does not, and whoever reads it says why."""
+    try:
+        return "collection" in tomllib.loads(Path(path).read_bytes().decode())
+    except (OSError, ValueError):
+        return False
 
 
 # ---- run ------------------------------------------------------------------------------------
@@ -582,7 +726,7 @@ def _explain(
         if not isinstance(given, dict):
             problem += f", not {json.dumps(given, default=str)}"
     others = f" (and {len(more)} more)" if more else ""
-    return f"{kind} {where}: {problem}{others}"
+    return f"{kind} {where}: {redact(problem)}{others}"
 
 
 def _keys(location: tuple[int | str, ...], table: Any) -> list[int | str]:

@@ -43,6 +43,47 @@ def test_build_info_verify(small_recipe, tmp_path):
     assert message.count("\n") == 1
 
 
+def test_a_dry_run_says_what_it_would_take_and_writes_nothing(small_recipe, tmp_path):
+    shown = distgen("build", "small.toml", "--out", "a.zarr", "--dry-run", cwd=tmp_path)
+    assert "about 1,769" in shown
+    assert "in a.zarr" in shown
+    assert {p.name for p in tmp_path.iterdir()} == EXAMPLE
+
+
+def test_a_damaged_store_is_mended_and_compared_with_its_sources(small_recipe, tmp_path):
+    distgen("build", "small.toml", "--out", "a.zarr", cwd=tmp_path)
+    (tmp_path / "a.zarr/softmask/c/0").unlink()
+    assert "softmask/c/0 is damaged" in distgen("verify", "a.zarr", cwd=tmp_path, expect=1)
+    assert "a.zarr: whole, 1 mended" in distgen("repair", "small.toml", "--out", "a.zarr", cwd=tmp_path)
+    assert "and what its sources say" in distgen("verify", "a.zarr", "--deep", "small.toml", cwd=tmp_path)
+
+
+def test_what_an_earlier_recipe_used_is_removed_when_asked(small_recipe, tmp_path):
+    distgen("build", "small.toml", "--out", "a.zarr", cwd=tmp_path)
+    small_recipe.write_text(small_recipe.read_text().replace('["cds+", "cds-"]', '["cds+", "cds-", "exon"]'))
+    distgen("build", "small.toml", "--out", "a.zarr", cwd=tmp_path)
+    assert len(list((tmp_path / "a.zarr/tracks").glob("genes.*"))) == 2
+    assert "--prune removes them" in distgen("info", "a.zarr", cwd=tmp_path)
+    assert ": removed" in distgen("build", "small.toml", "--out", "a.zarr", "--prune", cwd=tmp_path)
+    assert len(list((tmp_path / "a.zarr/tracks").glob("genes.*"))) == 1
+    assert "whole" in distgen("verify", "a.zarr", cwd=tmp_path)
+
+
+def test_ray_workers_build_several_stores_at_once_and_what_fails_stops_no_other(small_recipe, tmp_path):
+    (tmp_path / "recipes").mkdir()
+    for name in ("one", "two", "bad"):
+        text = small_recipe.read_text().replace('"small"', f'"{name}"').replace('"small.', '"../small.')
+        (tmp_path / f"recipes/{name}.toml").write_text(text.replace("cds-", "cdz-") if name == "bad" else text)
+    recipes = [f"recipes/{name}.toml" for name in ("bad", "one", "two")]
+    message = distgen("build", *recipes, "--workers", "2", cwd=tmp_path, expect=2)
+    assert 'no feature is a "cdz"' in message
+    distgen("build", "recipes/one.toml", "--out", "alone.zarr", cwd=tmp_path)
+    alone = (tmp_path / "alone.zarr/manifest").read_bytes()
+    assert (tmp_path / "store/one.zarr/manifest").read_bytes() == alone
+    assert (tmp_path / "store/two.zarr/manifest").exists()
+    assert not (tmp_path / "store/bad.zarr").exists()
+
+
 def test_a_store_goes_beside_the_recipes_by_default(small_recipe, tmp_path):
     (tmp_path / "recipes").mkdir()
     for name in EXAMPLE:
@@ -67,7 +108,7 @@ def test_a_wrong_recipe_ends_with_2_one_line_and_nothing_written(small_recipe, t
     assert shown.startswith("error: recipe ")
     assert message in shown
     assert shown.count("\n") == 1
-    assert {p.name for p in tmp_path.iterdir()} == EXAMPLE
+    assert {p.name for p in tmp_path.iterdir()} - {".a.zarr.building"} == EXAMPLE
 
 
 @pytest.mark.parametrize(

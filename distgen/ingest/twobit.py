@@ -30,6 +30,12 @@ def _table() -> Bytes:
 TABLE = _table()
 
 
+def is_twobit(path: Path) -> bool:
+    """Whether a file is .2bit, told by its first bytes."""
+    with path.open("rb") as file:
+        return file.read(4) in (SIGNATURE.to_bytes(4, "little"), SIGNATURE.to_bytes(4, "big"))
+
+
 @dataclass(frozen=True)
 class _Record:
     """Where the parts of one contig lie in the file, in bytes; blocks are counts of stretches."""

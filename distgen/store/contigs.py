@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distgen.config import ContigRules, Recipe
+from distgen.config import ContigRules, Recipe, redact
 from distgen.errors import SourceError, suggest
 from distgen.genome import ALIGNMENT, Contigs, match
 from distgen.ingest.fasta import Header
@@ -105,8 +105,8 @@ def _refuse_other_length(recipe: Recipe, wanted: Wanted, name: str, length: int)
     alias = wanted.aliases.get(name)
     if alias and alias.length is not None and alias.length != length:
         raise SourceError(
-            f'{recipe.contigs.aliases}: contig "{name}" has {alias.length:,} bases there and {length:,} in '
-            f"{recipe.genome.fasta}: the table is of another assembly"
+            f'{redact(str(recipe.contigs.aliases))}: contig "{name}" has {alias.length:,} bases there and {length:,} '
+            f"in {redact(recipe.genome.fasta)}: the table is of another assembly"
         )
 
 

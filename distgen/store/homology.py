@@ -19,8 +19,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from distgen.config import Homology
 from distgen.errors import ConfigError, suggest
-from distgen.genome import Contigs, Int64, subtract
+from distgen.genome import Contigs, Int64, intersect, subtract
 from distgen.store.reader import Store
 from distgen.store.search import PIECE, Assembly, Bits, Floats, Likeness, Search
 
@@ -154,7 +155,7 @@ def separate(
         for winner, loser in combinations(keep, 2):
             stretches = pairs.between(loser, winner)[1]
             near, around = (
-                _intersect(current[loser], _tiles(stretches, store.contigs, likeness.tile, more))
+                intersect(current[loser], _tiles(stretches, store.contigs, likeness.tile, more))
                 for more in (0, neighbours)
             )
             moved = near if action == "move" else near[:0]
@@ -213,6 +214,21 @@ class _Comparison:
 # ---- intervals ------------------------------------------------------------------------------
 
 
+def separate_split(store: Store, parts: Mapping[str, Int64], rules: Homology) -> dict[str, Any]:
+    """`separate` as a recipe asks for it; what JSON can hold: `parts` (lists of flat intervals) and `report`."""
+    filled = {part: intervals for part, intervals in parts.items() if len(intervals)}
+    likeness = Likeness(rules.identity, rules.coverage, rules.tile)
+    apart, report = separate(
+        store,
+        filled,
+        likeness,
+        keep=[part for part in ("test", "valid", "train") if part in filled],
+        action=rules.action,
+        neighbours=rules.neighbours,
+    )
+    return {"parts": {part: apart.get(part, intervals).tolist() for part, intervals in parts.items()}, "report": report}
+
+
 def _bases(intervals: Int64) -> int:
     return int((intervals[:, 1] - intervals[:, 0]).sum())
 
@@ -225,10 +241,6 @@ def _join(intervals: Int64, contigs: Contigs) -> Int64:
     reach, rows = np.maximum.accumulate(intervals[:, 1]), contigs.locate(intervals[:, 0])
     first = np.flatnonzero(np.r_[True, (intervals[1:, 0] > reach[:-1]) | (rows[1:] != rows[:-1])])
     return np.stack([intervals[first, 0], np.maximum.reduceat(intervals[:, 1], first)], axis=1)
-
-
-def _intersect(one: Int64, other: Int64) -> Int64:
-    return subtract(one, subtract(one, other))
 
 
 def _tiles(stretches: Int64, contigs: Contigs, tile: int, more: int) -> Int64:
@@ -263,7 +275,7 @@ def _checked(parts: Mapping[str, Int64], contigs: Contigs) -> Parts:
             )
     joined = {name: _join(part, contigs) for name, part in parts.items()}
     for one, other in combinations(joined, 2):
-        shared = _intersect(joined[one], joined[other])
+        shared = intersect(joined[one], joined[other])
         if len(shared):
             raise ConfigError(f"{one} and {other} share {_name(shared[0], contigs)}: parts share no base")
     return joined

@@ -8,6 +8,7 @@ table), `start` and `end` (0-based, half-open), `strand` (1, -1, 0 for none), `i
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from distgen.errors import SourceError
 from distgen.genome import Contigs, Int64, Interval
 from distgen.store import format, rows
 from distgen.store.format import Array
+from distgen.store.work import Progress
 
 if TYPE_CHECKING:
     from distgen.ingest.regions import Regions
@@ -77,21 +79,30 @@ class Matrix:
         return Interval(self.contigs.names[contig], int(start), int(end), _STRANDS[int(self.strands[row])])
 
 
-def plan(recipe: Recipe, sources: dict[str, Any], contigs: Contigs) -> list[rows.Table]:
-    """The tables of a recipe's [[matrix]]; `sources` are the checksums of all its sources."""
+def plan(recipe: Recipe, ids: dict[str, str], contigs: Contigs, known: Container[str] = ()) -> list[rows.Table]:
+    """The tables of a recipe's [[matrix]].
+
+    Args:
+        recipe: as read from its file.
+        ids: an id of the content of each source.
+        contigs: the contig table.
+        known: the `inputs` of tables that need not be built; their sources are not looked for.
+    """
     tables = []
     for number, table in enumerate(recipe.matrix):
-        matrix = recipe.resolve(table.matrix, f"matrix.{number}.matrix")
-        regions = recipe.resolve(table.regions, f"matrix.{number}.regions")
-        sums = [sources[source]["blake3"] for source in (table.matrix, table.regions)]
-        known = [contigs.names, contigs.aliases, contigs.lengths.tolist()]
-        inputs = digest(["matrix/1", known, table.name, table.missing, sums])
-        tables.append(rows.Table(KIND, table.name, inputs, partial(_fill, table, matrix, regions, contigs)))
+        names = [contigs.names, contigs.aliases, contigs.lengths.tolist()]
+        inputs = digest(["matrix/1", names, table.name, table.missing, ids[table.matrix], ids[table.regions]])
+        fill = None
+        if inputs not in known:
+            matrix = recipe.resolve(table.matrix, f"matrix.{number}.matrix")
+            regions = recipe.resolve(table.regions, f"matrix.{number}.regions")
+            fill = partial(_fill, table, matrix, regions, contigs)
+        tables.append(rows.Table(KIND, table.name, inputs, fill))
     return tables
 
 
 def _fill(
-    table: MatrixTable, matrix: Path, regions: Path, contigs: Contigs, folder: Path, progress: rows.Progress
+    table: MatrixTable, matrix: Path, regions: Path, contigs: Contigs, folder: Path, progress: Progress
 ) -> rows.Made:
     """Join a matrix with its regions; those on contigs that the assembly lacks are counted, and not kept."""
     from distgen.ingest.regions import read_regions

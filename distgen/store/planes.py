@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from distgen.genome import ALIGNMENT
+from distgen.genome import ALIGNMENT, Int64
 from distgen.ingest import packing
 from distgen.ingest.fasta import Header, Letters, Place, read_fasta, refusal, strange
+from distgen.ingest.twobit import TwoBit
+from distgen.store.contigs import Wanted
 from distgen.store.format import CHUNK_BYTES, Layout, ShardWriter
-from distgen.store.work import Work
-
-Progress = Callable[[int], None]
+from distgen.store.work import Progress, Work
 
 UNIT = 1 << 28  # bases
 _RARE = "U" + packing.IUPAC.decode()
@@ -90,7 +91,7 @@ class Packer:
         self._rest = b""  # the last of them, less than an alignment
         self._held: list[Letters] = []  # where they stand
         self._place = start.place
-        self._writers: dict[str, ShardWriter] = {}
+        self._out = _Unit(work, unit(self._number))
         self._contigs: list[dict[str, Any]] = []
         self._left_out: list[dict[str, Any]] = []
 
@@ -167,7 +168,7 @@ class Packer:
             record["length"] += end - first
             if packed.mixed:
                 self._count(array[first:end], packed.ambiguous, record["letters"])
-            self._save(packed)
+            self._out.write(packed)
             first = end
             if -(-(flat + first) // ALIGNMENT) * ALIGNMENT == (self._number + 1) * UNIT:
                 self._close_unit(last=False)
@@ -185,28 +186,85 @@ class Packer:
             if number:
                 counts[letter] = counts.get(letter, 0) + number
 
-    # ---- units ------------------------------------------------------------------------------
+    def _close_unit(self, *, last: bool) -> None:
+        end = Start(self._place, self._row, self._offset, (self._number + 1) * UNIT)
+        self._out.finish(contigs=self._contigs, left_out=self._left_out, end=asdict(end), last=last)
+        self._contigs, self._left_out, self._number = [], [], self._number + 1
+        self._out = _Unit(self._work, self._unit(self._number))
 
-    def _save(self, packed: packing.Packed) -> None:
+
+class _Unit:
+    """One shard of each plane on its way to the disk."""
+
+    def __init__(self, work: Work, name: str):
+        self._work, self._name, self._writers = work, name, dict[str, ShardWriter]()
+
+    def write(self, packed: packing.Packed) -> None:
         if not self._writers:
-            self._folder = self._work.begin(self._unit(self._number))
-            self._writers = {
-                plane: ShardWriter(self._folder / plane, plane_layout(plane, UNIT), sparse=plane != "sequence")
-                for plane in PER_BYTE
-            }
+            self._folder = self._work.begin(self._name)
+            for plane in PER_BYTE:
+                layout = plane_layout(plane, UNIT)
+                self._writers[plane] = ShardWriter(self._folder / plane, layout, sparse=plane != "sequence")
         for plane, writer in self._writers.items():
             writer.write(getattr(packed, plane))
 
-    def _close_unit(self, *, last: bool) -> None:
+    def finish(self, **receipt: Any) -> None:
         if not self._writers:
-            self._folder = self._work.begin(self._unit(self._number))
-        place, row, offset = self._place, self._row, self._offset
-        receipt = {
-            "arrays": {plane: writer.close() for plane, writer in self._writers.items()},
-            "contigs": self._contigs,
-            "left_out": self._left_out,
-            "end": asdict(Start(place, row, offset, (self._number + 1) * UNIT)),
-            "last": last,
-        }
-        self._work.finish(self._unit(self._number), self._folder, receipt)
-        self._writers, self._contigs, self._left_out, self._number = {}, [], [], self._number + 1
+            self._folder = self._work.begin(self._name)
+        arrays = {plane: writer.close() for plane, writer in self._writers.items()}
+        self._work.finish(self._name, self._folder, {"arrays": arrays, **receipt})
+
+
+# ---- .2bit ----------------------------------------------------------------------------------
+
+_STRETCH = 1 << 24  # bases in memory at a time
+
+
+def copy_tasks(path: Path, wanted: Wanted, work: Work, unit: Callable[[int], str]) -> list[Callable[[Progress], None]]:
+    """The tasks that write the units of a .2bit file, each on its own."""
+    file = _open(path)
+    contigs = [
+        (Header(name, "", number), int(n))
+        for number, (name, n) in enumerate(zip(file.names, file.lengths, strict=True))
+    ]
+    kept = wanted.long_enough(contigs)
+    rows = np.array([header.position for header, _ in contigs if kept(header)], np.int64)
+    length = int((-(-file.lengths[rows] // ALIGNMENT) * ALIGNMENT).sum())
+    return [partial(_copy, path, rows, work, unit, number) for number in range(max(1, -(-length // UNIT)))]
+
+
+@lru_cache(maxsize=1)
+def _open(path: Path) -> TwoBit:
+    return TwoBit(path)
+
+
+def _copy(path: Path, rows: Int64, work: Work, unit: Callable[[int], str], number: int, progress: Progress) -> None:
+    """Write unit `number` of the contigs `rows` of a .2bit file."""
+    if work.receipt(unit(number)) is not None:
+        return
+    file, out, records = _open(path), _Unit(work, unit(number)), []
+    padded = -(-file.lengths[rows] // ALIGNMENT) * ALIGNMENT
+    ends = np.cumsum(padded)
+    begin, stop = number * UNIT, (number + 1) * UNIT
+    for i in range(int(np.searchsorted(ends, begin, side="right")), len(rows)):
+        row, offset = int(rows[i]), int(ends[i] - padded[i])
+        if offset >= stop:
+            break
+        low, high = max(begin - offset, 0), min(stop - offset, int(file.lengths[row]))
+        ambiguous = 0
+        for first in range(low, high, _STRETCH):
+            last = min(first + _STRETCH, high)
+            sequence, unknown, soft = file.planes(row, first, last)
+            ambiguous += int(np.bitwise_count(unknown).sum())
+            out.write(packing.Packed(_whole(sequence, 16), _whole(unknown, 8), _whole(soft, 8), mixed=False))
+            progress(last - first)
+        letters = {"N": ambiguous} if ambiguous else {}
+        records.append({"row": i, **asdict(Header(file.names[row], "", row)), "length": high - low, "letters": letters})
+    others = sorted(set(range(len(file.names))) - set(rows.tolist())) if number == 0 else ()
+    left_out = [asdict(Header(file.names[row], "", row)) for row in others]
+    out.finish(contigs=records, left_out=left_out, last=stop >= (int(ends[-1]) if len(ends) else 0))
+
+
+def _whole(plane: packing.Bytes, size: int) -> packing.Bytes:
+    """A stretch of a plane with zeros up to a whole number of alignments, `size` bytes each."""
+    return np.pad(plane, (0, -len(plane) % size))

@@ -109,19 +109,10 @@ class Store:
 
     def __init__(self, path: Path):
         self.path = path
-        if not (path / format.MANIFEST).is_file():
-            near = sorted(str(p) for p in path.parent.glob("*.zarr")) if path.parent.is_dir() else []
-            what = "has no manifest: it is no whole store" if path.exists() else "does not exist"
-            raise ConfigError(f"store {path} {what}. Run: distgen build RECIPE. {suggest(str(path), near)}")
-        self.manifest: dict[str, Any] = format.read_json(path / format.MANIFEST)
-        if self.manifest.get("format") != format.FORMAT:
-            raise StoreError(
-                f"store {path} has format {self.manifest.get('format')}, this version reads {format.FORMAT}: build it again"
-            )
-        body = {key: value for key, value in self.manifest.items() if key != "checksum"}
-        if digest(body) != self.manifest.get("checksum"):
-            raise StoreError(f"store {path}: the manifest is damaged. Run: distgen build RECIPE --force")
+        self.manifest = read_manifest(path, "store", "*.zarr")
         attributes = self.manifest["group"]["attributes"]["distgen"]
+        if "collection" in attributes:
+            raise ConfigError(f"{path} is a collection of stores, not one: open it with open_collection")
         self.name: str = attributes["assembly"]
         self.length: int = attributes["length"]
 
@@ -317,6 +308,31 @@ def read_contigs(array: Callable[[str], Array]) -> Contigs:
         aliases,
         tuple(column["circular"].read().astype(bool).tolist()),
     )
+
+
+def read_manifest(path: Path, kind: str, pattern: str) -> dict[str, Any]:
+    """The manifest of a store or a collection, with its checksum tried.
+
+    Args:
+        path: the folder.
+        kind: "store" or "collection", for messages.
+        pattern: what the others beside it are called.
+
+    Raises:
+        ConfigError: there is none. StoreError: it is damaged, or its format is another.
+    """
+    build = f"distgen build {'RECIPE' if kind == 'store' else 'COLLECTION.toml'}"
+    if not (path / format.MANIFEST).is_file():
+        near = sorted(str(p) for p in path.parent.glob(pattern)) if path.parent.is_dir() else []
+        what = f"has no manifest: it is no whole {kind}" if path.exists() else "does not exist"
+        raise ConfigError(f"{kind} {path} {what}. Run: {build}. {suggest(str(path), near)}")
+    manifest: dict[str, Any] = format.read_json(path / format.MANIFEST)
+    if manifest.get("format") != format.FORMAT:
+        found = manifest.get("format")
+        raise StoreError(f"{kind} {path} has format {found}, this version reads {format.FORMAT}: build it again")
+    if digest({key: value for key, value in manifest.items() if key != "checksum"}) != manifest.get("checksum"):
+        raise StoreError(f"{kind} {path}: the manifest is damaged. Run: {build} --force")
+    return manifest
 
 
 def open_store(path: str | Path) -> Store:

@@ -17,12 +17,10 @@ import numpy.typing as npt
 from distgen.config import digest
 from distgen.store import format
 from distgen.store.format import Codec, Entry, Layout, ShardWriter
-from distgen.store.work import Work, link
+from distgen.store.work import Progress, Work, link
 
 if TYPE_CHECKING:
     from distgen.store.reader import Store
-
-Progress = Callable[[int], None]
 
 
 class Column:
@@ -96,12 +94,13 @@ class Table:
         name: as the recipe has it.
         inputs: an id of all that the rows depend on.
         fill: writes the arrays into a folder; returns their manifest entries, and what the manifest says of the table.
+            None where the store has them already.
     """
 
     kind: str
     name: str
     inputs: str
-    fill: Callable[[Path, Progress], Made]
+    fill: Callable[[Path, Progress], Made] | None
 
 
 def write(table: Table, work: Work, progress: Progress) -> None:
@@ -111,6 +110,7 @@ def write(table: Table, work: Work, progress: Progress) -> None:
         ConfigError, SourceError: whatever `fill` finds wrong.
     """
     if work.receipt(table.inputs) is None:
+        assert table.fill is not None
         folder = work.begin(table.inputs)
         arrays, about = table.fill(folder, progress)
         work.finish(table.inputs, folder, {"arrays": arrays, "about": about})

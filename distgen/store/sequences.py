@@ -11,6 +11,7 @@ All of a table is one unit of a build, which takes seconds; a build that is stop
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,10 @@ from distgen.genome import ALIGNMENT, Contigs, Int64
 from distgen.ingest import packing
 from distgen.store import format, planes
 from distgen.store.format import Bytes, Entry
-from distgen.store.planes import PER_BYTE, Progress, plane_layout
+from distgen.store.planes import PER_BYTE, plane_layout
 from distgen.store.rows import Column, link_arrays, text
 from distgen.store.splits import PARTS, Parts
-from distgen.store.work import Work
+from distgen.store.work import Execute, Progress, Work
 
 if TYPE_CHECKING:
     from distgen.ingest.tables import SequenceBlock
@@ -37,34 +38,36 @@ _PART = {part: number for number, part in enumerate(PARTS, 1)}
 _CALLED = {**_PART, "training": 1, "dev": 2, "val": 2, "validation": 2}
 
 
-def inputs(recipe: Recipe, table: Sequences, sources: dict[str, Any]) -> str:
-    """An id of all that a table's store depends on; `sources` are the checksums of the recipe's files."""
+def inputs(table: Sequences, ids: dict[str, str]) -> str:
+    """An id of all that a table's store depends on; `ids` are those of the recipe's sources."""
     parameters = table.model_dump(mode="json", exclude={"train", "valid", "test", "table"})
-    files = {part: _each(entry, lambda source: sources[source]["blake3"]) for part, entry in _files(table).items()}
+    files = {part: _each(entry, ids.__getitem__) for part, entry in _files(table).items()}
     return digest(["sequences/1", parameters, files, planes.UNIT])
 
 
-def write(recipe: Recipe, table: Sequences, work: Work, unit: str, progress: Progress) -> None:
+def build(recipe: Recipe, table: Sequences, unit: str, work: Work, progress: Progress, execute: Execute) -> None:
     """Write the unit of a recipe's table unless it is finished.
 
     Raises:
         ConfigError: a column is not there, or the columns do not fit the kind. SourceError: a row is malformed.
     """
+    files = {
+        part: _each(entry, partial(recipe.resolve, key=f"sequences.{part}")) for part, entry in _files(table).items()
+    }
+    try:
+        execute([partial(_write, table, files, work, unit)], progress)
+    except ConfigError as error:
+        raise recipe.error("sequences", str(error)) from None
+
+
+def _write(table: Sequences, files: dict[str, Any], work: Work, unit: str, progress: Progress) -> None:
     from distgen.ingest.tables import read_sequences
 
-    files = {
-        part: _each(entry, lambda source, part=part: recipe.resolve(source, f"sequences.{part}"))
-        for part, entry in _files(table).items()
-    }
     if table.table is not None:
         files = {"" if table.split is not None else "train": files["table"]}
     columns = {key: getattr(table, key) for key in ("sequence", "label", "split", "id", "separator")}
     blocks = read_sequences(files, kind=table.kind, **columns)
-    try:
-        named, split = table.id is not None, table.is_split
-        build_from_blocks(blocks, table.kind, work, unit, progress, named=named, split=split)
-    except ConfigError as error:
-        raise recipe.error("sequences", str(error)) from None
+    build_from_blocks(blocks, table.kind, work, unit, progress, named=table.id is not None, split=table.is_split)
 
 
 def _files(table: Sequences) -> dict[str, Labelled]:

@@ -46,6 +46,11 @@ def table(parts: Parts) -> dict[str, Any]:
     return {"id": digest(intervals), **intervals}
 
 
+def parts_of(table: dict[str, Any]) -> Parts:
+    """The intervals of each part of a split as the manifest keeps it."""
+    return {part: np.array(table[part], np.int64).reshape(-1, 2) for part in PARTS}
+
+
 # ---- named ----------------------------------------------------------------------------------
 
 

@@ -18,9 +18,8 @@ from distgen.errors import SourceError
 from distgen.genome import Contigs
 from distgen.store import format
 from distgen.store.format import Entry, Layout, ShardWriter
-from distgen.store.planes import Progress
 from distgen.store.reader import Store
-from distgen.store.work import Work, link
+from distgen.store.work import Progress, Work, link
 
 if TYPE_CHECKING:
     from distgen.ingest.features import Features
@@ -74,12 +73,12 @@ class Block:
         return format.rows_layout(shape, self.track.dtype, "zstd", fill)
 
 
-def plan(recipe: Recipe, sources: dict[str, Any], contigs: Contigs, built: dict[str, str]) -> list[Block]:
+def plan(recipe: Recipe, sources: dict[str, str], contigs: Contigs, built: dict[str, str]) -> list[Block]:
     """The blocks of all tracks.
 
     Args:
         recipe: as read from its file.
-        sources: the checksums of its sources.
+        sources: an id of the content of each source.
         contigs: the store's.
         built: the key of the array that was built from each inputs' id.
     """
@@ -87,15 +86,17 @@ def plan(recipe: Recipe, sources: dict[str, Any], contigs: Contigs, built: dict[
     blocks = []
     for number, track in enumerate(recipe.track):
         names = _columns(recipe, number)
-        paths = tuple(recipe.resolve(source, f"track.{number}.source") for source in track.sources)
-        step = COLUMNS if len(paths) == len(names) else len(names)
+        step = COLUMNS if len(track.sources) == len(names) else len(names)
         for first in range(0, len(names), step):
             columns, used = names[first : first + step], slice(first, first + step) if step == COLUMNS else slice(None)
-            sums = [sources[source]["blake3"] for source in (*track.sources[used], *track.tables)]
+            sums = [sources[source] for source in (*track.sources[used], *track.tables)]
             parameters = track.model_dump(mode="json", exclude={"name", "source", "columns", "swap", "groups"})
             inputs = digest(["track/1", table, parameters, sums, columns])
+            # Nothing is fetched for what is built already.
+            files = () if inputs in built else track.sources[used]
+            paths = tuple(recipe.resolve(source, f"track.{number}.source") for source in files)
             groups = recipe.resolve(track.groups, f"track.{number}.groups") if track.groups else None
-            blocks.append(Block(number, track, paths[used], groups, columns, inputs, built.get(inputs)))
+            blocks.append(Block(number, track, paths, groups, columns, inputs, built.get(inputs)))
     return blocks
 
 
@@ -113,14 +114,26 @@ def _unit(block: Block, shard: int) -> str:
     return f"{block.inputs}-{shard}"
 
 
-def write_block(block: Block, contigs: Contigs, work: Work, progress: Progress) -> None:
-    """Write the units of a block that are not finished.
+def shard_path(block: Block, work: Work, shard: int) -> Path:
+    """Where a finished unit has its shard."""
+    return work.path(_unit(block, shard)) / "values"
+
+
+def shards_of(block: Block, contigs: Contigs, work: Work, only: int | None = None) -> list[Entry]:
+    """What the writers of a block's finished units said of their shards."""
+    shards = range(block.layout(contigs).shards) if only is None else [only]
+    return [(work.receipt(_unit(block, shard)) or {})["arrays"]["values"] for shard in shards]
+
+
+def write_block(block: Block, contigs: Contigs, work: Work, progress: Progress, only: int | None = None) -> None:
+    """Write the units of a block that are not finished, or one of them.
 
     Raises:
         SourceError: a source is malformed, or holds a value that the track's dtype cannot.
     """
     layout = block.layout(contigs)
-    missing = [shard for shard in range(layout.shards) if work.receipt(_unit(block, shard)) is None]
+    wanted = range(layout.shards) if only is None else [only]
+    missing = [shard for shard in wanted if work.receipt(_unit(block, shard)) is None]
     if not missing:
         return
     scratch = Path(tempfile.mkdtemp(prefix="scratch-", dir=work.folder))
@@ -192,11 +205,10 @@ def place(
         files = {str(f.relative_to(old.path)): f for f in (old.path / key).rglob("*") if f.is_file()}
     else:
         layout = block.layout(contigs)
-        receipts = [work.receipt(_unit(block, shard)) or {} for shard in range(layout.shards)]
-        entry = format.array_entry(layout, [receipt["arrays"]["values"] for receipt in receipts])
-        skipped = receipts[0]["skipped"]
+        entry = format.array_entry(layout, shards_of(block, contigs, work))
+        skipped = (work.receipt(_unit(block, 0)) or {})["skipped"]
         key = f"tracks/{block.track.name}.{entry['id'][:8]}/values"
-        units = [work.path(_unit(block, shard)) / "values" for shard in range(layout.shards)]
+        units = [shard_path(block, work, shard) for shard in range(layout.shards)]
         files = {f"{key}/{layout.key(n)}": unit for n, unit in enumerate(units) if unit.exists()}
         format.write_json(folder / key / "zarr.json", layout.to_json())
     if old is None or folder != old.path or block.key is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Container
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from distgen.errors import ConfigError, SourceError, suggest
 from distgen.genome import AMBIGUOUS, Contigs, Int64
 from distgen.store import rows
 from distgen.store.format import Array, Bytes, Entry
+from distgen.store.work import Progress
 
 if TYPE_CHECKING:
     from distgen.ingest.variants import VariantBlock
@@ -175,25 +177,30 @@ def _gather(array: Array, index: Int64) -> Bytes:
     return found
 
 
-def plan(recipe: Recipe, sources: dict[str, Any], planes: str, bases: Bases) -> list[rows.Table]:
+def plan(
+    recipe: Recipe, ids: dict[str, str], planes: str, bases: Bases, known: Container[str] = ()
+) -> list[rows.Table]:
     """The tables of a recipe's [[variants]].
 
     Args:
         recipe: as read from its file.
-        sources: the checksums of all its sources.
+        ids: an id of the content of each source.
         planes: an id of what the planes were made of.
         bases: says what REF must be.
+        known: the `inputs` of tables that need not be built; their sources are not looked for.
     """
     tables = []
     for number, table in enumerate(recipe.variants):
-        path = recipe.resolve(table.source, f"variants.{number}.source")
         parameters = [table.name, table.samples, table.indels]
-        inputs = digest(["variants/1", planes, parameters, sources[table.source]["blake3"]])
-        tables.append(rows.Table(KIND, table.name, inputs, partial(_fill, table, path, bases)))
+        inputs = digest(["variants/1", planes, parameters, ids[table.source]])
+        fill = None
+        if inputs not in known:
+            fill = partial(_fill, table, recipe.resolve(table.source, f"variants.{number}.source"), bases)
+        tables.append(rows.Table(KIND, table.name, inputs, fill))
     return tables
 
 
-def _fill(table: config.Variants, path: Path, bases: Bases, folder: Path, progress: rows.Progress) -> rows.Made:
+def _fill(table: config.Variants, path: Path, bases: Bases, folder: Path, progress: Progress) -> rows.Made:
     from distgen.ingest.variants import read_variants
 
     columns = _columns(folder, len(table.samples))

@@ -16,6 +16,8 @@ from distgen.store.planes import PER_BYTE
 from distgen.store.reader import Store
 from distgen.store.splits import PARTS
 
+_KINDS = ("tracks", "matrices", "variants", "splits")  # groups of arrays that a recipe may gain and lose
+
 
 @dataclass
 class Findings:
@@ -75,6 +77,12 @@ def _check_json(path: Path, expected: Any, key: str, found: Findings) -> None:
         found.damage.append((key, None, f"{path} cannot be read: {error.strerror}"))
 
 
+def leftovers(store: Store) -> list[Path]:
+    """Folders of arrays that an earlier generation of the store used, and this one doesn't."""
+    used = {store.path / key for key in store.groups()}
+    return sorted(folder for kind in _KINDS for folder in store.path.glob(f"{kind}/*/") if folder not in used)
+
+
 def describe(store: Store) -> dict[str, Any]:
     """What `distgen info` shows: sizes in bases, bytes and bins."""
     contigs, path = store.contigs, store.path
@@ -86,6 +94,7 @@ def describe(store: Store) -> dict[str, Any]:
         "ambiguous": _count_bits(store.planes["ambiguous"]),
         "softmasked": _count_bits(store.planes["softmask"]),
         "bytes": stored,
+        "unused": [str(folder.relative_to(path)) for folder in leftovers(store)],
         "contigs": {n: int(length) for n, length in zip(contigs.names, contigs.lengths, strict=True)},
         "letters": store.letters,
         "tracks": {
@@ -105,6 +114,7 @@ def describe(store: Store) -> dict[str, Any]:
             for name, variants in store.variant_sets.items()
         },
         "labels": _describe_labels(store) if store.manifest.get("labels") else None,
+        "homology": {name: entry["report"] for name, entry in store.manifest["homology"].items()},
         "sources": store.manifest["provenance"]["sources"],
     }
 

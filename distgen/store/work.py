@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,15 @@ from distgen.errors import ConfigError, StoreError
 from distgen.store import format
 
 _RECEIPT = "receipt.json"
+
+Progress = Callable[[int], None]  # hears of the number of bases done since the last call
+Task = Callable[[Progress], Any]
+Execute = Callable[[Sequence[Task], Progress], list[Any]]
+
+
+def in_this_process(tasks: Sequence[Task], progress: Progress) -> list[Any]:
+    """Carry out tasks one after another."""
+    return [task(progress) for task in tasks]
 
 
 class Work:
@@ -114,3 +123,25 @@ def sync(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     os.fsync(handle)
     os.close(handle)
+
+
+def _replaced(out: Path) -> Path:
+    return out.with_name(f".{out.name}.old")
+
+
+def swap(folder: Path, out: Path) -> None:
+    """Put the finished folder in the place of `out`; a store that was there goes away afterwards."""
+    if out.exists():
+        out.rename(_replaced(out))
+    folder.rename(out)
+    sync(out.parent)
+    shutil.rmtree(_replaced(out), ignore_errors=True)
+
+
+def recover(out: Path) -> None:
+    """Finish what a builder left that died between the two renames of `swap`."""
+    if _replaced(out).exists():
+        if out.exists():
+            shutil.rmtree(_replaced(out), ignore_errors=True)
+        else:
+            _replaced(out).rename(out)

@@ -40,7 +40,7 @@ def test_bases_that_code_on_both_strands_keep_both_classes(data, tmp_path):
 
     store = tmp_path / "yeast.zarr"
     distgen("build", ROOT / "shards/recipes/sacCer3-genes.toml", "--out", store, cwd=tmp_path, DISTGEN_DATA=str(data))
-    genes = open_store(store).track("genes").values.read()
+    genes = open_store(store).track("genes").decoded
     assert int((genes.sum(1) == 2).sum()) == pytest.approx(144_238, rel=0.01)
 
 

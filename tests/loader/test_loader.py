@@ -53,7 +53,7 @@ def test_every_row_is_the_window_it_says_it_is(small, window, target, stride, ji
         last="pad",
     )
     genome, regions = flat_codes(small), small.regions(split)
-    genes = small.track("genes").values.read()
+    genes = small.track("genes").decoded
     crop = (window - target) // 2
     for batch in loader:
         for row, (codes, place) in enumerate(zip(tokens(batch).tolist(), batch.where(), strict=True)):

@@ -13,6 +13,7 @@ from distgen.store.build import build
 from distgen.store.reader import open_store
 from distgen.store.verify import verify
 from distgen.store.work import Work
+from tests.ingest.test_twobit import write as twobit_file
 from tests.store.test_build import tree
 
 UNIT = 1 << 19  # the smallest: one chunk of a 1-bit plane
@@ -136,3 +137,19 @@ def test_letters_that_become_n_are_counted(tmp_path):
     (tmp_path / "a.toml").write_text('format = 1\n[assembly]\nname = "a"\nfasta = "a.fa"\n')
     build(read(tmp_path / "a.toml", Recipe), tmp_path / "a.zarr")
     assert open_store(tmp_path / "a.zarr").letters == {"a": {"R": 2, "Y": 1, "-": 1}, "c": {"U": 2}}
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_a_2bit_file_gives_the_planes_of_its_fasta(tmp_path, monkeypatch, parallel):
+    monkeypatch.setattr(planes, "UNIT", UNIT)
+    contigs = genome(1)
+    (tmp_path / "a.fa").write_text("".join(f">{name}\n{letters}\n" for name, letters in contigs.items()))
+    twobit_file(tmp_path / "a.2bit", contigs)
+    stores = []
+    for source in ("a.fa", "a.2bit"):
+        (tmp_path / "a.toml").write_text(RECIPE.format(source))
+        build(read(tmp_path / "a.toml", Recipe), tmp_path / f"{source}.zarr", parallel=parallel)
+        stores.append(open_store(tmp_path / f"{source}.zarr"))
+    fasta, twobit = stores
+    assert fasta.manifest["arrays"] == twobit.manifest["arrays"]
+    assert not verify(twobit).damage

@@ -1,0 +1,165 @@
+"""The planes and the contig table of an assembly: which tasks build them, and what comes of their receipts."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distgen.config import Recipe, digest
+from distgen.errors import StoreError
+from distgen.genome import ALIGNMENT, Contigs
+from distgen.ingest import fasta
+from distgen.ingest.fasta import Header, Index
+from distgen.ingest.open import is_gzip
+from distgen.ingest.twobit import is_twobit
+from distgen.store import contigs, format, planes
+from distgen.store.contigs import Wanted
+from distgen.store.format import Entry
+from distgen.store.planes import PER_BYTE, Packer, Start, plane_layout
+from distgen.store.work import Execute, Progress, Work, in_this_process, link
+
+
+@dataclass(frozen=True)
+class Built:
+    """The planes as they were built: the contig table, and the receipts of the units."""
+
+    inputs: str
+    contigs: Contigs
+    receipts: list[dict[str, Any]]
+
+
+def flat_length(contigs: Contigs) -> int:
+    """Bases of the flat coordinate, padding and all."""
+    return int(contigs.offsets[-1]) + -(-int(contigs.lengths[-1]) // ALIGNMENT) * ALIGNMENT
+
+
+def inputs(recipe: Recipe, ids: dict[str, str]) -> str:
+    """An id of all that the planes and the contig table depend on."""
+    used = [path for path in (recipe.genome.fasta, recipe.contigs.aliases) if path]
+    rules = recipe.contigs.model_dump(mode="json", exclude={"aliases"})
+    return digest(["planes/1", [ids[path] for path in used], rules, recipe.name, planes.UNIT])
+
+
+def build(recipe: Recipe, inputs: str, work: Work, progress: Progress, execute: Execute, parallel: int) -> Built:
+    """Write the units of the planes that are not finished.
+
+    Raises:
+        ConfigError, SourceError: the recipe's rules or the source are wrong.
+    """
+    path = recipe.resolve(recipe.genome.fasta, "assembly.fasta")
+    wanted, unit = Wanted.of(recipe), partial(_unit, inputs)
+    if is_twobit(path):
+        execute(planes.copy_tasks(path, wanted, work, unit), progress)
+    else:
+        wanted, starts = _cut(path, wanted, execute, parallel)
+        counts = [*[1] * (len(starts) - 1), None]
+        tasks = [partial(_pack, path, wanted, work, unit, s, n) for s, n in zip(starts, counts, strict=True)]
+        execute(tasks, progress)
+    receipts = _receipts(work, inputs)
+    fasta.refuse_doubles(path, contigs.headers(receipts))
+    return Built(inputs, contigs.table(recipe, wanted, receipts), receipts)
+
+
+def rebuild(recipe: Recipe, inputs: str, work: Work, number: int) -> dict[str, Any]:
+    """Write one unit of the planes anew; returns what each plane's manifest entry should say of its shard."""
+    path = recipe.resolve(recipe.genome.fasta, "assembly.fasta")
+    wanted, unit = Wanted.of(recipe), partial(_unit, inputs)
+    if is_twobit(path):
+        planes.copy_tasks(path, wanted, work, unit)[number](lambda bases: None)
+    else:
+        wanted, _ = _cut(path, wanted, in_this_process, 1)
+        _pack(path, wanted, work, unit, Start(flat=number * planes.UNIT), 1, lambda bases: None)
+    return (work.receipt(unit(number)) or {})["arrays"]  # type: ignore[no-any-return]
+
+
+def shard_path(work: Work, inputs: str, plane: str, number: int) -> Path:
+    """Where a finished unit has its shard of a plane."""
+    return work.path(_unit(inputs, number)) / plane
+
+
+def _unit(inputs: str, number: int) -> str:
+    return f"{inputs}-{number}"
+
+
+def _cut(path: Path, wanted: Wanted, execute: Execute, parallel: int) -> tuple[Wanted, list[Start]]:
+    """Where to begin to read a FASTA file: at its beginning, or at each unit if it may be cut; and which contigs to
+    keep, if lengths decide it."""
+    cuttable = parallel > 1 and not is_gzip(path) and path.stat().st_size > planes.UNIT
+    if not cuttable and not wanted.rules.min_length:
+        return wanted, [Start()]
+    cuts: list[int | None] = [*fasta.cut_lines(path, parallel * 4 if cuttable else 1), None]
+    parts = [partial(_scan, path, begin or 0, end) for begin, end in itertools.pairwise(cuts)]
+    index = fasta.join(execute(parts, lambda bases: None))
+    wanted = wanted.long_enough(index.contigs)
+    return wanted, _starts(wanted, index) if cuttable else [Start()]
+
+
+def _scan(path: Path, begin: int, end: int | None, progress: Progress) -> Index:
+    return fasta.scan_fasta(path, begin, end)
+
+
+def _pack(
+    path: Path,
+    wanted: Callable[[Header], bool],
+    work: Work,
+    unit: Callable[[int], str],
+    start: Start,
+    count: int | None,
+    progress: Progress,
+) -> None:
+    """Write units from `start` on, leaving out those that are finished."""
+    number = start.flat // planes.UNIT
+    while (receipt := work.receipt(unit(number))) is not None:
+        if count is not None or receipt["last"]:
+            return
+        start, number = Start.from_json(receipt["end"]), number + 1
+        progress(planes.UNIT)
+    Packer(path, wanted, work, unit, start, count, progress).run()
+
+
+def _starts(kept: Callable[[Header], bool], index: Index) -> list[Start]:
+    """Where each unit begins: the last mark before its first base."""
+    sizes = np.array([-(-bases // ALIGNMENT) * ALIGNMENT if kept(header) else 0 for header, bases in index.contigs])
+    offsets = np.cumsum(sizes) - sizes
+    rows = np.cumsum(sizes > 0) - 1
+    # A mark in a contig that is left out stands for the place where the next one begins.
+    flats = [int(offsets[i]) + (place.bases if sizes[i] else 0) for i, place in index.marks]
+    starts = []
+    for flat in range(0, int(sizes.sum()), planes.UNIT):
+        last = max(int(np.searchsorted(flats, flat, side="right")) - 1, 0)
+        number, place = index.marks[last]
+        starts.append(Start(place, int(rows[number]), int(offsets[number]), flat) if flat else Start())
+    return starts
+
+
+def _receipts(work: Work, inputs: str) -> list[dict[str, Any]]:
+    receipts: list[dict[str, Any]] = []
+    while not receipts or not receipts[-1]["last"]:
+        receipt = work.receipt(_unit(inputs, len(receipts)))
+        if receipt is None:
+            raise StoreError(f"{work.folder}: unit {len(receipts)} of the planes is missing")
+        receipts.append(receipt)
+    return receipts
+
+
+def place(built: Built, work: Work, folder: Path) -> dict[str, Entry]:
+    """The planes' and the contig table's arrays in `folder`; returns their manifest entries."""
+    arrays: dict[str, Entry] = {}
+    units = [receipt for receipt in built.receipts if receipt["arrays"]]
+    for plane in PER_BYTE:
+        layout = plane_layout(plane, flat_length(built.contigs))
+        for number in range(len(units)):
+            shard = shard_path(work, built.inputs, plane, number)
+            if shard.exists():
+                link(shard, folder / plane / layout.key(number))
+        arrays[plane] = format.finish_array(folder / plane, layout, [unit["arrays"][plane] for unit in units])
+    format.write_group(folder / "contigs", {})
+    for name, column in contigs.columns(built.contigs, units).items():
+        arrays[f"contigs/{name}"] = format.write_array(folder / "contigs" / name, column)
+    return arrays

@@ -1,0 +1,351 @@
+"""What `distgen export` writes, and reading it back with every check.
+
+A folder holds `PART-000000.tar` and so on, and `index.json`. Every sample is some members, in this order:
+
+    KEY.seq         packed bases: base i in bits 2*(i % 4) of byte i // 4; an ambiguous base is stored as 0
+    KEY.amb         where a base is ambiguous: base i in bit i % 8 of byte i // 8
+    KEY.soft        where a base is soft-masked: likewise
+    KEY.TRACK.npy   targets (bins, columns) as the store has them; NaN (in uint8: 255) where nothing is known
+    KEY.json        contig, start, end (0-based, half-open; start is below 0 where the window sticks out of its contig),
+                    strand, length, part, and how many bases at either end lie outside the part's region
+
+`KEY.amb` and `KEY.soft` are left out where they would say nothing. KEY is the part and the number of the sample in
+it, in 12 digits. Members are ustar (POSIX.1-1988) without times and owners: equal content is equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from distgen.config import digest
+from distgen.errors import ConfigError, SourceError, suggest
+from distgen.genome import AMBIGUOUS, BASES, Interval
+from distgen.ingest.packing import unpack_codes
+from distgen.store import format
+from distgen.store.tar import npy_header, read_members
+
+if TYPE_CHECKING:
+    from distgen.ingest.tables import SequenceBlock
+
+FORMAT = 1
+INDEX = "index.json"
+PARTS = ("train", "valid", "test")
+_LARGEST_JSON = 1 << 16
+_BLOCK_BYTES = 1 << 22  # of samples, for a SequenceBlock
+_MISSING = 255  # of uint8
+_DTYPES = ("uint8", "float16", "float32")
+
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Samples `first` to `first + samples` of a part: one tar file."""
+
+    part: str
+    number: int
+    first: int
+    samples: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.part}-{self.number:06d}.tar"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One window, forward strand.
+
+    Args:
+        key: the part and the sample's number in it.
+        part: of the split.
+        where: contig, start and end; start is below 0 where the window sticks out of its contig at the left.
+        codes: uint8 (window,), ambiguous is 4.
+        soft: bool (window,), whether the base is soft-masked.
+        overhang: how many bases at the left and at the right lie outside the part's region; they are N.
+        targets: per track (bins, columns), NaN (in uint8: 255) where nothing is known.
+    """
+
+    key: str
+    part: str
+    where: Interval
+    codes: Bytes
+    soft: npt.NDArray[np.bool_]
+    overhang: tuple[int, int]
+    targets: dict[str, npt.NDArray[Any]]
+
+    @property
+    def letters(self) -> Bytes:
+        """The bases in ASCII uint8 (window,): N for ambiguous ones, lower case for soft-masked ones."""
+        letters = np.frombuffer(BASES.encode(), np.uint8)[self.codes]
+        return np.where(self.soft, letters | np.uint8(32), letters)
+
+
+class Export:
+    """A folder of tar shards, read-only. Open it with `read_export`."""
+
+    def __init__(self, folder: Path, index: dict[str, Any]):
+        self.folder, self.index = folder, index
+        self.window: int = index["geometry"]["window"]
+        self.parts: dict[str, int] = {part: index["parts"][part] for part in PARTS if part in index["parts"]}
+        self.tracks: dict[str, dict[str, Any]] = index["tracks"]
+        self.shards: list[Shard] = []
+        for entry in index["shards"]:
+            before = [shard for shard in self.shards[-1:] if shard.part == entry["part"]]
+            number, first = (before[0].number + 1, before[0].first + before[0].samples) if before else (0, 0)
+            self.shards.append(Shard(entry["part"], number, first, entry["samples"]))
+
+    @cached_property
+    def contig_lengths(self) -> dict[str, int]:
+        """Bases of each contig of the assembly."""
+        contigs = self.index["contigs"]
+        return dict(zip(contigs["name"], contigs["length"], strict=True))
+
+    @cached_property
+    def _layout(self) -> dict[str, tuple[int, bytes]]:
+        """Suffix, size and first bytes of all members but the last."""
+        bits = -(-self.window // 8), b""
+        found = {"seq": (-(-self.window // 4), b""), "amb": bits, "soft": bits}
+        for name, track in self.tracks.items():
+            head = npy_header(np.dtype(track["dtype"]), tuple(track["shape"]))
+            size = math.prod(track["shape"]) * np.dtype(track["dtype"]).itemsize
+            found[f"{name}.npy"] = len(head) + size, head
+        return found
+
+    @property
+    def sample_bytes(self) -> int:
+        """About how much memory a sample takes."""
+        return 3 * self.window + sum(size for size, _ in self._layout.values())
+
+    def samples(self, part: str) -> Iterator[Sample]:
+        """All samples of one part in their order.
+
+        Raises:
+            ConfigError: there is no such part.
+            SourceError: a shard is missing, cut or damaged, or a member is not what it should be; names both.
+        """
+        if part not in self.parts:
+            raise ConfigError(f'{self.folder} has no part "{part}". {suggest(part, self.parts)}')
+        for shard in self.shards:
+            if shard.part == part:
+                self.check(shard)
+                yield from self._read(shard)
+
+    def check(self, shard: Shard) -> None:
+        """Compare a shard's size and checksum with the index.
+
+        Raises:
+            SourceError: they differ; names the first member that is no good, if one can be told.
+        """
+        path, entry = self.folder / shard.name, self.index["shards"][self.shards.index(shard)]
+        try:
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest() if size == entry["bytes"] else ""
+        except OSError as error:
+            raise SourceError(f"{path} cannot be read: {error.strerror}; copy it again") from None
+        if found == entry["sha256"]:
+            return
+        problem = f"sha256 {found[:16]}…, the index says {entry['sha256'][:16]}…"
+        if size != entry["bytes"]:
+            problem = f"{size:,} bytes, the index says {entry['bytes']:,}"
+        try:
+            for _ in self._read(shard):
+                pass
+            first = "all its members can be read"
+        except SourceError as error:
+            first = f"first at: {error}"
+        raise SourceError(f"{path} is damaged ({problem}); copy it again. {first}")
+
+    def _read(self, shard: Shard) -> Iterator[Sample]:
+        path = self.folder / shard.name
+        largest = max(_LARGEST_JSON, *(size for size, _ in self._layout.values()))
+        members = read_members(path, largest)
+        member = next(members, None)
+        for sample in range(shard.first, shard.first + shard.samples):
+            key = sample_key(shard.part, sample)
+            found = {}
+            for suffix, (size, head) in self._layout.items():
+                if member is None or member[0] != f"{key}.{suffix}":
+                    if suffix in ("amb", "soft"):
+                        continue
+                    raise _unexpected(path, member, f"{key}.{suffix}")
+                if len(member[1]) != size or not member[1].startswith(head):
+                    raise SourceError(
+                        f'{path}: member "{member[0]}" has {len(member[1]):,} bytes'
+                        + (" or another header" if head else "")
+                        + f"; the geometry in {INDEX} makes it {size:,}"
+                    )
+                found[suffix] = member[1][len(head) :]
+                member = next(members, None)
+            if member is None or member[0] != f"{key}.json":
+                raise _unexpected(path, member, f"{key}.json")
+            yield self._sample(key, shard.part, found, self._about(path, member, shard.part))
+            member = next(members, None)
+        if member is not None:
+            raise _unexpected(path, member, f"the end after {shard.samples:,} samples")
+
+    def _about(self, path: Path, member: tuple[str, bytes], part: str) -> dict[str, Any]:
+        """What a sample's JSON says, if that can be so."""
+        try:
+            about = json.loads(member[1])
+            if not isinstance(about, dict) or about.keys() != _KEYS.keys():
+                raise ValueError(f"it must be an object with the keys {', '.join(_KEYS)}")
+            for key, kind in _KEYS.items():
+                if type(about[key]) is not kind:
+                    raise ValueError(f"{key} is {about[key]!r}, and must be of type {kind.__name__}")
+            expected = {"part": part, "strand": "+", "length": self.window, "end": about["start"] + self.window}
+            for key, value in expected.items():
+                if about[key] != value:
+                    raise ValueError(f"{key} is {about[key]!r}, and must be {value!r}")
+            left, right = about["overhang"]
+            if type(left) is not int or type(right) is not int or min(left, right) < 0 or left + right >= self.window:
+                raise ValueError(f"overhang is {about['overhang']}, and must be two lengths below the window's")
+            if about["contig"] not in self.contig_lengths:
+                raise ValueError(f'contig "{about["contig"]}" is not in {INDEX}')
+            length = self.contig_lengths[about["contig"]]
+            if about["start"] + left < 0 or about["end"] - right > length:
+                raise ValueError(f"what does not hang over leaves the contig, which has {length:,} bases")
+        except (ValueError, RecursionError) as error:
+            raise SourceError(f'{path}: member "{member[0]}": {error}') from None
+        return about
+
+    def _sample(self, key: str, part: str, found: dict[str, bytes], about: dict[str, Any]) -> Sample:
+        codes = unpack_codes(np.frombuffer(found["seq"], np.uint8))[: self.window]
+        ambiguous, soft = (
+            np.unpackbits(np.frombuffer(bits, np.uint8), count=self.window, bitorder="little").view(bool)
+            for bits in (found.get(name, bytes(self._layout[name][0])) for name in ("amb", "soft"))
+        )
+        codes[ambiguous] = AMBIGUOUS
+        left, right = about["overhang"]
+        targets = {
+            name: np.frombuffer(found[f"{name}.npy"], track["dtype"]).reshape(track["shape"])
+            for name, track in self.tracks.items()
+        }
+        where = Interval(about["contig"], about["start"], about["end"], about["strand"])
+        return Sample(key, part, where, codes, soft, (left, right), targets)
+
+
+_KEYS = {"contig": str, "start": int, "end": int, "strand": str, "length": int, "part": str, "overhang": list}
+
+
+def read_export(folder: Path) -> Export:
+    """Open a folder that `distgen export` has written. Shards are checked when they are read.
+
+    Raises:
+        SourceError: the index is missing or damaged, or the folder's shards are not those it names.
+    """
+    path = folder / INDEX
+    if not path.is_file():
+        raise SourceError(f"{folder} has no {INDEX}: it is no export, or it was not copied whole")
+    try:
+        content = path.read_bytes()
+        index = json.loads(content)
+        body = {key: value for key, value in index.items() if key != "checksum"}
+        if index.get("format") != FORMAT:
+            raise SourceError(f"{path} has format {index.get('format')}, this version reads {FORMAT}: export again")
+        if digest(body) != index["checksum"] or format.json_bytes(index) != content:
+            raise ValueError("its checksum is another")
+        export = Export(folder, index)
+        _check_index(export)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise SourceError(f"{path} is damaged, or no index of an export ({error}); copy it again") from None
+    names, there = {shard.name for shard in export.shards}, {file.name for file in folder.glob("*.tar")}
+    for name in sorted(names - there):
+        raise SourceError(f"{folder / name} is missing; copy it again")
+    for name in sorted(there - names):
+        raise SourceError(f"{folder / name} is not named in {INDEX}: it belongs to another export; remove it")
+    return export
+
+
+def _check_index(export: Export) -> None:
+    """Raises ValueError, KeyError or TypeError for an index that `distgen export` would not write."""
+    counts = dict.fromkeys(export.parts, 0)
+    numbers = [export.index["geometry"][key] for key in ("window", "target_length", "stride")]
+    numbers += [entry[key] for entry in export.index["shards"] for key in ("samples", "bytes")]
+    if any(type(number) is not int or number < 1 for number in numbers):
+        raise ValueError("lengths and sizes must be whole numbers above 0")
+    for shard, entry in zip(export.shards, export.index["shards"], strict=True):
+        if entry["name"] != shard.name:
+            raise ValueError(f'shard "{entry["name"]}" stands where {shard.name} belongs')
+        counts[shard.part] += shard.samples
+    if counts != export.index["parts"]:
+        raise ValueError(f"its parts are {export.index['parts']}, its shards hold {counts}")
+    for name, track in export.tracks.items():
+        bins, columns = track["shape"]
+        if track["dtype"] not in _DTYPES or columns != len(track["columns"]) or min(bins, columns) < 1:
+            raise ValueError(f'track "{name}" has dtype {track["dtype"]} and shape {track["shape"]}')
+    if not export.contig_lengths:
+        raise ValueError("it names no contig")
+
+
+def read_blocks_of_export(folder: Path) -> Iterator[SequenceBlock]:
+    """The windows of an export as a table of labelled sequences, part by part, some at a time.
+
+    Ids are `contig:start-end`, letters lower case where soft-masked and N where ambiguous or outside. An export with one
+    track that has one bin a window gives that as labels: classes as uint8 (n, columns), 0, 1 or 255 missing (kind
+    "binary" if there is one column, else "multilabel"), signals as float32 (n, columns), as stored, NaN missing (kind
+    "regression"). Any other export gives labels float32 (n, 0).
+
+    Raises:
+        SourceError: as `read_export` and `Export.samples`.
+    """
+    export = read_export(folder)
+    most = max(1, _BLOCK_BYTES // export.sample_bytes)
+    for part in export.parts:
+        samples: list[Sample] = []
+        for sample in export.samples(part):
+            samples.append(sample)
+            if len(samples) == most:
+                yield _block(export, samples)
+                samples = []
+        if samples:
+            yield _block(export, samples)
+
+
+def _block(export: Export, samples: list[Sample]) -> SequenceBlock:
+    from distgen.ingest.tables import SequenceBlock
+
+    labels, names = _labels(export, samples)
+    return SequenceBlock(
+        [str(sample.where) for sample in samples],
+        [sample.part for sample in samples],
+        np.concatenate([sample.letters for sample in samples]),
+        np.arange(len(samples) + 1, dtype=np.int64) * export.window,
+        labels,
+        names,
+        int((labels == _MISSING if labels.dtype == np.uint8 else np.isnan(labels)).sum()),
+    )
+
+
+def _labels(export: Export, samples: list[Sample]) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
+    tracks = list(export.tracks.items())
+    if len(tracks) != 1 or tracks[0][1]["shape"][0] != 1:
+        return np.empty((len(samples), 0), np.float32), ()
+    name, track = tracks[0]
+    columns, stored = tuple(track["columns"]), np.concatenate([sample.targets[name] for sample in samples])
+    if track["classes"]:
+        return stored, columns if len(columns) > 1 else ("0", "1")
+    if stored.dtype == np.uint8:
+        stored = np.where(stored == _MISSING, np.nan, stored)
+    return stored.astype(np.float32), columns
+
+
+def sample_key(part: str, sample: int) -> str:
+    """What the members of a sample of a part begin with: sorts in order, and has no dot."""
+    return f"{part}-{sample:012d}"
+
+
+def _unexpected(path: Path, member: tuple[str, bytes] | None, expected: str) -> SourceError:
+    found = "the file ends" if member is None else f'member "{member[0]}" stands'
+    return SourceError(f"{path}: {found} where {expected} belongs")

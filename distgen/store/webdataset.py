@@ -1,0 +1,372 @@
+"""Windows of a store as tar shards, for `webdataset` and any other reader of tar. The format: `distgen.store.exported`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from distgen.config import digest
+from distgen.errors import ConfigError, suggest
+from distgen.genome import AMBIGUOUS, Contigs, Int64
+from distgen.ingest.packing import pack_codes, unpack_codes
+from distgen.store import format
+from distgen.store.exported import (
+    FORMAT,
+    INDEX,
+    PARTS,
+    Export,
+    Shard,
+    read_blocks_of_export,
+    read_export,
+    sample_key,
+)
+from distgen.store.reader import Store, Track
+from distgen.store.tar import BLOCK, END, npy_header, tar_header
+from distgen.store.work import Work, link, sync
+
+__all__ = ["SHARD_BYTES", "export", "read_blocks_of_export", "read_export"]
+
+SHARD_BYTES = 256_000_000
+_IN_MEMORY = 1 << 24  # bytes of samples at a time
+
+Bytes = npt.NDArray[np.uint8]
+Values = npt.NDArray[Any]
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is exported: every window of some parts, laid as the loader lays them.
+
+    Targets of a region follow each other every `stride` bases from its start (in whole bins of the coarsest track)
+    until it is covered; a window lies centred on its target, and what sticks out of the region is not known.
+    """
+
+    store: Store
+    split: str
+    parts: tuple[str, ...]
+    window: int
+    target_length: int
+    stride: int
+    tracks: tuple[Track, ...]
+    shard_bytes: int
+
+    @cached_property
+    def regions(self) -> dict[str, Int64]:
+        """Flat (n, 2) per part, each beginning on a bin."""
+        unit, contigs = max([track.bin_bp for track in self.tracks], default=1), self.store.contigs
+        found = {}
+        for part in self.parts:
+            regions = self.store.regions(part, self.split)
+            offsets = contigs.offsets[contigs.locate(regions[:, 0])]
+            starts = offsets - (offsets - regions[:, 0]) // unit * unit
+            found[part] = np.stack([starts, regions[:, 1]], axis=1)[starts < regions[:, 1]]
+            if not len(found[part]):
+                raise ConfigError(f'part "{part}" has no stretch as long as a bin of {unit} bases')
+        return found
+
+    @cached_property
+    def ends(self) -> dict[str, Int64]:
+        """How many windows there are up to the end of each region."""
+        found = {}
+        for part, regions in self.regions.items():
+            lengths = regions[:, 1] - regions[:, 0]
+            covering = np.maximum(-(-(lengths - self.target_length) // self.stride), 0) + 1
+            found[part] = np.cumsum(np.minimum(covering, -(-lengths // self.stride)))
+        return found
+
+    def shape(self, track: Track) -> tuple[int, int]:
+        """Of a sample's targets."""
+        return self.target_length // track.bin_bp, len(track.columns)
+
+    def shards(self) -> list[Shard]:
+        """As many samples in each as fit if no base is ambiguous and all have some soft mask."""
+        sizes = [-(-self.window // 4), BLOCK]
+        sizes += [] if self.store.planes["softmask"].empty else [-(-self.window // 8)]
+        sizes += [128 + math.prod(self.shape(track)) * _dtype(track).itemsize for track in self.tracks]
+        per_shard = max(1, self.shard_bytes // sum(BLOCK + size + -size % BLOCK for size in sizes))
+        return [
+            Shard(part, number, first, min(per_shard, int(ends[-1]) - first))
+            for part, ends in self.ends.items()
+            for number, first in enumerate(range(0, int(ends[-1]), per_shard))
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        """The index without its shards."""
+        names = tuple(track.name for track in self.tracks)
+        identity = self.store.identity(self.split, names) | {"softmask": self.store.planes["softmask"].id}
+        tracks = {
+            track.name: {
+                "columns": list(track.columns),
+                "bin_bp": track.bin_bp,
+                "swap": list(track.swap),
+                "classes": track.is_classes,
+                "scale": track.scale,
+                "power": track.power,
+                "soft_clip": track.soft_clip,
+                "dtype": _dtype(track).name,
+                "shape": list(self.shape(track)),
+            }
+            for track in self.tracks
+        }
+        contigs = self.store.contigs
+        return {
+            "format": FORMAT,
+            "assembly": self.store.name,
+            "identity": identity,
+            "split": self.split,
+            "parts": {part: int(ends[-1]) for part, ends in self.ends.items()},
+            "geometry": {"window": self.window, "target_length": self.target_length, "stride": self.stride},
+            "tracks": tracks,
+            "contigs": {
+                "name": list(contigs.names),
+                "length": contigs.lengths.tolist(),
+                "circular": list(contigs.circular),
+            },
+        }
+
+    def samples(self, shard: Shard) -> Iterator[tuple[str, dict[str, bytes]]]:
+        """Key and members of every sample of a shard."""
+        dense = 1 + sum(len(track.columns) * _dtype(track).itemsize / track.bin_bp for track in self.tracks)
+        most = max(1, int(_IN_MEMORY / (dense * max(self.window, self.stride))))
+        ends, sample, last = self.ends[shard.part], shard.first, shard.first + shard.samples
+        while sample < last:
+            region = int(np.searchsorted(ends, sample, side="right"))
+            number = sample - (int(ends[region - 1]) if region else 0)
+            count = min(last - sample, int(ends[region]) - sample, most)
+            for members in self._cut(shard.part, region, number, count):
+                yield sample_key(shard.part, sample), members
+                sample += 1
+
+    def _cut(self, part: str, region: int, number: int, count: int) -> Iterator[dict[str, bytes]]:
+        """Windows that follow each other in a region."""
+        first, last = self.regions[part][region].tolist()
+        target = first + number * self.stride
+        start = target - (self.window - self.target_length) // 2
+        codes, soft = _bases(self.store, start, start + (count - 1) * self.stride + self.window, first, last)
+        codes, soft = (_rows(plane, self.stride, self.window, -self.window % 4) for plane in (codes, soft))
+        ambiguous = codes == AMBIGUOUS
+        packed = pack_codes(np.where(ambiguous, np.uint8(0), codes).reshape(-1)).reshape(count, -1)
+        flags = {"amb": _flags(ambiguous), "soft": _flags(soft)}
+        targets = {}
+        for track in self.tracks:
+            length = (count - 1) * self.stride + self.target_length
+            bins = _bins(self.store.contigs, track, target, length // track.bin_bp, last)
+            head = npy_header(bins.dtype, self.shape(track))
+            targets[f"{track.name}.npy"] = head, _rows(bins, self.stride // track.bin_bp, self.shape(track)[0])
+        row = int(self.store.contigs.locate(first))
+        contig, offset = self.store.contigs.names[row], int(self.store.contigs.offsets[row])
+        for i in range(count):
+            begin = start + i * self.stride
+            members = {"seq": packed[i].tobytes()}
+            members |= {suffix: plane[i].tobytes() for suffix, plane in flags.items() if plane[i].any()}
+            members |= {suffix: head + values[i].tobytes() for suffix, (head, values) in targets.items()}
+            overhang = [max(first - begin, 0), max(begin + self.window - last, 0)]
+            members["json"] = _json(contig, begin - offset, self.window, part, overhang)
+            yield members
+
+
+def export(
+    store: Store,
+    out: Path,
+    *,
+    window: int = 1024,
+    target_length: int | None = None,
+    stride: int | None = None,
+    split: str = "default",
+    parts: tuple[str, ...] = (),
+    tracks: tuple[str, ...] = (),
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress = lambda samples: None,
+) -> Export:
+    """Write the windows of a split as tar shards; one that was interrupted goes on with the shards that are missing.
+
+    Args:
+        store: an open store.
+        out: the folder to make; it appears when everything is written.
+        window: bases per window.
+        target_length: bases in the window's middle that targets cover; the whole window if None.
+        stride: bases from one target to the next; `target_length` if None.
+        split: name of a split.
+        parts: of the split; all that are not empty if none is named.
+        tracks: names of the tracks to write as targets.
+        shard_bytes: about how many bytes a shard has.
+        progress: called with the samples written since the last call.
+
+    Raises:
+        ConfigError: an argument does not fit the store or the others, or `out` holds something else.
+        SourceError: `out` holds this export, but damaged. StoreError: the system failed, such as by a full disk.
+    """
+    plan = _plan(store, window, target_length, stride, split, parts, tracks, shard_bytes)
+    described, shards = plan.describe(), plan.shards()
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        return _existing(out, described, shards)
+    work, name = Work(out), digest([described, shard_bytes])
+    with work.locked():
+        for shard in shards:
+            unit = f"{name}-{shard.name}"
+            if work.receipt(unit) is None:
+                folder = work.begin(unit)
+                work.finish(unit, folder, _write(folder / shard.name, plan.samples(shard), progress))
+        staged = work.folder / "export"
+        shutil.rmtree(staged, ignore_errors=True)
+        entries = []
+        for shard in shards:
+            link(work.path(f"{name}-{shard.name}") / shard.name, staged / shard.name)
+            entries.append({"name": shard.name, "part": shard.part, **(work.receipt(f"{name}-{shard.name}") or {})})
+        index = described | {"shards": entries}
+        format.write_json(staged / INDEX, index | {"checksum": digest(index)})
+        sync(staged)
+        staged.rename(out)
+        sync(out.parent)
+        work.remove()
+    return read_export(out)
+
+
+def _plan(
+    store: Store,
+    window: int,
+    target_length: int | None,
+    stride: int | None,
+    split: str,
+    parts: tuple[str, ...],
+    tracks: tuple[str, ...],
+    shard_bytes: int,
+) -> _Plan:
+    """All that can be asked wrongly is found here."""
+    target_length = window if target_length is None else target_length
+    stride = target_length if stride is None else stride
+    lengths = {"window": window, "target_length": target_length, "stride": stride, "shard_bytes": shard_bytes}
+    for key, value in lengths.items():
+        if value < 1:
+            raise ConfigError(f"{key}: {value} is not above 0")
+    if target_length > window or (window - target_length) % 2:
+        raise ConfigError(f"target_length: {target_length} does not lie in the middle of a window of {window}")
+    found = tuple(store.track(name) for name in sorted(tracks))
+    coarsest = max(found, key=lambda track: track.bin_bp, default=None)
+    for track in found:
+        for key in ("target_length", "stride"):
+            if rest := lengths[key] % track.bin_bp:
+                below = lengths[key] - rest
+                good = " or ".join(str(value) for value in (below, below + track.bin_bp) if value)
+                raise ConfigError(
+                    f'{key}: {lengths[key]} is no multiple of track "{track.name}" with bin_bp {track.bin_bp}. Use {good}.'
+                )
+        if coarsest and coarsest.bin_bp % track.bin_bp:
+            raise ConfigError(
+                f'tracks: the bins of "{coarsest.name}" ({coarsest.bin_bp} bp) are no whole bins of "{track.name}" '
+                f"({track.bin_bp} bp); export them apart"
+            )
+    # webdataset reads suffixes in lower case.
+    if len({name.lower() for name in tracks}) < len(tracks):
+        raise ConfigError(f"tracks: of {', '.join(tracks)}, two have the same name in lower case; export them apart")
+    if split not in store.manifest["splits"]:
+        raise ConfigError(f'store {store.path} has no split "{split}". {suggest(split, store.manifest["splits"])}')
+    whole = {part: regions for part, regions in store.manifest["splits"][split].items() if part != "id" and regions}
+    order = [part for part in PARTS if part in (parts or whole)]
+    for part in parts:
+        store.regions(part, split)
+    plan = _Plan(store, split, tuple(order), window, target_length, stride, found, shard_bytes)
+    for track in found:
+        if len(sample_key(max(order, key=len), 0)) + len(f".{track.name}.npy") > 100:
+            raise ConfigError(f'tracks: "{track.name}" is too long a name for a member of a tar file')
+    return plan
+
+
+def _existing(out: Path, described: dict[str, Any], shards: list[Shard]) -> Export:
+    """The export that is there already, if it is this one."""
+    if not (out / INDEX).is_file():
+        raise ConfigError(f"{out} exists and is no export; give another --out")
+    found = read_export(out)
+    for key, value in described.items():
+        if found.index.get(key) != value:
+            raise ConfigError(f"{out} holds another export ({key} differs); give another --out")
+    if found.shards != shards:
+        raise ConfigError(f"{out} holds this export in shards of another size; give another --out")
+    for shard in shards:
+        found.check(shard)
+    return found
+
+
+def _write(path: Path, samples: Iterator[tuple[str, dict[str, bytes]]], progress: Progress) -> dict[str, Any]:
+    """Write one shard; returns what the index says of it."""
+    count, content = 0, hashlib.sha256()
+    with path.open("wb") as file:
+        for key, members in samples:
+            parts = []
+            for suffix, data in members.items():
+                parts += [tar_header(f"{key}.{suffix}", len(data)), data, bytes(-len(data) % BLOCK)]
+            sample = b"".join(parts)
+            content.update(sample)
+            file.write(sample)
+            count += 1
+            progress(1)
+        content.update(END)
+        file.write(END)
+        file.flush()
+        os.fsync(file.fileno())
+        return {"samples": count, "bytes": file.tell(), "sha256": content.hexdigest()}
+
+
+def _json(contig: str, start: int, length: int, part: str, overhang: list[int]) -> bytes:
+    about = {"contig": contig, "start": start, "end": start + length, "strand": "+", "length": length}
+    return json.dumps(about | {"part": part, "overhang": overhang}).encode()
+
+
+def _dtype(track: Track) -> np.dtype[Any]:
+    return track.blocks[0].layout.dtype
+
+
+def _missing(dtype: np.dtype[Any]) -> float:
+    return 255 if dtype == np.uint8 else math.nan
+
+
+def _bases(store: Store, start: int, end: int, first: int, last: int) -> tuple[Bytes, npt.NDArray[np.bool_]]:
+    """Codes and soft mask of a flat stretch (end - start,); outside `first` to `last` code 4, not masked."""
+    codes, soft = np.full(end - start, AMBIGUOUS, np.uint8), np.zeros(end - start, bool)
+    low, high = max(start, first), min(end, last)
+    inside = slice(low - start, high - start)
+    codes[inside] = unpack_codes(store.planes["sequence"][low // 4 : -(-high // 4)])[low % 4 :][: high - low]
+    bits = {}
+    for plane in ("ambiguous", "softmask"):
+        flags = store.planes[plane][low // 8 : -(-high // 8)]
+        bits[plane] = np.unpackbits(flags, bitorder="little")[low % 8 :][: high - low].view(bool)
+    codes[inside][bits["ambiguous"]] = AMBIGUOUS
+    soft[inside] = bits["softmask"]
+    return codes, soft
+
+
+def _bins(contigs: Contigs, track: Track, start: int, count: int, last: int) -> Values:
+    """Values (count, columns) of bins from flat `start` on; those not wholly before `last` are not known.
+
+    The last bin of a contig may be short.
+    """
+    row = int(contigs.locate(start))
+    offset, length = int(contigs.offsets[row]), int(contigs.lengths[row])
+    bin_, end = (start - offset) // track.bin_bp, last - offset
+    known = min((-(-end // track.bin_bp) if end == length else end // track.bin_bp) - bin_, count)
+    values = np.full((count, len(track.columns)), _missing(_dtype(track)), _dtype(track))
+    first = int(track.bin_offsets[row]) + bin_
+    values[:known] = track[first : first + known]
+    return values
+
+
+def _rows(values: Values, step: int, length: int, padding: int = 0) -> Values:
+    """Values (n, ...) to rows (rows, length + padding, ...), one every `step`; the padding is zeros."""
+    view = np.moveaxis(np.lib.stride_tricks.sliding_window_view(values, length, axis=0)[::step], -1, 1)
+    return np.pad(view, ((0, 0), (0, padding))) if padding else view
+
+
+def _flags(rows: npt.NDArray[np.bool_]) -> Bytes:
+    return np.packbits(rows, axis=1, bitorder="little")

@@ -1,0 +1,345 @@
+"""Exports read back; whatever is wrong with one is found and named."""
+
+import hashlib
+import io
+import json
+import random
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+
+from distgen.config import Recipe, digest, read
+from distgen.errors import ConfigError, SourceError
+from distgen.ingest.tables import SequenceBlock
+from distgen.store import exported
+from distgen.store.build import build
+from distgen.store.exported import read_blocks_of_export, read_export
+from distgen.store.format import json_bytes
+from distgen.store.reader import open_store
+from distgen.store.tar import END, tar_header
+from distgen.store.webdataset import export
+from tests.conftest import GTF, LETTERS, RECIPE
+
+
+def read_all(folder):
+    found = read_export(folder)
+    return [sample for part in found.parts for sample in found.samples(part)]
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """An export of some shards."""
+    folder = tmp_path_factory.mktemp("original")
+    (folder / "small.fa").write_text("".join(f">{name}\n{letters}\n" for name, letters in LETTERS.items()))
+    (folder / "small.gtf").write_text(GTF)
+    (folder / "small.toml").write_text(RECIPE)
+    build(read(folder / "small.toml", Recipe), folder / "small.zarr")
+    store = open_store(folder / "small.zarr")
+    return export(store, folder / "out", window=60, tracks=("genes",), shard_bytes=20_000).folder
+
+
+@pytest.fixture
+def out(original, tmp_path):
+    """A copy of it to damage."""
+    return shutil.copytree(original, tmp_path / "out")
+
+
+def sign(folder, change=lambda index: None):
+    """Make the index fit the shards as they are, after some change of it."""
+    index = json.loads((folder / "index.json").read_bytes())
+    del index["checksum"]
+    for entry in index["shards"]:
+        content = (folder / entry["name"]).read_bytes()
+        entry |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    change(index)
+    (folder / "index.json").write_bytes(json_bytes(index | {"checksum": digest(index)}))
+
+
+def members(path):
+    with tarfile.open(path) as tar:
+        return [(info.name, tar.extractfile(info).read()) for info in tar]
+
+
+def rewrite(path, found):
+    path.write_bytes(b"".join(tar_header(n, len(c)) + c + bytes(-len(c) % 512) for n, c in found) + END)
+
+
+# ---- faults ---------------------------------------------------------------------------------
+
+
+def test_a_hundred_random_faults_are_found_and_named(out):
+    chance = random.Random(0)
+    whole = {path: path.read_bytes() for path in sorted(out.iterdir())}
+    shards = [path for path in whole if path.suffix == ".tar"]
+    assert len(shards) > 4
+    for number in range(120):
+        path = chance.choice(list(whole))
+        content = bytearray(whole[path])
+        fault = ("flip", "cut", "delete", "swap", "grow", "blank")[number % 6]
+        named = {path.name}
+        if fault == "flip":
+            content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+        elif fault == "cut":
+            del content[chance.randrange(len(content)) :]
+        elif fault == "grow":
+            content += chance.choice((b"\n", bytes(512), bytes(1024)))
+        elif fault == "blank":
+            at = chance.randrange(len(content) // 512) * 512
+            content[at : at + 512] = b"\xff" * 512
+        path.write_bytes(content)
+        if fault == "delete":
+            path.unlink()
+        elif fault == "swap":
+            one, other = chance.sample(shards, 2)
+            path.write_bytes(whole[path])
+            one.write_bytes(whole[other])
+            other.write_bytes(whole[one])
+            named = {one.name, other.name}
+        with pytest.raises(SourceError) as caught:
+            read_all(out)
+        assert any(name in str(caught.value) for name in named), (fault, str(caught.value))
+        for file, before in whole.items():
+            file.write_bytes(before)
+    assert len(read_all(out)) == sum(read_export(out).parts.values())
+
+
+def test_a_cut_shard_says_in_which_member(out):
+    path = out / "train-000001.tar"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:700])
+    first = members_key(whole)
+    with pytest.raises(SourceError) as caught:
+        read_all(out)
+    assert f"{path} is damaged (700 bytes, the index says {len(whole):,}); copy it again" in str(caught.value)
+    assert f'is cut in member "{first}.seq"' in str(caught.value)
+
+
+def members_key(content):
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        return tar.getnames()[0].split(".")[0]
+
+
+def test_a_changed_payload_says_that_members_can_be_read(out):
+    path = out / "valid-000000.tar"
+    content = bytearray(path.read_bytes())
+    content[512] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(SourceError, match=r"valid-000000.tar is damaged \(sha256 .*all its members can be read"):
+        read_all(out)
+
+
+def test_a_damaged_shard_gives_no_sample(out):
+    path = out / "train-000000.tar"
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.raises(SourceError, match="damaged"):
+        next(read_export(out).samples("train"))
+    assert next(read_export(out).samples("test")).part == "test"
+
+
+# ---- what another writer might have put there -----------------------------------------------
+
+
+def replaced(suffix, content):
+    def change(found):
+        return [(name, content if name == f"train-000000000000.{suffix}" else old) for name, old in found]
+
+    return change
+
+
+def renamed(old, new):
+    return lambda found: [(new if name == old else name, content) for name, content in found]
+
+
+def about(**changed):
+    base = {"contig": "chr1", "start": 0, "end": 60, "strand": "+", "length": 60, "part": "train", "overhang": [0, 0]}
+    return replaced("json", json.dumps(base | changed).encode())
+
+
+KEY = "train-000000000000"
+
+
+def pickled():
+    file = io.BytesIO()
+    np.save(file, np.array([{}] * 8), allow_pickle=True)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda found: found[1:], f'member "{KEY}.amb" stands where {KEY}.seq belongs'),
+        (lambda found: [], f"the file ends where {KEY}.seq belongs"),
+        (lambda found: found[:-1], r"the file ends where train-\d+.json belongs"),
+        (lambda found: [*found, found[-1]], r'member "train-\d+.json" stands where the end after \d+ samples belongs'),
+        (lambda found: [found[0], *found], f'member "{KEY}.seq" stands where {KEY}.genes.npy belongs'),
+        (lambda found: [found[1], found[0], *found[2:]], f'member "{KEY}.amb" stands where {KEY}.seq belongs'),
+        (lambda found: found[5:], f'member "train-000000000001.seq" stands where {KEY}.seq belongs'),
+        (renamed(f"{KEY}.json", "../../x.json"), r'member "../../x.json" would leave the folder'),
+        (renamed(f"{KEY}.json", f"{KEY}.py"), f'member "{KEY}.py" stands where {KEY}.json belongs'),
+        (replaced("seq", b"x" * 14), f'member "{KEY}.seq" has 14 bytes; the geometry in index.json makes it 15'),
+        (replaced("amb", b"x" * 9), f'member "{KEY}.amb" has 9 bytes; .* makes it 8'),
+        (replaced("genes.npy", b"x" * 248), f'"{KEY}.genes.npy" has 248 bytes or another header; .* makes it 248'),
+        (replaced("genes.npy", pickled()), f'"{KEY}.genes.npy" has .* bytes or another header'),
+        (replaced("json", b" " * 70000), f'"{KEY}.json" has 70,000 bytes, more than any can have'),
+        (replaced("json", b"{"), f'"{KEY}.json": Expecting property name'),
+        (replaced("json", b"\xff"), f'"{KEY}.json": .*decode'),
+        (replaced("json", b"[" * 60000), f'"{KEY}.json": '),
+        (replaced("json", b"[]"), f'"{KEY}.json": it must be an object with the keys contig, start, end'),
+        (about(more=1), "must be an object with the keys contig, start, end, strand, length, part, overhang"),
+        (about(start="0"), "start is '0', and must be of type int"),
+        (about(start=True, end=61), "start is True, and must be of type int"),
+        (about(end=61), "end is 61, and must be 60"),
+        (about(length=61), "length is 61, and must be 60"),
+        (about(strand="-"), "strand is '-', and must be '\\+'"),
+        (about(part="test"), "part is 'test', and must be 'train'"),
+        (about(overhang=[0]), "not enough values to unpack"),
+        (about(overhang=[0, 1.5]), "overhang is \\[0, 1.5\\], and must be two lengths below the window's"),
+        (about(overhang=[-1, 0]), "overhang is"),
+        (about(overhang=[30, 30]), "overhang is"),
+        (about(contig="chr9"), 'contig "chr9" is not in index.json'),
+        (about(start=-1, end=59), "what does not hang over leaves the contig, which has 857 bases"),
+        (about(start=800, end=860), "what does not hang over leaves the contig, which has 857 bases"),
+    ],
+)
+def test_a_shard_that_does_not_hold_what_it_should_is_refused_by_file_and_member(out, change, message):
+    path = out / "train-000000.tar"
+    rewrite(path, change(members(path)))
+    sign(out)
+    with pytest.raises(SourceError, match=message) as caught:
+        read_all(out)
+    assert str(path) in str(caught.value)
+
+
+def put(*path, value):
+    def change(index):
+        *parents, last = path
+        for key in parents:
+            index = index[key]
+        index[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (put("format", value=2), "has format 2, this version reads 1"),
+        (put("geometry", value={}), "window"),
+        (put("geometry", "window", value=60.0), "whole numbers above 0"),
+        (put("geometry", "stride", value=0), "whole numbers above 0"),
+        (put("shards", 0, "samples", value=0), "whole numbers above 0"),
+        (put("shards", 0, "samples", value=1), "its shards hold"),
+        (put("shards", 0, "name", value="../x.tar"), 'shard "../x.tar" stands where train-000000.tar belongs'),
+        (put("shards", 0, "part", value="x"), "train-000000.tar"),
+        (put("shards", value=None), "damaged, or no index"),
+        (put("parts", value={"train": 1}), "damaged, or no index"),
+        (put("tracks", "genes", "dtype", value="object"), 'track "genes" has dtype object'),
+        (put("tracks", "genes", "shape", value=[60, 3]), 'track "genes" has dtype uint8 and shape \\[60, 3\\]'),
+        (put("contigs", "length", value=[1]), "damaged, or no index"),
+        (put("contigs", value={"name": [], "length": []}), "it names no contig"),
+    ],
+)
+def test_an_index_that_nobody_would_write_is_refused(out, change, message):
+    sign(out, change)
+    with pytest.raises(SourceError, match=message) as caught:
+        read_export(out)
+    assert str(out / "index.json") in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"null", b"\xff\xfe", b'{"format": 1}', b"[" * 100_000])
+def test_an_index_that_is_none_is_refused(out, content):
+    (out / "index.json").write_bytes(content)
+    with pytest.raises(SourceError, match=r"index.json (is damaged, or no index|has format)"):
+        read_export(out)
+
+
+def test_a_missing_shard_is_named_before_any_sample_is_read(out):
+    (out / "valid-000000.tar").unlink()
+    with pytest.raises(SourceError, match=r"valid-000000.tar is missing; copy it again"):
+        read_export(out)
+
+
+def test_a_folder_without_index_and_one_with_a_stray_shard_are_refused(out, tmp_path):
+    with pytest.raises(SourceError, match="nowhere has no index.json: it is no export"):
+        read_export(tmp_path / "nowhere")
+    (out / "train-000099.tar").write_bytes(END)
+    with pytest.raises(SourceError, match=r"train-000099.tar is not named in index.json"):
+        read_export(out)
+
+
+def test_an_unknown_part_suggests_the_nearest(out):
+    with pytest.raises(ConfigError, match='no part "trian". Did you mean "train"'):
+        next(read_export(out).samples("trian"))
+
+
+# ---- as a table of sequences ----------------------------------------------------------------
+
+
+def joined(blocks):
+    """Blocks as one."""
+    found = list(blocks)
+    assert all(isinstance(block, SequenceBlock) for block in found)
+    rows = [
+        (id, part, block.letters[first:last].tobytes().decode())
+        for block in found
+        for id, part, first, last in zip(block.ids, block.parts, block.offsets[:-1], block.offsets[1:], strict=True)
+    ]
+    assert all(len(block.labels) == len(block.ids) and block.offsets[-1] == len(block.letters) for block in found)
+    return rows, np.concatenate([block.labels for block in found]), found[0].names, sum(b.missing for b in found)
+
+
+@pytest.mark.parametrize("memory", [1, 3000, 1 << 22])
+def test_blocks_hold_letters_ids_and_parts_of_all_windows(out, memory, monkeypatch):
+    monkeypatch.setattr(exported, "_BLOCK_BYTES", memory)
+    rows, labels, names, missing = joined(read_blocks_of_export(out))
+    samples = read_all(out)
+    assert rows == [(str(s.where), s.part, s.letters.tobytes().decode()) for s in samples]
+    assert len({id for id, _, _ in rows}) == len(rows)
+    assert [part for _, part, _ in rows] == sorted((p for _, p, _ in rows), key=["train", "valid", "test"].index)
+    assert rows[0] == (
+        "chr1:0-60",
+        "train",
+        "".join(c if c in "ACGTacgt" else "nN"[c < "a"] for c in LETTERS["chr1"][:60]),
+    )
+    assert (labels.shape, labels.dtype, names, missing) == ((len(rows), 0), np.float32, (), 0)
+
+
+TABLES = """[[track]]
+name = "level"
+source = "signal.bedgraph"
+bin_bp = 50
+reduce = "mean"
+absent = "missing"
+{more}[split]"""
+
+
+@pytest.mark.parametrize(
+    ("tables", "track", "names", "expected"),
+    [
+        ("", "level", ("signal",), [[5.0], [np.nan]]),
+        ('dtype = "uint8"\nscale = 10.0\n', "level", ("signal",), [[50.0], [np.nan]]),
+        ('[[track]]\nname = "peaks"\nsource = "peaks.bed"\nbin_bp = 50\n', "peaks", ("0", "1"), [[0], [1]]),
+        (
+            '[[track]]\nname = "both"\nsource = "small.gtf"\nclasses = ["cds+", "cds-"]\nbin_bp = 50\n',
+            "both",
+            ("cds+", "cds-"),
+            [[1, 1], [0, 0]],
+        ),
+    ],
+)
+def test_one_track_of_one_bin_a_window_makes_labels(small_recipe, tmp_path, tables, track, names, expected):
+    (tmp_path / "signal.bedgraph").write_text("chr1\t0\t50\t5\n")
+    (tmp_path / "peaks.bed").write_text("chr1\t60\t90\n")
+    small_recipe.write_text(small_recipe.read_text().replace("[split]", TABLES.format(more=tables)))
+    build(read(small_recipe, Recipe), tmp_path / "s.zarr")
+    export(open_store(tmp_path / "s.zarr"), tmp_path / "o", window=60, target_length=50, tracks=(track,))
+    rows, labels, found, missing = joined(read_blocks_of_export(tmp_path / "o"))
+    assert found == names
+    assert labels.dtype == (np.float32 if track == "level" else np.uint8)
+    assert np.array_equal(labels[:2], np.array(expected, labels.dtype), equal_nan=track == "level")
+    unknown = np.isnan(labels) if track == "level" else labels == 255
+    assert missing == unknown.sum() > 0
+    short = [(id, part) for id, part, _ in rows if id.startswith("chr3:")]
+    assert short == [("chr3:-5-55", "test")]  # seven bases: one short bin, which is a contig's last

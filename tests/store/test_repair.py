@@ -1,0 +1,103 @@
+"""What is damaged is built again, alone; a store can be compared with its sources."""
+
+import gzip
+
+import pytest
+
+from distgen.config import Recipe, digest, read
+from distgen.errors import StoreError
+from distgen.store import assembly, format, planes
+from distgen.store.build import build
+from distgen.store.reader import open_store
+from distgen.store.repair import compare, repair
+from distgen.store.sources import examine
+from distgen.store.verify import verify
+from tests.store.test_build import tree
+from tests.store.test_planes import RECIPE, UNIT, genome
+
+
+@pytest.fixture(params=["a.fa", "a.fa.gz"])
+def built(request, tmp_path, monkeypatch):
+    """A store of seven units, its recipe, and its bytes."""
+    monkeypatch.setattr(planes, "UNIT", UNIT)
+    content = "".join(f">{name}\n{letters}\n" for name, letters in genome(2).items()).encode()
+    (tmp_path / request.param).write_bytes(gzip.compress(content, 1) if request.param.endswith("gz") else content)
+    (tmp_path / "a.bed").write_text("c0\t5\t9\nc6\t100\t900000\n")
+    track = '[[track]]\nname = "t"\nsource = "a.bed"\n'
+    (tmp_path / "a.toml").write_text(RECIPE.format(request.param) + track)
+    recipe = read(tmp_path / "a.toml", Recipe)
+    build(recipe, tmp_path / "a.zarr")
+    return recipe, tmp_path / "a.zarr", tree(tmp_path / "a.zarr")
+
+
+def test_every_file_that_is_missing_or_damaged_comes_back_as_it_was(built):
+    recipe, out, whole = built
+    for name in whole:
+        if name == "manifest":
+            continue
+        path = out / name
+        content = path.read_bytes()
+        if len(name) % 2:
+            path.unlink()
+        else:
+            path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        found = repair(recipe, out)
+        assert len(found.damage) == 1, name
+        assert tree(out) == whole
+        assert not list(out.parent.glob(".*"))
+
+
+def test_only_the_damaged_unit_is_built(built, monkeypatch):
+    recipe, out, whole = built
+    (out / "sequence/c/3").unlink()
+    written = []
+    monkeypatch.setattr(planes.Work, "finish", _spy(planes.Work.finish, written))
+    repair(recipe, out)
+    assert [unit.rsplit("-")[-1] for unit in written] == ["3"]
+    assert tree(out) == whole
+
+
+def _spy(finish, written):
+    def spied(work, unit, folder, receipt):
+        written.append(unit)
+        finish(work, unit, folder, receipt)
+
+    return spied
+
+
+def test_a_source_that_has_changed_mends_nothing(built):
+    recipe, out, _ = built
+    (out / "sequence/c/3").unlink()
+    source = out.parent / recipe.assembly.fasta
+    with source.open("ab") as file:
+        file.write(gzip.compress(b"A") if source.suffix == ".gz" else b"A")
+    with pytest.raises(StoreError, match="a source has changed since this store was built"):
+        repair(recipe, out)
+
+
+def test_a_damaged_manifest_is_not_mended_by_guessing(built):
+    recipe, out, _ = built
+    path = out / "manifest"
+    path.write_bytes(path.read_bytes().replace(b'"generation": 1', b'"generation": 2'))
+    with pytest.raises(StoreError, match="manifest is damaged"):
+        repair(recipe, out)
+
+
+def test_a_store_that_is_whole_and_wrong_is_told_by_its_sources(built):
+    recipe, out, _ = built
+    assert compare(recipe, out) == []
+    source, provenance = out.parent / recipe.assembly.fasta, open_store(out).manifest["provenance"]
+    good = source.read_bytes()
+    text = gzip.decompress(good) if source.suffix == ".gz" else good
+    at = text.index(b"A", text.index(b">c4\n"))
+    text = text[:at] + b"T" + text[at + 1 :]
+    source.write_bytes(gzip.compress(text) if source.suffix == ".gz" else text)
+    build(recipe, out)
+    source.write_bytes(good)
+    # The store as a builder with a mistake would have published it.
+    manifest = format.read_json(out / "manifest") | {"provenance": provenance}
+    manifest["inputs"]["planes"] = assembly.inputs(recipe, examine(recipe).ids)
+    del manifest["checksum"]
+    format.write_json(out / "manifest", manifest | {"checksum": digest(manifest)})
+    assert not verify(open_store(out)).damage
+    assert compare(recipe, out) == [f"{out}/sequence is not what its sources say"]

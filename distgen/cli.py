@@ -81,7 +81,7 @@ def _build_all(recipes: list[Recipe], out: Path | None, force: bool, workers: in
 
     def one(recipe: Recipe, progress: Progress) -> str:
         target = out or default_out(recipe)
-        task = progress.add_task(recipe.assembly.name, total=None)
+        task = progress.add_task(recipe.name, total=None)
         began = time.perf_counter()
         advance = partial(progress.advance, task)
         bases = build(recipe, target, advance, force=force, execute=execute, parallel=max(workers, 1))
@@ -138,7 +138,7 @@ def _say_estimate(recipe: Recipe, out: Path | None, workers: int) -> None:
         ("planes", f"about {found.seconds:.1f} s"),
         ("memory", f"at most {found.memory / 1e6:,.0f} MB" + (" for each worker" if workers > 1 else "")),
     ]
-    _table(recipe.assembly.name, rows)
+    _table(recipe.name, rows)
 
 
 @app.command()
@@ -161,8 +161,16 @@ def info(store: Annotated[Path, typer.Argument(help="A store.", show_default=Fal
     rows.append(("contigs", f"{len(contigs):,}: " + ", ".join(f"{n} ({size:,})" for n, size in longest)))
     for name, track in found["tracks"].items():
         rows.append((f"track {name}", f"{_few(track['columns'])}; {track['bins']:,} bins of {track['bin_bp']} bp"))
-    for name, parts in found["splits"].items():
+    for name, parts in found["splits"].items() if not found["labels"] else ():
         rows.append((f"split {name}", ", ".join(f"{part} {size:,}" for part, size in parts.items())))
+    for name, matrix in found["matrices"].items():
+        rows.append((f"matrix {name}", f"{matrix['regions']:,} regions by {_few(matrix['conditions'])}"))
+    for name, variants in found["variants"].items():
+        samples = f"genotypes of {_few(variants['samples'])}" if variants["samples"] else "no genotypes"
+        counts = variants["counts"].items()
+        others = [f"{kind} {count:,}" for kind, count in counts if count and kind not in ("records", "substitutions")]
+        rows.append((f"variants {name}", "; ".join([f"{variants['rows']:,} substitutions", samples, *others])))
+    rows += _label_rows(found["labels"]) if found["labels"] else []
     for name, report in found["homology"].items():
         moved = [f"{part} lost {report['dropped'][part] + report['moved'][part]:,}" for part in report["dropped"]]
         rows.append((f"split {name}", f"without what resembles a held-out part: {', '.join(moved)}"))
@@ -172,6 +180,17 @@ def info(store: Annotated[Path, typer.Argument(help="A store.", show_default=Fal
         version = next((f"{key} {source[key]}" for key in ("blake3", "etag", "modified") if key in source), "")
         rows.append((f"source {name.rsplit('/', 1)[-1]}", f"{source['bytes']:,} bytes, {version}"))
     _table(f"{found['assembly']} ({found['store']})", rows)
+
+
+def _label_rows(labels: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [("labels", f"{labels['kind']}: {_few(labels['names'])}; {labels['missing']:,} missing")]
+    if labels["repeated"] is not None:
+        rows.append(("names", f'row numbers, since "{labels["repeated"]}" comes twice'))
+    for name, parts in labels["splits"].items():
+        for part, found in parts.items():
+            classes = ", ".join(f"{label} {count:,}" for label, count in list(found.get("classes", {}).items())[:6])
+            rows.append((f"split {name}/{part}", f"{found['sequences']:,} sequences{f' ({classes})' * bool(classes)}"))
+    return rows
 
 
 def _say_collection(index: Path, json_: bool) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from distgen.errors import ConfigError, suggest
 
@@ -294,6 +294,96 @@ class Split(Section):
         return self
 
 
+class MatrixTable(Section):
+    """Values by region and condition: `matrix` is CSV or TSV, whose first column names the regions and whose header
+    names the conditions; `regions` is a BED file with these names in column 4, or a GTF or GFF3 with them as gene_id.
+
+    Names that only one of the two has are refused, or counted and left out (`missing = "drop"`).
+    """
+
+    name: Name
+    matrix: str
+    regions: str
+    missing: Literal["refuse", "drop"] = "refuse"
+
+
+class Variants(Section):
+    """Substitutions of single bases from a VCF or BCF file, with the genotypes of `samples` (the sites alone if there
+    are none). What is no substitution is refused, or counted and left out (`indels = "skip"`)."""
+
+    name: Name
+    source: str
+    samples: Strings = ()
+    indels: Literal["refuse", "skip"] = "refuse"
+
+    @model_validator(mode="after")
+    def _check(self) -> Variants:
+        if len(set(self.samples)) < len(self.samples):
+            raise ValueError("samples must differ")
+        return self
+
+
+def _column(value: Any) -> Any:
+    """Refuses with one sentence what is no column; a union would say one for each of its types."""
+    for column in value if isinstance(value, list) and value else [value]:
+        if not (isinstance(column, str) or (type(column) is int and column >= 0)):
+            raise ValueError("a column is a name, or a number that counts from 0")
+    return value
+
+
+Column = Annotated[str | int, BeforeValidator(_column)]
+Columns = Annotated[str | int | Annotated[tuple[str | int, ...], Field(strict=False)], BeforeValidator(_column)]
+Labelled = str | dict[str, str]
+
+
+class Sequences(Section):
+    """A table of short labelled sequences: each is a contig of the store, and all in one part of the split.
+
+    `train`, `valid` and `test` are files (CSV, TSV or FASTA), or a file for each class, { CLASS = FILE, ... }; or `table`
+    is one file, whose column `split` names the part of each row. Without that column, [split] makes the parts.
+
+    `sequence`, `label`, `split` and `id` are columns by name, or by 0-based number in a file without a header. `kind`:
+
+    - `binary`: labels are 0 and 1, or two names; `classes`: names; `regression`: one or several columns of numbers;
+    - `multilabel`: several columns of 0 and 1, or one column of names parted by `separator`, "-" for none of them.
+
+    A sequence is called as `id` says, or by its row if there is no such column or its names repeat.
+    """
+
+    name: Name
+    kind: Literal["binary", "classes", "multilabel", "regression"]
+    train: Labelled | None = None
+    valid: Labelled | None = None
+    test: Labelled | None = None
+    table: str | None = None
+    sequence: Column = "sequence"
+    label: Columns = "label"
+    split: Column | None = None
+    id: Column | None = None
+    separator: Annotated[str, Field(min_length=1)] = ";"
+
+    @model_validator(mode="after")
+    def _check(self) -> Sequences:
+        if bool(self.parts) == (self.table is not None):
+            raise ValueError("give train, valid and test, or one table: one of the two")
+        if self.parts and self.train is None:
+            raise ValueError("train is missing")
+        if self.split is not None and self.table is None:
+            raise ValueError("split is a column of the one table; files for each part have none")
+        return self
+
+    @property
+    def parts(self) -> dict[str, Labelled]:
+        """The file of each part, where each has its own."""
+        named = {"train": self.train, "valid": self.valid, "test": self.test}
+        return {part: entry for part, entry in named.items() if entry is not None}
+
+    @property
+    def is_split(self) -> bool:
+        """The table says to which part each sequence belongs."""
+        return bool(self.parts) or self.split is not None
+
+
 class Recipe(File):
     """What a store is made of; `distgen build` reads it. `[split]` is the split called `default`.
 
@@ -301,21 +391,44 @@ class Recipe(File):
     """
 
     format: Literal[1]
-    assembly: Assembly
+    assembly: Assembly | None = None
+    sequences: Sequences | None = None
     contigs: ContigRules = ContigRules()
     track: Annotated[tuple[Track, ...], Field(strict=False)] = ()
+    matrix: Annotated[tuple[MatrixTable, ...], Field(strict=False)] = ()
+    variants: Annotated[tuple[Variants, ...], Field(strict=False)] = ()
     split: Split = Split()
     splits: dict[Name, Split] = {}
     _fetch: Callable[[str], Path] | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
-        names = [track.name for track in self.track]
-        if twice := [name for name, count in Counter(names).items() if count > 1]:
-            raise ValueError(f'two tracks are called "{twice[0]}"')
+        if (self.assembly is None) == (self.sequences is None):
+            raise ValueError("give [assembly] or [sequences]: a store is made of one of the two")
+        for what, tables in (("tracks", self.track), ("matrices", self.matrix), ("variants", self.variants)):
+            names = [table.name for table in tables]
+            if twice := [name for name, count in Counter(names).items() if count > 1]:
+                raise ValueError(f'two {what} are called "{twice[0]}"')
         if "default" in self.splits:
             raise ValueError("the split called default is [split]")
+        if self.sequences and self.contigs != ContigRules():
+            raise ValueError("[contigs] is about an assembly; a table of sequences is taken whole")
+        if self.sequences and self.sequences.is_split and self.split != Split():
+            raise ValueError("[sequences] says the parts already; other splits go to [splits.NAME]")
+        if self.sequences and any(split.homology for split in (self.split, *self.splits.values())):
+            raise ValueError("homology parts an assembly by its tiles; the sequences of a table stay whole")
         return self
+
+    @property
+    def name(self) -> str:
+        """What the store is called."""
+        return self.sequences.name if self.sequences else self.genome.name
+
+    @property
+    def genome(self) -> Assembly:
+        """The assembly of a recipe that is not about a table of sequences."""
+        assert self.assembly is not None
+        return self.assembly
 
     def split_of(self, name: str) -> Split:
         """The table that a split comes from; folds are called NAME-0, NAME-1, ..."""
@@ -356,7 +469,17 @@ class Recipe(File):
 
     def files(self) -> dict[str, str]:
         """Every source as it is written, and the key it stands at."""
-        found = {self.assembly.fasta: "assembly.fasta"}
+        found = {self.assembly.fasta: "assembly.fasta"} if self.assembly else {}
+        if self.sequences:
+            entries = self.sequences.parts or {"table": str(self.sequences.table)}
+            for part, entry in entries.items():
+                for path in [entry] if isinstance(entry, str) else entry.values():
+                    found.setdefault(path, f"sequences.{part}")
+        for number, matrix in enumerate(self.matrix):
+            found.setdefault(matrix.matrix, f"matrix.{number}.matrix")
+            found.setdefault(matrix.regions, f"matrix.{number}.regions")
+        for number, variants in enumerate(self.variants):
+            found.setdefault(variants.source, f"variants.{number}.source")
         if self.contigs.aliases:
             found[self.contigs.aliases] = "contigs.aliases"
         for number, track in enumerate(self.track):

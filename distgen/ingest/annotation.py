@@ -41,7 +41,7 @@ _COLUMNS, _TABLE_COLUMNS = (
     {name: _TYPES.get(name, pl.String) for name in names}
     for names in (("contig", "source", "type", "start", "end", "score", "strand", "frame", "attributes"), _TABLE)
 )
-_FORMATS = {
+FORMATS = {
     "gtf": Format("GTF", _COLUMNS, bed=False),
     # GFF3 may end in FASTA; its specification takes ">" alone as the beginning of that, too.
     "gff3": Format("GFF3", _COLUMNS, bed=False, stop="^(##FASTA|>)"),
@@ -138,9 +138,9 @@ def _refuse_absent(path: Path, name: str, kind: str, seen: set[str]) -> None:
 def _read(path: Path, wanted: _Wanted, names: Names, seen: set[str]) -> Iterator[pl.DataFrame]:
     """Blocks of lines of the wanted types: contig (row), type, start, end (0-based half-open), strand, frame,
     transcript (a hash); `seen` gets the types of all lines."""
-    form = _form(path)
-    for table in read_columns(path, _FORMATS[form], "features"):
-        table = _transcripts(path, table) if form == "table" else _columns(path, table)
+    form = form_of(path)
+    for table in read_columns(path, FORMATS[form], "features"):
+        table = _transcripts(path, table) if form == "table" else checked(path, table)
         seen.update(kind.lower() for kind in table["type"].unique())
         types = pl.col("type").str.to_lowercase().cast(pl.Enum(wanted.types), strict=False)
         table = table.with_columns(type=types).filter(pl.col("type").is_not_null())
@@ -152,7 +152,7 @@ def _read(path: Path, wanted: _Wanted, names: Names, seen: set[str]) -> Iterator
         yield table.select("contig", "type", "start", "end", "strand", "frame", "transcript").unique()
 
 
-def _form(path: Path) -> str:
+def form_of(path: Path) -> str:
     """What kind of file it is ("table" is SpliceAI's): told by the header, or by the first line's attributes."""
     head = next(read_blocks(path), b"").decode(errors="replace").removeprefix("\ufeff")
     if head.startswith("#" + "\t".join(_TABLE)):
@@ -163,7 +163,7 @@ def _form(path: Path) -> str:
     return "gff3" if first and re.match(r"[^\s;\"=]+=", first[1]) else "gtf"
 
 
-def _columns(path: Path, table: pl.DataFrame) -> pl.DataFrame:
+def checked(path: Path, table: pl.DataFrame) -> pl.DataFrame:
     """Lines of GTF and GFF3, each checked, with 0-based half-open positions."""
     start, end = pl.col("start"), pl.col("end")
     refuse(path, table, (start < 1) | (end < start), "positions count from 1, and the end is not before the start")

@@ -27,23 +27,23 @@ from distgen.store.work import Execute, Progress, Work, in_this_process, link
 
 @dataclass(frozen=True)
 class Built:
-    """The planes as they were built (`receipts` of the units) or as they stand in the store (`receipts` None)."""
+    """The planes as they were built: the contig table, and the receipts of the units."""
 
     inputs: str
     contigs: Contigs
-    receipts: list[dict[str, Any]] | None
+    receipts: list[dict[str, Any]]
 
-    @property
-    def length(self) -> int:
-        """Bases of the flat coordinate."""
-        return int(self.contigs.offsets[-1]) + -(-int(self.contigs.lengths[-1]) // ALIGNMENT) * ALIGNMENT
+
+def flat_length(contigs: Contigs) -> int:
+    """Bases of the flat coordinate, padding and all."""
+    return int(contigs.offsets[-1]) + -(-int(contigs.lengths[-1]) // ALIGNMENT) * ALIGNMENT
 
 
 def inputs(recipe: Recipe, ids: dict[str, str]) -> str:
     """An id of all that the planes and the contig table depend on."""
-    used = [path for path in (recipe.assembly.fasta, recipe.contigs.aliases) if path]
+    used = [path for path in (recipe.genome.fasta, recipe.contigs.aliases) if path]
     rules = recipe.contigs.model_dump(mode="json", exclude={"aliases"})
-    return digest(["planes/1", [ids[path] for path in used], rules, recipe.assembly.name, planes.UNIT])
+    return digest(["planes/1", [ids[path] for path in used], rules, recipe.name, planes.UNIT])
 
 
 def build(recipe: Recipe, inputs: str, work: Work, progress: Progress, execute: Execute, parallel: int) -> Built:
@@ -52,7 +52,7 @@ def build(recipe: Recipe, inputs: str, work: Work, progress: Progress, execute: 
     Raises:
         ConfigError, SourceError: the recipe's rules or the source are wrong.
     """
-    path = recipe.resolve(recipe.assembly.fasta, "assembly.fasta")
+    path = recipe.resolve(recipe.genome.fasta, "assembly.fasta")
     wanted, unit = Wanted.of(recipe), partial(_unit, inputs)
     if is_twobit(path):
         execute(planes.copy_tasks(path, wanted, work, unit), progress)
@@ -68,7 +68,7 @@ def build(recipe: Recipe, inputs: str, work: Work, progress: Progress, execute: 
 
 def rebuild(recipe: Recipe, inputs: str, work: Work, number: int) -> dict[str, Any]:
     """Write one unit of the planes anew; returns what each plane's manifest entry should say of its shard."""
-    path = recipe.resolve(recipe.assembly.fasta, "assembly.fasta")
+    path = recipe.resolve(recipe.genome.fasta, "assembly.fasta")
     wanted, unit = Wanted.of(recipe), partial(_unit, inputs)
     if is_twobit(path):
         planes.copy_tasks(path, wanted, work, unit)[number](lambda bases: None)
@@ -150,11 +150,10 @@ def _receipts(work: Work, inputs: str) -> list[dict[str, Any]]:
 
 def place(built: Built, work: Work, folder: Path) -> dict[str, Entry]:
     """The planes' and the contig table's arrays in `folder`; returns their manifest entries."""
-    assert built.receipts is not None
     arrays: dict[str, Entry] = {}
     units = [receipt for receipt in built.receipts if receipt["arrays"]]
     for plane in PER_BYTE:
-        layout = plane_layout(plane, built.length)
+        layout = plane_layout(plane, flat_length(built.contigs))
         for number in range(len(units)):
             shard = shard_path(work, built.inputs, plane, number)
             if shard.exists():

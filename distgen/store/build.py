@@ -6,16 +6,14 @@ gains a track builds that track alone. The same recipe and sources give the same
 
 from __future__ import annotations
 
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from distgen.config import Recipe, digest
 from distgen.errors import ConfigError, StoreError
-from distgen.genome import ALIGNMENT, Contigs
-from distgen.store import assembly, format, splits, tracks
-from distgen.store.assembly import Built
+from distgen.store import base, format, matrices, rows, splits, tracks, variants
+from distgen.store.base import Base
 from distgen.store.format import FORMAT, MANIFEST
 from distgen.store.planes import PER_BYTE
 from distgen.store.reader import Store, open_store
@@ -72,23 +70,34 @@ def _build(
     execute: Execute,
     parallel: int,
 ) -> int:
-    inputs = assembly.inputs(recipe, sources.ids)
+    inputs = base.inputs(recipe, sources.ids)
     if old and old.manifest["inputs"]["planes"] == inputs:
-        made = Built(inputs, old.contigs, None)
+        made = Base.of(old)
     else:
-        made = assembly.build(recipe, inputs, work, progress, execute, parallel)
-    parts = _splits(recipe, made.contigs)
+        made = base.build(recipe, inputs, work, progress, execute, parallel)
+    parts = base.resolve_splits(recipe, made.contigs)
     built = {inputs: entry["key"] for inputs, entry in old.manifest["inputs"]["tracks"].items()} if old else {}
     blocks = tracks.plan(recipe, sources.ids, made.contigs, built)
     missing = [block for block in blocks if block.key is None]
     execute([partial(tracks.write_block, block, made.contigs, work) for block in missing], progress)
-    _publish(recipe, made, blocks, parts, sources.provenance, work, old)
+    tables, known = plan_tables(recipe, sources, made, old), rows.standing(old)
+    execute([partial(rows.write, table, work) for table in tables if table.inputs not in known], progress)
+    _publish(recipe, made, blocks, tables, parts, sources.provenance, work, old)
     return int(made.contigs.lengths.sum())
+
+
+def plan_tables(recipe: Recipe, sources: Sources, made: Base, old: Store | None) -> list[rows.Table]:
+    """The matrices and variants of a recipe; the sources of those that `old` has are not looked for."""
+    bases, known = variants.Bases(made.contigs, made.folder, made.arrays), rows.standing(old)
+    return [
+        *matrices.plan(recipe, sources.ids, made.contigs, known),
+        *variants.plan(recipe, sources.ids, made.inputs, bases, known),
+    ]
 
 
 def default_out(recipe: Recipe) -> Path:
     """Where a recipe's store goes unless told: `store/` beside the folder of recipes."""
-    out = recipe.path.resolve().parent.parent / "store" / f"{recipe.assembly.name}.zarr"
+    out = recipe.path.resolve().parent.parent / "store" / f"{recipe.name}.zarr"
     return out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out
 
 
@@ -104,25 +113,14 @@ def _is_current(store: Store | None, sources: Sources) -> bool:
     return store is not None and bool(store.manifest["provenance"] == sources.provenance)
 
 
-def _splits(recipe: Recipe, table: Contigs) -> dict[str, splits.Parts]:
-    found: dict[str, splits.Parts] = {}
-    for name, split in {"default": recipe.split, **recipe.splits}.items():
-        key = "split" if name == "default" else f"splits.{name}"
-        try:
-            found |= splits.resolve(name, split, table, partial(recipe.resolve, key=key))
-        except ConfigError as error:
-            part, _, problem = str(error).partition(": ")
-            raise recipe.error(f"{key}.{part}", problem) from None
-    return found
-
-
 # ---- publishing -----------------------------------------------------------------------------
 
 
 def _publish(
     recipe: Recipe,
-    built: Built,
+    made: Base,
     blocks: list[tracks.Block],
+    tables: list[rows.Table],
     parts: dict[str, splits.Parts],
     provenance: dict[str, Any],
     work: Work,
@@ -132,38 +130,37 @@ def _publish(
 
     New tracks of a store that keeps its planes go into that store; otherwise a whole new store takes its place.
     """
-    fresh = built.receipts is not None
-    folder = work.folder / "store" if fresh else work.out
-    if fresh:
-        shutil.rmtree(folder, ignore_errors=True)
-        arrays, length = assembly.place(built, work, folder), built.length
-        attributes = {"format": FORMAT, "assembly": recipe.assembly.name, "length": length, "alignment": ALIGNMENT}
-        format.write_group(folder, {"distgen": attributes})
-    else:
-        assert old is not None
-        arrays = {k: v for k, v in old.manifest["arrays"].items() if not k.startswith("tracks/")}
-    placed = [(block, *tracks.place(block, built.contigs, work, folder, old)) for block in blocks]
+    folder, arrays = made.folder, dict(made.arrays)
+    placed = [(block, *tracks.place(block, made.contigs, work, folder, old)) for block in blocks]
     arrays |= {key: entry for _, key, entry, _ in placed}
+    said: dict[str, dict[str, Any]] = {kind: {} for kind in (matrices.KIND, variants.KIND)}
+    for table in tables:
+        entries, said[table.kind][table.name] = rows.place(table, work, folder, old)
+        arrays |= entries
+    split_arrays, split_tables = base.place_splits(made, parts, old)
     manifest = {
         "format": FORMAT,
-        "generation": 1 if fresh or old is None else old.manifest["generation"] + 1,
+        "generation": 1 if made.fresh or old is None else old.manifest["generation"] + 1,
         "group": format.read_json(folder / "zarr.json"),
-        "arrays": arrays,
+        "arrays": arrays | split_arrays,
         "tracks": tracks.describe(placed),
-        "splits": {name: splits.table(split) for name, split in parts.items()},
+        **said,
+        "labels": made.labels,
+        "splits": split_tables,
         "inputs": {
-            "planes": built.inputs,
+            "planes": made.inputs,
             "tracks": {block.inputs: {"key": key, "skipped": skipped} for block, key, _, skipped in placed},
+            "tables": {table.inputs: said[table.kind][table.name] for table in tables},
         },
         "provenance": provenance,
     }
-    if fresh:
+    if made.fresh:
         _put_manifest(folder, manifest)  # not seen yet, but what separates parts needs a store to look at
     manifest |= _separate(recipe, manifest, open_store(folder), work, old)
     _put_manifest(folder, manifest)
-    if fresh:
+    if made.fresh:
         swap(folder, work.out)
-    sync(work.out.parent if fresh else work.out)
+    sync(work.out.parent if made.fresh else work.out)
 
 
 def _put_manifest(folder: Path, manifest: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from distgen.errors import SourceError, suggest
 from distgen.genome import ALIGNMENT, Contigs, match
 from distgen.ingest.fasta import Header
 from distgen.ingest.names import Alias, is_alternative, read_aliases
+from distgen.store.rows import text
 
 _OTHERS = ("alt-scaffold", "fix-patch", "novel-patch")  # Sequence-Role of what NCBI adds to the primary assembly
 
@@ -78,7 +79,7 @@ def table(recipe: Recipe, wanted: Wanted, receipts: list[dict[str, Any]]) -> Con
             if pattern != "*" and not match(pattern, names):
                 raise recipe.error(f"contigs.{key}", f'no contig matches "{pattern}". {suggest(pattern, names)}')
     if not kept:
-        raise recipe.error("contigs", f"no contig of {recipe.assembly.fasta} is left of {len(found)}")
+        raise recipe.error("contigs", f"no contig of {recipe.genome.fasta} is left of {len(found)}")
     lengths = np.array([record["length"] for record in kept.values()], np.int64)
     padded = -(-lengths // ALIGNMENT) * ALIGNMENT
     own, aliases, circular = [], [], []
@@ -105,7 +106,7 @@ def _refuse_other_length(recipe: Recipe, wanted: Wanted, name: str, length: int)
     if alias and alias.length is not None and alias.length != length:
         raise SourceError(
             f'{redact(str(recipe.contigs.aliases))}: contig "{name}" has {alias.length:,} bases there and {length:,} '
-            f"in {redact(recipe.assembly.fasta)}: the table is of another assembly"
+            f"in {redact(recipe.genome.fasta)}: the table is of another assembly"
         )
 
 
@@ -117,17 +118,10 @@ def columns(contigs: Contigs, receipts: list[dict[str, Any]]) -> dict[str, npt.N
             key = record["row"], ord(letter)
             letters[key] = letters.get(key, 0) + count
     return {
-        "name": _text(contigs.names),
-        "alias": _text(contigs.aliases),
+        "name": text(contigs.names),
+        "alias": text(contigs.aliases),
         "length": contigs.lengths,
         "offset": contigs.offsets,
         "circular": np.array(contigs.circular, np.uint8),
         "letters": np.array([(*key, n) for key, n in sorted(letters.items())], np.int64).reshape(-1, 3),
     }
-
-
-def _text(words: tuple[str, ...]) -> npt.NDArray[np.uint8]:
-    """Words as UTF-8 rows, padded with zeros: an array that any Zarr reader understands."""
-    fixed = np.array([word.encode() for word in words])
-    width = max(fixed.dtype.itemsize, 1)
-    return np.frombuffer(fixed.astype(f"S{width}").tobytes(), np.uint8).reshape(len(words), width)

@@ -15,6 +15,8 @@ from distgen.ingest.open import is_gzip
 from distgen.store.tracks import PIECE
 
 _SAMPLE = 1 << 24  # bytes of text that are tried
+_GZIPPED = 4  # letters in a byte of gzip
+_TABLE_SPEED = 2e7  # bytes of tables of sequences that are read in a second
 _PROCESS = 350 << 20  # bytes of memory that Python, its libraries and the buffers of the planes take
 
 
@@ -36,8 +38,11 @@ def estimate(recipe: Recipe, workers: int = 1) -> Estimate:
     Raises:
         ConfigError, SourceError: the genome is not there.
     """
-    path = recipe.resolve(recipe.assembly.fasta, "assembly.fasta")
-    bases, seconds = _try(path)
+    if recipe.assembly:
+        bases, seconds = _try(recipe.resolve(recipe.assembly.fasta, "assembly.fasta"))
+    else:
+        tables = ((source, key) for source, key in recipe.files().items() if key.startswith("sequences."))
+        bases, seconds = _guess([recipe.resolve(source, key) for source, key in tables])
     size = bases // 4 + bases // 8  # most genomes are soft-masked, few are ambiguous
     columns = 0
     for track in recipe.track:
@@ -46,6 +51,12 @@ def estimate(recipe: Recipe, workers: int = 1) -> Estimate:
         columns = max(columns, len(track.names))
     memory = _PROCESS + (PIECE * 24 if columns else 0)  # values, their 64-bit copy, and what is stored
     return Estimate(bases, size, seconds / workers, memory)
+
+
+def _guess(tables: list[Path]) -> tuple[int, float]:
+    """The bases of tables of sequences, and the seconds that reading them takes, as if they held nothing else."""
+    bases = sum(path.stat().st_size * (_GZIPPED if is_gzip(path) else 1) for path in tables)
+    return bases, bases / _TABLE_SPEED
 
 
 def _try(path: Path) -> tuple[int, float]:

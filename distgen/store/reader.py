@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,10 @@ from distgen.genome import BASES, COMPLEMENT, Contigs, Int64, Interval
 from distgen.ingest.packing import unpack_codes
 from distgen.store import format
 from distgen.store.format import Array, Bytes
+from distgen.store.matrices import Matrix
+from distgen.store.rows import words
+from distgen.store.splits import PARTS
+from distgen.store.variants import Unphased, Variants
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,24 @@ class Track:
         return (values / self.scale).astype(np.float32)
 
 
+@dataclass(frozen=True)
+class Labels:
+    """What each sequence of a table is labelled with.
+
+    Args:
+        kind: "binary", "classes", "multilabel" or "regression".
+        names: binary and classes: what each number means; otherwise what each column of `values` is.
+        values: binary uint8 (n, 1) and multilabel uint8 (n, k), 0, 1 or 255 missing; classes int32 (n,), -1 missing;
+            regression float32 (n, k), NaN missing. A row for each contig.
+        missing: how many labels are missing.
+    """
+
+    kind: str
+    names: tuple[str, ...]
+    values: npt.NDArray[Any]
+    missing: int
+
+
 _NONE: Bytes = np.empty(0, np.uint8)
 
 
@@ -100,17 +123,7 @@ class Store:
     @cached_property
     def contigs(self) -> Contigs:
         """Names, aliases, lengths and offsets of all contigs."""
-        column = {name: self.array(f"contigs/{name}") for name in ("name", "alias", "length", "offset", "circular")}
-        names, aliases = (
-            tuple(bytes(row).rstrip(b"\0").decode() for row in column[name].read()) for name in ("name", "alias")
-        )
-        return Contigs(
-            names,
-            column["length"].read().astype(np.int64),
-            column["offset"].read().astype(np.int64),
-            aliases,
-            tuple(column["circular"].read().astype(bool).tolist()),
-        )
+        return read_contigs(self.array)
 
     @cached_property
     def letters(self) -> dict[str, dict[str, int]]:
@@ -122,9 +135,8 @@ class Store:
 
     def groups(self) -> dict[str, dict[str, Any]]:
         """The groups inside the store and their attributes."""
-        found: dict[str, dict[str, Any]] = {"contigs": {}}
-        if self.manifest["tracks"]:
-            found["tracks"] = {}
+        parents = (key.split("/")[:-1] for key in self.manifest["arrays"])
+        found: dict[str, dict[str, Any]] = {"/".join(p[:n]): {} for p in parents for n in range(1, len(p) + 1)}
         for entry in self.manifest["tracks"].values():
             found |= {key.rsplit("/", 1)[0]: {"bin_bp": entry["bin_bp"]} for key in entry["arrays"]}
         return found
@@ -160,6 +172,50 @@ class Store:
             raise ConfigError(f'store {self.path} has no track "{name}". {suggest(name, self.tracks)}')
         return self.tracks[name]
 
+    @cached_property
+    def matrices(self) -> dict[str, Matrix]:
+        """All matrices by name; their values are read when asked for."""
+        return {
+            name: Matrix(name, tuple(entry["conditions"]), self.contigs, self._group(entry["key"]))
+            for name, entry in self.manifest.get("matrices", {}).items()
+        }
+
+    def matrix(self, name: str) -> Matrix:
+        """One matrix of values by region and condition. Raises ConfigError with the nearest name if there is none."""
+        if name not in self.matrices:
+            raise ConfigError(f'store {self.path} has no matrix "{name}". {suggest(name, self.matrices)}')
+        return self.matrices[name]
+
+    @cached_property
+    def variant_sets(self) -> dict[str, Variants]:
+        """All sets of variants by name."""
+        return {
+            name: Variants(name, tuple(entry["samples"]), self.contigs, self._group(entry["key"]))
+            for name, entry in self.manifest.get("variants", {}).items()
+        }
+
+    def variants(self, name: str) -> Variants:
+        """One set of variants. Raises ConfigError with the nearest name if there is none."""
+        if name not in self.variant_sets:
+            raise ConfigError(f'store {self.path} has no variants "{name}". {suggest(name, self.variant_sets)}')
+        return self.variant_sets[name]
+
+    def _group(self, key: str) -> dict[str, Array]:
+        """The arrays of a group by name."""
+        keys = (array for array in self.manifest["arrays"] if array.startswith(f"{key}/"))
+        return {array.removeprefix(f"{key}/"): self.array(array) for array in keys}
+
+    @cached_property
+    def labels(self) -> Labels:
+        """The labels of a store of sequences. Raises ConfigError if it is a genome's."""
+        entry = self.manifest.get("labels")
+        if entry is None:
+            raise ConfigError(
+                f"store {self.path} has no labels: it is made of an assembly, not of a table of sequences"
+            )
+        values = self.array(f"{entry['key']}/values").read()
+        return Labels(entry["kind"], tuple(entry["names"]), values, entry["missing"])
+
     def regions(self, part: str | None, split: str = "default") -> Int64:
         """Flat intervals (n, 2) of one part of a split; all contigs if `part` is None.
 
@@ -170,28 +226,49 @@ class Store:
             return self.contigs.whole()
         if split not in self.manifest["splits"]:
             raise ConfigError(f'store {self.path} has no split "{split}". {suggest(split, self.manifest["splits"])}')
-        parts = {name: v for name, v in self.manifest["splits"][split].items() if name != "id"}
+        parts = {name: v for name, v in self.manifest["splits"][split].items() if name in PARTS}
         if part not in parts:
             raise ConfigError(f'split "{split}" has no part "{part}". {suggest(part, parts)}')
         if not parts[part]:
             raise ConfigError(f'split "{split}" of store {self.path} has an empty part "{part}"; name it in the recipe')
+        if "array" in self.manifest["splits"][split]:
+            of = self.array(self.manifest["splits"][split]["array"]).read()
+            return self.contigs.whole()[np.flatnonzero(of == 1 + PARTS.index(part))]
         return np.array(parts[part], np.int64).reshape(-1, 2)
 
     def identity(self, split: str, tracks: tuple[str, ...]) -> dict[str, str]:
         """Content ids of what a run uses: a checkpoint records them."""
         ids = {"sequence": self.planes["sequence"].id, "ambiguous": self.planes["ambiguous"].id}
         ids |= {f"track {name}": self.track(name).id for name in tracks}
+        if labels := self.manifest.get("labels"):
+            ids["labels"] = self.manifest["arrays"][f"{labels['key']}/values"]["id"]
         if split in self.manifest["splits"]:
             ids["split"] = self.manifest["splits"][split]["id"]
         return ids
 
-    def codes(self, interval: Interval) -> Bytes:
+    def codes(
+        self,
+        interval: Interval,
+        *,
+        variants: str | None = None,
+        sample: str | None = None,
+        haplotype: int = 0,
+        unphased: Unphased = "refuse",
+    ) -> Bytes:
         """Base codes uint8 (end - start,) of a stretch, on the strand it names; ambiguous is 4.
 
         A stretch of a circular contig may begin before it or end after it by less than its length.
 
+        Args:
+            interval: the stretch.
+            variants: a set of variants: the stretch as a sample has it, ambiguous where its genotype is not known.
+            sample: whose; None where there is one only.
+            haplotype: 0 or 1.
+            unphased: "listed" takes the alleles of heterozygous sites without phase in the order of the file.
+
         Raises:
-            ConfigError: the contig is unknown or the stretch leaves it.
+            ConfigError: the contig is unknown or the stretch leaves it; no such variants or sample; an unphased
+                heterozygous site lies in it.
         """
         row = self.contigs.index(interval.contig)
         length, start, end = int(self.contigs.lengths[row]), interval.start, interval.end
@@ -200,7 +277,11 @@ class Store:
             raise ConfigError(f"{interval} is no stretch of a contig with {length:,} bases")
         inside = [(-beyond, 0, beyond), (0, length, 0), (length, length + beyond, -beyond)]
         pieces = [(max(start, low) + shift, min(end, high) + shift) for low, high, shift in inside]
-        codes = np.concatenate([self._decode(row, first, last) for first, last in pieces if first < last] or [_NONE])
+        found = [(first, self._decode(row, first, last)) for first, last in pieces if first < last]
+        if variants is not None:
+            changed = self.variants(variants)
+            found = [(at, changed.substitute(codes, row, at, sample, haplotype, unphased)) for at, codes in found]
+        codes = np.concatenate([codes for _, codes in found] or [_NONE])
         return COMPLEMENT[codes[::-1]] if interval.strand == "-" else codes
 
     def _decode(self, row: int, first: int, last: int) -> Bytes:
@@ -214,6 +295,19 @@ class Store:
     def sequence(self, interval: Interval) -> str:
         """The letters of a stretch in upper case, N for ambiguous bases; as `codes`."""
         return np.frombuffer(BASES.encode(), np.uint8)[self.codes(interval)].tobytes().decode()
+
+
+def read_contigs(array: Callable[[str], Array]) -> Contigs:
+    """The contig table, from its arrays by key."""
+    column = {name: array(f"contigs/{name}") for name in ("name", "alias", "length", "offset", "circular")}
+    names, aliases = (words(column[name].read()) for name in ("name", "alias"))
+    return Contigs(
+        names,
+        column["length"].read().astype(np.int64),
+        column["offset"].read().astype(np.int64),
+        aliases,
+        tuple(column["circular"].read().astype(bool).tolist()),
+    )
 
 
 def read_manifest(path: Path, kind: str, pattern: str) -> dict[str, Any]:

@@ -8,18 +8,22 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from distgen.config import Recipe
 from distgen.errors import StoreError
-from distgen.store import assembly, contigs, format, tracks
-from distgen.store.format import MANIFEST, Array
+from distgen.store import assembly, base, format, matrices, rows, tracks, variants
+from distgen.store.base import Base
+from distgen.store.build import plan_tables
+from distgen.store.format import MANIFEST, Array, Entry
 from distgen.store.planes import PER_BYTE
 from distgen.store.reader import Store, open_store
 from distgen.store.sources import Sources, examine
 from distgen.store.tracks import Block
 from distgen.store.verify import Findings, verify
 from distgen.store.work import Progress, Work, in_this_process
+
+T = TypeVar("T")
 
 
 def repair(recipe: Recipe, out: Path, progress: Progress = lambda size: None) -> Findings:
@@ -47,6 +51,7 @@ def repair(recipe: Recipe, out: Path, progress: Progress = lambda size: None) ->
             if shard is None:
                 _write_metadata(store, key)
         bad = [(key, shard) for key, shard, _ in found.damage if shard is not None]
+        bad.sort(key=lambda damage: damage[0].split("/")[0] not in base.KEYS)  # the others are built from these
         for key, shard in bad:
             array = store.array(key)
             with _rebuilt(recipe, sources, store, work, key, shard) as (file, entry):
@@ -76,16 +81,20 @@ def compare(recipe: Recipe, out: Path, progress: Progress = lambda bases: None) 
         with work.locked():
             recipe = sources.fetched(recipe, work.folder)
             inputs = store.manifest["inputs"]["planes"]
-            built = assembly.build(recipe, inputs, work, progress, in_this_process, 1)
-            entries = assembly.place(built, work, work.folder / "store")
+            made = base.build(recipe, inputs, work, progress, in_this_process, 1)
+            entries = _as_published(store, made, made.arrays)
             for block in _blocks(recipe, sources, store):
                 tracks.write_block(block, store.contigs, work, progress)
                 key = _key(store, block)
                 entries[key] = format.array_entry(
                     block.layout(store.contigs), tracks.shards_of(block, store.contigs, work)
                 )
+            for table in _tables(recipe, sources, store):
+                rows.write(table, work, progress)
+                written = (work.receipt(table.inputs) or {})["arrays"]
+                entries |= {f"{_table_key(store, table)}/{name}": entry for name, entry in written.items()}
         for key, entry in entries.items():
-            if entry["id"] != store.manifest["arrays"][key]["id"]:
+            if entry["id"] != store.manifest["arrays"].get(key, {}).get("id"):
                 differing.append(f"{out / key} is not what its sources say")
     finally:
         work.remove()
@@ -120,22 +129,50 @@ def _rebuilt(
     recipe: Recipe, sources: Sources, store: Store, work: Work, key: str, shard: int
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
     """A shard built anew: its file, and what its writer says of it."""
-    inputs = store.manifest["inputs"]["planes"]
-    if key in PER_BYTE:
-        yield assembly.shard_path(work, inputs, key, shard), assembly.rebuild(recipe, inputs, work, shard)[key]
-    elif key.startswith("contigs/"):
-        built = assembly.build(recipe, inputs, work, lambda bases: None, in_this_process, 1)
-        receipts = built.receipts or []
-        values = contigs.columns(built.contigs, receipts)[key.removeprefix("contigs/")]
-        layout = store.array(key).layout
-        path = work.folder / "table"
-        writer = format.ShardWriter(path, layout)
-        writer.write(values[shard * layout.shard : (shard + 1) * layout.shard])
-        yield path, writer.close()
-    else:
+    inputs, kind = store.manifest["inputs"]["planes"], key.split("/")[0]
+    if kind == "tracks":
         block = next(block for block in _blocks(recipe, sources, store) if _key(store, block) == key)
         tracks.write_block(block, store.contigs, work, lambda bases: None, only=shard)
         yield tracks.shard_path(block, work, shard), tracks.shards_of(block, store.contigs, work, only=shard)[0]
+    elif kind in (matrices.KIND, variants.KIND):
+        group, name = key.rsplit("/", 1)
+        table = next(table for table in _tables(recipe, sources, store) if _table_key(store, table) == group)
+        rows.write(table, work, lambda bases: None)
+        yield _shard(work.path(table.inputs) / name, (work.receipt(table.inputs) or {})["arrays"][name], shard)
+    elif kind in PER_BYTE and recipe.assembly:
+        yield assembly.shard_path(work, inputs, key, shard), assembly.rebuild(recipe, inputs, work, shard)[key]
+    else:
+        # Contig tables and tables of sequences are read as a whole; that takes a moment, or is needed anyway.
+        made = base.build(recipe, inputs, work, lambda bases: None, in_this_process, 1)
+        entries, _ = base.place_splits(made, base.resolve_splits(recipe, made.contigs), None)
+        own = _as_published(store, made, {name: name for name in made.arrays | entries}).get(key)
+        if own is None:
+            raise StoreError(f"{store.path / key} cannot be mended alone. Run: distgen build {recipe.path} --force")
+        yield _shard(made.folder / own, (made.arrays | entries)[own], shard)
+
+
+def _shard(folder: Path, entry: Entry, shard: int) -> tuple[Path, dict[str, Any]]:
+    """A shard of an array that was built anew: its file, and the checksums of its chunks."""
+    array = Array(folder, entry)
+    first, count = shard * array.layout.chunks_per_shard, array.layout.chunks_per_shard
+    crcs = base64.b64encode(array.crcs[first : first + count].tobytes()).decode()
+    return folder / array.layout.key(shard), {"crc32c": crcs}
+
+
+def _as_published(store: Store, made: Base, entries: dict[str, T]) -> dict[str, T]:
+    """What is told of arrays built anew, by their keys in the store: other labels would have another one."""
+    if made.labels is None or store.manifest["labels"] is None:
+        return entries
+    new, old = made.labels["key"], store.manifest["labels"]["key"]
+    return {key.replace(f"{new}/", f"{old}/", 1): entry for key, entry in entries.items()}
+
+
+def _tables(recipe: Recipe, sources: Sources, store: Store) -> list[rows.Table]:
+    return plan_tables(recipe, sources, Base.of(store), None)
+
+
+def _table_key(store: Store, table: rows.Table) -> str:
+    return str(rows.standing(store)[table.inputs]["key"])
 
 
 def _blocks(recipe: Recipe, sources: Sources, store: Store) -> list[Block]:

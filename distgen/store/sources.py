@@ -42,7 +42,7 @@ def examine(recipe: Recipe) -> Sources:
     ids: dict[str, str] = {}
     remotes: dict[str, Remote] = {}
     for source, key in recipe.files().items():
-        expected = recipe.assembly.sha256 if source == recipe.assembly.fasta else None
+        expected = recipe.assembly.sha256 if recipe.assembly and source == recipe.assembly.fasta else None
         uri = recipe.uri(source, key)
         if uri is None:
             entry = _local(recipe, source, key, expected)

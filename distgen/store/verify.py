@@ -14,6 +14,9 @@ from distgen.store import format
 from distgen.store.format import MANIFEST, Array
 from distgen.store.planes import PER_BYTE
 from distgen.store.reader import Store
+from distgen.store.splits import PARTS
+
+_KINDS = ("tracks", "matrices", "variants", "splits")  # groups of arrays that a recipe may gain and lose
 
 
 @dataclass
@@ -77,7 +80,7 @@ def _check_json(path: Path, expected: Any, key: str, found: Findings) -> None:
 def leftovers(store: Store) -> list[Path]:
     """Folders of arrays that an earlier generation of the store used, and this one doesn't."""
     used = {store.path / key for key in store.groups()}
-    return sorted(folder for folder in store.path.glob("tracks/*/") if folder not in used)
+    return sorted(folder for kind in _KINDS for folder in store.path.glob(f"{kind}/*/") if folder not in used)
 
 
 def describe(store: Store) -> dict[str, Any]:
@@ -99,12 +102,50 @@ def describe(store: Store) -> dict[str, Any]:
             for name, track in store.tracks.items()
         },
         "splits": {
-            name: {part: int(sum(e - s for s, e in v)) for part, v in split.items() if part != "id"}
+            name: {part: _bases(store, name, part) if split[part] else 0 for part in PARTS}
             for name, split in store.manifest["splits"].items()
         },
+        "matrices": {
+            name: {"regions": len(matrix), "conditions": list(matrix.conditions), **_counted(store, "matrices", name)}
+            for name, matrix in store.matrices.items()
+        },
+        "variants": {
+            name: {"rows": len(variants), "samples": list(variants.samples), **_counted(store, "variants", name)}
+            for name, variants in store.variant_sets.items()
+        },
+        "labels": _describe_labels(store) if store.manifest.get("labels") else None,
         "homology": {name: entry["report"] for name, entry in store.manifest["homology"].items()},
         "sources": store.manifest["provenance"]["sources"],
     }
+
+
+def _bases(store: Store, split: str, part: str) -> int:
+    regions = store.regions(part, split)
+    return int((regions[:, 1] - regions[:, 0]).sum())
+
+
+def _counted(store: Store, kind: str, name: str) -> dict[str, Any]:
+    """What a build counted of a table of rows."""
+    entry = store.manifest[kind][name]
+    return {key: entry[key] for key in ("counts", "skipped", "dropped") if key in entry}
+
+
+def _describe_labels(store: Store) -> dict[str, Any]:
+    """Kind and classes of the labels, and how many sequences of each part of each split have which class."""
+    labels, whole = store.labels, store.contigs.offsets
+    said = {key: store.manifest["labels"][key] for key in ("kind", "names", "missing", "repeated")}
+    found: dict[str, Any] = said | {"splits": {}}
+    for name, split in store.manifest["splits"].items():
+        parts: dict[str, Any] = {}
+        found["splits"][name] = parts
+        for part in PARTS:
+            rows = np.searchsorted(whole, store.regions(part, name)[:, 0]) if split[part] else np.empty(0, np.int64)
+            parts[part] = {"sequences": len(rows)}
+            if labels.kind in ("binary", "classes"):
+                values = labels.values[rows].reshape(-1)
+                counts = [int(np.count_nonzero(values == number)) for number in range(len(labels.names))]
+                parts[part]["classes"] = dict(zip(labels.names, counts, strict=True))
+    return found
 
 
 def _count_bits(plane: Array) -> int:

@@ -1,0 +1,146 @@
+"""Matrices of values by region and condition, such as the expression of genes or the accessibility of peaks.
+
+The group `matrices/NAME.ID8` holds a row for each region, in the order of the assembly: `contig` (row in the contig
+table), `start` and `end` (0-based, half-open), `strand` (1, -1, 0 for none), `id` (UTF-8, padded with zeros) and
+`values` (float32, a column for each condition; NaN is missing).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Container
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from distgen.config import MatrixTable, Recipe, digest
+from distgen.errors import SourceError
+from distgen.genome import Contigs, Int64, Interval
+from distgen.store import format, rows
+from distgen.store.format import Array
+from distgen.store.work import Progress
+
+if TYPE_CHECKING:
+    from distgen.ingest.regions import Regions
+
+KIND = "matrices"
+PIECE = 1 << 20  # values in memory at a time
+_STRANDS = {1: "+", -1: "-", 0: "."}
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Values by region and condition.
+
+    Args:
+        name: as the recipe has it.
+        conditions: (c,), what each column of `values` is.
+        contigs: the store's.
+        arrays: of the group, by name.
+    """
+
+    name: str
+    conditions: tuple[str, ...]
+    contigs: Contigs
+    arrays: dict[str, Array]
+
+    def __len__(self) -> int:
+        return self.arrays["contig"].shape[0]
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """The name of each region (n,)."""
+        return rows.words(self.arrays["id"].read())
+
+    @cached_property
+    def regions(self) -> Int64:
+        """Flat intervals int64 (n, 2), sorted by start; they may overlap."""
+        offsets = self.contigs.offsets[self.arrays["contig"].read()]
+        return np.stack([offsets + self.arrays["start"].read(), offsets + self.arrays["end"].read()], axis=1)
+
+    @cached_property
+    def strands(self) -> npt.NDArray[np.int8]:
+        """int8 (n,): 1 for +, -1 for -, 0 for none."""
+        return self.arrays["strand"].read()
+
+    @cached_property
+    def values(self) -> npt.NDArray[np.float32]:
+        """float32 (n, c), NaN is missing; mapped from the file where it can be."""
+        return self.arrays["values"].read()
+
+    def interval(self, row: int) -> Interval:
+        """A region as contig, 0-based half-open positions and strand."""
+        contig = int(self.arrays["contig"][row : row + 1][0])
+        start, end = self.regions[row] - self.contigs.offsets[contig]
+        return Interval(self.contigs.names[contig], int(start), int(end), _STRANDS[int(self.strands[row])])
+
+
+def plan(recipe: Recipe, ids: dict[str, str], contigs: Contigs, known: Container[str] = ()) -> list[rows.Table]:
+    """The tables of a recipe's [[matrix]].
+
+    Args:
+        recipe: as read from its file.
+        ids: an id of the content of each source.
+        contigs: the contig table.
+        known: the `inputs` of tables that need not be built; their sources are not looked for.
+    """
+    tables = []
+    for number, table in enumerate(recipe.matrix):
+        names = [contigs.names, contigs.aliases, contigs.lengths.tolist()]
+        inputs = digest(["matrix/1", names, table.name, table.missing, ids[table.matrix], ids[table.regions]])
+        fill = None
+        if inputs not in known:
+            matrix = recipe.resolve(table.matrix, f"matrix.{number}.matrix")
+            regions = recipe.resolve(table.regions, f"matrix.{number}.regions")
+            fill = partial(_fill, table, matrix, regions, contigs)
+        tables.append(rows.Table(KIND, table.name, inputs, fill))
+    return tables
+
+
+def _fill(
+    table: MatrixTable, matrix: Path, regions: Path, contigs: Contigs, folder: Path, progress: Progress
+) -> rows.Made:
+    """Join a matrix with its regions; those on contigs that the assembly lacks are counted, and not kept."""
+    from distgen.ingest.regions import read_regions
+    from distgen.ingest.tables import join, read_matrix
+
+    found, places = read_matrix(matrix), read_regions(regions, contigs)
+    taken, kept = np.arange(len(places.ids)), np.arange(len(found.ids))
+    if table.missing == "drop":
+        known, named = set(found.ids), set(places.ids)
+        taken = np.array([row for row, name in enumerate(places.ids) if name in known], np.int64)
+        kept = np.array([row for row, name in enumerate(found.ids) if name in named], np.int64)
+    ids = [places.ids[row] for row in taken.tolist()]
+    order = kept[join([found.ids[row] for row in kept.tolist()], ids, f"{matrix} with {regions}")]
+    here = places.contig[taken] >= 0
+    if not here.any():
+        raise SourceError(f"{matrix} with {regions}: no identifier of both is on a contig of the assembly")
+    skipped = Counter(places.elsewhere[row] for row in taken[~here].tolist())
+    dropped = {"regions": len(places.ids) - len(taken), "matrix": len(found.ids) - len(kept)}
+    arrays = _write(folder, places, taken[here], found.values, order[here])
+    progress(int((places.end - places.start)[taken[here]].sum()))
+    return arrays, {"conditions": found.conditions, "rows": int(here.sum()), "skipped": skipped, "dropped": dropped}
+
+
+def _write(
+    folder: Path, places: Regions, taken: Int64, values: npt.NDArray[np.float32], order: Int64
+) -> dict[str, Any]:
+    columns: dict[str, npt.NDArray[Any]] = {
+        "contig": places.contig[taken].astype(np.int32),
+        "start": places.start[taken],
+        "end": places.end[taken],
+        "strand": places.strand[taken],
+        "id": rows.text(tuple(places.ids[row] for row in taken.tolist())),
+    }
+    arrays = {name: format.write_array(folder / name, column, "zstd") for name, column in columns.items()}
+    stored = rows.Column.of(folder / "values", np.float32, values.shape[1], codec="raw")
+    step = max(1, PIECE // values.shape[1])
+    for first in range(0, len(order), step):
+        piece = values[order[first : first + step]]
+        piece[np.isnan(piece)] = np.nan  # one bit pattern for all
+        stored.write(piece)
+    return arrays | {"values": stored.close()}

@@ -340,7 +340,8 @@ class Sequences(Section):
     """A table of short labelled sequences: each is a contig of the store, and all in one part of the split.
 
     `train`, `valid` and `test` are files (CSV, TSV or FASTA), or a file for each class, { CLASS = FILE, ... }; or `table`
-    is one file, whose column `split` names the part of each row. Without that column, [split] makes the parts.
+    is one file, whose column `split` names the part of each row. Without that column, [split] makes the parts. Or
+    `webdataset` is a folder that `distgen export` has written with one track, whose only bin of a window is its label.
 
     `sequence`, `label`, `split` and `id` are columns by name, or by 0-based number in a file without a header. `kind`:
 
@@ -356,6 +357,7 @@ class Sequences(Section):
     valid: Labelled | None = None
     test: Labelled | None = None
     table: str | None = None
+    webdataset: str | None = None
     sequence: Column = "sequence"
     label: Columns = "label"
     split: Column | None = None
@@ -364,8 +366,14 @@ class Sequences(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Sequences:
-        if bool(self.parts) == (self.table is not None):
-            raise ValueError("give train, valid and test, or one table: one of the two")
+        if bool(self.parts) + (self.table is not None) + (self.webdataset is not None) != 1:
+            raise ValueError("give train, valid and test, or one table, or a webdataset: one of the three")
+        if self.webdataset is not None:
+            if "://" in self.webdataset:
+                raise ValueError("webdataset is a folder on this machine; copy it here first")
+            columns = {"sequence", "label", "split", "id", "separator"} & self.model_fields_set
+            if columns:
+                raise ValueError(f'"{min(columns)}" does not belong to a webdataset, which has no columns')
         if self.parts and self.train is None:
             raise ValueError("train is missing")
         if self.split is not None and self.table is None:
@@ -381,7 +389,14 @@ class Sequences(Section):
     @property
     def is_split(self) -> bool:
         """The table says to which part each sequence belongs."""
-        return bool(self.parts) or self.split is not None
+        return self.table is None or self.split is not None
+
+    @property
+    def files(self) -> dict[str, Labelled]:
+        """The files by the key they stand at; of an export it is the index, which has the checksums of the others."""
+        if self.webdataset is not None:
+            return {"webdataset": f"{self.webdataset}/index.json"}
+        return self.parts or {"table": str(self.table)}
 
 
 class Recipe(File):
@@ -471,8 +486,7 @@ class Recipe(File):
         """Every source as it is written, and the key it stands at."""
         found = {self.assembly.fasta: "assembly.fasta"} if self.assembly else {}
         if self.sequences:
-            entries = self.sequences.parts or {"table": str(self.sequences.table)}
-            for part, entry in entries.items():
+            for part, entry in self.sequences.files.items():
                 for path in [entry] if isinstance(entry, str) else entry.values():
                     found.setdefault(path, f"sequences.{part}")
         for number, matrix in enumerate(self.matrix):

@@ -42,7 +42,10 @@ def estimate(recipe: Recipe, workers: int = 1) -> Estimate:
         bases, seconds = _try(recipe.resolve(recipe.assembly.fasta, "assembly.fasta"))
     else:
         tables = ((source, key) for source, key in recipe.files().items() if key.startswith("sequences."))
-        bases, seconds = _guess([recipe.resolve(source, key) for source, key in tables])
+        paths = [recipe.resolve(source, key) for source, key in tables]
+        if recipe.sequences and recipe.sequences.webdataset:
+            paths = list(paths[0].parent.glob("*.tar"))
+        bases, seconds = _guess(paths)
     size = bases // 4 + bases // 8  # most genomes are soft-masked, few are ambiguous
     columns = 0
     for track in recipe.track:

@@ -40,8 +40,8 @@ _CALLED = {**_PART, "training": 1, "dev": 2, "val": 2, "validation": 2}
 
 def inputs(table: Sequences, ids: dict[str, str]) -> str:
     """An id of all that a table's store depends on; `ids` are those of the recipe's sources."""
-    parameters = table.model_dump(mode="json", exclude={"train", "valid", "test", "table"})
-    files = {part: _each(entry, ids.__getitem__) for part, entry in _files(table).items()}
+    parameters = table.model_dump(mode="json", exclude={"train", "valid", "test", "table", "webdataset"})
+    files = {part: _each(entry, ids.__getitem__) for part, entry in table.files.items()}
     return digest(["sequences/1", parameters, files, planes.UNIT])
 
 
@@ -52,7 +52,7 @@ def build(recipe: Recipe, table: Sequences, unit: str, work: Work, progress: Pro
         ConfigError: a column is not there, or the columns do not fit the kind. SourceError: a row is malformed.
     """
     files = {
-        part: _each(entry, partial(recipe.resolve, key=f"sequences.{part}")) for part, entry in _files(table).items()
+        part: _each(entry, partial(recipe.resolve, key=f"sequences.{part}")) for part, entry in table.files.items()
     }
     try:
         execute([partial(_write, table, files, work, unit)], progress)
@@ -61,17 +61,33 @@ def build(recipe: Recipe, table: Sequences, unit: str, work: Work, progress: Pro
 
 
 def _write(table: Sequences, files: dict[str, Any], work: Work, unit: str, progress: Progress) -> None:
+    named = table.id is not None or table.webdataset is not None
+    build_from_blocks(_blocks(table, files), table.kind, work, unit, progress, named=named, split=table.is_split)
+
+
+def _blocks(table: Sequences, files: dict[str, Any]) -> Iterator[SequenceBlock]:
+    if table.webdataset is not None:
+        yield from _exported(table, files["webdataset"].parent)
+        return
     from distgen.ingest.tables import read_sequences
 
     if table.table is not None:
         files = {"" if table.split is not None else "train": files["table"]}
     columns = {key: getattr(table, key) for key in ("sequence", "label", "split", "id", "separator")}
-    blocks = read_sequences(files, kind=table.kind, **columns)
-    build_from_blocks(blocks, table.kind, work, unit, progress, named=table.id is not None, split=table.is_split)
+    yield from read_sequences(files, kind=table.kind, **columns)
 
 
-def _files(table: Sequences) -> dict[str, Labelled]:
-    return table.parts or {"table": str(table.table)}
+def _exported(table: Sequences, folder: Path) -> Iterator[SequenceBlock]:
+    from distgen.store.webdataset import read_blocks_of_export
+
+    for block in read_blocks_of_export(folder):
+        columns = block.labels.shape[1]
+        if not columns:
+            raise ConfigError(f"{folder} has no labels: export one track, with one bin in each window")
+        kind = "regression" if block.labels.dtype != np.uint8 else "binary" if columns == 1 else "multilabel"
+        if table.kind != kind:
+            raise ConfigError(f'{folder} has labels of kind "{kind}", not "{table.kind}"')
+        yield block
 
 
 def _each(entry: Labelled, function: Any) -> Any:

@@ -19,6 +19,9 @@ from distgen.store.reader import open_store
 from distgen.store.verify import verify
 from tests.conftest import GTF
 from tests.ingest.test_remote import BODY, Server, moto_server, quick, s3  # noqa: F401 - fixtures
+from tests.store.test_rows import BED, MATRIX, TABLE
+from tests.store.test_sequences import FILES, HEAD, THREE
+from tests.store.test_variants import RECORDS, vcf
 
 BUCKET = "s3://genomes/small"
 
@@ -168,6 +171,33 @@ def test_a_split_of_a_bed_file_in_a_bucket_is_read(cloud, s3, tmp_path):  # noqa
     cloud.write_text(cloud.read_text().replace('"chr2:0-200"', f'"{BUCKET}/valid.bed"'))
     build(read(cloud, Recipe), tmp_path / "a.zarr")
     assert open_store(tmp_path / "a.zarr").manifest["splits"]["default"]["valid"] == [[0, 64]]
+
+
+def test_matrices_and_variants_in_a_bucket_are_the_same_as_files(cloud, s3, tmp_path, monkeypatch):  # noqa: F811
+    content = {"expr.tsv": MATRIX, "peaks.bed": BED, "a.vcf": vcf(RECORDS)}
+    for name, text in content.items():
+        s3.put_object(Bucket="genomes", Key=f"small/{name}", Body=text.encode())
+        (tmp_path / name).write_text(text)
+    tables = TABLE + '[[variants]]\nname = "people"\nsource = "a.vcf"\nsamples = ["A"]\n'
+    local = tmp_path / "local.toml"
+    local.write_text(cloud.read_text() + tables)
+    cloud.write_text(cloud.read_text() + re.sub(r'"(?=expr.tsv|peaks.bed|a.vcf)', f'"{BUCKET}/', tables))
+    build(read(local, Recipe), tmp_path / "local.zarr")
+    build(read(cloud, Recipe), tmp_path / "cloud.zarr")
+    one, other = open_store(tmp_path / "local.zarr"), open_store(tmp_path / "cloud.zarr")
+    assert one.manifest["arrays"] == other.manifest["arrays"]
+    names = _fetched(monkeypatch)
+    cloud.write_text(cloud.read_text() + "# the same again\n")
+    assert build(read(cloud, Recipe), tmp_path / "cloud.zarr") > 0
+    assert names == []
+
+
+def test_a_table_of_sequences_in_a_bucket_is_read(s3, tmp_path):  # noqa: F811
+    for name, text in FILES.items():
+        s3.put_object(Bucket="genomes", Key=f"small/{name}", Body=text.encode())
+    (tmp_path / "t.toml").write_text(HEAD + re.sub(r'"(?=\w+\.csv)', f'"{BUCKET}/', THREE))
+    build(read(tmp_path / "t.toml", Recipe), tmp_path / "t.zarr")
+    assert open_store(tmp_path / "t.zarr").labels.values.tolist() == [[0], [1], [1], [255]]
 
 
 def test_a_source_that_fails_leaves_nothing_published_and_the_next_build_goes_on(small_recipe, tmp_path, monkeypatch):

@@ -1,12 +1,13 @@
 """What is damaged is built again, alone; a store can be compared with its sources."""
 
 import gzip
+import json
 
 import pytest
 
 from distgen.config import Recipe, digest, read
 from distgen.errors import StoreError
-from distgen.store import assembly, format, planes
+from distgen.store import assembly, format, matrices, planes
 from distgen.store.build import build
 from distgen.store.reader import open_store
 from distgen.store.repair import compare, repair
@@ -14,6 +15,9 @@ from distgen.store.sources import examine
 from distgen.store.verify import verify
 from tests.store.test_build import tree
 from tests.store.test_planes import RECIPE, UNIT, genome
+from tests.store.test_rows import BED, MATRIX, TABLE
+from tests.store.test_sequences import FILES, HEAD, THREE
+from tests.store.test_variants import RECORDS, vcf
 
 
 @pytest.fixture(params=["a.fa", "a.fa.gz"])
@@ -55,6 +59,58 @@ def test_only_the_damaged_unit_is_built(built, monkeypatch):
     repair(recipe, out)
     assert [unit.rsplit("-")[-1] for unit in written] == ["3"]
     assert tree(out) == whole
+
+
+@pytest.mark.parametrize("made", ["rows", "sequences"])
+def test_tables_of_rows_and_of_sequences_come_back_too(made, request):
+    """Each file alone, then all at once: what is built from the planes waits for them."""
+    recipe, out = request.getfixturevalue(f"with_{made}")
+    build(recipe, out)
+    whole = tree(out)
+    assert compare(recipe, out) == []
+    names = [name for name in whole if name != "manifest"]
+    for damaged in [*([name] for name in names), [name for name in names if "/c/" in name]]:
+        for name in damaged:
+            content = (out / name).read_bytes()
+            (out / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert len(repair(recipe, out).damage) == len(damaged), damaged
+        assert tree(out) == whole
+
+
+@pytest.fixture
+def with_rows(small_recipe):
+    folder = small_recipe.parent
+    (folder / "expr.tsv").write_text(MATRIX)
+    (folder / "peaks.bed").write_text(BED)
+    (folder / "a.vcf").write_text(vcf(RECORDS))
+    variants = '[[variants]]\nname = "people"\nsource = "a.vcf"\nsamples = ["A"]\n'
+    small_recipe.write_text(small_recipe.read_text() + TABLE + variants)
+    return read(small_recipe, Recipe), folder / "rows.zarr"
+
+
+@pytest.fixture
+def with_sequences(tmp_path):
+    for name, content in FILES.items():
+        (tmp_path / name).write_text(content)
+    (tmp_path / "t.toml").write_text(HEAD + THREE + '[splits.other]\nvalid = ["0"]\n')
+    return read(tmp_path / "t.toml", Recipe), tmp_path / "t.zarr"
+
+
+def test_a_matrix_that_is_whole_and_wrong_is_told_by_its_sources(with_rows):
+    recipe, out = with_rows
+    source = out.parent / "expr.tsv"
+    source.write_text(MATRIX.replace("2.5", "7"))
+    build(recipe, out)
+    source.write_text(MATRIX)
+    # The store as a builder with a mistake would have published it.
+    store, right = open_store(out), examine(recipe)
+    (old,) = [inputs for inputs, table in store.manifest["inputs"]["tables"].items() if "conditions" in table]
+    (new,) = [table.inputs for table in matrices.plan(recipe, right.ids, store.contigs)]
+    manifest = json.loads(json.dumps(store.manifest).replace(old, new)) | {"provenance": right.provenance}
+    del manifest["checksum"]
+    format.write_json(out / "manifest", manifest | {"checksum": digest(manifest)})
+    key = manifest["matrices"]["expr"]["key"]
+    assert compare(recipe, out) == [f"{out}/{key}/values is not what its sources say"]
 
 
 def _spy(finish, written):

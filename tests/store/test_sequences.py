@@ -17,6 +17,7 @@ from distgen.store import planes, sequences
 from distgen.store.build import build
 from distgen.store.reader import open_store
 from distgen.store.verify import describe, verify
+from distgen.store.webdataset import export
 from distgen.store.work import Work
 from tests.store.test_build import tree
 
@@ -345,3 +346,45 @@ def test_published_tables(data, tmp_path, recipe, sizes, names):
     assert sum(split[part] for part in ("train", "valid", "test")) == sum(sizes)
     assert sizes[1] in (0, split["valid"])
     assert (store.path / "manifest").stat().st_size < 40_000
+
+
+def test_an_export_with_a_label_for_each_window_is_a_table(small_recipe, tmp_path):
+    (tmp_path / "peaks.bed").write_text("chr1\t60\t90\n")
+    track = '[[track]]\nname = "peaks"\nsource = "peaks.bed"\nbin_bp = 50\n[split]'
+    small_recipe.write_text(small_recipe.read_text().replace("[split]", track))
+    build(read(small_recipe, Recipe), tmp_path / "s.zarr")
+    found = export(open_store(tmp_path / "s.zarr"), tmp_path / "o", window=60, target_length=50, tracks=("peaks",))
+    (tmp_path / "t.toml").write_text(HEAD + 'kind = "binary"\nwebdataset = "o"\n')
+    build(read(tmp_path / "t.toml", Recipe), tmp_path / "t.zarr")
+    store = open_store(tmp_path / "t.zarr")
+    samples = [sample for part in found.parts for sample in found.samples(part)]
+    assert store.contigs.names == tuple(str(sample.where) for sample in samples)
+    assert letters(store) == [sample.letters.tobytes().decode().upper() for sample in samples]
+    assert np.array_equal(store.labels.values, np.concatenate([sample.targets["peaks"] for sample in samples]))
+    assert {part: len(store.regions(part)) for part in found.parts} == found.parts
+    assert not verify(store).damage
+    (tmp_path / "t.toml").write_text(HEAD + 'kind = "regression"\nwebdataset = "o"\n')
+    with pytest.raises(ConfigError, match=r't\.toml:2: sequences: .*o has labels of kind "binary", not "regression"'):
+        build(read(tmp_path / "t.toml", Recipe), tmp_path / "t.zarr")
+
+
+def test_an_export_without_labels_is_no_table(small, tmp_path):
+    export(small, tmp_path / "o", window=60, tracks=("genes",))
+    (tmp_path / "t.toml").write_text(HEAD + 'kind = "multilabel"\nwebdataset = "o"\n')
+    with pytest.raises(ConfigError, match=r"t\.toml:2: sequences: .*o has no labels: export one track, with one bin"):
+        build(read(tmp_path / "t.toml", Recipe), tmp_path / "t.zarr")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('webdataset = "o"\ntable = "a.csv"', "one of the three"),
+        ('webdataset = "o"\nlabel = "y"', '"label" does not belong to a webdataset, which has no columns'),
+        ('webdataset = "s3://b/o"', "webdataset is a folder on this machine"),
+        ('table = "a.csv"\nsplit = "s"\n[splits.x.homology]', "the sequences of a table stay whole"),
+    ],
+)
+def test_keys_that_would_do_nothing_are_refused(text, message, tmp_path):
+    (tmp_path / "t.toml").write_text(HEAD + f'kind = "binary"\n{text}\n')
+    with pytest.raises(ConfigError, match=message):
+        read(tmp_path / "t.toml", Recipe)

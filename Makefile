@@ -40,6 +40,9 @@ lint: install
 
 bench: install
 	$(BIN)/python -m benchmarks.build
+	$(BIN)/python -m benchmarks.signal
+	$(BIN)/python -m benchmarks.collection
+	$(BIN)/python -m benchmarks.homology
 	$(BIN)/python -m benchmarks.encode
 	$(BIN)/python -m benchmarks.loader
 

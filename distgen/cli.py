@@ -142,7 +142,13 @@ def _say_estimate(recipe: Recipe, out: Path | None, workers: int) -> None:
 
 
 @app.command()
-def info(store: Annotated[Path, typer.Argument(help="A store.", show_default=False)], json_: Json = False) -> None:
+def info(
+    store: Annotated[Path, typer.Argument(help="A store.", show_default=False)],
+    leakage: Annotated[
+        str | None, typer.Option(metavar="SPLIT", help="How much of each part of a split resembles another part.")
+    ] = None,
+    json_: Json = False,
+) -> None:
     """Say what is in a store, or in the index of a collection."""
     from distgen.store.collection import is_index
     from distgen.store.reader import open_store
@@ -150,6 +156,9 @@ def info(store: Annotated[Path, typer.Argument(help="A store.", show_default=Fal
 
     if is_index(store):
         _say_collection(store, json_)
+        return
+    if leakage is not None:
+        _say_leakage(store, leakage, json_)
         return
     found = describe(open_store(store))
     if json_:
@@ -191,6 +200,28 @@ def _label_rows(labels: dict[str, Any]) -> list[tuple[str, str]]:
             classes = ", ".join(f"{label} {count:,}" for label, count in list(found.get("classes", {}).items())[:6])
             rows.append((f"split {name}/{part}", f"{found['sequences']:,} sequences{f' ({classes})' * bool(classes)}"))
     return rows
+
+
+def _say_leakage(store: Path, split: str, json_: bool) -> None:
+    from distgen.store.leaks import leaks
+    from distgen.store.reader import open_store
+
+    found = leaks(open_store(store), split)
+    if json_:
+        typer.echo(json.dumps(found))
+        return
+    rows = []
+    for pair in found["pairs"]:
+        how = (
+            f"{pair['bases']:,} bases"
+            if "bases" in pair
+            else f"{len(pair['exact']):,} stand there, {len(pair['similar']):,} more resemble one"
+        )
+        rows.append((f"{pair['part']} in {pair['other']}", f"{pair['share']:.2%}: {how}"))
+    _table(
+        f"{store}, split {split}: what of a part resembles another",
+        rows,
+    )
 
 
 def _say_collection(index: Path, json_: bool) -> None:

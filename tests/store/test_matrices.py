@@ -64,11 +64,11 @@ def test_names_on_one_side_only_are_dropped_and_counted_if_asked(made):
         (MATRIX, BED + "chr3\t0\t1\tp1\n", 'missing = "drop"\n', r'identifier "p1" comes twice in the regions'),
         (MATRIX + "p1,1,1\n", BED, "", r'expr\.csv:5: "p1" came before in line 3'),
         (MATRIX + "pX,one,1\n", BED, "", r'expr\.csv:5: "one" is no number'),
-        (MATRIX, BED + "chr3\t0\t8\tq\n", "", r"peaks\.bed:4: the feature ends at 8"),
+        (MATRIX, BED + "chr3\t0\t8\tq\n", "", r"peaks\.bed:4: the region leaves its contig"),
         ("id,a\nz,1\n", BED, 'missing = "drop"\n', r"no identifier of both is on a contig of the assembly"),
         ("id,a\npM,1\n", BED, 'missing = "drop"\n', r"no identifier of both is on a contig of the assembly"),
         (MATRIX, BED, 'missing = "ignore"\n', r'small\.toml:18: matrix\[0\]\.missing: "ignore" is none of the choices'),
-        (MATRIX, BED, TABLE, r"matrices must have different names"),
+        (MATRIX, BED, TABLE, r"two matrices are called"),
         (MATRIX, BED, TABLE.replace('"expr', '"x'), r"small\.toml:20: matrix\[1\]\.matrix: there is no file"),
     ],
 )

@@ -197,7 +197,7 @@ def test_tracks_matrices_and_variants_lie_on_sequences_too(made):
         (THREE, {"valid.csv": "sequence,label\nACXT,1\n"}, r"valid\.csv:2: 'X', letter 3 of the sequence"),
         (THREE, {"valid.csv": "sequence,label\n,1\n"}, r'valid\.csv:2: "" is no sequence'),
         (THREE, {"valid.csv": "sequence,label\nA,2\n"}, r'binary labels are 0 and 1, or two names, but "2"'),
-        (THREE, {"valid.csv": "sequence,label\n"}, r"valid\.csv: the table holds no row"),
+        (THREE, {"valid.csv": "sequence,label\n"}, r"valid\.csv: the file holds no rows below its header"),
         (
             'kind = "binary"\ntable = "p.csv"\nsplit = "part"\n',
             {"p.csv": "sequence,label,part\nA,1,train\nC,0,tset\n"},

@@ -152,7 +152,7 @@ def test_two_bases_at_one_place_are_refused(made):
         (RECORDS, 'samples = ["Z"]\n', r'no sample is called "Z"'),
         (RECORDS, 'samples = ["A", "A"]\n', r"variants\[0\]: samples must differ"),
         (RECORDS, 'indels = "keep"\n', r'variants\[0\]\.indels: "keep" is none of the choices'),
-        (RECORDS, TABLE, r"variants must have different names"),
+        (RECORDS, TABLE, r"two variants are called"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(made, records, more, message):

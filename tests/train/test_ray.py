@@ -49,7 +49,7 @@ def test_more_workers_than_cores_ends_with_a_clear_error(run_file, tmp_path):
     import ray
 
     ray.shutdown()
-    with pytest.raises(ConfigError, match=f"the run asks for 640 cores, there are {os.cpu_count()}"):
+    with pytest.raises(ConfigError, match=f"640 cores are asked for, there are {os.cpu_count()}"):
         launch(
             Run.read(
                 run_file,

@@ -154,9 +154,7 @@ def _publish(
         },
         "provenance": provenance,
     }
-    if made.fresh:
-        _put_manifest(folder, manifest)  # not seen yet, but what separates parts needs a store to look at
-    manifest |= _separate(recipe, manifest, open_store(folder), work, old)
+    manifest |= _separate(recipe, manifest, made, work, old)
     _put_manifest(folder, manifest)
     if made.fresh:
         swap(folder, work.out)
@@ -169,7 +167,7 @@ def _put_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def _separate(
-    recipe: Recipe, manifest: dict[str, Any], store: Store, work: Work, old: Store | None
+    recipe: Recipe, manifest: dict[str, Any], made: Base, work: Work, old: Store | None
 ) -> dict[str, dict[str, Any]]:
     """The splits with what resembles a held-out part taken from the others, where the recipe asks for it."""
     tables, reports = dict(manifest["splits"]), {}
@@ -188,7 +186,9 @@ def _separate(
         if receipt is None:
             from distgen.store.homology import separate_split
 
-            receipt = separate_split(store, splits.parts_of(table), split.homology)
+            if made.fresh:
+                _put_manifest(made.folder, manifest)  # nobody sees it yet, but the search needs a store to look at
+            receipt = separate_split(open_store(made.folder), splits.parts_of(table), split.homology)
             work.finish(inputs, work.begin(inputs), receipt)
         tables[name] = splits.table(splits.parts_of(receipt["parts"]))
         reports[name] = {"inputs": inputs, "report": receipt["report"]}

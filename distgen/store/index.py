@@ -66,7 +66,7 @@ def build_index(
         manifest = write_index(work.folder / "index", config.collection, members, _weights(config, members))
         if old is None or old.manifest != manifest:
             swap(work.folder / "index", out)
-    work.remove()
+        work.remove()
     return out
 
 

@@ -6,11 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from distgen.errors import ConfigError
 from distgen.genome import Interval
 from distgen.store.homology import leakage
 from distgen.store.reader import Store
-from distgen.store.splits import PARTS
 from distgen.store.table_homology import table_leakage
 
 
@@ -20,13 +18,7 @@ def leaks(store: Store, split: str = "default") -> dict[str, Any]:
     Raises:
         ConfigError: there is no such split, or it has fewer than two parts.
     """
-    parts = {}
-    for part in PARTS:
-        try:
-            parts[part] = store.regions(part, split)
-        except ConfigError as error:
-            if "has an empty part" not in str(error):
-                raise
+    parts = {part: store.regions(part, split) for part in store.parts(split)}
     if not store.manifest.get("labels"):
         return leakage(store, parts)
     of = np.concatenate([[part] * len(intervals) for part, intervals in parts.items()])

@@ -216,6 +216,12 @@ class Store:
         values = self.array(f"{entry['key']}/values").read()
         return Labels(entry["kind"], tuple(entry["names"]), values, entry["missing"])
 
+    def parts(self, split: str = "default") -> list[str]:
+        """The parts of a split that hold anything. Raises ConfigError if the store has no such split."""
+        if split not in self.manifest["splits"]:
+            raise ConfigError(f'store {self.path} has no split "{split}". {suggest(split, self.manifest["splits"])}')
+        return [part for part in PARTS if self.manifest["splits"][split].get(part)]
+
     def regions(self, part: str | None, split: str = "default") -> Int64:
         """Flat intervals (n, 2) of one part of a split; all contigs if `part` is None.
 
@@ -224,17 +230,15 @@ class Store:
         """
         if part is None:
             return self.contigs.whole()
-        if split not in self.manifest["splits"]:
-            raise ConfigError(f'store {self.path} has no split "{split}". {suggest(split, self.manifest["splits"])}')
-        parts = {name: v for name, v in self.manifest["splits"][split].items() if name in PARTS}
-        if part not in parts:
-            raise ConfigError(f'split "{split}" has no part "{part}". {suggest(part, parts)}')
-        if not parts[part]:
+        filled, table = self.parts(split), self.manifest["splits"][split]
+        if part not in PARTS:
+            raise ConfigError(f'split "{split}" has no part "{part}". {suggest(part, PARTS)}')
+        if part not in filled:
             raise ConfigError(f'split "{split}" of store {self.path} has an empty part "{part}"; name it in the recipe')
-        if "array" in self.manifest["splits"][split]:
-            of = self.array(self.manifest["splits"][split]["array"]).read()
+        if "array" in table:
+            of = self.array(table["array"]).read()
             return self.contigs.whole()[np.flatnonzero(of == 1 + PARTS.index(part))]
-        return np.array(parts[part], np.int64).reshape(-1, 2)
+        return np.array(table[part], np.int64).reshape(-1, 2)
 
     def identity(self, split: str, tracks: tuple[str, ...]) -> dict[str, str]:
         """Content ids of what a run uses: a checkpoint records them."""

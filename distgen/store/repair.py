@@ -60,7 +60,7 @@ def repair(recipe: Recipe, out: Path, progress: Progress = lambda size: None) ->
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target.with_name(f".{target.name}.new"))
                 os.replace(target.with_name(f".{target.name}.new"), target)
-    work.remove()
+        work.remove()
     left = verify(open_store(out)).damage
     if left:
         raise StoreError("; ".join(sentence for _, _, sentence in left))
@@ -76,9 +76,8 @@ def compare(recipe: Recipe, out: Path, progress: Progress = lambda bases: None) 
     store, sources = open_store(out), examine(recipe)
     _refuse_change(recipe, sources, store)
     work = Work(out.with_name(f"{out.name}.deep"))
-    differing = []
-    try:
-        with work.locked():
+    with work.locked():
+        try:
             recipe = sources.fetched(recipe, work.folder)
             inputs = store.manifest["inputs"]["planes"]
             made = base.build(recipe, inputs, work, progress, in_this_process, 1)
@@ -93,12 +92,14 @@ def compare(recipe: Recipe, out: Path, progress: Progress = lambda bases: None) 
                 rows.write(table, work, progress)
                 written = (work.receipt(table.inputs) or {})["arrays"]
                 entries |= {f"{_table_key(store, table)}/{name}": entry for name, entry in written.items()}
-        for key, entry in entries.items():
-            if entry["id"] != store.manifest["arrays"].get(key, {}).get("id"):
-                differing.append(f"{out / key} is not what its sources say")
-    finally:
-        work.remove()
-    return differing
+        finally:
+            work.remove()
+    known = store.manifest["arrays"]
+    return [
+        f"{out / key} is not what its sources say"
+        for key, entry in entries.items()
+        if entry["id"] != known.get(key, {}).get("id")
+    ]
 
 
 def _refuse_change(recipe: Recipe, sources: Sources, store: Store) -> None:

@@ -1,0 +1,64 @@
+"""Typed, frozen configuration: TOML in, every check in one place, a canonical hash out.
+
+`[model]` and `[objective]` of a run live with the code they configure.
+"""
+
+from distgen.config.collection import Collection, Mixture, Weighted, is_collection
+from distgen.config.file import File, Name, Positive, Section, digest, read, redact, source_name
+from distgen.config.recipe import (
+    ContigRules,
+    Drawn,
+    Homology,
+    Labelled,
+    MatrixTable,
+    Recipe,
+    Sequences,
+    Split,
+    Track,
+    Variants,
+    is_bed,
+)
+from distgen.config.run import Cluster, Data, Log, Optimizer, Rate, Train
+
+# The bounds of waits, in seconds: this table is the one place that says them.
+TIMEOUTS = {
+    "worker_start": 120.0,  # all training workers placed and running
+    "process_group": 300.0,  # one collective operation between training workers
+    "next_batch": 300.0,  # the loader's thread has a batch ready
+    "remote_host": 20.0,  # the host of a remote source can be reached
+    "remote_read": 30.0,  # a remote source sends its next bytes
+    "remote_retry": 120.0,  # a request for a remote source that fails is made again
+}
+
+__all__ = [
+    "TIMEOUTS",
+    "Cluster",
+    "Collection",
+    "ContigRules",
+    "Data",
+    "Drawn",
+    "File",
+    "Homology",
+    "Labelled",
+    "Log",
+    "MatrixTable",
+    "Mixture",
+    "Name",
+    "Optimizer",
+    "Positive",
+    "Rate",
+    "Recipe",
+    "Section",
+    "Sequences",
+    "Split",
+    "Track",
+    "Train",
+    "Variants",
+    "Weighted",
+    "digest",
+    "is_bed",
+    "is_collection",
+    "read",
+    "redact",
+    "source_name",
+]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from distgen.kernels.reference import MASKING, check_bounds, threshold
+from distgen.kernels.reference import bases_of, check_bounds
 
 Bytes = npt.NDArray[np.uint8]
 _NONE = np.empty(0, np.uint8)
@@ -132,38 +132,6 @@ def _fill_one_hot(plane: Bytes, ambiguous: Bytes, starts: Any, limits: Any, reve
                 _where(codes[:n], c, one, out[b, c, first : first + n])
 
 
-@_jit
-def _philox(c0: int, c1: int, c2: int, k0: int, k1: int) -> Any:
-    word, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
-    m0, m1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-    w0, w1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
-    a, b, c, d = np.uint64(c0), np.uint64(c1), np.uint64(c2), np.uint64(0)
-    x, y = np.uint64(k0), np.uint64(k1)
-    for _ in range(10):
-        p, q = a * m0, c * m1
-        a, b, c, d = (q >> shift) ^ b ^ x, q & word, (p >> shift) ^ d ^ y, p & word
-        x, y = (x + w0) & word, (y + w1) & word
-    return a, b, c
-
-
-@_jit
-def _fill_masked(
-    tokens: Any, keys: Any, rate: int, mask: int, random: int, tag: int, inputs: Any, targets: Any
-) -> None:
-    for b in range(tokens.shape[0]):
-        low, high = keys[b] & 0xFFFFFFFF, (keys[b] >> 32) & 0xFFFFFFFF
-        for i in range(tokens.shape[1]):
-            token = tokens[b, i]
-            inputs[b, i], targets[b, i] = token, -100
-            draw, action, base = _philox(i, 0, tag, low, high)
-            if draw < rate and token < 4:
-                targets[b, i] = token
-                if action < mask:
-                    inputs[b, i] = 5
-                elif action < random:
-                    inputs[b, i] = base & 3
-
-
 # The bit pattern of 1.0, so that one kernel per width serves every dtype.
 _ONE = {
     torch.float32: np.uint32(0x3F800000),
@@ -177,7 +145,7 @@ _WIDTHS = {1: torch.uint8, 2: torch.uint16, 4: torch.uint32}
 def _arguments(
     plane: Tensor, starts: Tensor, length: int, reverse: Tensor | None, ambiguous: Tensor | None, limits: Tensor | None
 ) -> tuple[Any, ...]:
-    check_bounds(plane, starts, length, ambiguous, limits)
+    check_bounds(bases_of(plane, ambiguous), starts, length, limits)
     if limits is None:
         limits = torch.stack([starts, starts + length], dim=1)
     return (
@@ -216,21 +184,3 @@ def one_hot(
     bits = out.view(_WIDTHS[dtype.itemsize]).numpy()
     _fill_one_hot(*_arguments(plane, starts, length, reverse, ambiguous, limits), _ONE[dtype], bits)
     return out
-
-
-def mask_tokens(
-    tokens: Tensor, keys: Tensor, rate: float, mask: float = 0.8, random: float = 0.1
-) -> tuple[Tensor, Tensor]:
-    inputs = torch.empty(tokens.shape, dtype=tokens.dtype)
-    targets = torch.empty(tokens.shape, dtype=torch.int64)
-    _fill_masked(
-        tokens.contiguous().numpy(),
-        keys.contiguous().numpy(),
-        threshold(rate),
-        threshold(mask),
-        threshold(mask + random),
-        MASKING,
-        inputs.numpy(),
-        targets.numpy(),
-    )
-    return inputs, targets

@@ -1,0 +1,1 @@
+"""The ops for CUDA, in Triton. `reference.py` specifies them."""

@@ -39,10 +39,10 @@ class Objective(Protocol):
     tracks: tuple[str, ...]
 
     def encode(self, batch: Batch, dtype: torch.dtype, *, evaluating: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """The model's input (B, in_channels, L), the targets, and which of them count."""
+        """The model's input (B, in_channels, L), the targets, and which of them count (or how much)."""
 
     def loss(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss in nats summed over valid targets, and their number."""
+        """The loss in nats summed over valid targets, and their number (or weight)."""
 
     def metrics(self, device: torch.device) -> Metrics:
         """New, empty metrics that take predictions on a device."""

@@ -12,17 +12,24 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from distgen import kernels
-from distgen.config import Rate, Section
+from distgen.config import Positive, Rate, Section
 from distgen.loader.batch import Batch
 
 
 class MaskedLMConfig(Section):
-    """`rate` of the bases are hidden; of these, `mask` become the mask, `random` another base, the rest stay."""
+    """`rate` of the bases are hidden; of these, `mask` become the mask, `random` another base, the rest stay.
+
+    Bases are hidden in stretches of `span`. Of soft-masked bases (repeats), `softmask_rate` are hidden in training, and
+    each weighs `softmask_weight` in the loss; validation hides and weighs all alike.
+    """
 
     kind: Literal["masked_lm"]
     rate: Rate = 0.15
     mask: Annotated[float, Field(ge=0, le=1)] = 0.8
     random: Annotated[float, Field(ge=0, le=1)] = 0.1
+    span: Positive = 1
+    softmask_rate: Annotated[float, Field(ge=0, lt=1)] | None = None
+    softmask_weight: Annotated[float, Field(ge=0, le=1)] = 1.0
 
     @model_validator(mode="after")
     def _check(self) -> MaskedLMConfig:
@@ -47,18 +54,32 @@ class MaskedLM:
         config = self._config
         codes_BL = kernels.tokens(**batch.packed)
         shares = {"mask": 1.0, "random": 0.0} if evaluating else {"mask": config.mask, "random": config.random}
-        inputs_BL, target_BL = kernels.mask_tokens(codes_BL, batch.keys, config.rate, **shares)
+        softmask_BL = None if evaluating else self._softmask(batch)
+        rate = None if softmask_BL is None else config.rate if config.softmask_rate is None else config.softmask_rate
+        inputs_BL, target_BL = kernels.mask_tokens(
+            codes_BL, batch.keys, config.rate, **shares, softmask=softmask_BL, softmask_rate=rate, span=config.span
+        )
         channels = self._channels.to(inputs_BL.device)
         x_BCL = (inputs_BL[:, None, :] == channels[:, None]).to(dtype)
-        valid_BL = (target_BL >= 0) & (batch.weight[:, None] > 0)
+        weight_BL = (target_BL >= 0) * (batch.weight[:, None] > 0).float()
+        if softmask_BL is not None:
+            weight_BL = torch.where(softmask_BL, weight_BL * config.softmask_weight, weight_BL)
         crop = (batch.length - batch.target_length) // 2  # only the window's middle is this window's to score
-        valid_BL[:, :crop] = False
-        valid_BL[:, crop + batch.target_length :] = False
-        return x_BCL, target_BL, valid_BL
+        weight_BL[:, :crop] = 0
+        weight_BL[:, crop + batch.target_length :] = 0
+        return x_BCL, target_BL, weight_BL
+
+    def _softmask(self, batch: Batch) -> Tensor | None:
+        """bool (B, L), where soft-masked bases fare otherwise than the others and there are any."""
+        config = self._config
+        if batch.softmask is None or (config.softmask_rate in (None, config.rate) and config.softmask_weight == 1):
+            return None
+        return kernels.bits(batch.softmask, batch.starts, batch.length, reverse=batch.reverse, limits=batch.limits)
 
     def loss(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        chosen = logits_BOL.transpose(1, 2)[valid]
-        return F.cross_entropy(chosen.float(), target[valid], reduction="sum"), valid.sum()
+        counts = valid > 0
+        losses = F.cross_entropy(logits_BOL.transpose(1, 2)[counts].float(), target[counts], reduction="none")
+        return (losses * valid[counts]).sum(), valid.sum()
 
     def metrics(self, device: torch.device) -> MaskedLMMetrics:
         return MaskedLMMetrics(device)
@@ -71,9 +92,10 @@ class MaskedLMMetrics:
         self._bits, self._right = MeanMetric().to(device), MeanMetric().to(device)
 
     def update(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> None:
-        chosen = logits_BOL.transpose(1, 2)[valid].float()
-        self._bits.update(F.cross_entropy(chosen, target[valid], reduction="none") / math.log(2))
-        self._right.update((chosen.argmax(1) == target[valid]).float())
+        counts = valid > 0
+        chosen = logits_BOL.transpose(1, 2)[counts].float()
+        self._bits.update(F.cross_entropy(chosen, target[counts], reduction="none") / math.log(2))
+        self._right.update((chosen.argmax(1) == target[counts]).float())
 
     def compute(self) -> dict[str, float | dict[str, float]]:
         bits = float(self._bits.compute())

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import distgen
-from distgen import models
+from distgen import kernels, models
 from distgen.errors import TrainError
 from distgen.evaluate.metrics import measure
 from distgen.loader.batch import Batch
@@ -153,7 +153,9 @@ class Clock:
 
         Raises:
             TrainError: names what this worker's last batch was made of.
+            WindowError: a kernel was asked for bases beyond its plane since the last time.
         """
+        kernels.check(batch.plane.device)
         loss, norm = float(self._total), float(self._norm)
         if not math.isfinite(loss + norm):
             places = ", ".join(f"{place}({place.strand})" for place in batch.where()[:4])

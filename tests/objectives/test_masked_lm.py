@@ -17,8 +17,8 @@ def batch(small):
 
 def test_training_corrupts_and_evaluation_hides_every_chosen_base(batch):
     for evaluating in (False, True):
-        x, _target, valid = OBJECTIVE.encode(batch, torch.float32, evaluating=evaluating)
-        codes = x.argmax(1)
+        x, _target, weight = OBJECTIVE.encode(batch, torch.float32, evaluating=evaluating)
+        codes, valid = x.argmax(1), weight == 1
         hidden = valid & (codes == 4)
         assert torch.equal(hidden, valid) == evaluating
         assert (x.sum(1)[valid] == 1).all()
@@ -33,12 +33,38 @@ def test_ambiguous_bases_are_all_zeros_and_never_scored(batch):
     assert not valid[codes == 4].any()
 
 
+def test_soft_masked_bases_are_hidden_and_weighed_as_asked(batch):
+    softmask = kernels.bits(batch.softmask, batch.starts, batch.length, reverse=batch.reverse, limits=batch.limits)
+    assert softmask.any()
+    config = {"kind": "masked_lm", "rate": 0.5, "softmask_rate": 0.0}
+    for evaluating in (False, True):
+        _, _, weight = MaskedLM(MaskedLMConfig(**config)).encode(batch, torch.float32, evaluating=evaluating)
+        assert weight[~softmask].any()
+        assert bool(weight[softmask].any()) == evaluating
+    config |= {"softmask_rate": 0.5, "softmask_weight": 0.125}
+    _, _, weight = MaskedLM(MaskedLMConfig(**config)).encode(batch, torch.float32)
+    assert set(weight[softmask].unique().tolist()) == {0.0, 0.125}
+    assert set(weight[~softmask].unique().tolist()) == {0.0, 1.0}
+
+
+def test_spans_are_hidden_together(batch):
+    objective = MaskedLM(MaskedLMConfig(kind="masked_lm", span=7))
+    _, target, _ = objective.encode(batch, torch.float32, evaluating=True)
+    chosen = (target >= 0).int()
+    assert chosen.any()
+    expected = kernels.mask_tokens(kernels.tokens(**batch.packed), batch.keys, 0.15, mask=1.0, random=0.0, span=7)[1]
+    assert torch.equal(target, expected)
+
+
 def test_the_loss_is_a_sum_over_hidden_bases(batch):
-    _, target, valid = OBJECTIVE.encode(batch, torch.float32)
+    _, target, weight = OBJECTIVE.encode(batch, torch.float32)
+    weight[:, ::2] *= 0.25
     logits = torch.randn(len(batch), 4, batch.length)
-    total, count = OBJECTIVE.loss(logits, target, valid)
-    expected = sum(float(-F.log_softmax(logits[b, :, i], 0)[target[b, i]]) for b, i in valid.nonzero().tolist())
-    assert int(count) == int(valid.sum())
+    total, count = OBJECTIVE.loss(logits, target, weight)
+    expected = sum(
+        float(-F.log_softmax(logits[b, :, i], 0)[target[b, i]] * weight[b, i]) for b, i in weight.nonzero().tolist()
+    )
+    assert float(count) == float(weight.sum())
     assert math.isclose(float(total), expected, rel_tol=1e-5)
 
 

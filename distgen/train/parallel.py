@@ -70,7 +70,7 @@ def reduce_gradients(parameters: list[nn.Parameter], total: Tensor, count: Tenso
         dist.all_reduce(sums)
         split = flat.split([g.numel() for g in gradients])
         gradients = [part.view_as(g) for part, g in zip(split, gradients, strict=True)]
-    scale = (1 / sums[1].clamp(min=1)).float()
+    scale = (1 / sums[1]).nan_to_num(posinf=0).float()  # nobody has a target: nothing moves
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient.mul_(scale)
     return sums[0], sums[1]

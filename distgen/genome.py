@@ -157,8 +157,9 @@ class Contigs:
 
 
 def match(pattern: str, names: Sequence[str]) -> list[int]:
-    """Rows of the names that a case-sensitive glob matches."""
-    return [i for i, name in enumerate(names) if fnmatch.fnmatchcase(name, pattern)]
+    """Rows of the names that a case-sensitive glob matches; a pattern that is a name (scaffold[1], HLA*01:01) is no glob."""
+    exact = [i for i, name in enumerate(names) if name == pattern]
+    return exact or [i for i, name in enumerate(names) if fnmatch.fnmatchcase(name, pattern)]
 
 
 def merge(intervals: Int64) -> Int64:

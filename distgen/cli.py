@@ -298,8 +298,8 @@ def repair(
 
 @app.command()
 def export(
-    store: Annotated[Path, typer.Argument(help="A store.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="The folder to make.", show_default=False)],
+    store: Annotated[str, typer.Argument(help="A store: a path, or s3://…", show_default=False)],
+    out: Annotated[str, typer.Option(help="The folder to make, or s3://…", show_default=False)],
     format_: Annotated[str, typer.Option("--format", help="webdataset: tar shards and an index.")] = "webdataset",
     window: Annotated[int, typer.Option(help="Bases per window.")] = 1024,
     target_length: Annotated[
@@ -315,6 +315,7 @@ def export(
 ) -> None:
     """Write the windows of a store as tar shards, for other tools to train on; or what is missing of them."""
     from distgen.errors import suggest
+    from distgen.ingest.objects import locate
     from distgen.store.reader import open_store
     from distgen.store.webdataset import export
 
@@ -323,7 +324,7 @@ def export(
     with _progress("windows") as progress:
         found = export(
             open_store(store),
-            out,
+            locate(out),
             window=window,
             target_length=target_length,
             stride=stride,

@@ -16,17 +16,19 @@ from typing import Any, Literal, TypeVar
 from distgen.errors import ConfigError, RemoteError, StoreError, some
 from distgen.ingest.objects import Object, Place
 from distgen.store import format
+from distgen.store.base import KEYS
 from distgen.store.format import MANIFEST
+from distgen.store.verify import KINDS
 
 T = TypeVar("T")
 
-IN_FLIGHT = 4  # objects at a time: so many are in memory
-PARTS = ("sequence", "ambiguous", "softmask", "contigs", "labels", "tracks", "matrices", "variants", "splits")
+IN_FLIGHT = 3  # objects of up to 64 MiB at a time; each is in memory twice
+_KEYS = ("zarr.json", MANIFEST, *KEYS, *KINDS)  # with what the names of a store's objects begin
 
 
 def refuse_others(out: Object) -> None:
     """Raise ConfigError if there are objects that no build has put there."""
-    others = sorted(name for name in out.names() if name.split("/")[0] not in (*PARTS, "zarr.json", MANIFEST))
+    others = sorted(name for name in out.names() if name.split("/")[0] not in _KEYS)
     if others:
         raise ConfigError(f"{out} is no store, it holds {some(others)}: give another --out, or move that away")
 
@@ -48,20 +50,18 @@ def publish(folder: Path, out: Object, old: dict[str, Any] | None, *, force: boo
     before = format.json_bytes(old) if old else None
     if force:
         before = _current(out / MANIFEST)
-    send(files, out, force=force, expose=lambda: _hide(out, before, new))
+    send(files, out, force=force, hide=lambda: _hide(out, before, new))
     commit(out / MANIFEST, _current(out / MANIFEST) if force else before, new)
 
 
-def send(
-    files: dict[str, Path], out: Object, *, force: bool = False, expose: Callable[[], None] = lambda: None
-) -> None:
+def send(files: dict[str, Path], out: Object, *, force: bool = False, hide: Callable[[], None] = lambda: None) -> None:
     """Create objects from files, and see that all of them are there.
 
     Args:
         files: by the names of the objects in `out`.
         out: the folder.
         force: overwrite objects that are there, and differ.
-        expose: called once before anything is overwritten.
+        hide: called once before anything is overwritten.
 
     Raises:
         ConfigError: an object is there, and differs. RemoteError: a request failed, or an object is not what was sent.
@@ -78,7 +78,7 @@ def send(
     if other and not force:
         raise _occupied(out / other[0])
     if other:
-        expose()
+        hide()
     _each(out, other, lambda name: _send(out / name, files[name], "overwrite"))
     _each(out, [name for name in files if name not in there], lambda name: _send(out / name, files[name], "create"))
     if lost := files.keys() - out.names().keys():

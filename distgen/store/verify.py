@@ -17,7 +17,7 @@ from distgen.store.planes import PER_BYTE
 from distgen.store.reader import Store
 from distgen.store.splits import PARTS
 
-_KINDS = ("tracks", "matrices", "variants", "splits")  # groups of arrays that a recipe may gain and lose
+KINDS = ("tracks", "matrices", "variants", "splits")  # groups of arrays that a recipe may gain and lose
 
 
 @dataclass
@@ -93,7 +93,7 @@ def leftovers(store: Store, names: Iterable[str]) -> list[str]:
         store: an open store.
         names: of all files or objects below it.
     """
-    folders = {"/".join(name.split("/")[:2]) for name in names if name.split("/")[0] in _KINDS and name.count("/") > 1}
+    folders = {"/".join(name.split("/")[:2]) for name in names if name.split("/")[0] in KINDS and name.count("/") > 1}
     return sorted(folders - store.groups().keys())
 
 

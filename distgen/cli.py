@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from distgen.config import Collection, Recipe
+    from distgen.ingest.objects import Place
 
 app = typer.Typer(
     help="Train deep-learning models on whole genomes.",
@@ -36,7 +37,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 @app.command()
 def build(
     recipes: Annotated[list[Path], typer.Argument(help="Recipe files (TOML).", show_default=False)],
-    out: Annotated[Path | None, typer.Option(help="Where the store goes. [default: shards/store/NAME.zarr]")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Where the store goes: a path, or s3://… [default: shards/store/NAME.zarr]")
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Build also what is up to date, such as a damaged store.")
     ] = False,
@@ -49,6 +52,7 @@ def build(
 ) -> None:
     """Build the stores that recipes describe, or what is missing of them; and the indexes of collections."""
     from distgen.config import Collection, Recipe, is_collection, read
+    from distgen.ingest.objects import locate
     from distgen.store.build import default_out
 
     if out is not None and len(recipes) > 1:
@@ -58,18 +62,19 @@ def build(
     if ray_address:
         os.environ["RAY_ADDRESS"] = ray_address
         workers = max(workers, 1)
+    place = None if out is None else locate(out)
     for recipe in work if dry_run else ():
-        _say_estimate(recipe, out, max(workers, 1))
+        _say_estimate(recipe, place, max(workers, 1))
     for config in indexes if dry_run else ():
         typer.echo(f"{config.collection.name}: an index, for which the manifest of every store is read")
     if not dry_run:
-        _build_all(work, out, force, workers)
-        _index_all(indexes, out, force)  # afterwards: the stores may just have been built
+        _build_all(work, place, force, workers)
+        _index_all(indexes, place, force)  # afterwards: the stores may just have been built
     for recipe in work if prune and not dry_run else ():
-        _prune(out or default_out(recipe))
+        _prune(place or default_out(recipe))
 
 
-def _build_all(recipes: list[Recipe], out: Path | None, force: bool, workers: int) -> None:
+def _build_all(recipes: list[Recipe], out: Place | None, force: bool, workers: int) -> None:
     """Build stores, at the same time if there are workers; what fails stops no other."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -104,22 +109,21 @@ def _build_all(recipes: list[Recipe], out: Path | None, force: bool, workers: in
         raise failed[-1]
 
 
-def _prune(path: Path) -> None:
-    import shutil
-
+def _prune(place: Place) -> None:
     from distgen.store.reader import open_store
-    from distgen.store.verify import leftovers
+    from distgen.store.verify import prune
 
-    for folder in leftovers(open_store(path)):
-        shutil.rmtree(folder)
-        typer.echo(f"{folder}: removed")
+    for key in prune(open_store(place)):
+        typer.echo(f"{place / key}: removed")
 
 
-def _index_all(collections: list[Collection], out: Path | None, force: bool) -> None:
+def _index_all(collections: list[Collection], out: Place | None, force: bool) -> None:
     from distgen.store.collection import open_collection
     from distgen.store.index import build_index
 
     for config in collections:
+        if not (out is None or isinstance(out, Path)):
+            raise ConfigError(f"{out}: the index of a collection can only be built in a folder")
         with _progress("stores") as progress:
             task = progress.add_task(config.collection.name, total=None)
             index = build_index(config, out, partial(progress.advance, task), force=force)
@@ -127,7 +131,7 @@ def _index_all(collections: list[Collection], out: Path | None, force: bool) -> 
         typer.echo(f"{index}: {len(found):,} stores, {found.bases.sum():,} bases")
 
 
-def _say_estimate(recipe: Recipe, out: Path | None, workers: int) -> None:
+def _say_estimate(recipe: Recipe, out: Place | None, workers: int) -> None:
     from distgen.store.build import default_out
     from distgen.store.estimate import estimate
 
@@ -143,7 +147,7 @@ def _say_estimate(recipe: Recipe, out: Path | None, workers: int) -> None:
 
 @app.command()
 def info(
-    store: Annotated[Path, typer.Argument(help="A store.", show_default=False)],
+    store: Annotated[str, typer.Argument(help="A store: a path, or s3://…", show_default=False)],
     leakage: Annotated[
         str | None, typer.Option(metavar="SPLIT", help="How much of each part of a split resembles another part.")
     ] = None,
@@ -154,8 +158,8 @@ def info(
     from distgen.store.reader import open_store
     from distgen.store.verify import describe
 
-    if is_index(store):
-        _say_collection(store, json_)
+    if "://" not in store and is_index(Path(store)):
+        _say_collection(Path(store), json_)
         return
     if leakage is not None:
         _say_leakage(store, leakage, json_)
@@ -202,7 +206,7 @@ def _label_rows(labels: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def _say_leakage(store: Path, split: str, json_: bool) -> None:
+def _say_leakage(store: str, split: str, json_: bool) -> None:
     from distgen.store.leaks import leaks
     from distgen.store.reader import open_store
 
@@ -244,7 +248,7 @@ def _say_collection(index: Path, json_: bool) -> None:
 
 @app.command()
 def verify(
-    store: Annotated[Path, typer.Argument(help="A store.", show_default=False)],
+    store: Annotated[str, typer.Argument(help="A store: a path, or s3://…", show_default=False)],
     deep: Annotated[
         Path | None, typer.Option("--deep", metavar="RECIPE", help="Read the sources again, and compare.")
     ] = None,
@@ -252,6 +256,7 @@ def verify(
 ) -> None:
     """Check every byte of a store against its checksums."""
     from distgen.config import Recipe, read
+    from distgen.ingest.objects import locate
     from distgen.store.reader import open_store
     from distgen.store.repair import compare
     from distgen.store.verify import verify
@@ -260,7 +265,7 @@ def verify(
         task = progress.add_task("verify", total=None)
         found = verify(open_store(store), partial(progress.advance, task))
         if deep and not found.damage:
-            found.damage = [("", None, line) for line in compare(read(deep, Recipe), store)]
+            found.damage = [("", None, line) for line in compare(read(deep, Recipe), locate(store))]
     if json_:
         typer.echo(json.dumps(asdict(found)))
     elif not found.damage:
@@ -273,15 +278,16 @@ def verify(
 @app.command()
 def repair(
     recipe: Annotated[Path, typer.Argument(help="The recipe of the store.", show_default=False)],
-    out: Annotated[Path | None, typer.Option(help="Where the store is. [default: shards/store/NAME.zarr]")] = None,
+    out: Annotated[str | None, typer.Option(help="Where the store is. [default: shards/store/NAME.zarr]")] = None,
 ) -> None:
     """Build the damaged shards of a store again, and nothing else."""
     from distgen.config import Recipe, read
+    from distgen.ingest.objects import locate
     from distgen.store.build import default_out
     from distgen.store.repair import repair
 
     what = read(recipe, Recipe)
-    target = out or default_out(what)
+    target = default_out(what) if out is None else locate(out)
     with _progress("bytes") as progress:
         task = progress.add_task("verify", total=None)
         found = repair(what, target, partial(progress.advance, task))
@@ -292,8 +298,8 @@ def repair(
 
 @app.command()
 def export(
-    store: Annotated[Path, typer.Argument(help="A store.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="The folder to make.", show_default=False)],
+    store: Annotated[str, typer.Argument(help="A store: a path, or s3://…", show_default=False)],
+    out: Annotated[str, typer.Option(help="The folder to make, or s3://…", show_default=False)],
     format_: Annotated[str, typer.Option("--format", help="webdataset: tar shards and an index.")] = "webdataset",
     window: Annotated[int, typer.Option(help="Bases per window.")] = 1024,
     target_length: Annotated[
@@ -309,6 +315,7 @@ def export(
 ) -> None:
     """Write the windows of a store as tar shards, for other tools to train on; or what is missing of them."""
     from distgen.errors import suggest
+    from distgen.ingest.objects import locate
     from distgen.store.reader import open_store
     from distgen.store.webdataset import export
 
@@ -317,7 +324,7 @@ def export(
     with _progress("windows") as progress:
         found = export(
             open_store(store),
-            out,
+            locate(out),
             window=window,
             target_length=target_length,
             stride=stride,

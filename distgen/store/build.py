@@ -6,13 +6,15 @@ gains a track builds that track alone. The same recipe and sources give the same
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from distgen.config import Recipe, digest
 from distgen.errors import ConfigError, StoreError
-from distgen.store import base, format, matrices, rows, splits, tracks, variants
+from distgen.ingest.objects import Place
+from distgen.store import base, format, matrices, rows, splits, tracks, upload, variants
 from distgen.store.base import Base
 from distgen.store.format import FORMAT, MANIFEST
 from distgen.store.planes import PER_BYTE
@@ -23,7 +25,7 @@ from distgen.store.work import Execute, Progress, Work, in_this_process, recover
 
 def build(
     recipe: Recipe,
-    out: Path,
+    out: Place,
     progress: Progress = lambda bases: None,
     *,
     force: bool = False,
@@ -34,9 +36,11 @@ def build(
 
     Args:
         recipe: as read from its file.
-        out: where the store is to be.
+        out: where the store is to be. What is built for an object store waits in the current folder until all is
+            there that has to be sent: that much disk is needed.
         progress: called with the number of bases read since the last call.
-        force: build everything anew, also what is up to date, such as a store that is damaged.
+        force: build everything anew, also what is up to date, such as a store that is damaged. In an object store
+            nothing else overwrites anything.
         execute: carries out tasks; they can be pickled, and done in any order and more than once.
         parallel: into how many tasks the reading of one file may be cut.
 
@@ -45,18 +49,23 @@ def build(
 
     Raises:
         ConfigError, SourceError: the recipe or a source is wrong, `out` is something else, or another build runs.
-        StoreError: the disk failed; what is finished is kept, and the next build goes on from there.
+        StoreError: the disk failed, or another builder was first; what is finished is kept, and the next build goes on
+            from there.
+        RemoteError: an object store cannot be reached, or refuses; likewise.
     """
     sources, work = examine(recipe), Work(out)
-    if out.exists() and not (out / MANIFEST).exists():
+    if not isinstance(out, Path):
+        upload.refuse_others(out)
+    elif out.exists() and not (out / MANIFEST).exists():
         raise ConfigError(f"{out} exists and is no store (it has no manifest): give another --out, or move it away")
     if not force and _is_current(_published(out), sources) and not work.folder.exists():
         return 0
     with work.locked():
-        recover(out)
+        if isinstance(out, Path):
+            recover(out)
         old, bases = None if force else _published(out), 0
         if not _is_current(old, sources):
-            bases = _build(sources.fetched(recipe, work.folder), sources, work, old, progress, execute, parallel)
+            bases = _build(sources.fetched(recipe, work.folder), sources, work, old, force, progress, execute, parallel)
         work.remove()
     return bases
 
@@ -66,6 +75,7 @@ def _build(
     sources: Sources,
     work: Work,
     old: Store | None,
+    force: bool,
     progress: Progress,
     execute: Execute,
     parallel: int,
@@ -73,6 +83,11 @@ def _build(
     inputs = base.inputs(recipe, sources.ids)
     if old and old.manifest["inputs"]["planes"] == inputs:
         made = Base.of(old)
+    elif old and not isinstance(work.out, Path):
+        raise ConfigError(
+            f"{work.out} holds another sequence, or other contigs, and in an object store nothing is overwritten: give "
+            "another --out, or replace it with --force, and it cannot be read until that is done"
+        )
     else:
         made = base.build(recipe, inputs, work, progress, execute, parallel)
     parts = base.resolve_splits(recipe, made.contigs)
@@ -82,7 +97,7 @@ def _build(
     execute([partial(tracks.write_block, block, made.contigs, work) for block in missing], progress)
     tables, known = plan_tables(recipe, sources, made, old), rows.standing(old)
     execute([partial(rows.write, table, work) for table in tables if table.inputs not in known], progress)
-    _publish(recipe, made, blocks, tables, parts, sources.provenance, work, old)
+    _publish(recipe, made, blocks, tables, parts, sources.provenance, work, old, force)
     return int(made.contigs.lengths.sum())
 
 
@@ -101,12 +116,16 @@ def default_out(recipe: Recipe) -> Path:
     return out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out
 
 
-def _published(out: Path) -> Store | None:
-    """The store that is there; None if there is none or its manifest is damaged."""
+def _published(out: Place) -> Store | None:
+    """The store that is there; None if there is none, or one with a damaged manifest that may be replaced."""
     try:
         return open_store(out)
-    except (StoreError, ConfigError):
+    except ConfigError:
         return None
+    except StoreError:
+        if isinstance(out, Path):
+            return None
+        raise
 
 
 def _is_current(store: Store | None, sources: Sources) -> bool:
@@ -125,23 +144,24 @@ def _publish(
     provenance: dict[str, Any],
     work: Work,
     old: Store | None,
+    force: bool,
 ) -> None:
     """Put everything under its key, then the manifest; only then anything of it can be seen.
 
     New tracks of a store that keeps its planes go into that store; otherwise a whole new store takes its place.
     """
-    folder, arrays = made.folder, dict(made.arrays)
-    placed = [(block, *tracks.place(block, made.contigs, work, folder, old)) for block in blocks]
+    folder, arrays = _folder(made, work), dict(made.arrays)
+    placed = [(block, *tracks.place(block, made.contigs, work, folder, old, made.fresh)) for block in blocks]
     arrays |= {key: entry for _, key, entry, _ in placed}
     said: dict[str, dict[str, Any]] = {kind: {} for kind in (matrices.KIND, variants.KIND)}
     for table in tables:
-        entries, said[table.kind][table.name] = rows.place(table, work, folder, old)
+        entries, said[table.kind][table.name] = rows.place(table, work, folder, old, made.fresh)
         arrays |= entries
-    split_arrays, split_tables = base.place_splits(made, parts, old)
+    split_arrays, split_tables = base.place_splits(made, parts, folder, old)
     manifest = {
         "format": FORMAT,
         "generation": 1 if made.fresh or old is None else old.manifest["generation"] + 1,
-        "group": format.read_json(folder / "zarr.json"),
+        "group": format.read_json(folder / "zarr.json") if made.fresh or old is None else old.manifest["group"],
         "arrays": arrays | split_arrays,
         "tracks": tracks.describe(placed),
         **said,
@@ -156,9 +176,22 @@ def _publish(
     }
     manifest |= _separate(recipe, manifest, made, work, old)
     _put_manifest(folder, manifest)
+    if not isinstance(work.out, Path):
+        upload.publish(folder, work.out, old.manifest if old else None, force=force)
+        return
     if made.fresh:
         swap(folder, work.out)
     sync(work.out.parent if made.fresh else work.out)
+
+
+def _folder(made: Base, work: Work) -> Path:
+    """Where new arrays are put: into the store; or into a folder from which they are sent to it."""
+    if isinstance(made.folder, Path):
+        return made.folder
+    folder = work.folder / "store"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
 
 
 def _put_manifest(folder: Path, manifest: dict[str, Any]) -> None:
@@ -187,6 +220,7 @@ def _separate(
             from distgen.store.homology import separate_split
 
             if made.fresh:
+                assert isinstance(made.folder, Path)
                 _put_manifest(made.folder, manifest)  # nobody sees it yet, but the search needs a store to look at
             receipt = separate_split(open_store(made.folder), splits.parts_of(table), split.homology)
             work.finish(inputs, work.begin(inputs), receipt)

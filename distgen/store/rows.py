@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distgen.config import digest
+from distgen.ingest.objects import Place
 from distgen.store import format
 from distgen.store.format import Codec, Entry, Layout, ShardWriter
 from distgen.store.work import Progress, Work, link
@@ -116,13 +117,17 @@ def write(table: Table, work: Work, progress: Progress) -> None:
         work.finish(table.inputs, folder, {"arrays": arrays, "about": about})
 
 
-def place(table: Table, work: Work, folder: Path, old: Store | None) -> tuple[dict[str, Entry], dict[str, Any]]:
-    """Put a table's arrays under their keys in `folder`, from its unit, or from the store that has them already.
+def place(
+    table: Table, work: Work, folder: Path, old: Store | None, fresh: bool
+) -> tuple[dict[str, Entry], dict[str, Any]]:
+    """Put a table's arrays under their keys in `folder`, from its unit; those that `old` has only if that is to be a whole
+    new store.
 
     Returns:
         The manifest entry of each array by its key, and what the manifest says of the table.
     """
     known = standing(old).get(table.inputs)
+    source: Place | None
     if known is None:
         receipt = work.receipt(table.inputs) or {}
         entries = receipt["arrays"]
@@ -131,9 +136,9 @@ def place(table: Table, work: Work, folder: Path, old: Store | None) -> tuple[di
         arrays, source = {f"{key}/{name}": entry for name, entry in entries.items()}, work.path(table.inputs)
     else:
         assert old is not None
-        key, source = known["key"], old.path / known["key"]
+        key, source = known["key"], old.path / known["key"] if fresh else None
         arrays = {name: entry for name, entry in old.manifest["arrays"].items() if name.startswith(f"{key}/")}
-    if folder / key != source:
+    if source is not None:
         link_arrays(source, folder / key, [name.rsplit("/", 1)[1] for name in arrays])
         for group in (folder / table.kind, folder / key):
             format.write_group(group, {})
@@ -146,8 +151,9 @@ def standing(old: Store | None) -> dict[str, dict[str, Any]]:
     return found
 
 
-def link_arrays(source: Path, target: Path, names: list[str]) -> None:
+def link_arrays(source: Place, target: Path, names: list[str]) -> None:
     """Give all files of some arrays in `source` another name, below `target`."""
+    assert isinstance(source, Path), "what is elsewhere stays there"
     for name in names:
         for file in (source / name).rglob("*"):
             if file.is_file():

@@ -19,6 +19,7 @@ from distgen.genome import Contigs
 from distgen.store import format
 from distgen.store.format import Entry, Layout, ShardWriter
 from distgen.store.reader import Store
+from distgen.store.rows import link_arrays
 from distgen.store.work import Progress, Work, link
 
 if TYPE_CHECKING:
@@ -195,25 +196,31 @@ def _store(block: Block, contig: str, first: int, values: Values) -> Values:
 
 
 def place(
-    block: Block, contigs: Contigs, work: Work, folder: Path, old: Store | None
+    block: Block, contigs: Contigs, work: Work, folder: Path, old: Store | None, fresh: bool
 ) -> tuple[str, Entry, dict[str, int]]:
-    """Put a block's array under its key in `folder`; returns the key, its manifest entry and what was skipped."""
+    """Put a block's array under its key in `folder`; one that `old` has only if that is to be a whole new store.
+
+    Returns:
+        The key, its manifest entry and what was skipped.
+    """
     if block.key is not None:
         assert old is not None
         key, entry = block.key, old.manifest["arrays"][block.key]
         skipped = old.manifest["inputs"]["tracks"][block.inputs]["skipped"]
-        files = {str(f.relative_to(old.path)): f for f in (old.path / key).rglob("*") if f.is_file()}
+        if fresh:
+            group, name = key.rsplit("/", 1)
+            link_arrays(old.path / group, folder / group, [name])
     else:
         layout = block.layout(contigs)
         entry = format.array_entry(layout, shards_of(block, contigs, work))
         skipped = (work.receipt(_unit(block, 0)) or {})["skipped"]
         key = f"tracks/{block.track.name}.{entry['id'][:8]}/values"
         units = [shard_path(block, work, shard) for shard in range(layout.shards)]
-        files = {f"{key}/{layout.key(n)}": unit for n, unit in enumerate(units) if unit.exists()}
+        for number, unit in enumerate(units):
+            if unit.exists():
+                link(unit, folder / key / layout.key(number))
         format.write_json(folder / key / "zarr.json", layout.to_json())
-    if old is None or folder != old.path or block.key is None:
-        for name, file in files.items():
-            link(file, folder / name)
+    if fresh or block.key is None:
         format.write_group(folder / "tracks", {})
         format.write_group((folder / key).parent, {"bin_bp": block.track.bin_bp})
     return key, entry, skipped

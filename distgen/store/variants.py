@@ -23,6 +23,7 @@ from distgen import config
 from distgen.config import Recipe, digest
 from distgen.errors import ConfigError, SourceError, suggest
 from distgen.genome import AMBIGUOUS, Contigs, Int64
+from distgen.ingest.objects import Place
 from distgen.store import rows
 from distgen.store.format import Array, Bytes, Entry
 from distgen.store.work import Progress
@@ -150,7 +151,7 @@ class Bases:
     """
 
     contigs: Contigs
-    folder: Path
+    folder: Place
     entries: dict[str, Entry]
 
     @cached_property

@@ -19,8 +19,9 @@ import numpy.typing as npt
 from distgen.config import digest
 from distgen.errors import ConfigError, suggest
 from distgen.genome import AMBIGUOUS, Contigs, Int64
+from distgen.ingest.objects import Place
 from distgen.ingest.packing import pack_codes, unpack_codes
-from distgen.store import format
+from distgen.store import format, upload
 from distgen.store.exported import (
     FORMAT,
     INDEX,
@@ -38,6 +39,7 @@ from distgen.store.work import Work, link, sync
 __all__ = ["SHARD_BYTES", "export", "read_blocks_of_export", "read_export"]
 
 SHARD_BYTES = 256_000_000
+_LARGEST_OBJECT = 512_000_000  # bytes: it is in memory while it is sent
 _IN_MEMORY = 1 << 24  # bytes of samples at a time
 
 Bytes = npt.NDArray[np.uint8]
@@ -179,7 +181,7 @@ class _Plan:
 
 def export(
     store: Store,
-    out: Path,
+    out: Place,
     *,
     window: int = 1024,
     target_length: int | None = None,
@@ -194,7 +196,7 @@ def export(
 
     Args:
         store: an open store.
-        out: the folder to make; it appears when everything is written.
+        out: the folder to make; it appears when everything is written. In an object store, its index does.
         window: bases per window.
         target_length: bases in the window's middle that targets cover; the whole window if None.
         stride: bases from one target to the next; `target_length` if None.
@@ -210,28 +212,52 @@ def export(
     """
     plan = _plan(store, window, target_length, stride, split, parts, tracks, shard_bytes)
     described, shards = plan.describe(), plan.shards()
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if _is_taken(out, shards, shard_bytes):
         return _existing(out, described, shards)
     work, name = Work(out), digest([described, shard_bytes])
     with work.locked():
-        for shard in shards:
-            unit = f"{name}-{shard.name}"
-            if work.receipt(unit) is None:
-                folder = work.begin(unit)
-                work.finish(unit, folder, _write(folder / shard.name, plan.samples(shard), progress))
-        staged = work.folder / "export"
-        shutil.rmtree(staged, ignore_errors=True)
+        sent = {} if isinstance(out, Path) else out.names()
         entries = []
         for shard in shards:
-            link(work.path(f"{name}-{shard.name}") / shard.name, staged / shard.name)
-            entries.append({"name": shard.name, "part": shard.part, **(work.receipt(f"{name}-{shard.name}") or {})})
+            unit = f"{name}-{shard.name}"
+            receipt = work.receipt(unit)
+            if receipt is None or not (isinstance(out, Path) or shard.name in sent):
+                folder = work.begin(unit)
+                receipt = _write(folder / shard.name, plan.samples(shard), progress)
+                if not isinstance(out, Path):
+                    upload.send({shard.name: folder / shard.name}, out)
+                    (folder / shard.name).unlink()  # on this disk is one shard at a time
+                work.finish(unit, folder, receipt)
+            entries.append({"name": shard.name, "part": shard.part, **receipt})
         index = described | {"shards": entries}
-        format.write_json(staged / INDEX, index | {"checksum": digest(index)})
-        sync(staged)
-        staged.rename(out)
-        sync(out.parent)
+        _publish(
+            out, index | {"checksum": digest(index)}, [work.path(f"{name}-{s.name}") / s.name for s in shards], work
+        )
         work.remove()
     return read_export(out)
+
+
+def _is_taken(out: Place, shards: list[Shard], shard_bytes: int) -> bool:
+    """Whether there is something else than what an export that was stopped has left."""
+    if isinstance(out, Path):
+        return out.exists() and not (out.is_dir() and not any(out.iterdir()))
+    if shard_bytes > _LARGEST_OBJECT:
+        raise ConfigError(f"shard_bytes: {shard_bytes} is more than is sent at once ({_LARGEST_OBJECT})")
+    return bool(out.names().keys() - {shard.name for shard in shards})
+
+
+def _publish(out: Place, index: dict[str, Any], files: list[Path], work: Work) -> None:
+    if not isinstance(out, Path):
+        upload.commit(out / INDEX, None, format.json_bytes(index))
+        return
+    staged = work.folder / "export"
+    shutil.rmtree(staged, ignore_errors=True)
+    for file in files:
+        link(file, staged / file.name)
+    format.write_json(staged / INDEX, index)
+    sync(staged)
+    staged.rename(out)
+    sync(out.parent)
 
 
 def _plan(
@@ -284,7 +310,7 @@ def _plan(
     return plan
 
 
-def _existing(out: Path, described: dict[str, Any], shards: list[Shard]) -> Export:
+def _existing(out: Place, described: dict[str, Any], shards: list[Shard]) -> Export:
     """The export that is there already, if it is this one."""
     if not (out / INDEX).is_file():
         raise ConfigError(f"{out} exists and is no export; give another --out")

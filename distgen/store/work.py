@@ -1,4 +1,5 @@
-"""The hidden folder beside a store where a build keeps what is finished, so that the next one goes on there.
+"""The hidden folder where a build keeps what is finished, so that the next one goes on there: beside the store, or in
+the current folder if the store is elsewhere.
 
 A build is made of *units*, each some shards and a receipt of what is in them. A unit's id says what it was
 made of; it is written under another name and renamed when whole: a unit that is there is whole.
@@ -15,7 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from distgen.config import digest
 from distgen.errors import ConfigError, StoreError
+from distgen.ingest.objects import Place
 from distgen.store import format
 
 _RECEIPT = "receipt.json"
@@ -31,11 +34,20 @@ def in_this_process(tasks: Sequence[Task], progress: Progress) -> list[Any]:
 
 
 class Work:
-    """The folder `.NAME.building` beside the store `out`."""
+    """The folder `.NAME.building` beside the store `out`; or `.NAME.ID8.building` in the current folder, where what is to
+    be sent to an object store waits.
 
-    def __init__(self, out: Path):
+    Args:
+        out: where the store is to be.
+        purpose: tells the folder from others for the same store.
+    """
+
+    def __init__(self, out: Place, purpose: str = ""):
         self.out = out
-        self.folder = out.with_name(f".{out.name}.building")
+        if isinstance(out, Path):
+            self.folder = out.with_name(f".{out.name}{purpose}.building")
+        else:
+            self.folder = Path.cwd() / f".{out.name}.{digest(str(out))[:8]}{purpose}.building"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -48,7 +60,7 @@ class Work:
         try:
             lock = self._lock()
         except OSError as error:
-            raise ConfigError(f"{self.out}: cannot write here ({error.strerror or error})") from None
+            raise ConfigError(f"{self.out}: cannot write to {self.folder.parent} ({error.strerror or error})") from None
         try:
             for unfinished in self.folder.glob("units/*.part-*"):
                 shutil.rmtree(unfinished, ignore_errors=True)

@@ -6,10 +6,10 @@ what they were made of, and put under their key, KIND/NAME.ID8/ARRAY.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,9 @@ from distgen.store.work import Progress, Work, link
 
 if TYPE_CHECKING:
     from distgen.store.reader import Store
+
+
+_STEP = 1 << 16  # words decoded at a time
 
 
 class Column:
@@ -70,16 +73,40 @@ class Column:
             self._writer = None
 
 
-def text(words: tuple[str, ...]) -> npt.NDArray[np.uint8]:
+def text(words: Sequence[str]) -> npt.NDArray[np.uint8]:
     """Words (n,) as UTF-8 rows (n, width), padded with zeros: an array that any Zarr reader understands."""
     fixed = np.array([word.encode() for word in words], np.bytes_)
     width = max(fixed.dtype.itemsize, 1)
     return np.frombuffer(fixed.astype(f"S{width}").tobytes(), np.uint8).reshape(len(words), width)
 
 
-def words(rows: npt.NDArray[np.uint8]) -> tuple[str, ...]:
+class Words(Sequence[str]):
+    """The words of `text`, each decoded when it is asked for: a tuple of 10^7 strings is a gigabyte."""
+
+    def __init__(self, rows: npt.NDArray[np.uint8]):
+        self._rows = np.ascontiguousarray(rows).view(f"S{rows.shape[1]}").reshape(-1)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+        if isinstance(index, slice):
+            return tuple(word.decode() for word in self._rows[index].tolist())
+        return bytes(self._rows[index]).decode()
+
+    def __iter__(self) -> Iterator[str]:
+        for first in range(0, len(self), _STEP):
+            yield from self[first : first + _STEP]
+
+
+def words(rows: npt.NDArray[np.uint8]) -> Sequence[str]:
     """The words of `text`."""
-    return tuple(bytes(row).rstrip(b"\0").decode() for row in rows)
+    found = Words(rows)
+    return found if len(found) > _STEP else found[:]
 
 
 Made = tuple[dict[str, Entry], dict[str, Any]]

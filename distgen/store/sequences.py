@@ -10,6 +10,8 @@ All of a table is one unit of a build, which takes seconds; a build that is stop
 
 from __future__ import annotations
 
+import itertools
+import tempfile
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -26,7 +28,7 @@ from distgen.ingest import packing
 from distgen.store import format, planes
 from distgen.store.format import Bytes, Entry
 from distgen.store.planes import PER_BYTE, plane_layout
-from distgen.store.rows import Column, link_arrays, text
+from distgen.store.rows import Column, link_arrays
 from distgen.store.splits import PARTS, Parts
 from distgen.store.work import Execute, Progress, Work
 
@@ -142,8 +144,7 @@ class _Table:
         self._part = Column.of(folder / "labels" / "part", np.uint8)
         self._lengths: list[Int64] = []
         self._odd: list[Int64] = [np.empty((0, 3), np.int64)]
-        self._names: dict[str, None] | None = {} if named else None
-        self._repeated: str | None = None
+        self._names = _Names(folder) if named else None
         self._rows = self._bases = self._missing = 0
         self._classes: tuple[str, ...] = ()
         self._counts = np.zeros(len(PARTS) + 1, np.int64)
@@ -165,7 +166,8 @@ class _Table:
         if self._labels is None:
             self._labels = Column.of(self._folder / "labels" / "values", block.labels.dtype, *block.labels.shape[1:])
         self._labels.write(block.labels)
-        self._name(block.ids)
+        if self._names is not None:
+            self._names.add(block.ids)
         self._lengths.append(lengths)
         self._classes, self._missing = block.names, self._missing + block.missing
         self._rows, self._bases = self._rows + len(lengths), self._bases + len(block.letters)
@@ -181,15 +183,6 @@ class _Table:
         for row, part in ((row, part) for row, part in enumerate(block.parts) if part in unknown):
             raise SourceError(f'{block.ids[row]}: "{part}" is no part of a split. {suggest(part, _CALLED)}')
 
-    def _name(self, ids: list[str]) -> None:
-        if self._names is None:
-            return
-        for name in ids:
-            if not name or name in self._names:
-                self._names, self._repeated = None, name
-                return
-            self._names[name] = None
-
     def finish(self, kind: str) -> dict[str, Any]:
         """Close all arrays; returns the unit's receipt."""
         if self._labels is None:
@@ -197,9 +190,10 @@ class _Table:
         arrays = {plane: column.close() for plane, column in self._planes.items()}
         lengths = np.concatenate(self._lengths)
         padded = -(-lengths // ALIGNMENT) * ALIGNMENT
+        repeated = self._names.repeated() if self._names is not None else None
+        names = self._names.blocks() if self._names is not None and repeated is None else _numbers(self._rows)
+        arrays["contigs/name"] = _write_blocks(self._folder / "contigs" / "name", self._rows, names)
         columns: dict[str, npt.NDArray[Any]] = {
-            # Numbers are written without a string for each.
-            "name": text(tuple(self._names)) if self._names is not None else _numbers(self._rows),
             "alias": np.zeros((self._rows, 1), np.uint8),
             "length": lengths,
             "offset": np.cumsum(padded) - padded,
@@ -215,8 +209,8 @@ class _Table:
             "kind": kind,
             "names": self._classes,
             "missing": self._missing,
-            "named": self._names is not None,
-            "repeated": self._repeated,
+            "named": self._names is not None and repeated is None,
+            "repeated": repeated,
             "parts": {part: int(self._counts[number]) for part, number in _PART.items()} if self._split else None,
         }
         return {"arrays": arrays, "about": about}
@@ -240,10 +234,70 @@ def _odd(block: SequenceBlock, first: int) -> Int64:
     return np.stack([keys // 256, keys % 256, counts], axis=1).astype(np.int64)
 
 
-def _numbers(count: int) -> Bytes:
+_STEP = 1 << 20  # names in memory at a time
+
+
+def _numbers(count: int) -> Iterator[Bytes]:
     """0 to count - 1 as `text` would have them."""
     width = len(str(count - 1))
-    return np.arange(count).astype(f"S{width}").view(np.uint8).reshape(count, width)
+    for first in range(0, count, _STEP):
+        yield np.arange(first, min(first + _STEP, count)).astype(f"S{width}").view(np.uint8).reshape(-1, width)
+
+
+def _write_blocks(folder: Path, count: int, blocks: Iterator[Bytes]) -> Entry:
+    """As `format.write_array` of all `count` rows of blocks; returns the manifest entry."""
+    first = next(blocks)
+    column = Column(folder, format.rows_layout((count, *first.shape[1:]), first.dtype, "zstd"))
+    for block in itertools.chain([first], blocks):
+        column.write(block)
+    return column.close()
+
+
+class _Names:
+    """What all sequences are called, kept on disk; in memory are a hash and a place for each."""
+
+    def __init__(self, scratch: Path):
+        self._file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115
+        self._hashes: list[npt.NDArray[np.uint64]] = []
+        self._sizes: list[npt.NDArray[np.uint32]] = []
+
+    def add(self, names: list[str]) -> None:
+        import polars as pl
+
+        column = pl.Series(names, dtype=pl.String)
+        self._hashes.append(column.hash().to_numpy())
+        self._sizes.append(column.str.len_bytes().to_numpy())
+        self._file.write("".join(names).encode())
+
+    def repeated(self) -> str | None:
+        """The first name that is empty or came before, if there is one."""
+        sizes, hashes = np.concatenate(self._sizes), np.concatenate(self._hashes)
+        ends = np.cumsum(sizes, dtype=np.int64)
+        order = np.argsort(hashes, kind="stable")
+        again = order[1:][hashes[order[1:]] == hashes[order[:-1]]]
+        for row in np.sort(np.concatenate([again, np.flatnonzero(sizes == 0)])).tolist():
+            # Two names may have one hash.
+            same = np.flatnonzero(hashes[: row + 1] == hashes[row]).tolist()
+            *others, name = (self._read(int(ends[at] - sizes[at]), int(sizes[at])) for at in same)
+            if not name or name in others:
+                return name.decode()
+        return None
+
+    def blocks(self) -> Iterator[Bytes]:
+        """All names as `text` would have them."""
+        sizes = np.concatenate(self._sizes)
+        width, place = max(int(sizes.max()), 1), 0
+        for first in range(0, len(sizes), _STEP):
+            here = sizes[first : first + _STEP].astype(np.int64)
+            words = np.zeros((len(here), width), np.uint8)
+            size = int(here.sum())
+            words[np.arange(width) < here[:, None]] = np.frombuffer(self._read(place, size), np.uint8)
+            place += size
+            yield words
+
+    def _read(self, place: int, size: int) -> bytes:
+        self._file.seek(place)
+        return self._file.read(size)
 
 
 # ---- publishing -----------------------------------------------------------------------------

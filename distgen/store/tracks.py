@@ -82,7 +82,8 @@ def plan(recipe: Recipe, sources: dict[str, str], contigs: Contigs, built: dict[
         contigs: the store's.
         built: the key of the array that was built from each inputs' id.
     """
-    table = digest([contigs.names, contigs.aliases, contigs.lengths.tolist()])
+    told = [list(contigs.names), list(contigs.aliases), contigs.lengths.tolist()] if recipe.track else []
+    table = digest(told)
     blocks = []
     for number, track in enumerate(recipe.track):
         names = _columns(recipe, number)

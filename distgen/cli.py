@@ -81,10 +81,10 @@ def _build_all(recipes: list[Recipe], out: Path | None, force: bool, workers: in
 
     def one(recipe: Recipe, progress: Progress) -> str:
         target = out or default_out(recipe)
-        task = progress.add_task(recipe.name, total=None)
+        task = progress.add_task(recipe.name, total=None, amount=0)
         began = time.perf_counter()
-        advance = partial(progress.advance, task)
-        bases = build(recipe, target, advance, force=force, execute=execute, parallel=max(workers, 1))
+        advance, expect = partial(_advance, progress, task), partial(_expect, progress, task)
+        bases = build(recipe, target, advance, expect=expect, force=force, execute=execute, parallel=max(workers, 1))
         seconds = time.perf_counter() - began
         progress.update(task, visible=False)
         if not bases:
@@ -457,20 +457,38 @@ def _table(title: str, rows: list[tuple[str, str]]) -> None:
         typer.echo(f"  {name:<{width}}  {value}")
 
 
+def _advance(progress: Progress, task: Any, amount: int, read: int = 0) -> None:
+    """So much more is done: of what the speed is told in, and of what the total is told in."""
+    progress.update(task, advance=read, amount=progress.tasks[task].fields["amount"] + amount)
+
+
+def _expect(progress: Progress, task: Any, total: int) -> None:
+    progress.update(task, total=total)
+
+
 def _progress(unit: str) -> Progress:
     """A progress bar on standard error, silent where that is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.table import Column
     from rich.text import Text
 
     class Speed(ProgressColumn):
         def render(self, task: Task) -> Text:
             speed = task.finished_speed or task.speed or 0
+            if "amount" in task.fields:
+                speed = task.fields["amount"] / (task.elapsed or 1)
             return Text(f"{speed / 1e6:.1f} M{unit}/s" if speed > 1e5 else f"{speed:.1f} {unit}/s")
 
+    class Left(TimeRemainingColumn):
+        def render(self, task: Task) -> Text:
+            left = super().render(task)
+            return Text.assemble(left, " left", style=left.style) if task.total is not None else left
+
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), Speed(), TimeRemainingColumn())
-    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+    name = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
+    columns = (name, BarColumn(bar_width=24), Speed(), Left(compact=True, elapsed_when_finished=True))
+    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True, expand=True)
 
 
 def main() -> None:

@@ -6,6 +6,8 @@ gains a track builds that track alone. The same recipe and sources give the same
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,14 +20,15 @@ from distgen.store.format import FORMAT, MANIFEST
 from distgen.store.planes import PER_BYTE
 from distgen.store.reader import Store, open_store
 from distgen.store.sources import Sources, examine
-from distgen.store.work import Execute, Progress, Work, in_this_process, recover, swap, sync
+from distgen.store.work import Execute, Progress, Work, in_this_process, recover, silent, swap, sync
 
 
 def build(
     recipe: Recipe,
     out: Path,
-    progress: Progress = lambda bases: None,
+    progress: Progress = silent,
     *,
+    expect: Callable[[int], None] = lambda size: None,
     force: bool = False,
     execute: Execute = in_this_process,
     parallel: int = 1,
@@ -35,7 +38,8 @@ def build(
     Args:
         recipe: as read from its file.
         out: where the store is to be.
-        progress: called with the number of bases read since the last call.
+        progress: hears of the bases done, and of the bytes of sources that this took.
+        expect: hears how many bytes these are in all, and again once it is known that some are not needed.
         force: build everything anew, also what is up to date, such as a store that is damaged.
         execute: carries out tasks; they can be pickled, and done in any order and more than once.
         parallel: into how many tasks the reading of one file may be cut.
@@ -56,7 +60,9 @@ def build(
         recover(out)
         old, bases = None if force else _published(out), 0
         if not _is_current(old, sources):
-            bases = _build(sources.fetched(recipe, work.folder), sources, work, old, progress, execute, parallel)
+            bases = _build(
+                sources.fetched(recipe, work.folder), sources, work, old, progress, expect, execute, parallel
+            )
         work.remove()
     return bases
 
@@ -67,20 +73,26 @@ def _build(
     work: Work,
     old: Store | None,
     progress: Progress,
+    expect: Callable[[int], None],
     execute: Execute,
     parallel: int,
 ) -> int:
     inputs = base.inputs(recipe, sources.ids)
     if old and old.manifest["inputs"]["planes"] == inputs:
-        made = Base.of(old)
+        made, first = Base.of(old), 0
     else:
+        of_base = (source for source, key in recipe.files().items() if key.startswith(("assembly.", "sequences.")))
+        first = sum(sources.sizes[source] for source in of_base)
+        expect(sum(sources.sizes.values()))
         made = base.build(recipe, inputs, work, progress, execute, parallel)
     parts = base.resolve_splits(recipe, made.contigs)
     built = {inputs: entry["key"] for inputs, entry in old.manifest["inputs"]["tracks"].items()} if old else {}
     blocks = tracks.plan(recipe, sources.ids, made.contigs, built)
     missing = [block for block in blocks if block.key is None]
-    execute([partial(tracks.write_block, block, made.contigs, work) for block in missing], progress)
     tables, known = plan_tables(recipe, sources, made, old), rows.standing(old)
+    files = [*(b.sources for b in missing), *(table.sources for table in tables)]
+    expect(first + sum(path.stat().st_size for path in itertools.chain(*files)))
+    execute([partial(tracks.write_block, block, made.contigs, work) for block in missing], progress)
     execute([partial(rows.write, table, work) for table in tables if table.inputs not in known], progress)
     _publish(recipe, made, blocks, tables, parts, sources.provenance, work, old)
     return int(made.contigs.lengths.sum())

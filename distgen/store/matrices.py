@@ -23,7 +23,7 @@ from distgen.errors import SourceError
 from distgen.genome import Contigs, Int64, Interval
 from distgen.store import format, rows
 from distgen.store.format import Array
-from distgen.store.work import Progress
+from distgen.store.work import Part
 
 if TYPE_CHECKING:
     from distgen.ingest.regions import Regions
@@ -94,18 +94,16 @@ def plan(recipe: Recipe, ids: dict[str, str], contigs: Contigs, known: Container
     for number, table in enumerate(recipe.matrix):
         names = [list(contigs.names), list(contigs.aliases), contigs.lengths.tolist()]
         inputs = digest(["matrix/1", names, table.name, table.missing, ids[table.matrix], ids[table.regions]])
-        fill = None
+        fill, files = None, tuple[Path, ...]()
         if inputs not in known:
             matrix = recipe.resolve(table.matrix, f"matrix.{number}.matrix")
             regions = recipe.resolve(table.regions, f"matrix.{number}.regions")
-            fill = partial(_fill, table, matrix, regions, contigs)
-        tables.append(rows.Table(KIND, table.name, inputs, fill))
+            fill, files = partial(_fill, table, matrix, regions, contigs), (matrix, regions)
+        tables.append(rows.Table(KIND, table.name, inputs, fill, files, passes=2))
     return tables
 
 
-def _fill(
-    table: MatrixTable, matrix: Path, regions: Path, contigs: Contigs, folder: Path, progress: Progress
-) -> rows.Made:
+def _fill(table: MatrixTable, matrix: Path, regions: Path, contigs: Contigs, folder: Path, part: Part) -> rows.Made:
     """Join a matrix with its regions; those on contigs that the assembly lacks are counted, and not kept."""
     from distgen.ingest.regions import read_regions
     from distgen.ingest.tables import join, read_matrix
@@ -124,7 +122,7 @@ def _fill(
     skipped = Counter(places.elsewhere[row] for row in taken[~here].tolist())
     dropped = {"regions": len(places.ids) - len(taken), "matrix": len(found.ids) - len(kept)}
     arrays = _write(folder, places, taken[here], found, order[here])
-    progress(int((places.end - places.start)[taken[here]].sum()))
+    part(int((places.end - places.start)[taken[here]].sum()))
     return arrays, {"conditions": found.conditions, "rows": int(here.sum()), "skipped": skipped, "dropped": dropped}
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from distgen.config import digest
 from distgen.store import format
 from distgen.store.format import Codec, Entry, Layout, ShardWriter
-from distgen.store.work import Progress, Work, link
+from distgen.store.work import Part, Progress, Work, link
 
 if TYPE_CHECKING:
     from distgen.store.reader import Store
@@ -122,12 +122,16 @@ class Table:
         inputs: an id of all that the rows depend on.
         fill: writes the arrays into a folder; returns their manifest entries, and what the manifest says of the table.
             None where the store has them already.
+        sources: the files it is made of.
+        passes: how often they are read.
     """
 
     kind: str
     name: str
     inputs: str
-    fill: Callable[[Path, Progress], Made] | None
+    fill: Callable[[Path, Part], Made] | None
+    sources: tuple[Path, ...] = ()
+    passes: int = 1
 
 
 def write(table: Table, work: Work, progress: Progress) -> None:
@@ -138,8 +142,10 @@ def write(table: Table, work: Work, progress: Progress) -> None:
     """
     if work.receipt(table.inputs) is None:
         assert table.fill is not None
-        folder = work.begin(table.inputs)
-        arrays, about = table.fill(folder, progress)
+        folder, part = work.begin(table.inputs), Part(progress, table.sources, table.passes)
+        with part.reading():
+            arrays, about = table.fill(folder, part)
+        part.reach(1)
         work.finish(table.inputs, folder, {"arrays": arrays, "about": about})
 
 

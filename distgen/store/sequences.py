@@ -30,7 +30,7 @@ from distgen.store.format import Bytes, Entry
 from distgen.store.planes import PER_BYTE, plane_layout
 from distgen.store.rows import Column, link_arrays
 from distgen.store.splits import PARTS, Parts
-from distgen.store.work import Execute, Progress, Work
+from distgen.store.work import Execute, Part, Progress, Work, silent
 
 if TYPE_CHECKING:
     from distgen.ingest.tables import SequenceBlock
@@ -64,7 +64,11 @@ def build(recipe: Recipe, table: Sequences, unit: str, work: Work, progress: Pro
 
 def _write(table: Sequences, files: dict[str, Any], work: Work, unit: str, progress: Progress) -> None:
     named = table.id is not None or table.webdataset is not None
-    build_from_blocks(_blocks(table, files), table.kind, work, unit, progress, named=named, split=table.is_split)
+    paths = [path for entry in files.values() for path in (entry.values() if isinstance(entry, dict) else [entry])]
+    part = Part(progress, paths, passes=1 if table.kind == "regression" else 2)  # first for the labels' names
+    with part.reading():
+        build_from_blocks(_blocks(table, files), table.kind, work, unit, part, named=named, split=table.is_split)
+    part.reach(1)
 
 
 def _blocks(table: Sequences, files: dict[str, Any]) -> Iterator[SequenceBlock]:
@@ -102,7 +106,7 @@ def build_from_blocks(
     kind: str,
     work: Work,
     unit: str,
-    progress: Progress = lambda bases: None,
+    progress: Progress = silent,
     *,
     named: bool = True,
     split: bool = True,
@@ -114,7 +118,7 @@ def build_from_blocks(
         kind: of the labels: binary, classes, multilabel or regression.
         work: where units go.
         unit: the unit's id.
-        progress: called with the number of bases read since the last call.
+        progress: hears of the bases read.
         named: contigs are called as the blocks' ids, where these differ; otherwise by their number.
         split: the blocks' parts are those of the split called default; otherwise they mean nothing.
 
@@ -188,11 +192,14 @@ class _Table:
         if self._labels is None:
             raise SourceError("the table holds no sequence")
         arrays = {plane: column.close() for plane, column in self._planes.items()}
-        lengths = np.concatenate(self._lengths)
-        padded = -(-lengths // ALIGNMENT) * ALIGNMENT
         repeated = self._names.repeated() if self._names is not None else None
-        names = self._names.blocks() if self._names is not None and repeated is None else _numbers(self._rows)
+        named = self._names is not None and repeated is None
+        names = self._names.blocks() if self._names is not None and named else _numbers(self._rows)
         arrays["contigs/name"] = _write_blocks(self._folder / "contigs" / "name", self._rows, names)
+        self._names = None
+        lengths = np.concatenate(self._lengths)
+        self._lengths.clear()
+        padded = -(-lengths // ALIGNMENT) * ALIGNMENT
         columns: dict[str, npt.NDArray[Any]] = {
             "alias": np.zeros((self._rows, 1), np.uint8),
             "length": lengths,
@@ -209,7 +216,7 @@ class _Table:
             "kind": kind,
             "names": self._classes,
             "missing": self._missing,
-            "named": self._names is not None and repeated is None,
+            "named": named,
             "repeated": repeated,
             "parts": {part: int(self._counts[number]) for part, number in _PART.items()} if self._split else None,
         }
@@ -272,6 +279,9 @@ class _Names:
     def repeated(self) -> str | None:
         """The first name that is empty or came before, if there is one."""
         sizes, hashes = np.concatenate(self._sizes), np.concatenate(self._hashes)
+        sorted_ = np.sort(hashes)
+        if sizes.all() and not (sorted_[1:] == sorted_[:-1]).any():
+            return None
         ends = np.cumsum(sizes, dtype=np.int64)
         order = np.argsort(hashes, kind="stable")
         again = order[1:][hashes[order[1:]] == hashes[order[:-1]]]

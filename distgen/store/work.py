@@ -10,19 +10,69 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from distgen.errors import ConfigError, StoreError
+from distgen.ingest.open import heard
 from distgen.store import format
 
 _RECEIPT = "receipt.json"
 
-Progress = Callable[[int], None]  # hears of the number of bases done since the last call
+
+class Progress(Protocol):
+    """Hears of what is done since the last call: bases (of an export windows), and bytes of the sources."""
+
+    def __call__(self, amount: int, read: int = 0, /) -> None: ...
+
+
 Task = Callable[[Progress], Any]
 Execute = Callable[[Sequence[Task], Progress], list[Any]]
+
+
+def silent(amount: int, read: int = 0) -> None:
+    """Progress that nobody looks at."""
+
+
+class Part:
+    """The progress of a part of a build that is worth as many bytes as its sources have, however often they are read.
+
+    Args:
+        progress: what to tell.
+        sources: the files.
+        passes: how often they are read, where writing what was read counts as one more.
+    """
+
+    def __init__(self, progress: Progress, sources: Iterable[Path], passes: int = 1):
+        self._progress, self._size = progress, sum(source.stat().st_size for source in sources)
+        self._passes, self._heard, self._told = passes, 0, 0
+
+    @property
+    def share(self) -> float:
+        """How much of the part is done."""
+        return self._told / self._size if self._size else 1.0
+
+    def __call__(self, amount: int, read: int = 0, /) -> None:
+        self._progress(amount, read)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """What is read from here on counts."""
+        with heard(self._read):
+            yield
+
+    def _read(self, size: int) -> None:
+        self._heard += size
+        self.reach(self._heard / self._passes / max(self._size, 1))
+
+    def reach(self, share: float) -> None:
+        """So much of the part is done, at least."""
+        told = min(int(share * self._size), self._size)
+        if told > self._told:
+            self._progress(0, told - self._told)
+            self._told = told
 
 
 def in_this_process(tasks: Sequence[Task], progress: Progress) -> list[Any]:

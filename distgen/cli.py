@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from distgen.config import Collection, Recipe
+    from distgen.store.work import Execute
 
 app = typer.Typer(
     help="Train deep-learning models on whole genomes.",
@@ -30,6 +31,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+Workers = Annotated[int, typer.Option(help="Spread the work over so many Ray workers.", show_default=False)]
+RayAddress = Annotated[str, typer.Option(help="A Ray cluster to use; every node sees the same files.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -40,8 +43,8 @@ def build(
     force: Annotated[
         bool, typer.Option("--force", help="Build also what is up to date, such as a damaged store.")
     ] = False,
-    workers: Annotated[int, typer.Option(help="Spread the work over so many Ray workers.", show_default=False)] = 0,
-    ray_address: Annotated[str, typer.Option(help="A Ray cluster to use; every node sees the same files.")] = "",
+    workers: Workers = 0,
+    ray_address: RayAddress = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and build nothing.")] = False,
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove arrays that only an earlier recipe used; nothing may read them.")
@@ -55,29 +58,33 @@ def build(
         raise ConfigError("--out names one store; give one recipe")
     work = [read(path, Recipe) for path in recipes if not is_collection(path)]
     indexes = [read(path, Collection) for path in recipes if is_collection(path)]
-    if ray_address:
-        os.environ["RAY_ADDRESS"] = ray_address
-        workers = max(workers, 1)
     for recipe in work if dry_run else ():
         _say_estimate(recipe, out, max(workers, 1))
     for config in indexes if dry_run else ():
         typer.echo(f"{config.collection.name}: an index, for which the manifest of every store is read")
     if not dry_run:
-        _build_all(work, out, force, workers)
+        _build_all(work, out, force, *_executor(workers, ray_address))
         _index_all(indexes, out, force)  # afterwards: the stores may just have been built
     for recipe in work if prune and not dry_run else ():
         _prune(out or default_out(recipe))
 
 
-def _build_all(recipes: list[Recipe], out: Path | None, force: bool, workers: int) -> None:
+def _executor(workers: int, ray_address: str) -> tuple[Execute, int]:
+    """What carries out tasks, and the number of its workers; 0 for this process."""
+    from distgen.cluster import Pool
+    from distgen.store.work import in_this_process
+
+    if ray_address:
+        os.environ["RAY_ADDRESS"] = ray_address
+        workers = max(workers, 1)
+    return (Pool(workers).execute if workers else in_this_process), workers
+
+
+def _build_all(recipes: list[Recipe], out: Path | None, force: bool, execute: Execute, workers: int) -> None:
     """Build stores, at the same time if there are workers; what fails stops no other."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from distgen.cluster import Pool
     from distgen.store.build import build, default_out
-    from distgen.store.work import in_this_process
-
-    execute = Pool(workers).execute if workers else in_this_process
 
     def one(recipe: Recipe, progress: Progress) -> str:
         target = out or default_out(recipe)
@@ -306,6 +313,8 @@ def export(
     part: Annotated[str, typer.Option(help="Parts of it, such as train,valid. [default: all]")] = "",
     tracks: Annotated[str, typer.Option(help="Tracks to write as targets, such as genes,mnase.")] = "",
     shard_bytes: Annotated[int, typer.Option(help="About how many bytes a shard has.")] = 256_000_000,
+    workers: Workers = 0,
+    ray_address: RayAddress = "",
 ) -> None:
     """Write the windows of a store as tar shards, for other tools to train on; or what is missing of them."""
     from distgen.errors import suggest
@@ -314,7 +323,9 @@ def export(
 
     if format_ != "webdataset":
         raise ConfigError(f'there is no format "{format_}" to export to. {suggest(format_, ["webdataset"])}')
+    execute, _ = _executor(workers, ray_address)
     with _progress("windows") as progress:
+        task = progress.add_task(out.name, total=None)
         found = export(
             open_store(store),
             out,
@@ -325,7 +336,9 @@ def export(
             parts=tuple(part.split(",")) if part else (),
             tracks=tuple(tracks.split(",")) if tracks else (),
             shard_bytes=shard_bytes,
-            progress=partial(progress.advance, progress.add_task("export", total=None)),
+            progress=lambda windows, read=0: progress.advance(task, windows),
+            expect=partial(_expect, progress, task),
+            execute=execute,
         )
     size = sum(entry["bytes"] for entry in found.index["shards"])
     windows = ", ".join(f"{name} {count:,}" for name, count in found.parts.items())

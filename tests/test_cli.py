@@ -84,6 +84,17 @@ def test_ray_workers_build_several_stores_at_once_and_what_fails_stops_no_other(
     assert not (tmp_path / "store/bad.zarr").exists()
 
 
+def test_ray_workers_export_the_same_shards(small, tmp_path):
+    options = ["--window", 64, "--shard-bytes", 8000, "--tracks", "genes"]
+    shown = distgen("export", small.path, "--out", "alone", *options, cwd=tmp_path)
+    assert distgen(
+        "export", small.path.name, "--out", "spread", *options, "--workers", 2, cwd=tmp_path
+    ) == shown.replace("alone", "spread")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "alone").iterdir()}
+    assert len(files) > 3
+    assert {path.name: path.read_bytes() for path in (tmp_path / "spread").iterdir()} == files
+
+
 def test_a_store_goes_beside_the_recipes_by_default(small_recipe, tmp_path):
     (tmp_path / "recipes").mkdir()
     for name in EXAMPLE:

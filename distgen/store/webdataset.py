@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,9 @@ from distgen.store.exported import (
     read_export,
     sample_key,
 )
-from distgen.store.reader import Store, Track
+from distgen.store.reader import Store, Track, open_store
 from distgen.store.tar import BLOCK, END, npy_header, tar_header
-from distgen.store.work import Work, link, sync
+from distgen.store.work import Execute, Progress, Work, in_this_process, link, silent, sync
 
 __all__ = ["SHARD_BYTES", "export", "read_blocks_of_export", "read_export"]
 
@@ -42,7 +42,6 @@ _IN_MEMORY = 1 << 24  # bytes of samples at a time
 
 Bytes = npt.NDArray[np.uint8]
 Values = npt.NDArray[Any]
-Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,12 @@ class _Plan:
     stride: int
     tracks: tuple[Track, ...]
     shard_bytes: int
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Where it is unpickled, the store is opened and all is reckoned again: less than an open store is to carry.
+        lengths = self.window, self.target_length, self.stride
+        tracks = tuple(track.name for track in self.tracks)
+        return _planned, (self.store.path.resolve(), *lengths, self.split, self.parts, tracks, self.shard_bytes)
 
     @cached_property
     def regions(self) -> dict[str, Int64]:
@@ -188,7 +193,9 @@ def export(
     parts: tuple[str, ...] = (),
     tracks: tuple[str, ...] = (),
     shard_bytes: int = SHARD_BYTES,
-    progress: Progress = lambda samples: None,
+    progress: Progress = silent,
+    expect: Callable[[int], None] = lambda samples: None,
+    execute: Execute = in_this_process,
 ) -> Export:
     """Write the windows of a split as tar shards; one that was interrupted goes on with the shards that are missing.
 
@@ -203,6 +210,8 @@ def export(
         tracks: names of the tracks to write as targets.
         shard_bytes: about how many bytes a shard has.
         progress: called with the samples written since the last call.
+        expect: hears how many there are in all.
+        execute: carries out tasks, a shard each; they can be pickled, and done in any order and more than once.
 
     Raises:
         ConfigError: an argument does not fit the store or the others, or `out` holds something else.
@@ -213,12 +222,9 @@ def export(
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         return _existing(out, described, shards)
     work, name = Work(out), digest([described, shard_bytes])
+    expect(sum(shard.samples for shard in shards))
     with work.locked():
-        for shard in shards:
-            unit = f"{name}-{shard.name}"
-            if work.receipt(unit) is None:
-                folder = work.begin(unit)
-                work.finish(unit, folder, _write(folder / shard.name, plan.samples(shard), progress))
+        execute([partial(_finish, plan, shard, work, f"{name}-{shard.name}") for shard in shards], progress)
         staged = work.folder / "export"
         shutil.rmtree(staged, ignore_errors=True)
         entries = []
@@ -232,6 +238,20 @@ def export(
         sync(out.parent)
         work.remove()
     return read_export(out)
+
+
+def _finish(plan: _Plan, shard: Shard, work: Work, unit: str, progress: Progress) -> None:
+    """Write the unit of a shard unless it is finished."""
+    if work.receipt(unit) is not None:
+        progress(shard.samples)
+        return
+    folder = work.begin(unit)
+    work.finish(unit, folder, _write(folder / shard.name, plan.samples(shard), progress))
+
+
+@lru_cache(maxsize=2)
+def _planned(path: Path, *asked: Any) -> _Plan:
+    return _plan(open_store(path), *asked)
 
 
 def _plan(

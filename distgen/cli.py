@@ -49,6 +49,7 @@ def build(
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove arrays that only an earlier recipe used; nothing may read them.")
     ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON, a line for each recipe, from --dry-run.")] = False,
 ) -> None:
     """Build the stores that recipes describe, or what is missing of them; and the indexes of collections."""
     from distgen.config import Collection, Recipe, is_collection, read
@@ -59,7 +60,7 @@ def build(
     work = [read(path, Recipe) for path in recipes if not is_collection(path)]
     indexes = [read(path, Collection) for path in recipes if is_collection(path)]
     for recipe in work if dry_run else ():
-        _say_estimate(recipe, out, max(workers, 1))
+        _say_estimate(recipe, out, max(workers, 1), json_)
     for config in indexes if dry_run else ():
         typer.echo(f"{config.collection.name}: an index, for which the manifest of every store is read")
     if not dry_run:
@@ -134,17 +135,22 @@ def _index_all(collections: list[Collection], out: Path | None, force: bool) -> 
         typer.echo(f"{index}: {len(found):,} stores, {found.bases.sum():,} bases")
 
 
-def _say_estimate(recipe: Recipe, out: Path | None, workers: int) -> None:
+def _say_estimate(recipe: Recipe, out: Path | None, workers: int, json_: bool) -> None:
     from distgen.store.build import default_out
     from distgen.store.estimate import estimate
 
-    found = estimate(recipe, workers)
-    rows = [
-        ("bases", f"about {found.bases:,}"),
-        ("store", f"at most {found.bytes / 1e6:,.1f} MB, in {out or default_out(recipe)}"),
-        ("planes", f"about {found.seconds:.1f} s"),
-        ("memory", f"at most {found.memory / 1e6:,.0f} MB" + (" for each worker" if workers > 1 else "")),
-    ]
+    found, target = estimate(recipe, workers), out or default_out(recipe)
+    if json_:
+        totals = {"store": str(target), "bytes": found.bytes, "seconds": found.seconds, "memory": found.memory}
+        typer.echo(json.dumps({"name": recipe.name, **asdict(found), **totals}))
+        return
+    each = " for each worker" if workers > 1 else ""
+    rows = [("bases", f"about {found.bases:,}")]
+    rows += [(part.name, f"at most {part.bytes / 1e6:,.1f} MB, about {part.seconds:,.1f} s") for part in found.parts]
+    rows.append(("store", f"at most {found.bytes / 1e6:,.1f} MB, in {target}"))
+    rows += [("fetched", f"{found.fetched / 1e6:,.1f} MB of remote sources")] if found.fetched else []
+    rows.append(("time", f"about {found.seconds:,.1f} s" + (f" with {workers} workers" if workers > 1 else "")))
+    rows.append(("memory", f"at most {found.memory / 1e6:,.0f} MB{each}"))
     _table(recipe.name, rows)
 
 

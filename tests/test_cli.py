@@ -45,8 +45,17 @@ def test_build_info_verify(small_recipe, tmp_path):
 
 def test_a_dry_run_says_what_it_would_take_and_writes_nothing(small_recipe, tmp_path):
     shown = distgen("build", "small.toml", "--out", "a.zarr", "--dry-run", cwd=tmp_path)
-    assert "about 1,769" in shown
-    assert "in a.zarr" in shown
+    for part in (
+        "bases        about 1,769",
+        "planes       at most",
+        "track genes  at most",
+        "in a.zarr",
+        "memory       at most",
+    ):
+        assert part in shown
+    found = json.loads(distgen("build", "small.toml", "--dry-run", "--json", "--workers", 2, cwd=tmp_path))
+    assert [part["name"] for part in found["parts"]] == ["planes", "track genes"]
+    assert (found["bases"], found["workers"]) == (1769, 2)
     assert {p.name for p in tmp_path.iterdir()} == EXAMPLE
 
 

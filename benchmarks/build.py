@@ -61,22 +61,31 @@ def one_core(cores: int = 1) -> Iterator[None]:
 def build_seconds(what: Recipe, out: Path, repeats: int = REPEATS, **options: object) -> tuple[float, float]:
     """Median seconds of a build from nothing: without what fsync waits, and that wait."""
     seconds, waits = [], []
-    fsync, waited = os.fsync, [0.0]
+    fsync, spans = os.fsync, list[tuple[float, float]]()
 
     def timed(handle: int) -> None:
         began = time.perf_counter()
         fsync(handle)
-        waited[0] += time.perf_counter() - began
+        spans.append((began, time.perf_counter()))
+
+    def waited() -> float:
+        """Seconds in which any file was waited for."""
+        total = reached = 0.0
+        for began, ended in sorted(spans):
+            total += max(0.0, ended - max(began, reached))
+            reached = max(reached, ended)
+        return total
 
     os.fsync = timed
     try:
         for repeat in range(repeats + 1):
             shutil.rmtree(out, ignore_errors=True)
-            waited[0], began = 0.0, time.perf_counter()
+            spans.clear()
+            began = time.perf_counter()
             build(what, out, **options)  # type: ignore[arg-type]
             if repeat:
-                seconds.append(time.perf_counter() - began - waited[0])
-                waits.append(waited[0])
+                seconds.append(time.perf_counter() - began - waited())
+                waits.append(waited())
     finally:
         os.fsync = fsync
     return statistics.median(seconds), statistics.median(waits)

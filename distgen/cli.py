@@ -85,7 +85,7 @@ def _build_all(recipes: list[Recipe], out: Path | None, force: bool, execute: Ex
     """Build stores, at the same time if there are workers; what fails stops no other."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from distgen.store.build import build, default_out
+    from distgen.store.build import build, default_out, is_small
 
     def one(recipe: Recipe, progress: Progress) -> str:
         target = out or default_out(recipe)
@@ -100,7 +100,8 @@ def _build_all(recipes: list[Recipe], out: Path | None, force: bool, execute: Ex
         return f"{target}: {bases:,} bases in {seconds:.2f} s ({bases / seconds / 1e6:.0f} Mbases/s)"
 
     failed: list[DistgenError] = []
-    with _progress("bases") as progress, ThreadPoolExecutor(max(1, min(workers, 16))) as pool:
+    at_once = max(1, min(4 * workers, 16), 8 * all(map(is_small, recipes)))
+    with _progress("bases") as progress, ThreadPoolExecutor(at_once) as pool:
         for future in [pool.submit(one, recipe, progress) for recipe in recipes]:
             try:
                 typer.echo(future.result())

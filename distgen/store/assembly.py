@@ -25,6 +25,8 @@ from distgen.store.format import Entry
 from distgen.store.planes import PER_BYTE, Packer, Start, plane_layout
 from distgen.store.work import Execute, Part, Progress, Work, in_this_process, link, silent
 
+_TINY = 1 << 20  # bytes of a source that are packed sooner than handed to a worker
+
 
 @dataclass(frozen=True)
 class Built:
@@ -55,6 +57,8 @@ def build(recipe: Recipe, inputs: str, work: Work, progress: Progress, execute: 
     """
     path = recipe.resolve(recipe.genome.fasta, "assembly.fasta")
     wanted, unit = Wanted.of(recipe), partial(_unit, inputs)
+    if path.stat().st_size < _TINY:
+        execute = in_this_process
     if is_twobit(path):
         execute(planes.copy_tasks(path, wanted, work, unit), progress)
     else:

@@ -20,7 +20,9 @@ from distgen.store.format import FORMAT, MANIFEST
 from distgen.store.planes import PER_BYTE
 from distgen.store.reader import Store, open_store
 from distgen.store.sources import Sources, examine
-from distgen.store.work import Execute, Progress, Work, in_this_process, recover, silent, swap, sync
+from distgen.store.work import Execute, Progress, Work, in_this_process, recover, settle, silent, swap, sync
+
+_SMALL = 1 << 20  # bytes of sources
 
 
 def build(
@@ -107,6 +109,15 @@ def plan_tables(recipe: Recipe, sources: Sources, made: Base, old: Store | None)
     ]
 
 
+def is_small(recipe: Recipe) -> bool:
+    """Building it is mostly waiting for the disk: several at a time wait no longer, and their memory is no matter."""
+    files = recipe.files().items()
+    if any(recipe.uri(source, key) for source, key in files):
+        return False
+    paths = [recipe.resolve(source, key) for source, key in files]
+    return sum(path.stat().st_size for path in paths if path.is_file()) < _SMALL
+
+
 def default_out(recipe: Recipe) -> Path:
     """Where a recipe's store goes unless told: `store/` beside the folder of recipes."""
     out = recipe.path.resolve().parent.parent / "store" / f"{recipe.name}.zarr"
@@ -167,15 +178,20 @@ def _publish(
         "provenance": provenance,
     }
     manifest |= _separate(recipe, manifest, made, work, old)
-    _put_manifest(folder, manifest)
-    if made.fresh:
+    if made.fresh or old is None:
+        _write_manifest(folder / MANIFEST, manifest)
         swap(folder, work.out)
-    sync(work.out.parent if made.fresh else work.out)
+        return
+    draft = folder / f"{MANIFEST}.new"
+    _write_manifest(draft, manifest)
+    new = {key.split("/")[0] for key in manifest["arrays"].keys() - old.manifest["arrays"].keys()}
+    settle(draft, *(folder / top for top in new))
+    draft.rename(folder / MANIFEST)
+    sync(folder)
 
 
-def _put_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    format.write_json(folder / f"{MANIFEST}.new", manifest | {"checksum": digest(manifest)})
-    (folder / f"{MANIFEST}.new").rename(folder / MANIFEST)
+def _write_manifest(path: Path, manifest: dict[str, Any]) -> None:
+    format.write_json(path, manifest | {"checksum": digest(manifest)})
 
 
 def _separate(
@@ -199,7 +215,9 @@ def _separate(
             from distgen.store.homology import separate_split
 
             if made.fresh:
-                _put_manifest(made.folder, manifest)  # nobody sees it yet, but the search needs a store to look at
+                _write_manifest(
+                    made.folder / MANIFEST, manifest
+                )  # nobody sees it yet, but the search needs a store to look at
             receipt = separate_split(open_store(made.folder), splits.parts_of(table), split.homology)
             work.finish(inputs, work.begin(inputs), receipt)
         tables[name] = splits.table(splits.parts_of(receipt["parts"]))

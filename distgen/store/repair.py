@@ -21,7 +21,7 @@ from distgen.store.reader import Store, open_store
 from distgen.store.sources import Sources, examine
 from distgen.store.tracks import Block
 from distgen.store.verify import Findings, verify
-from distgen.store.work import Progress, Work, in_this_process, silent
+from distgen.store.work import Progress, Work, in_this_process, settle, silent
 
 T = TypeVar("T")
 
@@ -122,6 +122,7 @@ def _write_metadata(store: Store, key: str) -> None:
         content = format.group_json(store.groups()[key])
     path = store.path / MANIFEST if key == MANIFEST else store.path / key / "zarr.json"
     format.write_json(path.with_name(f".{path.name}.new"), content)
+    settle(path.with_name(f".{path.name}.new"))
     path.with_name(f".{path.name}.new").rename(path)
 
 

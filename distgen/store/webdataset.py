@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from distgen.store.exported import (
 )
 from distgen.store.reader import Store, Track, open_store
 from distgen.store.tar import BLOCK, END, npy_header, tar_header
-from distgen.store.work import Execute, Progress, Work, in_this_process, link, silent, sync
+from distgen.store.work import Execute, Progress, Work, in_this_process, link, settle, silent, sync
 
 __all__ = ["SHARD_BYTES", "export", "read_blocks_of_export", "read_export"]
 
@@ -233,7 +232,7 @@ def export(
             entries.append({"name": shard.name, "part": shard.part, **(work.receipt(f"{name}-{shard.name}") or {})})
         index = described | {"shards": entries}
         format.write_json(staged / INDEX, index | {"checksum": digest(index)})
-        sync(staged)
+        settle(staged)
         staged.rename(out)
         sync(out.parent)
         work.remove()
@@ -334,8 +333,6 @@ def _write(path: Path, samples: Iterator[tuple[str, dict[str, bytes]]], progress
             progress(1)
         content.update(END)
         file.write(END)
-        file.flush()
-        os.fsync(file.fileno())
         return {"samples": count, "bytes": file.tell(), "sha256": content.hexdigest()}
 
 

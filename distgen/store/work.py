@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -152,6 +153,7 @@ class Work:
     def finish(self, unit: str, folder: Path, receipt: dict[str, Any]) -> None:
         """Declare the unit in `folder` whole."""
         format.write_json(folder / _RECEIPT, receipt)
+        settle(folder)
         if self.path(unit).exists():  # a worker that was thought dead has built it, too
             shutil.rmtree(folder)
         else:
@@ -168,11 +170,20 @@ def link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def sync(folder: Path) -> None:
-    """Make the names in a folder outlast a power failure."""
-    handle = os.open(folder, os.O_RDONLY)
-    os.fsync(handle)
-    os.close(handle)
+def sync(place: Path) -> None:
+    """Make a file, or the names in a folder, outlast a power failure."""
+    handle = os.open(place, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def settle(*places: Path) -> None:
+    """Make some files and all that is in some folders outlast a power failure. Many that wait together wait hardly longer than
+    one: a file system writes what they all need in one go."""
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(sync, (found for place in places for found in (place, *place.rglob("*")))))
 
 
 def _replaced(out: Path) -> Path:
@@ -181,6 +192,7 @@ def _replaced(out: Path) -> Path:
 
 def swap(folder: Path, out: Path) -> None:
     """Put the finished folder in the place of `out`; a store that was there goes away afterwards."""
+    settle(folder)
     if out.exists():
         out.rename(_replaced(out))
     folder.rename(out)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from distgen.config import Collection, Recipe
     from distgen.ingest.objects import Place
+    from distgen.store.work import Execute
 
 app = typer.Typer(
     help="Train deep-learning models on whole genomes.",
@@ -31,6 +32,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+Workers = Annotated[int, typer.Option(help="Spread the work over so many Ray workers.", show_default=False)]
+RayAddress = Annotated[str, typer.Option(help="A Ray cluster to use; every node sees the same files.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -43,12 +46,13 @@ def build(
     force: Annotated[
         bool, typer.Option("--force", help="Build also what is up to date, such as a damaged store.")
     ] = False,
-    workers: Annotated[int, typer.Option(help="Spread the work over so many Ray workers.", show_default=False)] = 0,
-    ray_address: Annotated[str, typer.Option(help="A Ray cluster to use; every node sees the same files.")] = "",
+    workers: Workers = 0,
+    ray_address: RayAddress = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and build nothing.")] = False,
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove arrays that only an earlier recipe used; nothing may read them.")
     ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON, a line for each recipe, from --dry-run.")] = False,
 ) -> None:
     """Build the stores that recipes describe, or what is missing of them; and the indexes of collections."""
     from distgen.config import Collection, Recipe, is_collection, read
@@ -59,37 +63,41 @@ def build(
         raise ConfigError("--out names one store; give one recipe")
     work = [read(path, Recipe) for path in recipes if not is_collection(path)]
     indexes = [read(path, Collection) for path in recipes if is_collection(path)]
-    if ray_address:
-        os.environ["RAY_ADDRESS"] = ray_address
-        workers = max(workers, 1)
     place = None if out is None else locate(out)
     for recipe in work if dry_run else ():
-        _say_estimate(recipe, place, max(workers, 1))
+        _say_estimate(recipe, place, max(workers, 1), json_)
     for config in indexes if dry_run else ():
         typer.echo(f"{config.collection.name}: an index, for which the manifest of every store is read")
     if not dry_run:
-        _build_all(work, place, force, workers)
+        _build_all(work, place, force, *_executor(workers, ray_address))
         _index_all(indexes, place, force)  # afterwards: the stores may just have been built
     for recipe in work if prune and not dry_run else ():
         _prune(place or default_out(recipe))
 
 
-def _build_all(recipes: list[Recipe], out: Place | None, force: bool, workers: int) -> None:
+def _executor(workers: int, ray_address: str) -> tuple[Execute, int]:
+    """What carries out tasks, and the number of its workers; 0 for this process."""
+    from distgen.cluster import Pool
+    from distgen.store.work import in_this_process
+
+    if ray_address:
+        os.environ["RAY_ADDRESS"] = ray_address
+        workers = max(workers, 1)
+    return (Pool(workers).execute if workers else in_this_process), workers
+
+
+def _build_all(recipes: list[Recipe], out: Place | None, force: bool, execute: Execute, workers: int) -> None:
     """Build stores, at the same time if there are workers; what fails stops no other."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from distgen.cluster import Pool
-    from distgen.store.build import build, default_out
-    from distgen.store.work import in_this_process
-
-    execute = Pool(workers).execute if workers else in_this_process
+    from distgen.store.build import build, default_out, is_small
 
     def one(recipe: Recipe, progress: Progress) -> str:
         target = out or default_out(recipe)
-        task = progress.add_task(recipe.name, total=None)
+        task = progress.add_task(recipe.name, total=None, amount=0)
         began = time.perf_counter()
-        advance = partial(progress.advance, task)
-        bases = build(recipe, target, advance, force=force, execute=execute, parallel=max(workers, 1))
+        advance, expect = partial(_advance, progress, task), partial(_expect, progress, task)
+        bases = build(recipe, target, advance, expect=expect, force=force, execute=execute, parallel=max(workers, 1))
         seconds = time.perf_counter() - began
         progress.update(task, visible=False)
         if not bases:
@@ -97,7 +105,8 @@ def _build_all(recipes: list[Recipe], out: Place | None, force: bool, workers: i
         return f"{target}: {bases:,} bases in {seconds:.2f} s ({bases / seconds / 1e6:.0f} Mbases/s)"
 
     failed: list[DistgenError] = []
-    with _progress("bases") as progress, ThreadPoolExecutor(max(1, min(workers, 16))) as pool:
+    at_once = max(1, min(4 * workers, 16), 8 * all(map(is_small, recipes)))
+    with _progress("bases") as progress, ThreadPoolExecutor(at_once) as pool:
         for future in [pool.submit(one, recipe, progress) for recipe in recipes]:
             try:
                 typer.echo(future.result())
@@ -131,17 +140,22 @@ def _index_all(collections: list[Collection], out: Place | None, force: bool) ->
         typer.echo(f"{index}: {len(found):,} stores, {found.bases.sum():,} bases")
 
 
-def _say_estimate(recipe: Recipe, out: Place | None, workers: int) -> None:
+def _say_estimate(recipe: Recipe, out: Place | None, workers: int, json_: bool) -> None:
     from distgen.store.build import default_out
     from distgen.store.estimate import estimate
 
-    found = estimate(recipe, workers)
-    rows = [
-        ("bases", f"about {found.bases:,}"),
-        ("store", f"at most {found.bytes / 1e6:,.1f} MB, in {out or default_out(recipe)}"),
-        ("planes", f"about {found.seconds:.1f} s"),
-        ("memory", f"at most {found.memory / 1e6:,.0f} MB" + (" for each worker" if workers > 1 else "")),
-    ]
+    found, target = estimate(recipe, workers), out or default_out(recipe)
+    if json_:
+        totals = {"store": str(target), "bytes": found.bytes, "seconds": found.seconds, "memory": found.memory}
+        typer.echo(json.dumps({"name": recipe.name, **asdict(found), **totals}))
+        return
+    each = " for each worker" if workers > 1 else ""
+    rows = [("bases", f"about {found.bases:,}")]
+    rows += [(part.name, f"at most {part.bytes / 1e6:,.1f} MB, about {part.seconds:,.1f} s") for part in found.parts]
+    rows.append(("store", f"at most {found.bytes / 1e6:,.1f} MB, in {target}"))
+    rows += [("fetched", f"{found.fetched / 1e6:,.1f} MB of remote sources")] if found.fetched else []
+    rows.append(("time", f"about {found.seconds:,.1f} s" + (f" with {workers} workers" if workers > 1 else "")))
+    rows.append(("memory", f"at most {found.memory / 1e6:,.0f} MB{each}"))
     _table(recipe.name, rows)
 
 
@@ -312,6 +326,8 @@ def export(
     part: Annotated[str, typer.Option(help="Parts of it, such as train,valid. [default: all]")] = "",
     tracks: Annotated[str, typer.Option(help="Tracks to write as targets, such as genes,mnase.")] = "",
     shard_bytes: Annotated[int, typer.Option(help="About how many bytes a shard has.")] = 256_000_000,
+    workers: Workers = 0,
+    ray_address: RayAddress = "",
 ) -> None:
     """Write the windows of a store as tar shards, for other tools to train on; or what is missing of them."""
     from distgen.errors import suggest
@@ -321,10 +337,13 @@ def export(
 
     if format_ != "webdataset":
         raise ConfigError(f'there is no format "{format_}" to export to. {suggest(format_, ["webdataset"])}')
+    execute, _ = _executor(workers, ray_address)
     with _progress("windows") as progress:
+        place = locate(out)
+        task = progress.add_task(place.name, total=None)
         found = export(
             open_store(store),
-            locate(out),
+            place,
             window=window,
             target_length=target_length,
             stride=stride,
@@ -332,7 +351,9 @@ def export(
             parts=tuple(part.split(",")) if part else (),
             tracks=tuple(tracks.split(",")) if tracks else (),
             shard_bytes=shard_bytes,
-            progress=partial(progress.advance, progress.add_task("export", total=None)),
+            progress=lambda windows, read=0: progress.advance(task, windows),
+            expect=partial(_expect, progress, task),
+            execute=execute,
         )
     size = sum(entry["bytes"] for entry in found.index["shards"])
     windows = ", ".join(f"{name} {count:,}" for name, count in found.parts.items())
@@ -464,20 +485,38 @@ def _table(title: str, rows: list[tuple[str, str]]) -> None:
         typer.echo(f"  {name:<{width}}  {value}")
 
 
+def _advance(progress: Progress, task: Any, amount: int, read: int = 0) -> None:
+    """So much more is done: of what the speed is told in, and of what the total is told in."""
+    progress.update(task, advance=read, amount=progress.tasks[task].fields["amount"] + amount)
+
+
+def _expect(progress: Progress, task: Any, total: int) -> None:
+    progress.update(task, total=total)
+
+
 def _progress(unit: str) -> Progress:
     """A progress bar on standard error, silent where that is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.table import Column
     from rich.text import Text
 
     class Speed(ProgressColumn):
         def render(self, task: Task) -> Text:
             speed = task.finished_speed or task.speed or 0
+            if "amount" in task.fields:
+                speed = task.fields["amount"] / (task.elapsed or 1)
             return Text(f"{speed / 1e6:.1f} M{unit}/s" if speed > 1e5 else f"{speed:.1f} {unit}/s")
 
+    class Left(TimeRemainingColumn):
+        def render(self, task: Task) -> Text:
+            left = super().render(task)
+            return Text.assemble(left, " left", style=left.style) if task.total is not None else left
+
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), Speed(), TimeRemainingColumn())
-    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+    name = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
+    columns = (name, BarColumn(bar_width=24), Speed(), Left(compact=True, elapsed_when_finished=True))
+    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True, expand=True)
 
 
 def main() -> None:

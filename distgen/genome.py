@@ -51,10 +51,10 @@ class Contigs:
         circular: whether the first base follows the last.
     """
 
-    names: tuple[str, ...]
+    names: Sequence[str]
     lengths: Int64
     offsets: Int64
-    aliases: tuple[str, ...] = field(default=())
+    aliases: Sequence[str] = field(default=())
     circular: tuple[bool, ...] = field(default=())
 
     def __len__(self) -> int:

@@ -45,8 +45,17 @@ def test_build_info_verify(small_recipe, tmp_path):
 
 def test_a_dry_run_says_what_it_would_take_and_writes_nothing(small_recipe, tmp_path):
     shown = distgen("build", "small.toml", "--out", "a.zarr", "--dry-run", cwd=tmp_path)
-    assert "about 1,769" in shown
-    assert "in a.zarr" in shown
+    for part in (
+        "bases        about 1,769",
+        "planes       at most",
+        "track genes  at most",
+        "in a.zarr",
+        "memory       at most",
+    ):
+        assert part in shown
+    found = json.loads(distgen("build", "small.toml", "--dry-run", "--json", "--workers", 2, cwd=tmp_path))
+    assert [part["name"] for part in found["parts"]] == ["planes", "track genes"]
+    assert (found["bases"], found["workers"]) == (1769, 2)
     assert {p.name for p in tmp_path.iterdir()} == EXAMPLE
 
 
@@ -82,6 +91,17 @@ def test_ray_workers_build_several_stores_at_once_and_what_fails_stops_no_other(
     assert (tmp_path / "store/one.zarr/manifest").read_bytes() == alone
     assert (tmp_path / "store/two.zarr/manifest").exists()
     assert not (tmp_path / "store/bad.zarr").exists()
+
+
+def test_ray_workers_export_the_same_shards(small, tmp_path):
+    options = ["--window", 64, "--shard-bytes", 8000, "--tracks", "genes"]
+    shown = distgen("export", small.path, "--out", "alone", *options, cwd=tmp_path)
+    assert distgen(
+        "export", small.path.name, "--out", "spread", *options, "--workers", 2, cwd=tmp_path
+    ) == shown.replace("alone", "spread")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "alone").iterdir()}
+    assert len(files) > 3
+    assert {path.name: path.read_bytes() for path in (tmp_path / "spread").iterdir()} == files
 
 
 def test_a_store_goes_beside_the_recipes_by_default(small_recipe, tmp_path):

@@ -6,7 +6,9 @@ gains a track builds that track alone. The same recipe and sources give the same
 
 from __future__ import annotations
 
+import itertools
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,14 +22,17 @@ from distgen.store.format import FORMAT, MANIFEST
 from distgen.store.planes import PER_BYTE
 from distgen.store.reader import Store, open_store
 from distgen.store.sources import Sources, examine
-from distgen.store.work import Execute, Progress, Work, in_this_process, recover, swap, sync
+from distgen.store.work import Execute, Progress, Work, in_this_process, recover, settle, silent, swap, sync
+
+_SMALL = 1 << 20  # bytes of sources
 
 
 def build(
     recipe: Recipe,
     out: Place,
-    progress: Progress = lambda bases: None,
+    progress: Progress = silent,
     *,
+    expect: Callable[[int], None] = lambda size: None,
     force: bool = False,
     execute: Execute = in_this_process,
     parallel: int = 1,
@@ -38,7 +43,8 @@ def build(
         recipe: as read from its file.
         out: where the store is to be. What is built for an object store waits in the current folder until all is
             there that has to be sent: that much disk is needed.
-        progress: called with the number of bases read since the last call.
+        progress: hears of the bases done, and of the bytes of sources that this took.
+        expect: hears how many bytes these are in all, and again once it is known that some are not needed.
         force: build everything anew, also what is up to date, such as a store that is damaged. In an object store
             nothing else overwrites anything.
         execute: carries out tasks; they can be pickled, and done in any order and more than once.
@@ -65,7 +71,9 @@ def build(
             recover(out)
         old, bases = None if force else _published(out), 0
         if not _is_current(old, sources):
-            bases = _build(sources.fetched(recipe, work.folder), sources, work, old, force, progress, execute, parallel)
+            bases = _build(
+                sources.fetched(recipe, work.folder), sources, work, old, force, progress, expect, execute, parallel
+            )
         work.remove()
     return bases
 
@@ -77,25 +85,31 @@ def _build(
     old: Store | None,
     force: bool,
     progress: Progress,
+    expect: Callable[[int], None],
     execute: Execute,
     parallel: int,
 ) -> int:
     inputs = base.inputs(recipe, sources.ids)
     if old and old.manifest["inputs"]["planes"] == inputs:
-        made = Base.of(old)
+        made, first = Base.of(old), 0
     elif old and not isinstance(work.out, Path):
         raise ConfigError(
             f"{work.out} holds another sequence, or other contigs, and in an object store nothing is overwritten: give "
             "another --out, or replace it with --force, and it cannot be read until that is done"
         )
     else:
+        of_base = (source for source, key in recipe.files().items() if key.startswith(("assembly.", "sequences.")))
+        first = sum(sources.sizes[source] for source in of_base)
+        expect(sum(sources.sizes.values()))
         made = base.build(recipe, inputs, work, progress, execute, parallel)
     parts = base.resolve_splits(recipe, made.contigs)
     built = {inputs: entry["key"] for inputs, entry in old.manifest["inputs"]["tracks"].items()} if old else {}
     blocks = tracks.plan(recipe, sources.ids, made.contigs, built)
     missing = [block for block in blocks if block.key is None]
-    execute([partial(tracks.write_block, block, made.contigs, work) for block in missing], progress)
     tables, known = plan_tables(recipe, sources, made, old), rows.standing(old)
+    files = [*(b.sources for b in missing), *(table.sources for table in tables)]
+    expect(first + sum(path.stat().st_size for path in itertools.chain(*files)))
+    execute([partial(tracks.write_block, block, made.contigs, work) for block in missing], progress)
     execute([partial(rows.write, table, work) for table in tables if table.inputs not in known], progress)
     _publish(recipe, made, blocks, tables, parts, sources.provenance, work, old, force)
     return int(made.contigs.lengths.sum())
@@ -108,6 +122,15 @@ def plan_tables(recipe: Recipe, sources: Sources, made: Base, old: Store | None)
         *matrices.plan(recipe, sources.ids, made.contigs, known),
         *variants.plan(recipe, sources.ids, made.inputs, bases, known),
     ]
+
+
+def is_small(recipe: Recipe) -> bool:
+    """Building it is mostly waiting for the disk: several at a time wait no longer, and their memory is no matter."""
+    files = recipe.files().items()
+    if any(recipe.uri(source, key) for source, key in files):
+        return False
+    paths = [recipe.resolve(source, key) for source, key in files]
+    return sum(path.stat().st_size for path in paths if path.is_file()) < _SMALL
 
 
 def default_out(recipe: Recipe) -> Path:
@@ -175,13 +198,20 @@ def _publish(
         "provenance": provenance,
     }
     manifest |= _separate(recipe, manifest, made, work, old)
-    _put_manifest(folder, manifest)
     if not isinstance(work.out, Path):
+        _write_manifest(folder / MANIFEST, manifest)
         upload.publish(folder, work.out, old.manifest if old else None, force=force)
         return
-    if made.fresh:
+    if made.fresh or old is None:
+        _write_manifest(folder / MANIFEST, manifest)
         swap(folder, work.out)
-    sync(work.out.parent if made.fresh else work.out)
+        return
+    draft = folder / f"{MANIFEST}.new"
+    _write_manifest(draft, manifest)
+    new = {key.split("/")[0] for key in manifest["arrays"].keys() - old.manifest["arrays"].keys()}
+    settle(draft, *(folder / top for top in new))
+    draft.rename(folder / MANIFEST)
+    sync(folder)
 
 
 def _folder(made: Base, work: Work) -> Path:
@@ -194,9 +224,8 @@ def _folder(made: Base, work: Work) -> Path:
     return folder
 
 
-def _put_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    format.write_json(folder / f"{MANIFEST}.new", manifest | {"checksum": digest(manifest)})
-    (folder / f"{MANIFEST}.new").rename(folder / MANIFEST)
+def _write_manifest(path: Path, manifest: dict[str, Any]) -> None:
+    format.write_json(path, manifest | {"checksum": digest(manifest)})
 
 
 def _separate(
@@ -221,7 +250,8 @@ def _separate(
 
             if made.fresh:
                 assert isinstance(made.folder, Path)
-                _put_manifest(made.folder, manifest)  # nobody sees it yet, but the search needs a store to look at
+                # Nobody sees it yet, but the search needs a store to look at.
+                _write_manifest(made.folder / MANIFEST, manifest)
             receipt = separate_split(open_store(made.folder), splits.parts_of(table), split.homology)
             work.finish(inputs, work.begin(inputs), receipt)
         tables[name] = splits.table(splits.parts_of(receipt["parts"]))

@@ -21,12 +21,12 @@ from distgen.store.sources import Sources, examine
 from distgen.store.tracks import Block
 from distgen.store.upload import overwrite
 from distgen.store.verify import Findings, verify
-from distgen.store.work import Progress, Work, in_this_process
+from distgen.store.work import Progress, Work, in_this_process, silent
 
 T = TypeVar("T")
 
 
-def repair(recipe: Recipe, out: Place, progress: Progress = lambda size: None) -> Findings:
+def repair(recipe: Recipe, out: Place, progress: Progress = silent) -> Findings:
     """Verify a store and build its damaged shards again, those alone; metadata is written anew from the manifest.
 
     Args:
@@ -64,7 +64,7 @@ def repair(recipe: Recipe, out: Place, progress: Progress = lambda size: None) -
     return found
 
 
-def compare(recipe: Recipe, out: Place, progress: Progress = lambda bases: None) -> list[str]:
+def compare(recipe: Recipe, out: Place, progress: Progress = silent) -> list[str]:
     """Read the sources again and compare what comes of them with the store, shard by shard.
 
     Returns:
@@ -129,18 +129,18 @@ def _rebuilt(
     inputs, kind = store.manifest["inputs"]["planes"], key.split("/")[0]
     if kind == "tracks":
         block = next(block for block in _blocks(recipe, sources, store) if _key(store, block) == key)
-        tracks.write_block(block, store.contigs, work, lambda bases: None, only=shard)
+        tracks.write_block(block, store.contigs, work, silent, only=shard)
         yield tracks.shard_path(block, work, shard), tracks.shards_of(block, store.contigs, work, only=shard)[0]
     elif kind in (matrices.KIND, variants.KIND):
         group, name = key.rsplit("/", 1)
         table = next(table for table in _tables(recipe, sources, store) if _table_key(store, table) == group)
-        rows.write(table, work, lambda bases: None)
+        rows.write(table, work, silent)
         yield _shard(work.path(table.inputs) / name, (work.receipt(table.inputs) or {})["arrays"][name], shard)
     elif kind in PER_BYTE and recipe.assembly:
         yield assembly.shard_path(work, inputs, key, shard), assembly.rebuild(recipe, inputs, work, shard)[key]
     else:
         # Contig tables and tables of sequences are read as a whole; that takes a moment, or is needed anyway.
-        made = base.build(recipe, inputs, work, lambda bases: None, in_this_process, 1)
+        made = base.build(recipe, inputs, work, silent, in_this_process, 1)
         assert isinstance(made.folder, Path)
         entries, _ = base.place_splits(made, base.resolve_splits(recipe, made.contigs), made.folder, None)
         own = _as_published(store, made, {name: name for name in made.arrays | entries}).get(key)

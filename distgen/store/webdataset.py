@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +31,9 @@ from distgen.store.exported import (
     read_export,
     sample_key,
 )
-from distgen.store.reader import Store, Track
+from distgen.store.reader import Store, Track, open_store
 from distgen.store.tar import BLOCK, END, npy_header, tar_header
-from distgen.store.work import Work, link, sync
+from distgen.store.work import Execute, Progress, Work, in_this_process, link, settle, silent, sync
 
 __all__ = ["SHARD_BYTES", "export", "read_blocks_of_export", "read_export"]
 
@@ -44,7 +43,6 @@ _IN_MEMORY = 1 << 24  # bytes of samples at a time
 
 Bytes = npt.NDArray[np.uint8]
 Values = npt.NDArray[Any]
-Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,20 @@ class _Plan:
     stride: int
     tracks: tuple[Track, ...]
     shard_bytes: int
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Where it is unpickled, the store is opened and all is reckoned again: less than an open store is to carry.
+        lengths = self.window, self.target_length, self.stride
+        tracks = tuple(track.name for track in self.tracks)
+        path = self.store.path
+        return _planned, (
+            path.resolve() if isinstance(path, Path) else path,
+            *lengths,
+            self.split,
+            self.parts,
+            tracks,
+            self.shard_bytes,
+        )
 
     @cached_property
     def regions(self) -> dict[str, Int64]:
@@ -190,7 +202,9 @@ def export(
     parts: tuple[str, ...] = (),
     tracks: tuple[str, ...] = (),
     shard_bytes: int = SHARD_BYTES,
-    progress: Progress = lambda samples: None,
+    progress: Progress = silent,
+    expect: Callable[[int], None] = lambda samples: None,
+    execute: Execute = in_this_process,
 ) -> Export:
     """Write the windows of a split as tar shards; one that was interrupted goes on with the shards that are missing.
 
@@ -205,6 +219,8 @@ def export(
         tracks: names of the tracks to write as targets.
         shard_bytes: about how many bytes a shard has.
         progress: called with the samples written since the last call.
+        expect: hears how many there are in all.
+        execute: carries out tasks, a shard each; they can be pickled, and done in any order and more than once.
 
     Raises:
         ConfigError: an argument does not fit the store or the others, or `out` holds something else.
@@ -215,24 +231,19 @@ def export(
     if _is_taken(out, shards, shard_bytes):
         return _existing(out, described, shards)
     work, name = Work(out), digest([described, shard_bytes])
+    expect(sum(shard.samples for shard in shards))
     with work.locked():
-        sent = {} if isinstance(out, Path) else out.names()
-        entries = []
-        for shard in shards:
-            unit = f"{name}-{shard.name}"
-            receipt = work.receipt(unit)
-            if receipt is None or not (isinstance(out, Path) or shard.name in sent):
-                folder = work.begin(unit)
-                receipt = _write(folder / shard.name, plan.samples(shard), progress)
-                if not isinstance(out, Path):
-                    upload.send({shard.name: folder / shard.name}, out)
-                    (folder / shard.name).unlink()  # on this disk is one shard at a time
-                work.finish(unit, folder, receipt)
-            entries.append({"name": shard.name, "part": shard.part, **receipt})
-        index = described | {"shards": entries}
-        _publish(
-            out, index | {"checksum": digest(index)}, [work.path(f"{name}-{s.name}") / s.name for s in shards], work
-        )
+        sent = frozenset() if isinstance(out, Path) else frozenset(out.names())
+        units = {shard.name: f"{name}-{shard.name}" for shard in shards}
+        execute([partial(_finish, plan, shard, work, units[shard.name], sent) for shard in shards], progress)
+        receipts = [work.receipt(units[shard.name]) or {} for shard in shards]
+        named = [{"name": shard.name, "part": shard.part} for shard in shards]
+        index = described | {"shards": [entry | receipt for entry, receipt in zip(named, receipts, strict=True)]}
+        index |= {"checksum": digest(index)}
+        if isinstance(out, Path):
+            _publish(out, index, [work.path(unit) / shard for shard, unit in units.items()], work.folder / "export")
+        else:
+            upload.commit(out / INDEX, None, format.json_bytes(index))
         work.remove()
     return read_export(out)
 
@@ -246,18 +257,33 @@ def _is_taken(out: Place, shards: list[Shard], shard_bytes: int) -> bool:
     return bool(out.names().keys() - {shard.name for shard in shards})
 
 
-def _publish(out: Place, index: dict[str, Any], files: list[Path], work: Work) -> None:
-    if not isinstance(out, Path):
-        upload.commit(out / INDEX, None, format.json_bytes(index))
-        return
-    staged = work.folder / "export"
+def _publish(out: Path, index: dict[str, Any], files: list[Path], staged: Path) -> None:
     shutil.rmtree(staged, ignore_errors=True)
     for file in files:
         link(file, staged / file.name)
     format.write_json(staged / INDEX, index)
-    sync(staged)
+    settle(staged)
     staged.rename(out)
     sync(out.parent)
+
+
+def _finish(plan: _Plan, shard: Shard, work: Work, unit: str, sent: frozenset[str], progress: Progress) -> None:
+    """Write the unit of a shard unless it is finished; send it, where the export goes to an object store."""
+    here = isinstance(work.out, Path)
+    if work.receipt(unit) is not None and (here or shard.name in sent):
+        progress(shard.samples)
+        return
+    folder = work.begin(unit)
+    receipt = _write(folder / shard.name, plan.samples(shard), progress)
+    if not isinstance(work.out, Path):
+        upload.send({shard.name: folder / shard.name}, work.out)
+        (folder / shard.name).unlink()  # each worker keeps one shard on this disk
+    work.finish(unit, folder, receipt)
+
+
+@lru_cache(maxsize=2)
+def _planned(place: Place, *asked: Any) -> _Plan:
+    return _plan(open_store(place), *asked)
 
 
 def _plan(
@@ -340,8 +366,6 @@ def _write(path: Path, samples: Iterator[tuple[str, dict[str, bytes]]], progress
             progress(1)
         content.update(END)
         file.write(END)
-        file.flush()
-        os.fsync(file.fileno())
         return {"samples": count, "bytes": file.tell(), "sha256": content.hexdigest()}
 
 

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from distgen.genome import Interval
 from distgen.store.homology import leakage
 from distgen.store.reader import Store
-from distgen.store.table_homology import table_leakage
+from distgen.store.table_homology import Table, table_leakage
 
 
 def leaks(store: Store, split: str = "default") -> dict[str, Any]:
@@ -21,9 +20,8 @@ def leaks(store: Store, split: str = "default") -> dict[str, Any]:
     parts = {part: store.regions(part, split) for part in store.parts(split)}
     if not store.manifest.get("labels"):
         return leakage(store, parts)
-    of = np.concatenate([[part] * len(intervals) for part, intervals in parts.items()])
-    rows = store.contigs.locate(np.concatenate([intervals[:, 0] for intervals in parts.values()]))
-    names, lengths = store.contigs.names, store.contigs.lengths
-    codes = [store.codes(Interval(names[row], 0, int(lengths[row]))) for row in rows.tolist()]
-    offsets = np.r_[0, np.cumsum([len(code) for code in codes])].astype(np.int64)
-    return table_leakage((np.concatenate(codes), offsets), of.tolist())
+    table = Table.of(store)
+    of = np.full(len(table), "", "U5")
+    for part, intervals in parts.items():
+        of[table.locate(intervals[:, 0])] = part
+    return table_leakage(table, of.tolist())

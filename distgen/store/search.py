@@ -24,7 +24,7 @@ from distgen.store.work import Execute, Progress, in_this_process
 
 Floats = npt.NDArray[np.float64]
 
-BLOCK = 1 << 26  # bases indexed at a time: 480 MB
+BLOCK = 1 << 26  # bases indexed at a time, in 420 MB
 OVERLAP = 1 << 16  # of two blocks: the longest window
 _MOST = 16  # places in a block that are tried for a window, those with the most seeds first
 _ENOUGH = 4  # places in a block that a window need not resemble more than
@@ -110,7 +110,7 @@ class Search:
             return np.empty((0, 7))
         longest = self.likeness.tile if self.tiled is not None else int((intervals[:, 1] - intervals[:, 0]).max())
         room = 2 * longest + 64  # between the intervals: it keeps the diagonals of different ones apart
-        blocks = list(_blocks(targets, 2**30 // room))
+        blocks = list(_blocks(targets, 2**27 // room))
         # Each task indexes its block: no more shares of the windows than keep all workers busy.
         shares = max(-(-2 * self.parallel // len(blocks)), 1) if self.parallel > 1 else 1
         worker = Search(self.query, self.target, self.shape, self.likeness, self.tiled)

@@ -103,8 +103,8 @@ class Index:
     Args:
         bits: 2**bits buckets.
         starts: uint32, one a bucket and its end.
-        places: uint32, position times 2 plus the strand bit, in order of position within a bucket.
-        checks: uint8, the hash's last byte: seeds of one bucket are told apart by it.
+        places: uint32, in order of position within a bucket: the hash's last 3 bits, which tell seeds of one bucket apart,
+            28 bits of position, the strand bit.
         known: uint8, a bit for each value of the hash's first `bits` + 3 bits: most seeds that are not there end here,
             in an eighth of the memory of the buckets' starts.
     """
@@ -112,7 +112,6 @@ class Index:
     bits: int
     starts: Counts
     places: Counts
-    checks: Bytes
     known: Bytes
 
 
@@ -125,33 +124,32 @@ def _add(found: Int64, bits: int, starts: Counts, known: Bytes) -> None:
 
 
 @compiled
-def _fill_places(found: Int64, bits: int, first: int, starts: Counts, places: Counts, checks: Bytes) -> None:
+def _fill_places(found: Int64, bits: int, first: int, starts: Counts, places: Counts) -> None:
     """Each place goes to starts[bucket + 1], which ends up as the start of the next bucket."""
     for i in range(found.size):
         word = found[i]
         if word >= 0:
             at = starts[(word >> (33 - bits)) + 1]
-            places[at] = ((first + i) << 1) | (word & 1)
-            checks[at] = (word >> 1) & 255
+            places[at] = ((word >> 1 & 7) << 29) | ((first + i) << 1) | (word & 1)
             starts[(word >> (33 - bits)) + 1] += 1
 
 
 def index(bases: int, pieces: Callable[[], Iterator[tuple[int, Int64]]]) -> Index:
-    """Index about `bases` bases in 10 bytes a base, less where there are more than 2**25.
+    """Index about `bases` bases in 4 bytes for each, and 4 to 9 for each bucket.
 
     Args:
         bases: their number, for the number of buckets.
-        pieces: called twice; yields the first position (below 2**31) and the seeds of each piece, in order.
+        pieces: called twice; yields the first position (below 2**28) and the seeds of each piece, in order.
     """
     bits = min(max((bases - 1).bit_length(), 8), 25)
     starts, known = np.zeros((1 << bits) + 2, np.uint32), np.zeros(1 << bits, np.uint8)
     for _, found in pieces():
         _add(found, bits, starts, known)
     np.cumsum(starts, out=starts, dtype=np.uint32)
-    places, checks = np.empty(starts[-1], np.uint32), np.empty(starts[-1], np.uint8)
+    places = np.empty(starts[-1], np.uint32)
     for first, found in pieces():
-        _fill_places(found, bits, first, starts, places, checks)
-    return Index(bits, starts, places, checks, known)
+        _fill_places(found, bits, first, starts, places)
+    return Index(bits, starts, places, known)
 
 
 # A hit as one sortable number: strand, diagonal + 2**20, and in the last 20 bits the position in the text that windows
@@ -171,22 +169,27 @@ def _fill_known(found: Int64, bits: int, known: Bytes, out: Int64) -> int:
 
 @compiled
 def _fill_hits(
-    found: Int64, bits: int, starts: Counts, places: Counts, checks: Bytes, known: Bytes, copies: int, at: Int64
+    found: Int64, bits: int, starts: Counts, places: Counts, known: Bytes, copies: int, at: Int64
 ) -> Int64:
     """Hits of all positions, those of position q in rows at[q] to at[q + 1]."""
     there = np.empty(found.size + 1, np.int64)
     number = _fill_known(found, bits, known, there)
+    # The same for where their buckets begin: each is a miss, and none waits for another.
+    buckets = np.empty((number, 2), np.int64)
+    for i in range(number):
+        bucket = found[there[i]] >> (33 - bits)
+        buckets[i, 0], buckets[i, 1] = starts[bucket], starts[bucket + 1]
     hits, n, done = np.empty(2 * found.size + copies, np.int64), 0, 0
-    for q in there[:number]:
+    for i in range(number):
+        q = there[i]
         at[done : q + 1] = n
-        done, word = q + 1, found[q]
-        bucket, taken = word >> (33 - bits), 0
+        done, word, taken = q + 1, found[q], 0
         if n + copies > hits.size:
             hits = np.concatenate((hits[:n], np.empty(hits.size + copies, np.int64)))
-        for j in range(starts[bucket], starts[bucket + 1]):
-            if checks[j] != (word >> 1) & 255:
+        for j in range(buckets[i, 0], buckets[i, 1]):
+            if places[j] >> 29 != (word >> 1) & 7:
                 continue
-            place = np.int64(places[j])
+            place = np.int64(places[j] & 0x1FFFFFFF)
             turned = (place ^ word) & 1
             diagonal = (place >> 1) + (q if turned else -q) + (1 << 20)
             hits[n] = (((turned << 32) | diagonal) << 20) | q
@@ -239,8 +242,7 @@ def _find_runs(hits: Int64, length: int, seeds: int, spread: int, slack: int, ou
 
 @compiled
 def _candidates(
-    found: Int64, windows: Int64, needs: Int64, span: int, bits: int, starts: Counts, places: Counts, checks: Bytes,
-    known: Bytes, copies: int, most: int,
+    found: Int64, windows: Int64, needs: Int64, span: int, bits: int, starts: Counts, places: Counts, known: Bytes, copies: int, most: int,
 ) -> Int64:  # fmt: skip
     out, n = np.empty((64, 5), np.int64), 0
     bins, kept = np.zeros(1 << 13, np.uint32), np.empty(1024, np.int64)
@@ -251,7 +253,7 @@ def _candidates(
             last, v = max(last, windows[v, 1]), v + 1
         inside = found[first : max(first, last - span + 1)]
         at = np.zeros(inside.size + 1, np.int64)
-        hits = _fill_hits(inside, bits, starts, places, checks, known, copies, at)
+        hits = _fill_hits(inside, bits, starts, places, known, copies, at)
         for row in range(w, v):
             length, offset = windows[row, 1] - windows[row, 0], windows[row, 0] - first
             seeds = 3 if needs[row] >= 100 else 2
@@ -300,7 +302,7 @@ def candidates(found: Int64, windows: Int64, needs: Int64, span: int, indexed: I
         seeds comes first.
     """
     rows: Int64 = _candidates(
-        found, windows, needs, span, indexed.bits, indexed.starts, indexed.places, indexed.checks, indexed.known,
+        found, windows, needs, span, indexed.bits, indexed.starts, indexed.places, indexed.known,
         copies, most,
     )  # fmt: skip
     return rows

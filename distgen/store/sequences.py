@@ -274,6 +274,12 @@ def own_split(labels: dict[str, Any], arrays: dict[str, Entry]) -> dict[str, Any
     return {"id": arrays[key]["id"], "array": key, **labels["parts"]}
 
 
+def own_parts(labels: dict[str, Any], folder: Path, arrays: dict[str, Entry], contigs: Contigs) -> Parts:
+    """The parts of that split; `folder` has the arrays."""
+    key = f"{labels['key']}/part"
+    return parts_of(format.Array(folder / key, arrays[key]).read(), contigs)
+
+
 def place_split(
     name: str, parts: Parts, contigs: Contigs, folder: Path, known: dict[str, Entry]
 ) -> tuple[dict[str, Entry], dict[str, Any]]:
@@ -311,3 +317,8 @@ def assign(parts: Parts, contigs: Contigs) -> Bytes:
             )
         codes[rows] = number
     return codes
+
+
+def parts_of(codes: Bytes, contigs: Contigs) -> Parts:
+    """The parts of a split, from the number of the part that each sequence is in."""
+    return {part: contigs.whole()[np.flatnonzero(codes == number)] for part, number in _PART.items()}

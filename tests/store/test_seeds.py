@@ -31,12 +31,13 @@ def reference_candidates(words, windows, needs, span, bits, copies):
     places = defaultdict(list)
     for t, word in enumerate(words.tolist()):
         if word >= 0:
-            places[word >> (33 - bits), (word >> 1) & 255].append((t, word & 1))
+            places[word >> (33 - bits), (word >> 1) & 7].append((t, word & 1))
+    known = {word >> (30 - bits) for word in words.tolist() if word >= 0}
     rows = []
     for w, (start, end) in enumerate(windows.tolist()):
         hits = []
         for q, word in enumerate(words[start : max(start, end - span + 1)].tolist()):
-            for t, strand in places[word >> (33 - bits), (word >> 1) & 255][:copies] if word >= 0 else ():
+            for t, strand in places[word >> (33 - bits), (word >> 1) & 7][:copies] if word >> (30 - bits) in known else ():
                 turned = strand ^ (word & 1)
                 hits.append((turned, t + q if turned else t - q, q))
         runs = []

@@ -91,18 +91,21 @@ def plant(codes: np.ndarray, stretches: list[np.ndarray], name: str, truth: Trut
 
 
 class Peak:
-    """The most memory of its own that this process has, watched in a thread; pages of files don't count."""
+    """The most memory of its own that this process takes beyond what it had, watched in a thread; pages of files, which
+    the system can take back, don't count."""
 
     def __enter__(self) -> Peak:
-        self.bytes, self._done = 0, threading.Event()
+        self.bytes, self._before, self._done = 0, self._now(), threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
         return self
 
     def _watch(self) -> None:
         while not self._done.wait(0.1):
-            status = Path("/proc/self/status").read_text()
-            self.bytes = max(self.bytes, int(status.split("RssAnon:")[1].split()[0]) << 10)
+            self.bytes = max(self.bytes, self._now() - self._before)
+
+    def _now(self) -> int:
+        return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]) << 10
 
     def __exit__(self, *_: object) -> None:
         self._done.set()
@@ -133,7 +136,7 @@ def main(arguments: list[str]) -> None:
         with Peak() as peak:
             parts = {part: store.regions(part) for part in ("train", "test")}
             pairs = find_pairs(store, parts, Likeness(identity=options.identity))
-        print(f"searched in {time.perf_counter() - built:.0f} s, {peak.bytes / 2**20:,.0f} MiB, {len(pairs):,} pairs\n")
+        print(f"searched in {time.perf_counter() - built:.0f} s, {peak.bytes / 2**20:,.0f} MiB more, {len(pairs):,} pairs\n")
         report(store.contigs, pairs.between("train", "test")[2], truth)
 
 

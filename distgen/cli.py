@@ -147,6 +147,9 @@ def info(
     leakage: Annotated[
         str | None, typer.Option(metavar="SPLIT", help="How much of each part of a split resembles another part.")
     ] = None,
+    against: Annotated[
+        Path | None, typer.Option(metavar="STORE", help="With --leakage: what resembles this other store.")
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Say what is in a store, or in the index of a collection."""
@@ -154,8 +157,13 @@ def info(
     from distgen.store.reader import open_store
     from distgen.store.verify import describe
 
+    if against is not None and leakage is None:
+        raise ConfigError("--against needs a split of the first store: add --leakage SPLIT")
     if is_index(store):
         _say_collection(store, json_)
+        return
+    if leakage is not None and against is not None:
+        _say_leakage_against(store, leakage, against, json_)
         return
     if leakage is not None:
         _say_leakage(store, leakage, json_)
@@ -226,6 +234,24 @@ def _say_leakage(store: Path, split: str, json_: bool) -> None:
         f"{store}, split {split}: what of a part resembles another",
         rows,
     )
+
+
+def _say_leakage_against(store: Path, split: str, other: Path, json_: bool) -> None:
+    from distgen.store.leaks import leaks_against
+    from distgen.store.reader import open_store
+
+    found = leaks_against(open_store(store), open_store(other), split)
+    if json_:
+        typer.echo(json.dumps(found))
+        return
+    rows = []
+    for part in found["parts"]:
+        here = f"{part['share']:.2%} ({part['found']:,} {found['unit']})"
+        there = f"{part['other_share']:.2%} of the other store ({part['other_found']:,} {found['other_unit']})"
+        rows.append((part["part"], f"{here} and {there} resemble each other"))
+    if found["short"]:
+        rows.append(("not searched", f"{found['short']:,} sequences, too short; only the same ones are found"))
+    _table(f"{store}, split {split}, against {other}", rows)
 
 
 def _say_collection(index: Path, json_: bool) -> None:

@@ -265,20 +265,21 @@ def _checked(parts: Mapping[str, Int64], contigs: Contigs) -> Parts:
         if (part[1:, 0] < part[:-1, 1]).any():
             row = int(np.argmax(part[1:, 0] < part[:-1, 1]))
             raise ConfigError(
-                f"{name}: interval {_name(part[row + 1], contigs)} begins before {_name(part[row], contigs)} ends: sort and merge them"
+                f"{name}: interval {place_name(part[row + 1], contigs)} begins before {place_name(part[row], contigs)} ends: sort and merge them"
             )
     joined = {name: join(part, contigs) for name, part in parts.items()}
     for one, other in combinations(joined, 2):
         shared = intersect(joined[one], joined[other])
         if len(shared):
-            raise ConfigError(f"{one} and {other} share {_name(shared[0], contigs)}: parts share no base")
+            raise ConfigError(f"{one} and {other} share {place_name(shared[0], contigs)}: parts share no base")
     return joined
 
 
 # ---- the report -----------------------------------------------------------------------------
 
 
-def _name(stretch: Int64, contigs: Contigs) -> str:
+def place_name(stretch: Int64, contigs: Contigs) -> str:
+    """A flat stretch (2,) as `contig:start-end`, 0-based, half-open."""
     row = int(contigs.locate(stretch[0]))
     start, end = (stretch - contigs.offsets[row]).tolist()
     return f"{contigs.names[row]}:{start}-{end}"
@@ -306,8 +307,8 @@ def _worst(pairs: Pairs, one: str, other: str, contigs: Contigs) -> list[dict[st
             chosen.append(i)
     return [
         {
-            "part": _name(here[i], contigs),
-            "other": _name(there[i], contigs),
+            "part": place_name(here[i], contigs),
+            "other": place_name(there[i], contigs),
             "reverse": bool(pairs.reverse[rows[i]]),
             "identity": round(float(pairs.identity[rows[i]]), 4),
         }

@@ -6,6 +6,7 @@ are drawn are drawn by families of sequences.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,11 @@ from distgen.store.reader import Store
 from distgen.store.splits import PARTS, Parts
 from distgen.store.work import Execute, Work
 
+# What a base takes, measured on one core of 2026's AMD EPYC: to be masked, to stream past one block, in a table.
+_SECONDS = {"mask": 6e-8, "pass": 1.2e-7, "table": 1e-5}
+_ROUNDS = 2  # searches until nothing is left, most often
+_INDEX = 7  # bytes of an index by the base
+_COUNTS = 1 << 27  # bytes of the counts of seeds
 _KEEP = ("test", "valid", "train")  # of two that resemble each other, the later part loses
 
 
@@ -60,6 +66,33 @@ class _Job:
         name, contigs = next(iter(self.splits)), self.base.contigs
         stem = name.rsplit("-", 1)[0] if self.split.folds else name
         return splits.resolve(stem, self.split, contigs, Path, family)
+
+
+def cost(recipe: Recipe, bases: int, workers: int = 1) -> tuple[float, int]:
+    """About what the searches that a recipe asks for take: seconds, and bytes of memory for each worker.
+
+    Args:
+        recipe: as read from its file. Where a part is named, it is taken to be a tenth.
+        bases: of the assembly or table.
+        workers: that share the work.
+    """
+    from distgen.store.search import BLOCK
+
+    seconds, largest = 0.0, 0
+    for split in (recipe.split, *recipe.splits.values()):
+        if split.homology is None:
+            continue
+        times = split.folds or 1
+        test, valid = (1 / times, 1 / times) if split.folds else (0.1, 0.1)
+        if split.fraction:
+            test, valid = split.fraction.test, split.fraction.valid
+        if recipe.sequences:
+            seconds += bases * _SECONDS["table"] * times
+        else:
+            passes = sum(math.ceil(min(share, 1 - share) * bases / BLOCK) for share in (test, valid))
+            seconds += times * bases * (_SECONDS["mask"] + _ROUNDS * passes * _SECONDS["pass"])
+        largest = max(largest, min(bases, BLOCK) * _INDEX)
+    return seconds / workers, largest and largest + _COUNTS
 
 
 def separated(

@@ -62,8 +62,8 @@ def chromosome_20() -> np.ndarray:
     import gzip
 
     fasta = Path(os.environ["DISTGEN_DATA"]) / "human_b37_chr20/20.fa.gz"
-    codes = np.searchsorted(LETTERS, letters := np.frombuffer(gzip.decompress(fasta.read_bytes()).split(b"\n", 1)[1], np.uint8))
-    return codes[LETTERS[np.minimum(codes, 3)] == letters].astype(np.uint8)
+    letters = np.frombuffer(gzip.decompress(fasta.read_bytes()).split(b"\n", 1)[1], np.uint8)
+    return np.searchsorted(LETTERS, letters[np.isin(letters, LETTERS)]).astype(np.uint8)
 
 
 def scatter(codes: np.ndarray, ancestor: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -117,15 +117,15 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--gigabases", type=float, default=1.0)
     parser.add_argument("--elements", type=int, default=300, help="in a megabase")
     parser.add_argument("--identity", type=float, default=0.8)
-    parser.add_argument("--folder", type=Path, help="keep the genome here, and use what is there")
+    parser.add_argument("--folder", type=Path, help="keep the genome and its store here")
     options = parser.parse_args(arguments)
     print(machine(), "\n")
     with tempfile.TemporaryDirectory() as name:
         folder = options.folder or Path(name)
         folder.mkdir(exist_ok=True)
-        truth, began = Truth(), time.perf_counter()
+        truth, began, bases = Truth(), time.perf_counter(), int(options.gigabases * 1e9)
         with (folder / "genome.fa").open("wb") as file:
-            for contig, codes in genome(int(options.gigabases * 1e9), options.elements, np.random.default_rng(1), truth):
+            for contig, codes in genome(bases, options.elements, np.random.default_rng(1), truth):
                 file.write(f">{contig}\n".encode() + LETTERS[codes].tobytes() + b"\n")
         made = time.perf_counter()
         recipe = '[assembly]\nname = "genome"\nfasta = "genome.fa"\n[split]\ntest = ["test-*"]\n'
@@ -136,7 +136,8 @@ def main(arguments: list[str]) -> None:
         with Peak() as peak:
             parts = {part: store.regions(part) for part in ("train", "test")}
             pairs = find_pairs(store, parts, Likeness(identity=options.identity))
-        print(f"searched in {time.perf_counter() - built:.0f} s, {peak.bytes / 2**20:,.0f} MiB more, {len(pairs):,} pairs\n")
+        seconds, more = time.perf_counter() - built, peak.bytes / 2**20
+        print(f"searched in {seconds:.0f} s, {more:,.0f} MiB more, {len(pairs):,} pairs\n")
         report(store.contigs, pairs.between("train", "test")[2], truth)
 
 
@@ -150,11 +151,13 @@ def report(contigs, stretches: np.ndarray, truth: Truth) -> None:
     for identity in IDENTITIES:
         cells = []
         for length in LENGTHS:
-            shares = [covered[c][a:b].mean() for one, size, c, a, b in truth.planted if (one, size) == (identity, length)]
+            these = [at for *kind, at in ((p[0], p[1], p[2:]) for p in truth.planted) if kind == [identity, length]]
+            shares = [covered[contig][start:end].mean() for contig, start, end in these]
             cells.append(f"{np.mean(np.array(shares) >= 0.5):.0%}")
         lines.append((f"{identity:.0%}", *cells))
     table(("planted identity", *(f"{length:,} bases" for length in LENGTHS)), lines)
     counts = np.zeros((2, 3), np.int64)
     for name, kinds in truth.kinds.items():
         counts += [np.bincount(kinds, minlength=3), np.bincount(kinds[covered[name]], minlength=3)]
-    print(f"\nfound of elements {counts[1, 1]:,} of {counts[0, 1]:,} bases; of neither {counts[1, 0]:,} of {counts[0, 0]:,}")
+    (other, elements, _), (false, of_elements, _) = counts.tolist()
+    print(f"\nfound of elements {of_elements:,} of {elements:,} bases; of neither {false:,} of {other:,}")

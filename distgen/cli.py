@@ -190,8 +190,8 @@ def info(
     rows += _label_rows(found["labels"]) if found["labels"] else []
     for name, report in found["homology"].items():
         if "families" in report:
-            families = f"{report['families']:,} families of sequences, each in one part (the largest: {report['largest']:,})"
-            rows.append((f"split {name}", families))
+            families = f"{report['families']:,} families of sequences, each in one part"
+            rows.append((f"split {name}", f"{families} (the largest: {report['largest']:,})"))
             continue
         moved = [f"{part} lost {report['dropped'][part] + report['moved'][part]:,}" for part in report["dropped"]]
         rows.append((f"split {name}", f"without what resembles a held-out part: {', '.join(moved)}"))

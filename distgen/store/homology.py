@@ -102,7 +102,8 @@ def leakage(store: Store | Text, parts: Mapping[str, Int64], likeness: Likeness 
     checked = _checked(parts, store.contigs)
     with _Comparison.of(store, likeness) as comparison:
         pairs = comparison.pairs(checked)
-        sizes = {name: {"bases": bases_of(part), "masked": comparison.text.masked(part)} for name, part in checked.items()}
+        masked = {name: comparison.text.masked(part) for name, part in checked.items()}
+    sizes = {name: {"bases": bases_of(part), "masked": masked[name]} for name, part in checked.items()}
     table = []
     for one, other in permutations(checked, 2):
         bands = _bands(pairs, one, other, likeness.identity, store.contigs)

@@ -15,7 +15,7 @@ from distgen.store import seeds
 from distgen.store.homology import bases_of, join, leakage, place_name
 from distgen.store.reader import Store
 from distgen.store.search import Floats, Likeness, Search
-from distgen.store.table_homology import Table, table_leakage
+from distgen.store.table_homology import Table, table_leakage, too_short
 from distgen.store.text import Text, with_mask
 from distgen.store.work import in_this_process
 
@@ -71,9 +71,8 @@ def leaks_against(
         for part, intervals in parts.items():
             one = _Side(texts[0], intervals, _is_table(store))
             entries.append({"part": part} | _compare(one, two, shape, likeness))
-    lengths = np.concatenate([side.contigs.lengths for side in sides if _is_table(side)] or [np.empty(0, np.int64)])
     units = ["sequences" if _is_table(side) else "bases" for side in sides]
-    short = int((lengths < 2 * len(shape)).sum())
+    short = sum(int(too_short(side.contigs.whole(), shape).sum()) for side in sides if _is_table(side))
     return {"likeness": asdict(likeness), "unit": units[0], "other_unit": units[1], "short": short, "parts": entries}
 
 
@@ -119,7 +118,11 @@ def _compare(one: _Side, two: _Side, shape: str, likeness: Likeness) -> dict[str
     """The numbers of a part, `one`, beside another store, `two`."""
 
     def search(query: _Side, target: _Side) -> Floats:
-        return Search(query.text, target.text, shape, likeness, query.tiled).run(query.intervals, target.intervals)
+        long = [
+            side.intervals[~too_short(side.intervals, shape)] if side.is_table else side.intervals
+            for side in (query, target)
+        ]
+        return Search(query.text, target.text, shape, likeness, query.tiled).run(*long)
 
     if two.is_table or not (one.is_table or one.total > two.total):
         pairs = search(two, one)[:, [2, 3, 0, 1, 4, 5, 6]]
@@ -128,8 +131,9 @@ def _compare(one: _Side, two: _Side, shape: str, likeness: Likeness) -> dict[str
     here, there = pairs[:, :2].astype(np.int64), pairs[:, 2:4].astype(np.int64)
     worst = _worst(pairs, here, there, one, two)
     if one.is_table and two.is_table:  # coverage is of the sequence that is counted
-        same = np.intersect1d(*(list(side.table.keys()) for side in (one, two)))
-        known = [np.isin(list(side.table.keys()), same) for side in (one, two)]
+        keys = [list(side.table.keys()) for side in (one, two)]
+        same = set(keys[0]).intersection(keys[1])
+        known = [[key in same for key in side] for side in keys]
         here = np.concatenate([search(one, two)[:, :2].astype(np.int64), one.intervals[known[0]]])
         there = np.concatenate([there, two.intervals[known[1]]])
     found, other_found = one.found(here), two.found(there)

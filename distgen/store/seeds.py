@@ -168,9 +168,7 @@ def _fill_known(found: Int64, bits: int, known: Bytes, out: Int64) -> int:
 
 
 @compiled
-def _fill_hits(
-    found: Int64, bits: int, starts: Counts, places: Counts, known: Bytes, copies: int, at: Int64
-) -> Int64:
+def _fill_hits(found: Int64, bits: int, starts: Counts, places: Counts, known: Bytes, copies: int, at: Int64) -> Int64:
     """Hits of all positions, those of position q in rows at[q] to at[q + 1]."""
     there = np.empty(found.size + 1, np.int64)
     number = _fill_known(found, bits, known, there)

@@ -57,7 +57,7 @@ class _Job:
         """An id of all that the search depends on."""
         keys = [*PER_BYTE, *sorted(key for key in self.base.arrays if key.startswith("contigs/"))]
         arrays = [self.base.arrays[key]["id"] for key in keys]
-        parts = {name: [blake3(found[part].tobytes()).hexdigest() for part in PARTS] for name, found in self.splits.items()}
+        parts = {name: [blake3(of[part].tobytes()).hexdigest() for part in PARTS] for name, of in self.splits.items()}
         drawn = self.split.model_dump(mode="json") if self.families else self.rules.model_dump(mode="json")
         return digest(["homology/2", arrays, parts, drawn])
 
@@ -120,7 +120,7 @@ def separated(
     Raises:
         ConfigError: names the split of which nothing would be left.
     """
-    parts, reports = dict(parts), {}
+    parts, reports = dict(parts), dict[str, Any]()
     for job in _jobs(recipe, parts, made):
         inputs = job.inputs
         known = old.manifest["homology"] if old else {}

@@ -88,18 +88,13 @@ class Table:
                 forward, backward = codes[start:end].tobytes(), COMPLEMENT[codes[start:end][::-1]].tobytes()
                 yield blake3(min(forward, backward)).digest(16)
 
-    def short(self, rows: Int64) -> Bits:
-        """Which rows are too short for two seeds apart from each other."""
-        shorter: Bits = self.rows[rows, 1] - self.rows[rows, 0] < 2 * len(self.shape)
-        return shorter
-
     def search(self, rows: Int64, others: Int64, likeness: Likeness) -> tuple[Int64, Floats]:
         """Which of `rows` resemble which of `others`.
 
         Returns:
             (row, other) int64 (m, 2), and reverse, identity and coverage of `row` float64 (m, 3).
         """
-        one, other = (self.rows[kept[~self.short(kept)]] for kept in (rows, others))
+        one, other = (those[~too_short(those, self.shape)] for those in (self.rows[rows], self.rows[others]))
         found = Search(self.text, self.text, self.shape, likeness, None, self.execute, self.parallel).run(one, other)
         return np.stack([self.locate(found[:, 0]), self.locate(found[:, 2])], axis=1), found[:, 4:]
 
@@ -113,9 +108,16 @@ class Table:
         Of many others that a row resembles, some.
         """
         forth, back = self.search(rows, others, likeness)[0], self.search(others, rows, likeness)[0]
-        first = dict(zip(self.same[others].tolist(), others.tolist(), strict=True))
-        exact = [(row, first[same]) for row, same in zip(rows.tolist(), self.same[rows].tolist(), strict=True) if same in first]
-        return np.concatenate([forth, back[:, ::-1], np.array(exact, np.int64).reshape(-1, 2)])
+        same, first = np.unique(self.same[others], return_index=True)
+        known = rows[np.isin(self.same[rows], same)]
+        exact = np.stack([known, others[first[np.searchsorted(same, self.same[known])]]], axis=1)
+        return np.concatenate([forth, back[:, ::-1], exact])
+
+
+def too_short(rows: Int64, shape: str) -> Bits:
+    """Which sequences (n, 2) are too short for two seeds apart from each other: the search leaves them out."""
+    shorter: Bits = rows[:, 1] - rows[:, 0] < 2 * len(shape)
+    return shorter
 
 
 def batches(rows: Int64) -> list[Int64]:
@@ -154,10 +156,8 @@ def table_leakage(
     of = np.array(parts)
     rows = {name: np.flatnonzero(of == name) for name in names}
     known = {name: np.unique(table.same[rows[name]]) for name in names}
-    sizes = {
-        name: {"sequences": len(rows[name]), "unique": len(known[name]), "short": int(table.short(rows[name]).sum())}
-        for name in names
-    }
+    short = {name: int(too_short(table.rows[rows[name]], table.shape).sum()) for name in names}
+    sizes = {name: {"sequences": len(rows[name]), "unique": len(known[name]), "short": short[name]} for name in names}
     pairs = []
     for one, other in ((one, other) for one in names for other in names if one != other):
         exact = rows[one][np.isin(table.same[rows[one]], known[other])]
@@ -225,8 +225,8 @@ def separate_table(
             part[gone] = keep[winner] if action == "move" else 0
             lost[loser] += len(gone)
             changed |= bool(len(gone))
-    none = dict.fromkeys(keep, 0)
-    return part, {"rounds": rounds, "dropped": none if action == "move" else lost, "moved": lost if action == "move" else none}
+    report: dict[str, Any] = {"rounds": rounds, "dropped": dict.fromkeys(keep, 0), "moved": dict.fromkeys(keep, 0)}
+    return part, report | {"moved" if action == "move" else "dropped": lost}
 
 
 def families(

@@ -33,11 +33,15 @@ def reference_candidates(words, windows, needs, span, bits, copies):
         if word >= 0:
             places[word >> (33 - bits), (word >> 1) & 7].append((t, word & 1))
     known = {word >> (30 - bits) for word in words.tolist() if word >= 0}
+
+    def near(word):
+        return places[word >> (33 - bits), (word >> 1) & 7] if word >> (30 - bits) in known else []
+
     rows = []
     for w, (start, end) in enumerate(windows.tolist()):
         hits = []
         for q, word in enumerate(words[start : max(start, end - span + 1)].tolist()):
-            for t, strand in places[word >> (33 - bits), (word >> 1) & 7][:copies] if word >> (30 - bits) in known else ():
+            for t, strand in near(word)[:copies]:
                 turned = strand ^ (word & 1)
                 hits.append((turned, t + q if turned else t - q, q))
         runs = []
@@ -94,10 +98,10 @@ def test_candidates_are_those_of_the_reference(seed, length, need, copies):
     everything = reference_candidates(words, windows, needs, len(SHAPE), index.bits, copies)
     assert sorted(found.tolist()) == sorted(row for row, _ in everything)
     few = seeds.candidates(words, windows, needs, len(SHAPE), index, copies, 2)
+    numbers = {tuple(row): number for row, number in everything}
     for w in range(len(windows)):
-        seen = [number for row, number in everything if row[0] == w]
-        kept = [dict((tuple(row), number) for row, number in everything)[tuple(row)] for row in few.tolist() if row[0] == w]
-        assert kept == sorted(seen, reverse=True)[:2]
+        kept = [numbers[tuple(row)] for row in few.tolist() if row[0] == w]
+        assert kept == sorted((number for row, number in everything if row[0] == w), reverse=True)[:2]
 
 
 def test_bases_under_frequent_seeds_are_marked():

@@ -8,7 +8,7 @@ import pytest
 from distgen.errors import ConfigError
 from distgen.store.search import Likeness
 from distgen.store.table_homology import table_leakage
-from tests.store.test_homology import LETTERS, diverged, letters, turned
+from tests.store.test_homology import diverged, letters, turned
 
 
 def entry(report, part, other):

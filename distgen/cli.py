@@ -231,7 +231,7 @@ def _say_leakage(store: Path, split: str, json_: bool) -> None:
         )
         rows.append((f"{pair['part']} in {pair['other']}", f"{pair['share']:.2%}: {how}"))
     _table(
-        f"{store}, split {split}: what of a part resembles another",
+        f"{store}, split {split}: what of a part resembles another, at an identity of {found['likeness']['identity']:g} or more",
         rows,
     )
 
@@ -251,7 +251,8 @@ def _say_leakage_against(store: Path, split: str, other: Path, json_: bool) -> N
         rows.append((part["part"], f"{here} and {there} resemble each other"))
     if found["short"]:
         rows.append(("not searched", f"{found['short']:,} sequences, too short; only the same ones are found"))
-    _table(f"{store}, split {split}, against {other}", rows)
+    identity = f"at an identity of {found['likeness']['identity']:g} or more"
+    _table(f"{store}, split {split}, against {other}, {identity}", rows)
 
 
 def _say_collection(index: Path, json_: bool) -> None:

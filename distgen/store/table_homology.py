@@ -4,7 +4,7 @@ taken apart, or drawn so that it cannot happen: families of sequences that resem
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import combinations
 from typing import Any, Literal
@@ -139,7 +139,7 @@ def table_leakage(
         likeness: what counts, `Likeness()` by default; `coverage` is of the whole sequence, `tile` plays no role.
 
     Returns:
-        What JSON can hold. `parts`: sequences of each part, how many are `unique` (either strand), and how many are
+        What JSON can hold. `likeness`: what counted. `parts`: sequences of each part, how many are `unique` (either strand), and how many are
         too `short` for anything but the exact comparison. `pairs`: for each ordered pair, the rows of `part` whose
         sequence stands in `other` (`exact`, on either strand), the rows that only resemble one (`similar`), and their
         `share` of the part together, with `worst` examples of the latter.
@@ -153,7 +153,7 @@ def table_leakage(
     names = [name for name in dict.fromkeys(parts) if name]
     if len(names) < 2:
         raise ConfigError(f"a comparison needs two parts or more, not {', '.join(names) or 'none'}")
-    of = np.array(parts)
+    likeness, of = likeness or Likeness(), np.array(parts)
     rows = {name: np.flatnonzero(of == name) for name in names}
     known = {name: np.unique(table.same[rows[name]]) for name in names}
     short = {name: int(too_short(table.rows[rows[name]], table.shape).sum()) for name in names}
@@ -161,7 +161,7 @@ def table_leakage(
     pairs = []
     for one, other in ((one, other) for one in names for other in names if one != other):
         exact = rows[one][np.isin(table.same[rows[one]], known[other])]
-        best = _nearest(table, np.setdiff1d(rows[one], exact), rows[other], likeness or Likeness())
+        best = _nearest(table, np.setdiff1d(rows[one], exact), rows[other], likeness)
         worst = sorted(best.items(), key=lambda item: -item[1]["identity"])[:_EXAMPLES]
         pairs.append(
             {
@@ -173,7 +173,7 @@ def table_leakage(
                 "worst": [{"row": row, **found} for row, found in worst],
             }
         )
-    return {"parts": sizes, "pairs": pairs}
+    return {"likeness": asdict(likeness), "parts": sizes, "pairs": pairs}
 
 
 def _nearest(table: Table, rows: Int64, others: Int64, likeness: Likeness) -> dict[int, dict[str, Any]]:

@@ -12,6 +12,7 @@ from distgen.store.leaks import leaks
 from distgen.store.reader import open_store
 from distgen.store.separation import cost
 from distgen.store.verify import leftovers, verify
+from tests.conftest import ROOT
 from tests.store.test_homology import diverged, letters, turned
 
 TABLE = 'format = 1\n[sequences]\nname = "t"\nkind = "binary"\n'
@@ -115,6 +116,26 @@ def test_a_part_of_which_nothing_is_left_is_named(tmp_path):
     write(tmp_path, [one, one, letters(rng, 100)], ["train", "test", "test"])
     with pytest.raises(ConfigError, match=r'split\.homology: nothing is left of "train": all of it resembles "test"'):
         built(tmp_path, OWN + "[split]\nhomology = {}\n")
+
+
+@pytest.mark.data
+def test_promoters_that_differ_by_few_mutations_are_about_199_families(data, tmp_path):
+    file = data / "sequences/yeast_promoter_mpra/Native_complex.csv.gz"
+    text = (
+        f'format = 1\n[sequences]\nname = "t"\nkind = "regression"\ntable = "{file}"\nlabel = "Measured Expression"\n'
+    )
+    store = built(tmp_path, text + "[split]\nfraction = { test = 0.3 }\nhomology = {}\n")
+    assert store.manifest["homology"]["default"]["report"]["families"] in range(199, 206)
+    assert set(shares(store).values()) == {0}
+    assert 1_050 < len(store.regions("test")) < 1_150
+
+
+@pytest.mark.data
+def test_splice_sites_that_stand_in_several_genes_are_tested_once(data, tmp_path):
+    text = (ROOT / "shards/recipes/uci-splice.toml").read_text()
+    store = built(tmp_path, text + "homology = { identity = 0.8 }\n")
+    assert 2_500 < store.manifest["homology"]["default-0"]["report"]["families"] < 2_800
+    assert all(set(shares(store, f"default-{fold}").values()) == {0} for fold in (0, 3))
 
 
 def assembly(folder):

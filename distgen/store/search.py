@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -27,6 +27,7 @@ Floats = npt.NDArray[np.float64]
 BLOCK = 1 << 26  # bases indexed at a time, in 420 MB
 OVERLAP = 1 << 16  # of two blocks: the longest window
 _MOST = 16  # places in a block that are tried for a window, those with the most seeds first
+_UNKNOWN = 1000  # the same where most of them may be of the window's own family, and are not tried
 _ENOUGH = 4  # places in a block that a window need not resemble more than
 _LETTERS = np.frombuffer(b"ACGTN", np.uint8)
 # Dense short minimizers and a lenient score: copies of 70 % identity still align, random sequence does not.
@@ -89,6 +90,8 @@ class Search:
         tiled: the contigs of `query`, if windows are tiles of them that overlap by half, and `coverage` is of the tile;
             None: each interval is a window.
         execute, parallel: carries out tasks, about so many at the same time.
+        known: flat starts of all sequences int64 (n,), where query and target are one table, and the family of each:
+            two of one family are not compared.
     """
 
     query: Searched
@@ -98,6 +101,7 @@ class Search:
     tiled: Contigs | None
     execute: Execute = in_this_process
     parallel: int = 1
+    known: tuple[Int64, Int64] | None = None
 
     def run(self, intervals: Int64, targets: Int64) -> Floats:
         """All pairs, float64 (n, 7): flat start and end in the window, in the target, reverse, identity, coverage.
@@ -113,7 +117,7 @@ class Search:
         blocks = list(_blocks(targets, 2**27 // room))
         # Each task indexes its block: no more shares of the windows than keep all workers busy.
         shares = max(-(-2 * self.parallel // len(blocks)), 1) if self.parallel > 1 else 1
-        worker = Search(self.query, self.target, self.shape, self.likeness, self.tiled)
+        worker = replace(self, execute=in_this_process, parallel=1)
         tasks = [
             partial(worker._block, intervals, block, room, share, shares)
             for block, share in itertools.product(blocks, range(shares))
@@ -132,13 +136,21 @@ class Search:
             unmasked = np.r_[0, np.cumsum(~masked & (codes < AMBIGUOUS))]
             windows = windows[unmasked[windows[:, 1] - first] - unmasked[windows[:, 0] - first] >= self._needs(windows)]
             words = seeds.words(np.where(masked, np.uint8(AMBIGUOUS), codes), self.shape)
-            rows = seeds.candidates(
-                words, windows - first, self._needs(windows), len(self.shape), index, self.likeness.copies, _MOST
-            )
+            needs, copies = self._needs(windows), self.likeness.copies
+            most = _MOST if self.known is None else _UNKNOWN
+            rows = seeds.candidates(words, windows - first, needs, len(self.shape), index, copies, most)
+            regions = _regions(rows, windows, block, places)
+            if self.known is not None:
+                new = self._family(windows[rows[:, 0], 0]) != self._family(regions[:, 0])
+                rows, regions = rows[new], regions[new]
             if len(rows):
-                regions = _regions(rows, windows, block, places)
                 found.append(self._confirm(rows, regions, windows, first, codes, unmasked))
         return np.concatenate(found)
+
+    def _family(self, flat: Int64) -> Int64:
+        assert self.known is not None
+        starts, family = self.known
+        return family[np.searchsorted(starts, flat, side="right") - 1]
 
     def _windows(self, intervals: Int64) -> Iterator[Int64]:
         """Windows (n, 2), sorted, that span about `PIECE` bases at a time."""

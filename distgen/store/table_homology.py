@@ -88,14 +88,18 @@ class Table:
                 forward, backward = codes[start:end].tobytes(), COMPLEMENT[codes[start:end][::-1]].tobytes()
                 yield blake3(min(forward, backward)).digest(16)
 
-    def search(self, rows: Int64, others: Int64, likeness: Likeness) -> tuple[Int64, Floats]:
-        """Which of `rows` resemble which of `others`.
+    def search(
+        self, rows: Int64, others: Int64, likeness: Likeness, family: Int64 | None = None
+    ) -> tuple[Int64, Floats]:
+        """Which of `rows` resemble which of `others`; two of one `family` (n,) are not compared.
 
         Returns:
             (row, other) int64 (m, 2), and reverse, identity and coverage of `row` float64 (m, 3).
         """
         one, other = (those[~too_short(those, self.shape)] for those in (self.rows[rows], self.rows[others]))
-        found = Search(self.text, self.text, self.shape, likeness, None, self.execute, self.parallel).run(one, other)
+        known = None if family is None else (self.rows[:, 0], family)
+        search = Search(self.text, self.text, self.shape, likeness, None, self.execute, self.parallel, known)
+        found = search.run(one, other)
         return np.stack([self.locate(found[:, 0]), self.locate(found[:, 2])], axis=1), found[:, 4:]
 
     def locate(self, flat: npt.NDArray[Any]) -> Int64:
@@ -234,8 +238,9 @@ def families(
 ) -> tuple[Int64, dict[str, Any]]:
     """Group sequences so that none resembles one of another part, however far the kinship goes.
 
-    Of a sequence that resembles many, the search tells some. So what was drawn is searched across its parts,
-    families that meet are joined, and parts are drawn again until no two meet.
+    Of a sequence that resembles many, the search tells some. So it is made again, without what is of one family
+    already, until no two meet. Of a seed that stands in very many sequences, it looks at some only. So what was drawn
+    is searched across its parts, too.
 
     Args:
         table: the sequences.
@@ -246,16 +251,15 @@ def families(
         The family int64 (n,) of each sequence, called by its first row; and a report: `families`, the `largest` of
         them in sequences, `rounds`.
     """
-    everything = np.arange(len(table))
-    family = _join(table.same, table.search(everything, everything, likeness)[0])
-    meet, rounds = True, 0
+    everything, family, rounds, meet = np.arange(len(table)), table.same, 0, True
     while meet:
-        drawn, rounds = draw(family), rounds + 1
-        pairs = [table.search(np.setdiff1d(everything, rows), rows, likeness)[0] for rows in drawn]
-        inside = np.zeros(len(table), bool)
-        inside[np.concatenate(drawn)] = True
-        found = np.concatenate(pairs)
-        found = found[inside[found].all(axis=1)]
+        rounds += 1
+        found = table.search(everything, everything, likeness, family)[0]
+        if not len(found):
+            drawn, inside = draw(family), np.zeros(len(table), bool)
+            inside[np.concatenate(drawn)] = True
+            pairs = [table.search(np.setdiff1d(np.flatnonzero(inside), rows), rows, likeness)[0] for rows in drawn]
+            found = np.concatenate(pairs)
         meet, family = bool(len(found)), _join(family, found)
     sizes = np.unique(family, return_counts=True)[1]
     return family, {"families": len(sizes), "largest": int(sizes.max()), "rounds": rounds}

@@ -165,6 +165,9 @@ def info(
     leakage: Annotated[
         str | None, typer.Option(metavar="SPLIT", help="How much of each part of a split resembles another part.")
     ] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="STORE", help="With --leakage: what resembles this other store.")
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Say what is in a store, or in the index of a collection."""
@@ -172,8 +175,13 @@ def info(
     from distgen.store.reader import open_store
     from distgen.store.verify import describe
 
+    if against is not None and leakage is None:
+        raise ConfigError("--against needs a split of the first store: add --leakage SPLIT")
     if "://" not in store and is_index(Path(store)):
         _say_collection(Path(store), json_)
+        return
+    if leakage is not None and against is not None:
+        _say_leakage_against(store, leakage, against, json_)
         return
     if leakage is not None:
         _say_leakage(store, leakage, json_)
@@ -199,6 +207,10 @@ def info(
         rows.append((f"variants {name}", "; ".join([f"{variants['rows']:,} substitutions", samples, *others])))
     rows += _label_rows(found["labels"]) if found["labels"] else []
     for name, report in found["homology"].items():
+        if "families" in report:
+            families = f"{report['families']:,} families of sequences, each in one part"
+            rows.append((f"split {name}", f"{families} (the largest: {report['largest']:,})"))
+            continue
         moved = [f"{part} lost {report['dropped'][part] + report['moved'][part]:,}" for part in report["dropped"]]
         rows.append((f"split {name}", f"without what resembles a held-out part: {', '.join(moved)}"))
     if found["unused"]:
@@ -237,9 +249,28 @@ def _say_leakage(store: str, split: str, json_: bool) -> None:
         )
         rows.append((f"{pair['part']} in {pair['other']}", f"{pair['share']:.2%}: {how}"))
     _table(
-        f"{store}, split {split}: what of a part resembles another",
+        f"{store}, split {split}: what of a part resembles another, at an identity of {found['likeness']['identity']:g} or more",
         rows,
     )
+
+
+def _say_leakage_against(store: str, split: str, other: str, json_: bool) -> None:
+    from distgen.store.leaks import leaks_against
+    from distgen.store.reader import open_store
+
+    found = leaks_against(open_store(store), open_store(other), split)
+    if json_:
+        typer.echo(json.dumps(found))
+        return
+    rows = []
+    for part in found["parts"]:
+        here = f"{part['share']:.2%} ({part['found']:,} {found['unit']})"
+        there = f"{part['other_share']:.2%} of the other store ({part['other_found']:,} {found['other_unit']})"
+        rows.append((part["part"], f"{here} and {there} resemble each other"))
+    if found["short"]:
+        rows.append(("not searched", f"{found['short']:,} sequences, too short; only the same ones are found"))
+    identity = f"at an identity of {found['likeness']['identity']:g} or more"
+    _table(f"{store}, split {split}, against {other}, {identity}", rows)
 
 
 def _say_collection(index: Path, json_: bool) -> None:

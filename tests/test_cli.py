@@ -234,3 +234,23 @@ def test_imports_cost_nothing_heavy():
 def test_public_names_come_without_ray():
     code = "import sys, distgen; distgen.open_store, distgen.GenomeLoader, distgen.kernels.tokens, distgen.kernels.one_hot; assert 'ray' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_info_says_what_another_store_knows_of_a_split(small_recipe, tmp_path):
+    distgen("build", "small.toml", "--out", "a.zarr", cwd=tmp_path)
+    rows = "".join(f"{text},1\n" for text in ("ACGT" * 30, "TTTTACGATCGAT" * 9, "ACGTT"))
+    (tmp_path / "t.csv").write_text("sequence,label\n" + rows)
+    (tmp_path / "t.toml").write_text(
+        'format = 1\n[sequences]\nname = "t"\nkind = "regression"\ntable = "t.csv"\n[split]\ntest = ["1"]\n'
+        "[splits.drawn]\nfolds = 3\nhomology = {}\n"
+    )
+    distgen("build", "t.toml", "--out", "t.zarr", cwd=tmp_path)
+    assert "3 families of sequences, each in one part (the largest: 1)" in distgen("info", "t.zarr", cwd=tmp_path)
+    shown = distgen("info", "t.zarr", "--leakage", "default", "--against", "a.zarr", cwd=tmp_path)
+    assert "t.zarr, split default, against a.zarr" in shown
+    assert "test          0.00% (0 sequences) and 0.00% of the other store (0 bases) resemble each other" in shown
+    assert "not searched  1 sequences, too short" in shown
+    shown = distgen("info", "a.zarr", "--leakage", "default", "--against", "t.zarr", "--json", cwd=tmp_path)
+    assert [part["other_total"] for part in json.loads(shown)["parts"]] == [3, 3, 3]
+    message = distgen("info", "t.zarr", "--against", "a.zarr", cwd=tmp_path, expect=2)
+    assert message == "error: --against needs a split of the first store: add --leakage SPLIT\n"

@@ -16,10 +16,9 @@ from typing import Any
 from distgen.config import Recipe, digest
 from distgen.errors import ConfigError, StoreError
 from distgen.ingest.objects import Place
-from distgen.store import base, format, matrices, rows, splits, tracks, upload, variants
+from distgen.store import base, format, matrices, rows, separation, splits, tracks, upload, variants
 from distgen.store.base import Base
 from distgen.store.format import FORMAT, MANIFEST
-from distgen.store.planes import PER_BYTE
 from distgen.store.reader import Store, open_store
 from distgen.store.sources import Sources, examine
 from distgen.store.work import Execute, Progress, Work, in_this_process, recover, settle, silent, swap, sync
@@ -111,7 +110,8 @@ def _build(
     expect(first + sum(path.stat().st_size for path in itertools.chain(*files)))
     execute([partial(tracks.write_block, block, made.contigs, work) for block in missing], progress)
     execute([partial(rows.write, table, work) for table in tables if table.inputs not in known], progress)
-    _publish(recipe, made, blocks, tables, parts, sources.provenance, work, old, force)
+    parts, reports = separation.separated(recipe, parts, made, work, old, execute, parallel)
+    _publish(made, blocks, tables, parts, reports, sources.provenance, work, old, force)
     return int(made.contigs.lengths.sum())
 
 
@@ -159,11 +159,11 @@ def _is_current(store: Store | None, sources: Sources) -> bool:
 
 
 def _publish(
-    recipe: Recipe,
     made: Base,
     blocks: list[tracks.Block],
     tables: list[rows.Table],
     parts: dict[str, splits.Parts],
+    reports: dict[str, Any],
     provenance: dict[str, Any],
     work: Work,
     old: Store | None,
@@ -190,6 +190,7 @@ def _publish(
         **said,
         "labels": made.labels,
         "splits": split_tables,
+        "homology": reports,
         "inputs": {
             "planes": made.inputs,
             "tracks": {block.inputs: {"key": key, "skipped": skipped} for block, key, _, skipped in placed},
@@ -197,7 +198,6 @@ def _publish(
         },
         "provenance": provenance,
     }
-    manifest |= _separate(recipe, manifest, made, work, old)
     if not isinstance(work.out, Path):
         _write_manifest(folder / MANIFEST, manifest)
         upload.publish(folder, work.out, old.manifest if old else None, force=force)
@@ -226,34 +226,3 @@ def _folder(made: Base, work: Work) -> Path:
 
 def _write_manifest(path: Path, manifest: dict[str, Any]) -> None:
     format.write_json(path, manifest | {"checksum": digest(manifest)})
-
-
-def _separate(
-    recipe: Recipe, manifest: dict[str, Any], made: Base, work: Work, old: Store | None
-) -> dict[str, dict[str, Any]]:
-    """The splits with what resembles a held-out part taken from the others, where the recipe asks for it."""
-    tables, reports = dict(manifest["splits"]), {}
-    planes = [manifest["arrays"][plane]["id"] for plane in PER_BYTE]
-    for name, table in manifest["splits"].items():
-        split = recipe.split_of(name)
-        if split.homology is None:
-            continue
-        inputs = digest(["homology/1", planes, table["id"], split.homology.model_dump(mode="json")])
-        known = old.manifest["homology"].get(name) if old else None
-        if known and known["inputs"] == inputs:
-            assert old is not None
-            tables[name], reports[name] = old.manifest["splits"][name], known
-            continue
-        receipt = work.receipt(inputs)
-        if receipt is None:
-            from distgen.store.homology import separate_split
-
-            if made.fresh:
-                assert isinstance(made.folder, Path)
-                # Nobody sees it yet, but the search needs a store to look at.
-                _write_manifest(made.folder / MANIFEST, manifest)
-            receipt = separate_split(open_store(made.folder), splits.parts_of(table), split.homology)
-            work.finish(inputs, work.begin(inputs), receipt)
-        tables[name] = splits.table(splits.parts_of(receipt["parts"]))
-        reports[name] = {"inputs": inputs, "report": receipt["report"]}
-    return {"splits": tables, "homology": reports}

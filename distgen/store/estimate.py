@@ -109,7 +109,11 @@ def estimate(recipe: Recipe, workers: int = 1) -> Estimate:
     parts += [_track(track, bases, [sources[source] for source in track.sources], recipe) for track in recipe.track]
     parts += [_matrix(m.name, sources[m.matrix], sources[m.regions]) for m in recipe.matrix]
     parts += [_variants(v.name, sources[v.source], len(v.samples)) for v in recipe.variants]
-    # Splits with homology have no part of their own yet: what they take belongs here.
+    if any(split.homology for split in (recipe.split, *recipe.splits.values())):
+        from distgen.store.separation import cost
+
+        seconds, memory = cost(recipe, bases, workers)
+        parts.append(Part("homology", 0, seconds, memory))
     return Estimate(bases, tuple(parts), sum(s.size for s in sources.values() if s.path is None), workers)
 
 

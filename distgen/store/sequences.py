@@ -25,6 +25,7 @@ from distgen.config import Labelled, Recipe, Sequences, digest
 from distgen.errors import ConfigError, SourceError, suggest
 from distgen.genome import ALIGNMENT, Contigs, Int64
 from distgen.ingest import packing
+from distgen.ingest.objects import Place
 from distgen.store import format, planes
 from distgen.store.format import Bytes, Entry
 from distgen.store.planes import PER_BYTE, plane_layout
@@ -338,6 +339,12 @@ def own_split(labels: dict[str, Any], arrays: dict[str, Entry]) -> dict[str, Any
     return {"id": arrays[key]["id"], "array": key, **labels["parts"]}
 
 
+def own_parts(labels: dict[str, Any], folder: Place, arrays: dict[str, Entry], contigs: Contigs) -> Parts:
+    """The parts of that split; `folder` has the arrays."""
+    key = f"{labels['key']}/part"
+    return parts_of(format.Array(folder / key, arrays[key]).read(), contigs)
+
+
 def place_split(
     name: str, parts: Parts, contigs: Contigs, folder: Path, known: dict[str, Entry]
 ) -> tuple[dict[str, Entry], dict[str, Any]]:
@@ -375,3 +382,8 @@ def assign(parts: Parts, contigs: Contigs) -> Bytes:
             )
         codes[rows] = number
     return codes
+
+
+def parts_of(codes: Bytes, contigs: Contigs) -> Parts:
+    """The parts of a split, from the number of the part that each sequence is in."""
+    return {part: contigs.whole()[np.flatnonzero(codes == number)] for part, number in _PART.items()}

@@ -382,7 +382,12 @@ def test_an_export_without_labels_is_no_table(small, tmp_path):
         ('webdataset = "o"\ntable = "a.csv"', "one of the three"),
         ('webdataset = "o"\nlabel = "y"', '"label" does not belong to a webdataset, which has no columns'),
         ('webdataset = "s3://b/o"', "webdataset is a folder on this machine"),
-        ('table = "a.csv"\nsplit = "s"\n[splits.x.homology]', "the sequences of a table stay whole"),
+        ('table = "a.csv"\nsplit = "s"\n[split]\nfolds = 3', "the parts already; but for homology, splits go to"),
+        ('table = "a.csv"\n[split.homology]\ntile = 256', '"tile" of homology does nothing here: .* stay whole'),
+        (
+            'table = "a.csv"\n[split]\nfolds = 3\n[split.homology]\naction = "move"',
+            '"action" of homology does nothing here: .* drawn by families',
+        ),
     ],
 )
 def test_keys_that_would_do_nothing_are_refused(text, message, tmp_path):

@@ -11,7 +11,7 @@ from distgen.store.build import build
 from distgen.store.leaks import leaks
 from distgen.store.reader import open_store
 from distgen.store.separation import cost
-from distgen.store.verify import leftovers, verify
+from distgen.store.verify import describe, verify
 from tests.conftest import ROOT
 from tests.store.test_homology import diverged, letters, turned
 
@@ -65,7 +65,7 @@ def test_sequences_of_a_later_part_are_dropped(named):
     assert rows["valid"] == [10, 11, *range(14, 20)]
     assert rows["train"] == [20, *range(24, 60)]
     assert not verify(store).damage
-    assert not leftovers(store)
+    assert not describe(store)["unused"]
 
 
 def test_or_moved_to_the_part_that_they_resemble(named):

@@ -40,6 +40,7 @@ lint: install
 
 bench: install
 	$(BIN)/python -m benchmarks.build
+	$(BIN)/python -m benchmarks.tables
 	$(BIN)/python -m benchmarks.signal
 	$(BIN)/python -m benchmarks.collection
 	$(BIN)/python -m benchmarks.homology

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -62,22 +61,31 @@ def one_core(cores: int = 1) -> Iterator[None]:
 def build_seconds(what: Recipe, out: Path, repeats: int = REPEATS, **options: object) -> tuple[float, float]:
     """Median seconds of a build from nothing: without what fsync waits, and that wait."""
     seconds, waits = [], []
-    fsync, waited = os.fsync, [0.0]
+    fsync, spans = os.fsync, list[tuple[float, float]]()
 
     def timed(handle: int) -> None:
         began = time.perf_counter()
         fsync(handle)
-        waited[0] += time.perf_counter() - began
+        spans.append((began, time.perf_counter()))
+
+    def waited() -> float:
+        """Seconds in which any file was waited for."""
+        total = reached = 0.0
+        for began, ended in sorted(spans):
+            total += max(0.0, ended - max(began, reached))
+            reached = max(reached, ended)
+        return total
 
     os.fsync = timed
     try:
         for repeat in range(repeats + 1):
             shutil.rmtree(out, ignore_errors=True)
-            waited[0], began = 0.0, time.perf_counter()
+            spans.clear()
+            began = time.perf_counter()
             build(what, out, **options)  # type: ignore[arg-type]
             if repeat:
-                seconds.append(time.perf_counter() - began - waited[0])
-                waits.append(waited[0])
+                seconds.append(time.perf_counter() - began - waited())
+                waits.append(waited())
     finally:
         os.fsync = fsync
     return statistics.median(seconds), statistics.median(waits)
@@ -169,7 +177,7 @@ def annotation(folder: Path, bases: int) -> list[tuple[str, ...]]:
     (folder / "genome.fa.gz").write_bytes((data / "sacCer3.fa.gz").read_bytes())
     classes = '["exon", "cds+", "cds-", "intron", "donor+", "acceptor+", "utr5", "tss"]'
     recipe(folder, "genome.fa.gz", f'[[track]]\nname = "genes"\nsource = "large.gtf"\nclasses = {classes}\n')
-    seconds, peak = _alone(folder, "genome.fa.gz.toml", 1)
+    seconds, peak = alone(folder, "genome.fa.gz.toml", 1)
     (folder / "large.gtf").unlink()
     return [("GTF of 1.6 GB to 8 classes, one core, the whole command", f"{seconds:.1f} s", f"peak {peak:,.0f} MB")]
 
@@ -182,22 +190,33 @@ def memory(folder: Path, bases: int) -> list[tuple[str, ...]]:
         for number in range(200):
             file.write(gzip.compress(b">contig%d\n" % number) + body)
     recipe(folder, "vast.fa.gz")
-    seconds, peak = _alone(folder, "vast.fa.gz.toml", 2)
+    seconds, peak = alone(folder, "vast.fa.gz.toml", 2)
     total = 200 * 100 * len(block) // (LINE + 1) * LINE
     shutil.rmtree(folder / "alone.zarr")
     return [(f"{total / 1e9:.1f} Gbases from gzip", f"{total / seconds / 1e6:,.0f} Mbases/s", f"peak {peak:,.0f} MB")]
 
 
-def _alone(folder: Path, name: str, cores: int) -> tuple[float, float]:
+def alone(folder: Path, name: str, cores: int) -> tuple[float, float]:
     """Seconds and peak memory (MB) of `distgen build` in a process of its own."""
     shutil.rmtree(folder / "alone.zarr", ignore_errors=True)
-    command = [sys.executable, "-m", "distgen.cli", "build", name, "--out", "alone.zarr"]
+    # What the system says of a child's peak holds its parent's memory, too; the child's own account does not.
+    command = [sys.executable, "-c", _ALONE, "build", name, "--out", "alone.zarr"]
     environment = os.environ | {"POLARS_MAX_THREADS": str(cores), "PYTHONPATH": str(Path.cwd())}
     with one_core(cores):
         began = time.perf_counter()
-        subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+        done = subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.PIPE, text=True)
         seconds = time.perf_counter() - began
-    return seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3
+    return seconds, int(done.stdout.splitlines()[-1]) / 1e3
+
+
+_ALONE = """
+import sys
+from pathlib import Path
+from distgen.cli import run
+status = run(sys.argv[1:])
+print(next(line.split()[1] for line in Path("/proc/self/status").open() if line.startswith("VmHWM")))
+sys.exit(status)
+"""
 
 
 PARTS: dict[str, Callable[[Path, int], list[tuple[str, ...]]]] = {

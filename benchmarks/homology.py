@@ -3,11 +3,14 @@
 Copies of a stretch of train are planted in test, diverged to a known identity by substitutions (nine of ten changes)
 and insertions and deletions of one base, every second one on the other strand. Seeds are fixed. Genomes of three
 sizes take the three seed patterns. The real splits need DISTGEN_DATA, but for the embedded E. coli.
+
+`python -m benchmarks.homology genome --gigabases 1` is about scale: see `benchmarks/homology_genome.py`.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -172,4 +175,9 @@ def chromosome_20(folder: Path) -> tuple[Store, dict[str, Int64]]:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["genome"]:
+        from benchmarks import homology_genome
+
+        homology_genome.main(sys.argv[2:])
+    else:
+        main()

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from distgen.config import Collection, Recipe
+    from distgen.ingest.objects import Place
+    from distgen.store.work import Execute
 
 app = typer.Typer(
     help="Train deep-learning models on whole genomes.",
@@ -30,61 +32,72 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+Workers = Annotated[int, typer.Option(help="Spread the work over so many Ray workers.", show_default=False)]
+RayAddress = Annotated[str, typer.Option(help="A Ray cluster to use; every node sees the same files.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 @app.command()
 def build(
     recipes: Annotated[list[Path], typer.Argument(help="Recipe files (TOML).", show_default=False)],
-    out: Annotated[Path | None, typer.Option(help="Where the store goes. [default: shards/store/NAME.zarr]")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Where the store goes: a path, or s3://… [default: shards/store/NAME.zarr]")
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Build also what is up to date, such as a damaged store.")
     ] = False,
-    workers: Annotated[int, typer.Option(help="Spread the work over so many Ray workers.", show_default=False)] = 0,
-    ray_address: Annotated[str, typer.Option(help="A Ray cluster to use; every node sees the same files.")] = "",
+    workers: Workers = 0,
+    ray_address: RayAddress = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and build nothing.")] = False,
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove arrays that only an earlier recipe used; nothing may read them.")
     ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON, a line for each recipe, from --dry-run.")] = False,
 ) -> None:
     """Build the stores that recipes describe, or what is missing of them; and the indexes of collections."""
     from distgen.config import Collection, Recipe, is_collection, read
+    from distgen.ingest.objects import locate
     from distgen.store.build import default_out
 
     if out is not None and len(recipes) > 1:
         raise ConfigError("--out names one store; give one recipe")
     work = [read(path, Recipe) for path in recipes if not is_collection(path)]
     indexes = [read(path, Collection) for path in recipes if is_collection(path)]
-    if ray_address:
-        os.environ["RAY_ADDRESS"] = ray_address
-        workers = max(workers, 1)
+    place = None if out is None else locate(out)
     for recipe in work if dry_run else ():
-        _say_estimate(recipe, out, max(workers, 1))
+        _say_estimate(recipe, place, max(workers, 1), json_)
     for config in indexes if dry_run else ():
         typer.echo(f"{config.collection.name}: an index, for which the manifest of every store is read")
     if not dry_run:
-        _build_all(work, out, force, workers)
-        _index_all(indexes, out, force)  # afterwards: the stores may just have been built
+        _build_all(work, place, force, *_executor(workers, ray_address))
+        _index_all(indexes, place, force)  # afterwards: the stores may just have been built
     for recipe in work if prune and not dry_run else ():
-        _prune(out or default_out(recipe))
+        _prune(place or default_out(recipe))
 
 
-def _build_all(recipes: list[Recipe], out: Path | None, force: bool, workers: int) -> None:
+def _executor(workers: int, ray_address: str) -> tuple[Execute, int]:
+    """What carries out tasks, and the number of its workers; 0 for this process."""
+    from distgen.cluster import Pool
+    from distgen.store.work import in_this_process
+
+    if ray_address:
+        os.environ["RAY_ADDRESS"] = ray_address
+        workers = max(workers, 1)
+    return (Pool(workers).execute if workers else in_this_process), workers
+
+
+def _build_all(recipes: list[Recipe], out: Place | None, force: bool, execute: Execute, workers: int) -> None:
     """Build stores, at the same time if there are workers; what fails stops no other."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from distgen.cluster import Pool
-    from distgen.store.build import build, default_out
-    from distgen.store.work import in_this_process
-
-    execute = Pool(workers).execute if workers else in_this_process
+    from distgen.store.build import build, default_out, is_small
 
     def one(recipe: Recipe, progress: Progress) -> str:
         target = out or default_out(recipe)
-        task = progress.add_task(recipe.name, total=None)
+        task = progress.add_task(recipe.name, total=None, amount=0)
         began = time.perf_counter()
-        advance = partial(progress.advance, task)
-        bases = build(recipe, target, advance, force=force, execute=execute, parallel=max(workers, 1))
+        advance, expect = partial(_advance, progress, task), partial(_expect, progress, task)
+        bases = build(recipe, target, advance, expect=expect, force=force, execute=execute, parallel=max(workers, 1))
         seconds = time.perf_counter() - began
         progress.update(task, visible=False)
         if not bases:
@@ -92,7 +105,8 @@ def _build_all(recipes: list[Recipe], out: Path | None, force: bool, workers: in
         return f"{target}: {bases:,} bases in {seconds:.2f} s ({bases / seconds / 1e6:.0f} Mbases/s)"
 
     failed: list[DistgenError] = []
-    with _progress("bases") as progress, ThreadPoolExecutor(max(1, min(workers, 16))) as pool:
+    at_once = max(1, min(4 * workers, 16), 8 * all(map(is_small, recipes)))
+    with _progress("bases") as progress, ThreadPoolExecutor(at_once) as pool:
         for future in [pool.submit(one, recipe, progress) for recipe in recipes]:
             try:
                 typer.echo(future.result())
@@ -104,22 +118,21 @@ def _build_all(recipes: list[Recipe], out: Path | None, force: bool, workers: in
         raise failed[-1]
 
 
-def _prune(path: Path) -> None:
-    import shutil
-
+def _prune(place: Place) -> None:
     from distgen.store.reader import open_store
-    from distgen.store.verify import leftovers
+    from distgen.store.verify import prune
 
-    for folder in leftovers(open_store(path)):
-        shutil.rmtree(folder)
-        typer.echo(f"{folder}: removed")
+    for key in prune(open_store(place)):
+        typer.echo(f"{place / key}: removed")
 
 
-def _index_all(collections: list[Collection], out: Path | None, force: bool) -> None:
+def _index_all(collections: list[Collection], out: Place | None, force: bool) -> None:
     from distgen.store.collection import open_collection
     from distgen.store.index import build_index
 
     for config in collections:
+        if not (out is None or isinstance(out, Path)):
+            raise ConfigError(f"{out}: the index of a collection can only be built in a folder")
         with _progress("stores") as progress:
             task = progress.add_task(config.collection.name, total=None)
             index = build_index(config, out, partial(progress.advance, task), force=force)
@@ -127,25 +140,33 @@ def _index_all(collections: list[Collection], out: Path | None, force: bool) -> 
         typer.echo(f"{index}: {len(found):,} stores, {found.bases.sum():,} bases")
 
 
-def _say_estimate(recipe: Recipe, out: Path | None, workers: int) -> None:
+def _say_estimate(recipe: Recipe, out: Place | None, workers: int, json_: bool) -> None:
     from distgen.store.build import default_out
     from distgen.store.estimate import estimate
 
-    found = estimate(recipe, workers)
-    rows = [
-        ("bases", f"about {found.bases:,}"),
-        ("store", f"at most {found.bytes / 1e6:,.1f} MB, in {out or default_out(recipe)}"),
-        ("planes", f"about {found.seconds:.1f} s"),
-        ("memory", f"at most {found.memory / 1e6:,.0f} MB" + (" for each worker" if workers > 1 else "")),
-    ]
+    found, target = estimate(recipe, workers), out or default_out(recipe)
+    if json_:
+        totals = {"store": str(target), "bytes": found.bytes, "seconds": found.seconds, "memory": found.memory}
+        typer.echo(json.dumps({"name": recipe.name, **asdict(found), **totals}))
+        return
+    each = " for each worker" if workers > 1 else ""
+    rows = [("bases", f"about {found.bases:,}")]
+    rows += [(part.name, f"at most {part.bytes / 1e6:,.1f} MB, about {part.seconds:,.1f} s") for part in found.parts]
+    rows.append(("store", f"at most {found.bytes / 1e6:,.1f} MB, in {target}"))
+    rows += [("fetched", f"{found.fetched / 1e6:,.1f} MB of remote sources")] if found.fetched else []
+    rows.append(("time", f"about {found.seconds:,.1f} s" + (f" with {workers} workers" if workers > 1 else "")))
+    rows.append(("memory", f"at most {found.memory / 1e6:,.0f} MB{each}"))
     _table(recipe.name, rows)
 
 
 @app.command()
 def info(
-    store: Annotated[Path, typer.Argument(help="A store.", show_default=False)],
+    store: Annotated[str, typer.Argument(help="A store: a path, or s3://…", show_default=False)],
     leakage: Annotated[
         str | None, typer.Option(metavar="SPLIT", help="How much of each part of a split resembles another part.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="STORE", help="With --leakage: what resembles this other store.")
     ] = None,
     json_: Json = False,
 ) -> None:
@@ -154,8 +175,13 @@ def info(
     from distgen.store.reader import open_store
     from distgen.store.verify import describe
 
-    if is_index(store):
-        _say_collection(store, json_)
+    if against is not None and leakage is None:
+        raise ConfigError("--against needs a split of the first store: add --leakage SPLIT")
+    if "://" not in store and is_index(Path(store)):
+        _say_collection(Path(store), json_)
+        return
+    if leakage is not None and against is not None:
+        _say_leakage_against(store, leakage, against, json_)
         return
     if leakage is not None:
         _say_leakage(store, leakage, json_)
@@ -181,6 +207,10 @@ def info(
         rows.append((f"variants {name}", "; ".join([f"{variants['rows']:,} substitutions", samples, *others])))
     rows += _label_rows(found["labels"]) if found["labels"] else []
     for name, report in found["homology"].items():
+        if "families" in report:
+            families = f"{report['families']:,} families of sequences, each in one part"
+            rows.append((f"split {name}", f"{families} (the largest: {report['largest']:,})"))
+            continue
         moved = [f"{part} lost {report['dropped'][part] + report['moved'][part]:,}" for part in report["dropped"]]
         rows.append((f"split {name}", f"without what resembles a held-out part: {', '.join(moved)}"))
     if found["unused"]:
@@ -202,7 +232,7 @@ def _label_rows(labels: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def _say_leakage(store: Path, split: str, json_: bool) -> None:
+def _say_leakage(store: str, split: str, json_: bool) -> None:
     from distgen.store.leaks import leaks
     from distgen.store.reader import open_store
 
@@ -219,9 +249,28 @@ def _say_leakage(store: Path, split: str, json_: bool) -> None:
         )
         rows.append((f"{pair['part']} in {pair['other']}", f"{pair['share']:.2%}: {how}"))
     _table(
-        f"{store}, split {split}: what of a part resembles another",
+        f"{store}, split {split}: what of a part resembles another, at an identity of {found['likeness']['identity']:g} or more",
         rows,
     )
+
+
+def _say_leakage_against(store: str, split: str, other: str, json_: bool) -> None:
+    from distgen.store.leaks import leaks_against
+    from distgen.store.reader import open_store
+
+    found = leaks_against(open_store(store), open_store(other), split)
+    if json_:
+        typer.echo(json.dumps(found))
+        return
+    rows = []
+    for part in found["parts"]:
+        here = f"{part['share']:.2%} ({part['found']:,} {found['unit']})"
+        there = f"{part['other_share']:.2%} of the other store ({part['other_found']:,} {found['other_unit']})"
+        rows.append((part["part"], f"{here} and {there} resemble each other"))
+    if found["short"]:
+        rows.append(("not searched", f"{found['short']:,} sequences, too short; only the same ones are found"))
+    identity = f"at an identity of {found['likeness']['identity']:g} or more"
+    _table(f"{store}, split {split}, against {other}, {identity}", rows)
 
 
 def _say_collection(index: Path, json_: bool) -> None:
@@ -244,7 +293,7 @@ def _say_collection(index: Path, json_: bool) -> None:
 
 @app.command()
 def verify(
-    store: Annotated[Path, typer.Argument(help="A store.", show_default=False)],
+    store: Annotated[str, typer.Argument(help="A store: a path, or s3://…", show_default=False)],
     deep: Annotated[
         Path | None, typer.Option("--deep", metavar="RECIPE", help="Read the sources again, and compare.")
     ] = None,
@@ -252,6 +301,7 @@ def verify(
 ) -> None:
     """Check every byte of a store against its checksums."""
     from distgen.config import Recipe, read
+    from distgen.ingest.objects import locate
     from distgen.store.reader import open_store
     from distgen.store.repair import compare
     from distgen.store.verify import verify
@@ -260,7 +310,7 @@ def verify(
         task = progress.add_task("verify", total=None)
         found = verify(open_store(store), partial(progress.advance, task))
         if deep and not found.damage:
-            found.damage = [("", None, line) for line in compare(read(deep, Recipe), store)]
+            found.damage = [("", None, line) for line in compare(read(deep, Recipe), locate(store))]
     if json_:
         typer.echo(json.dumps(asdict(found)))
     elif not found.damage:
@@ -273,15 +323,16 @@ def verify(
 @app.command()
 def repair(
     recipe: Annotated[Path, typer.Argument(help="The recipe of the store.", show_default=False)],
-    out: Annotated[Path | None, typer.Option(help="Where the store is. [default: shards/store/NAME.zarr]")] = None,
+    out: Annotated[str | None, typer.Option(help="Where the store is. [default: shards/store/NAME.zarr]")] = None,
 ) -> None:
     """Build the damaged shards of a store again, and nothing else."""
     from distgen.config import Recipe, read
+    from distgen.ingest.objects import locate
     from distgen.store.build import default_out
     from distgen.store.repair import repair
 
     what = read(recipe, Recipe)
-    target = out or default_out(what)
+    target = default_out(what) if out is None else locate(out)
     with _progress("bytes") as progress:
         task = progress.add_task("verify", total=None)
         found = repair(what, target, partial(progress.advance, task))
@@ -292,8 +343,8 @@ def repair(
 
 @app.command()
 def export(
-    store: Annotated[Path, typer.Argument(help="A store.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="The folder to make.", show_default=False)],
+    store: Annotated[str, typer.Argument(help="A store: a path, or s3://…", show_default=False)],
+    out: Annotated[str, typer.Option(help="The folder to make, or s3://…", show_default=False)],
     format_: Annotated[str, typer.Option("--format", help="webdataset: tar shards and an index.")] = "webdataset",
     window: Annotated[int, typer.Option(help="Bases per window.")] = 1024,
     target_length: Annotated[
@@ -306,18 +357,24 @@ def export(
     part: Annotated[str, typer.Option(help="Parts of it, such as train,valid. [default: all]")] = "",
     tracks: Annotated[str, typer.Option(help="Tracks to write as targets, such as genes,mnase.")] = "",
     shard_bytes: Annotated[int, typer.Option(help="About how many bytes a shard has.")] = 256_000_000,
+    workers: Workers = 0,
+    ray_address: RayAddress = "",
 ) -> None:
     """Write the windows of a store as tar shards, for other tools to train on; or what is missing of them."""
     from distgen.errors import suggest
+    from distgen.ingest.objects import locate
     from distgen.store.reader import open_store
     from distgen.store.webdataset import export
 
     if format_ != "webdataset":
         raise ConfigError(f'there is no format "{format_}" to export to. {suggest(format_, ["webdataset"])}')
+    execute, _ = _executor(workers, ray_address)
     with _progress("windows") as progress:
+        place = locate(out)
+        task = progress.add_task(place.name, total=None)
         found = export(
             open_store(store),
-            out,
+            place,
             window=window,
             target_length=target_length,
             stride=stride,
@@ -325,7 +382,9 @@ def export(
             parts=tuple(part.split(",")) if part else (),
             tracks=tuple(tracks.split(",")) if tracks else (),
             shard_bytes=shard_bytes,
-            progress=partial(progress.advance, progress.add_task("export", total=None)),
+            progress=lambda windows, read=0: progress.advance(task, windows),
+            expect=partial(_expect, progress, task),
+            execute=execute,
         )
     size = sum(entry["bytes"] for entry in found.index["shards"])
     windows = ", ".join(f"{name} {count:,}" for name, count in found.parts.items())
@@ -457,20 +516,38 @@ def _table(title: str, rows: list[tuple[str, str]]) -> None:
         typer.echo(f"  {name:<{width}}  {value}")
 
 
+def _advance(progress: Progress, task: Any, amount: int, read: int = 0) -> None:
+    """So much more is done: of what the speed is told in, and of what the total is told in."""
+    progress.update(task, advance=read, amount=progress.tasks[task].fields["amount"] + amount)
+
+
+def _expect(progress: Progress, task: Any, total: int) -> None:
+    progress.update(task, total=total)
+
+
 def _progress(unit: str) -> Progress:
     """A progress bar on standard error, silent where that is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.table import Column
     from rich.text import Text
 
     class Speed(ProgressColumn):
         def render(self, task: Task) -> Text:
             speed = task.finished_speed or task.speed or 0
+            if "amount" in task.fields:
+                speed = task.fields["amount"] / (task.elapsed or 1)
             return Text(f"{speed / 1e6:.1f} M{unit}/s" if speed > 1e5 else f"{speed:.1f} {unit}/s")
 
+    class Left(TimeRemainingColumn):
+        def render(self, task: Task) -> Text:
+            left = super().render(task)
+            return Text.assemble(left, " left", style=left.style) if task.total is not None else left
+
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), Speed(), TimeRemainingColumn())
-    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+    name = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
+    columns = (name, BarColumn(bar_width=24), Speed(), Left(compact=True, elapsed_when_finished=True))
+    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True, expand=True)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from distgen.config import TIMEOUTS
 from distgen.errors import ConfigError, DistgenError, TrainError
 
-Task = Callable[[Callable[[int], None]], Any]
+Task = Callable[[Callable[..., None]], Any]
 
 
 def connect(cpus: int) -> None:
@@ -69,7 +69,7 @@ class Pool:
         connect(workers)
         self._free = threading.Semaphore(workers)
 
-    def execute(self, tasks: Sequence[Task], progress: Callable[[int], None]) -> list[Any]:
+    def execute(self, tasks: Sequence[Task], progress: Callable[..., None]) -> list[Any]:
         """The results of tasks, in their order; `progress` hears of a task when it is done.
 
         Raises:
@@ -90,8 +90,8 @@ class Pool:
                 for reference in done:
                     number = pending.pop(reference)
                     self._free.release()
-                    results[number], amount = ray.get(reference)
-                    progress(amount)
+                    results[number], amounts = ray.get(reference)
+                    progress(*amounts)
         except ray.exceptions.RayTaskError as error:
             cause = error.cause
             raise cause if isinstance(cause, (DistgenError, OSError)) else error from None
@@ -104,7 +104,8 @@ class Pool:
         return results
 
 
-def _carry_out(task: Task) -> tuple[Any, int]:
-    amounts: list[int] = []
-    result = task(amounts.append)
-    return result, sum(amounts)
+def _carry_out(task: Task) -> tuple[Any, tuple[int, int]]:
+    """The result of a task, and what it said of its progress in all."""
+    amounts: list[tuple[int, int]] = []
+    result = task(lambda amount, read=0: amounts.append((amount, read)))
+    return result, (sum(amount for amount, _ in amounts), sum(read for _, read in amounts))

@@ -28,6 +28,10 @@ class StoreError(DistgenError):
     """A store is missing, unfinished, damaged, or lacks what is asked of it."""
 
 
+class RemoteError(DistgenError):
+    """What holds a store elsewhere cannot be reached, refuses, or fails; the store itself may be whole."""
+
+
 class WindowError(DistgenError, ValueError):
     """A window leaves the plane it is read from."""
 

@@ -51,10 +51,10 @@ class Contigs:
         circular: whether the first base follows the last.
     """
 
-    names: tuple[str, ...]
+    names: Sequence[str]
     lengths: Int64
     offsets: Int64
-    aliases: tuple[str, ...] = field(default=())
+    aliases: Sequence[str] = field(default=())
     circular: tuple[bool, ...] = field(default=())
 
     def __len__(self) -> int:
@@ -157,8 +157,9 @@ class Contigs:
 
 
 def match(pattern: str, names: Sequence[str]) -> list[int]:
-    """Rows of the names that a case-sensitive glob matches."""
-    return [i for i, name in enumerate(names) if fnmatch.fnmatchcase(name, pattern)]
+    """Rows of the names that a case-sensitive glob matches; a pattern that is a name (scaffold[1], HLA*01:01) is no glob."""
+    exact = [i for i, name in enumerate(names) if name == pattern]
+    return exact or [i for i, name in enumerate(names) if fnmatch.fnmatchcase(name, pattern)]
 
 
 def merge(intervals: Int64) -> Int64:

@@ -45,8 +45,17 @@ def test_build_info_verify(small_recipe, tmp_path):
 
 def test_a_dry_run_says_what_it_would_take_and_writes_nothing(small_recipe, tmp_path):
     shown = distgen("build", "small.toml", "--out", "a.zarr", "--dry-run", cwd=tmp_path)
-    assert "about 1,769" in shown
-    assert "in a.zarr" in shown
+    for part in (
+        "bases        about 1,769",
+        "planes       at most",
+        "track genes  at most",
+        "in a.zarr",
+        "memory       at most",
+    ):
+        assert part in shown
+    found = json.loads(distgen("build", "small.toml", "--dry-run", "--json", "--workers", 2, cwd=tmp_path))
+    assert [part["name"] for part in found["parts"]] == ["planes", "track genes"]
+    assert (found["bases"], found["workers"]) == (1769, 2)
     assert {p.name for p in tmp_path.iterdir()} == EXAMPLE
 
 
@@ -82,6 +91,17 @@ def test_ray_workers_build_several_stores_at_once_and_what_fails_stops_no_other(
     assert (tmp_path / "store/one.zarr/manifest").read_bytes() == alone
     assert (tmp_path / "store/two.zarr/manifest").exists()
     assert not (tmp_path / "store/bad.zarr").exists()
+
+
+def test_ray_workers_export_the_same_shards(small, tmp_path):
+    options = ["--window", 64, "--shard-bytes", 8000, "--tracks", "genes"]
+    shown = distgen("export", small.path, "--out", "alone", *options, cwd=tmp_path)
+    assert distgen(
+        "export", small.path.name, "--out", "spread", *options, "--workers", 2, cwd=tmp_path
+    ) == shown.replace("alone", "spread")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "alone").iterdir()}
+    assert len(files) > 3
+    assert {path.name: path.read_bytes() for path in (tmp_path / "spread").iterdir()} == files
 
 
 def test_a_store_goes_beside_the_recipes_by_default(small_recipe, tmp_path):
@@ -214,3 +234,23 @@ def test_imports_cost_nothing_heavy():
 def test_public_names_come_without_ray():
     code = "import sys, distgen; distgen.open_store, distgen.GenomeLoader, distgen.kernels.tokens, distgen.kernels.one_hot; assert 'ray' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_info_says_what_another_store_knows_of_a_split(small_recipe, tmp_path):
+    distgen("build", "small.toml", "--out", "a.zarr", cwd=tmp_path)
+    rows = "".join(f"{text},1\n" for text in ("ACGT" * 30, "TTTTACGATCGAT" * 9, "ACGTT"))
+    (tmp_path / "t.csv").write_text("sequence,label\n" + rows)
+    (tmp_path / "t.toml").write_text(
+        'format = 1\n[sequences]\nname = "t"\nkind = "regression"\ntable = "t.csv"\n[split]\ntest = ["1"]\n'
+        "[splits.drawn]\nfolds = 3\nhomology = {}\n"
+    )
+    distgen("build", "t.toml", "--out", "t.zarr", cwd=tmp_path)
+    assert "3 families of sequences, each in one part (the largest: 1)" in distgen("info", "t.zarr", cwd=tmp_path)
+    shown = distgen("info", "t.zarr", "--leakage", "default", "--against", "a.zarr", cwd=tmp_path)
+    assert "t.zarr, split default, against a.zarr" in shown
+    assert "test          0.00% (0 sequences) and 0.00% of the other store (0 bases) resemble each other" in shown
+    assert "not searched  1 sequences, too short" in shown
+    shown = distgen("info", "a.zarr", "--leakage", "default", "--against", "t.zarr", "--json", cwd=tmp_path)
+    assert [part["other_total"] for part in json.loads(shown)["parts"]] == [3, 3, 3]
+    message = distgen("info", "t.zarr", "--against", "a.zarr", cwd=tmp_path, expect=2)
+    assert message == "error: --against needs a split of the first store: add --leakage SPLIT\n"

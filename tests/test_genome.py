@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distgen.errors import ConfigError, SourceError
-from distgen.genome import Contigs, merge, subtract
+from distgen.genome import Contigs, match, merge, subtract
 
 CONTIGS = Contigs(("chr1", "chr2", "scaffold_10"), np.array([1000, 10, 64]), np.array([0, 1024, 1088]), ("", "II", ""))
 
@@ -32,6 +32,12 @@ def test_subtracting_is_the_difference_of_sets(table, holes):
 def test_contigs_that_touch_stay_apart():
     whole = np.array([[0, 64], [64, 128]])
     assert merge(whole).tolist() == whole.tolist()
+
+
+def test_a_pattern_that_is_a_name_is_no_glob():
+    assert match("scaffold[1]", ["scaffold1", "scaffold[1]"]) == [1]
+    assert match("HLA*01:01", ["HLA*01:01:02", "HLA*01:01"]) == [1]
+    assert match("scaffold[12]", ["scaffold1", "scaffold2", "scaffold3"]) == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,9 @@ TIMEOUTS = {
     "process_group": 300.0,  # one collective operation between training workers
     "next_batch": 300.0,  # the loader's thread has a batch ready
     "remote_host": 20.0,  # the host of a remote source can be reached
-    "remote_read": 30.0,  # a remote source sends its next bytes
-    "remote_retry": 120.0,  # a request for a remote source that fails is made again
+    "remote_read": 30.0,  # a remote source or store sends its next bytes
+    "remote_write": 600.0,  # an object of up to 64 MiB (tar shards: as large as asked for) is sent and acknowledged
+    "remote_retry": 120.0,  # a request for a remote source or store that fails is made again
 }
 
 __all__ = [

@@ -182,7 +182,11 @@ class Drawn(Section):
 class Homology(Section):
     """What resembles `test` is taken from the other parts, and what resembles `valid` from `train`: tiles of `tile` bases
     that align with at least this identity over at least this share of their length are dropped, or moved to the part
-    they resemble; `neighbours` tiles on either side are dropped."""
+    they resemble; `neighbours` tiles on either side are dropped.
+
+    Of a table of sequences, whole ones are: those that align over at least this share, or stand in the other part. Where
+    its parts are drawn, families of sequences that resemble each other are, and nothing is dropped.
+    """
 
     identity: Annotated[float, Field(ge=0.7, le=1)] = 0.8
     coverage: Annotated[float, Field(gt=0, le=1)] = 0.5
@@ -220,6 +224,11 @@ class Split(Section):
         if self.block_bp and ways[0]:
             raise ValueError("block_bp belongs to fraction and folds")
         return self
+
+    @property
+    def drawn(self) -> bool:
+        """The parts are drawn: a fraction or folds."""
+        return self.fraction is not None or self.folds is not None
 
 
 class MatrixTable(Section):
@@ -356,10 +365,15 @@ class Recipe(File):
             raise ValueError("the split called default is [split]")
         if self.sequences and self.contigs != ContigRules():
             raise ValueError("[contigs] is about an assembly; a table of sequences is taken whole")
-        if self.sequences and self.sequences.is_split and self.split != Split():
-            raise ValueError("[sequences] says the parts already; other splits go to [splits.NAME]")
-        if self.sequences and any(split.homology for split in (self.split, *self.splits.values())):
-            raise ValueError("homology parts an assembly by its tiles; the sequences of a table stay whole")
+        if self.sequences and self.sequences.is_split and self.split != Split(homology=self.split.homology):
+            raise ValueError("[sequences] says the parts already; but for homology, splits go to [splits.NAME]")
+        for split in (self.split, *self.splits.values()) if self.sequences else ():
+            given = split.homology.model_fields_set if split.homology else set()
+            if useless := given & ({"tile", "neighbours", "action"} if split.drawn else {"tile", "neighbours"}):
+                raise ValueError(
+                    f'"{min(useless)}" of homology does nothing here: a table\'s sequences stay whole'
+                    + (", and drawn parts are drawn by families" if split.drawn else "")
+                )
         return self
 
     @property

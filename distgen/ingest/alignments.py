@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from distgen.errors import ConfigError, SourceError
 from distgen.genome import Contigs, Int64
-from distgen.ingest.open import read_blocks
+from distgen.ingest.open import consumed, read_blocks
 from distgen.ingest.signal import RECORD, Signal, Spooled, column_name
 from distgen.ingest.spool import Keys, Spool
 
@@ -158,7 +158,10 @@ def _read_bam(
             raise SourceError(f"{path}: its header names no contigs: the reads were not aligned")
         rows = counted.contigs.rows(file.references, str(path), file.lengths)
         stretches = _stretches(path, file, rows, counted, column_of, shift, min_mapq)
+        place = 0
         while len(batch := _batch(stretches)):
+            before, place = place, 0 if file.is_cram else file.tell() >> 16
+            consumed(max(place - before, 0))
             column, row, start, end = batch.T
             if counted.cuts:
                 counted.add_cuts(column, row, start)

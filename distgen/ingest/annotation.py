@@ -80,8 +80,8 @@ def read_annotation(
             leave the contig is cut off.
 
     Raises:
-        SourceError: a line is malformed or leaves its contig; a class has no feature, or lacks the types, the
-            strand, the frame or the transcript that it takes; no contig is known.
+        SourceError: a line is malformed or leaves its contig; a class has no feature on either strand, or lacks the
+            types, the strand, the frame or the transcript that it takes; no contig is known.
         ConfigError: `promoter` holds no base.
     """
     if min(promoter) < 0 or sum(promoter) == 0:
@@ -95,12 +95,14 @@ def read_annotation(
     names.known()
     found = []
     for column, (kind, strand) in enumerate(parsed):
-        features = _select(kind, lines, pl.Series(contigs.lengths), promoter)
+        features = _select(kind, lines, promoter)
         if features.is_empty():
             raise SourceError(f'{path}: no feature of class "{classes[column]}" lies on the contigs of the assembly')
         features = features.filter(pl.col("strand") == strand) if strand else features
+        every = 3 if kind in _CODON else 1
+        features = _inside(features, contigs, every)
         features = features.select("contig", "start", "end", klass=pl.lit(column, pl.Int16)).unique()
-        found.append(features.with_columns(step=pl.lit(3 if kind in _CODON else 1, pl.UInt8)))
+        found.append(features.with_columns(step=pl.lit(every, pl.UInt8)))
     table = pl.concat(found).sort("contig", "start", "end", "klass")
     contig, start, end, klass, step = (column.to_numpy() for column in table.get_columns())
     return gather(contig, start, end, klass, dict(names.skipped), step=step if wanted.framed else None)
@@ -147,7 +149,7 @@ def _read(path: Path, wanted: _Wanted, names: Names, seen: set[str]) -> Iterator
         if form == "gff3":
             escaped = table["contig"].unique().to_list()
             table = table.with_columns(pl.col("contig").replace_strict(escaped, [unquote(name) for name in escaped]))
-        table = names.locate(table)
+        table = names.locate(table, around=True)
         table = table if form == "table" else _keyed(path, table, form, wanted)
         yield table.select("contig", "type", "start", "end", "strand", "frame", "transcript").unique()
 
@@ -237,8 +239,8 @@ def _collapse(blocks: Iterator[pl.DataFrame]) -> pl.DataFrame:
 # ---- deriving -------------------------------------------------------------------------------
 
 
-def _select(kind: str, lines: pl.DataFrame, lengths: pl.Series, promoter: tuple[int, int]) -> pl.DataFrame:
-    """The features of one class on both strands: contig, strand, start, end."""
+def _select(kind: str, lines: pl.DataFrame, promoter: tuple[int, int]) -> pl.DataFrame:
+    """The features of one class on both strands: contig, strand, start, end; they may reach beyond their contig."""
 
     def of(*types: str) -> pl.DataFrame:
         return lines.filter(pl.col("type").is_in(list(types)))
@@ -264,9 +266,28 @@ def _select(kind: str, lines: pl.DataFrame, lengths: pl.Series, promoter: tuple[
         return spans.with_columns(start=base, end=base + 1)
     upstream, downstream = promoter
     start = pl.when(forward).then(base - upstream).otherwise(base + 1 - downstream)
-    spans = spans.with_columns(start=start, end=start + upstream + downstream, length=lengths.gather(spans["contig"]))
-    spans = spans.with_columns(pl.col("start").clip(0), pl.min_horizontal("end", "length"))
-    return spans.filter(pl.col("start") < pl.col("end"))
+    return spans.with_columns(start=start, end=start + upstream + downstream)
+
+
+def _inside(features: pl.DataFrame, contigs: Contigs, step: int) -> pl.DataFrame:
+    """What lies beyond the ends of a contig goes round where it is circular, and is cut off where it is not.
+
+    Args:
+        step: every so many bases of a feature count, from its first on.
+    """
+    start, end, length, around = (pl.col(name) for name in ("start", "end", "length", "around"))
+    circular = pl.Series(contigs.circular or [False] * len(contigs))
+    features = features.with_columns(
+        length=pl.Series(contigs.lengths).gather(features["contig"]), around=circular.gather(features["contig"])
+    )
+    turned = pl.when(around).then(start.floordiv(length) * length).otherwise(0)
+    features = features.with_columns(start=start - turned, end=end - turned)
+    # The first base after the origin that counts: none is lost or added where a feature is cut in two.
+    beyond = features.filter(around & (end > length)).with_columns(
+        start=(start + (step - 1) * length) % step, end=pl.min_horizontal(end - length, start)
+    )
+    features = pl.concat([features.with_columns(start.clip(0), pl.min_horizontal(end, length)), beyond])
+    return features.filter(start < end)
 
 
 def _introns(exons: pl.DataFrame) -> pl.DataFrame:

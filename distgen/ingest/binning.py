@@ -98,6 +98,7 @@ def finish(
             while least / width < min_covered:
                 least += 1
         value, data = total[bin], covered[bin]
+        share = data / width
         if zero:
             if reduce == _MAX and data < width:
                 value = max(value, 0.0)
@@ -109,6 +110,6 @@ def finish(
         elif reduce == _MEAN_COVERED:
             out[bin] = value / data
         elif reduce == _COVERAGE:
-            out[bin] = data / width
+            out[bin] = share
         else:
             out[bin] = value

@@ -192,7 +192,7 @@ def _careful(path: Path, lines: pl.DataFrame, form: Format) -> tuple[pl.DataFram
     refuse(path, table, wrong, f"a line of {form.name} has {has}, parted by tabs{' or blanks' if form.bed else ''}")
     for number, (name, kind) in enumerate(form.columns.items(), 1):
         if kind in _KINDS:
-            table = table.with_columns(pl.col(name).cast(kind, strict=False))
+            table = table.with_columns(pl.col(name).str.strip_chars(" ").cast(kind, strict=False))
             refuse(path, table, pl.col(name).is_null(), f"{name} (column {number}) must be {_KINDS[kind]}")
     return table.drop("_more"), len(tail) > 0
 
@@ -227,14 +227,16 @@ class Names:
     def __init__(self, contigs: Contigs, path: Path):
         self._contigs, self._path = contigs, path
         self._lengths = pl.Series(contigs.lengths)
+        self._circular = pl.Series(contigs.circular or [False] * len(contigs)).cast(pl.Int64)
         self._rows: dict[str, int] = {}
         self.skipped: Counter[str] = Counter()
 
-    def locate(self, table: pl.DataFrame, count: pl.Expr | None = None) -> pl.DataFrame:
+    def locate(self, table: pl.DataFrame, count: pl.Expr | None = None, *, around: bool = False) -> pl.DataFrame:
         """The lines of `table` (contig, start, end, line, ...) on the assembly's contigs, `contig` as Int32 rows there.
 
         Args:
             count: what of the other lines is added up in `skipped`; by default they are counted.
+            around: on a circular contig a feature may reach over the origin: its end is then beyond the contig's.
 
         Raises:
             SourceError: a line leaves its contig.
@@ -248,12 +250,15 @@ class Names:
             outside = table.filter(rows < 0).group_by("contig").agg(pl.len() if count is None else count.sum())
             self.skipped.update(dict(outside.iter_rows()))
             table, rows = table.filter(rows >= 0), rows.filter(rows >= 0)
-        over = table.filter(table["end"] > self._lengths.gather(rows)).head(1)
+        lengths = self._lengths.gather(rows)
+        most = lengths * (1 + self._circular.gather(rows)) if around else lengths
+        over = table.filter((table["end"] > most) | (table["start"] >= lengths)).head(1)
         if len(over):
             name = over["contig"][0]
             raise SourceError(
                 f'{self._path}:{over["line"][0]}: the feature ends at {over["end"][0]:,}, contig "{name}" of the '
                 f"assembly has {self._contigs.lengths[self._rows[name]]:,} bases: the file is of another assembly"
+                + (", or the contig is circular ([contigs] circular)" if around else "")
             )
         return table.with_columns(rows)
 

@@ -7,8 +7,9 @@ import hashlib
 import io
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import cast
 
@@ -22,6 +23,25 @@ BLOCK = 1 << 24
 INFLATE_ERROR = cast("type[Exception]", igzip_lib.IsalError)  # its stub declares an instance
 _NOT_READ = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\3\4": "zip"}
 _BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+
+
+_listener: ContextVar[Callable[[int], None] | None] = ContextVar("_listener", default=None)
+
+
+@contextmanager
+def heard(listener: Callable[[int], None]) -> Iterator[None]:
+    """Tell `listener` of the bytes of files, as they lie there, that readers called from here are done with."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def consumed(size: int) -> None:
+    """Said by a reader that is done with so many more bytes of a file."""
+    if listener := _listener.get():
+        listener(size)
 
 
 def is_gzip(path: Path) -> bool:
@@ -56,6 +76,7 @@ def read_blocks(path: Path, block: int = BLOCK, start: int = 0, stop: int | None
         if not gzipped:
             raw.seek(start)
             while data := raw.read(block if stop is None else min(block, stop - start)):
+                consumed(len(data))
                 yield data
                 start += len(data)
             return
@@ -66,10 +87,13 @@ def read_blocks(path: Path, block: int = BLOCK, start: int = 0, stop: int | None
             raw.seek(int(blocks[0][number]))
             start -= int(blocks[1][number])
         stream: io.BufferedReader = igzip_threaded.open(raw, "rb")
+        place = raw.tell()
         with stream:
             while start and (skipped := stream.read(min(start, block))):
                 start -= len(skipped)
             while data := stream.read(block if left is None else min(block, left)):
+                before, place = place, raw.tell()
+                consumed(place - before)
                 yield data
                 left = None if left is None else left - len(data)
 

@@ -9,7 +9,7 @@ of its bases have data, and where there is nothing to reduce:
 | mean | sum over its bases / its width (a gap adds nothing) | missing |
 | mean_covered | sum over its bases / bases that have data | missing |
 | max, sum | the largest value; the sum over its bases | missing |
-| coverage | bases that have data / its width | 0 |
+| coverage | bases with a record and a value / its width, whatever `absent` says | 0 |
 
 Bins lie from the contig's start; the last is as wide as what is left of the contig. A contig that the file does not know (not
 in the header of a bigWig, without a record in a bedGraph) is missing whatever `absent` says. Values are read base by base,

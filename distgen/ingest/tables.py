@@ -55,11 +55,30 @@ class SequenceBlock:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Values by identifier and condition: ids (n,), conditions (c,), values float32 (n, c) with NaN where missing."""
+    """Values by identifier and condition, read when asked for.
 
+    Args:
+        path: the file.
+        ids: (n,), the identifiers in the order of the file.
+        conditions: (c,), what each column is.
+        block: bytes of text at a time.
+    """
+
+    path: Path
     ids: tuple[str, ...]
     conditions: tuple[str, ...]
-    values: npt.NDArray[np.float32]
+    block: int
+
+    def blocks(self) -> Iterator[npt.NDArray[np.float32]]:
+        """The values in the order of the file, some rows (m, c) at a time; NaN is missing.
+
+        Raises:
+            SourceError: a value is no number.
+        """
+        for _, rows in read_table(self.path, True, self.block):
+            fields = rows.columns[0].list.slice(1).explode().str.strip_chars()
+            cells = Rows(self.path, np.repeat(rows.lines, len(self.conditions)), [fields])
+            yield numbers(cells, fields).reshape(len(rows.lines), -1)
 
 
 def read_sequences(
@@ -237,17 +256,15 @@ def _parts(text: str, separator: str) -> list[str]:
 # ---- matrices ---------------------------------------------------------------------------------
 
 
-def read_matrix(path: Path, ids: Sequence[str] | None = None, block: int = BLOCK) -> Matrix:
-    """A table of numbers by identifier (first column) and condition (header). In memory it is 4 bytes a value.
+def read_matrix(path: Path, block: int = BLOCK) -> Matrix:
+    """A table of numbers by identifier (first column) and condition (header).
 
     Args:
         path: CSV or TSV; a missing value is NaN.
-        ids: the identifiers of the regions or genes, if the rows shall come in their order (see `join`).
         block: bytes of text at a time.
 
     Raises:
-        SourceError: a row is ragged, a value is no number, an identifier is empty or comes twice, a condition has no
-            name or comes twice, or `join` refuses.
+        SourceError: a row is ragged, an identifier is empty or comes twice, a condition has no name or comes twice.
     """
     lines: dict[str, int] = {}
     conditions: tuple[str, ...] = ()
@@ -263,16 +280,7 @@ def read_matrix(path: Path, ids: Sequence[str] | None = None, block: int = BLOCK
         raise SourceError(
             f"{path}: the header must name each condition once; it has {', '.join(conditions[:8]) or 'none'}"
         )
-    order = np.arange(len(lines)) if ids is None else np.argsort(join(tuple(lines), ids, str(path)))
-    values = np.empty((len(lines), len(conditions)), np.float32)
-    done = 0
-    for _, rows in read_table(path, True, block):
-        n = len(rows.lines)
-        fields = rows.columns[0].list.slice(1).explode().str.strip_chars()
-        cells = Rows(path, np.repeat(rows.lines, len(conditions)), [fields])
-        values[order[done : done + n]] = numbers(cells, fields).reshape(n, -1)
-        done += n
-    return Matrix(tuple(lines) if ids is None else tuple(ids), conditions, values)
+    return Matrix(path, tuple(lines), conditions, block)
 
 
 def join(found: Sequence[str], wanted: Sequence[str], where: str) -> Int64:

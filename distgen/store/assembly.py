@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,9 @@ from distgen.store import contigs, format, planes
 from distgen.store.contigs import Wanted
 from distgen.store.format import Entry
 from distgen.store.planes import PER_BYTE, Packer, Start, plane_layout
-from distgen.store.work import Execute, Progress, Work, in_this_process, link
+from distgen.store.work import Execute, Part, Progress, Work, in_this_process, link, silent
+
+_TINY = 1 << 20  # bytes of a source that are packed sooner than handed to a worker
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ def build(recipe: Recipe, inputs: str, work: Work, progress: Progress, execute: 
     """
     path = recipe.resolve(recipe.genome.fasta, "assembly.fasta")
     wanted, unit = Wanted.of(recipe), partial(_unit, inputs)
+    if path.stat().st_size < _TINY:
+        execute = in_this_process
     if is_twobit(path):
         execute(planes.copy_tasks(path, wanted, work, unit), progress)
     else:
@@ -71,10 +76,10 @@ def rebuild(recipe: Recipe, inputs: str, work: Work, number: int) -> dict[str, A
     path = recipe.resolve(recipe.genome.fasta, "assembly.fasta")
     wanted, unit = Wanted.of(recipe), partial(_unit, inputs)
     if is_twobit(path):
-        planes.copy_tasks(path, wanted, work, unit)[number](lambda bases: None)
+        planes.copy_tasks(path, wanted, work, unit)[number](silent)
     else:
         wanted, _ = _cut(path, wanted, in_this_process, 1)
-        _pack(path, wanted, work, unit, Start(flat=number * planes.UNIT), 1, lambda bases: None)
+        _pack(path, wanted, work, unit, Start(flat=number * planes.UNIT), 1, silent)
     return (work.receipt(unit(number)) or {})["arrays"]  # type: ignore[no-any-return]
 
 
@@ -95,7 +100,7 @@ def _cut(path: Path, wanted: Wanted, execute: Execute, parallel: int) -> tuple[W
         return wanted, [Start()]
     cuts: list[int | None] = [*fasta.cut_lines(path, parallel * 4 if cuttable else 1), None]
     parts = [partial(_scan, path, begin or 0, end) for begin, end in itertools.pairwise(cuts)]
-    index = fasta.join(execute(parts, lambda bases: None))
+    index = fasta.join(execute(parts, silent))
     wanted = wanted.long_enough(index.contigs)
     return wanted, _starts(wanted, index) if cuttable else [Start()]
 
@@ -114,13 +119,16 @@ def _pack(
     progress: Progress,
 ) -> None:
     """Write units from `start` on, leaving out those that are finished."""
-    number = start.flat // planes.UNIT
+    number, part = start.flat // planes.UNIT, Part(progress, [path])
     while (receipt := work.receipt(unit(number))) is not None:
         if count is not None or receipt["last"]:
             return
         start, number = Start.from_json(receipt["end"]), number + 1
-        progress(planes.UNIT)
-    Packer(path, wanted, work, unit, start, count, progress).run()
+        part(planes.UNIT)
+    if count is None:
+        part.reach(start.place.position / (content_size(path) or math.inf))
+    with part.reading():
+        Packer(path, wanted, work, unit, start, count, part).run()
 
 
 def _starts(kept: Callable[[Header], bool], index: Index) -> list[Start]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from distgen.config import Recipe
 from distgen.errors import ConfigError
 from distgen.genome import ALIGNMENT, Contigs
+from distgen.ingest.objects import Place
 from distgen.store import assembly, format, sequences, splits
 from distgen.store.format import FORMAT, Array, Entry
 from distgen.store.planes import PER_BYTE
@@ -39,7 +40,7 @@ class Base:
 
     inputs: str
     contigs: Contigs
-    folder: Path
+    folder: Place
     arrays: dict[str, Entry]
     labels: dict[str, Any] | None
     fresh: bool
@@ -106,15 +107,16 @@ def resolve_splits(recipe: Recipe, table: Contigs) -> dict[str, splits.Parts]:
 
 
 def place_splits(
-    base: Base, parts: dict[str, splits.Parts], old: Store | None
+    base: Base, parts: dict[str, splits.Parts], folder: Path, old: Store | None
 ) -> tuple[dict[str, Entry], dict[str, Any]]:
-    """The arrays of the splits of a table of sequences by their keys, and what the manifest says of all splits."""
+    """Put the new splits of a table of sequences into a folder; returns the arrays of all its splits by their keys, and
+    what the manifest says of all splits."""
     if base.labels is None:
         return {}, {name: splits.table(split) for name, split in parts.items()}
     arrays: dict[str, Entry] = {}
     said = {"default": sequences.own_split(base.labels, base.arrays)} if base.labels["parts"] else {}
     known = old.manifest["arrays"] if old and not base.fresh else {}
     for name, split in parts.items():
-        entries, said[name] = sequences.place_split(name, split, base.contigs, base.folder, known)
+        entries, said[name] = sequences.place_split(name, split, base.contigs, folder, known)
         arrays |= entries
     return arrays, said

@@ -6,26 +6,32 @@ gains a track builds that track alone. The same recipe and sources give the same
 
 from __future__ import annotations
 
+import itertools
+import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from distgen.config import Recipe, digest
 from distgen.errors import ConfigError, StoreError
-from distgen.store import base, format, matrices, rows, splits, tracks, variants
+from distgen.ingest.objects import Place
+from distgen.store import base, format, matrices, rows, separation, splits, tracks, upload, variants
 from distgen.store.base import Base
 from distgen.store.format import FORMAT, MANIFEST
-from distgen.store.planes import PER_BYTE
 from distgen.store.reader import Store, open_store
 from distgen.store.sources import Sources, examine
-from distgen.store.work import Execute, Progress, Work, in_this_process, recover, swap, sync
+from distgen.store.work import Execute, Progress, Work, in_this_process, recover, settle, silent, swap, sync
+
+_SMALL = 1 << 20  # bytes of sources
 
 
 def build(
     recipe: Recipe,
-    out: Path,
-    progress: Progress = lambda bases: None,
+    out: Place,
+    progress: Progress = silent,
     *,
+    expect: Callable[[int], None] = lambda size: None,
     force: bool = False,
     execute: Execute = in_this_process,
     parallel: int = 1,
@@ -34,9 +40,12 @@ def build(
 
     Args:
         recipe: as read from its file.
-        out: where the store is to be.
-        progress: called with the number of bases read since the last call.
-        force: build everything anew, also what is up to date, such as a store that is damaged.
+        out: where the store is to be. What is built for an object store waits in the current folder until all is
+            there that has to be sent: that much disk is needed.
+        progress: hears of the bases done, and of the bytes of sources that this took.
+        expect: hears how many bytes these are in all, and again once it is known that some are not needed.
+        force: build everything anew, also what is up to date, such as a store that is damaged. In an object store
+            nothing else overwrites anything.
         execute: carries out tasks; they can be pickled, and done in any order and more than once.
         parallel: into how many tasks the reading of one file may be cut.
 
@@ -45,18 +54,25 @@ def build(
 
     Raises:
         ConfigError, SourceError: the recipe or a source is wrong, `out` is something else, or another build runs.
-        StoreError: the disk failed; what is finished is kept, and the next build goes on from there.
+        StoreError: the disk failed, or another builder was first; what is finished is kept, and the next build goes on
+            from there.
+        RemoteError: an object store cannot be reached, or refuses; likewise.
     """
     sources, work = examine(recipe), Work(out)
-    if out.exists() and not (out / MANIFEST).exists():
+    if not isinstance(out, Path):
+        upload.refuse_others(out)
+    elif out.exists() and not (out / MANIFEST).exists():
         raise ConfigError(f"{out} exists and is no store (it has no manifest): give another --out, or move it away")
     if not force and _is_current(_published(out), sources) and not work.folder.exists():
         return 0
     with work.locked():
-        recover(out)
+        if isinstance(out, Path):
+            recover(out)
         old, bases = None if force else _published(out), 0
         if not _is_current(old, sources):
-            bases = _build(sources.fetched(recipe, work.folder), sources, work, old, progress, execute, parallel)
+            bases = _build(
+                sources.fetched(recipe, work.folder), sources, work, old, force, progress, expect, execute, parallel
+            )
         work.remove()
     return bases
 
@@ -66,23 +82,36 @@ def _build(
     sources: Sources,
     work: Work,
     old: Store | None,
+    force: bool,
     progress: Progress,
+    expect: Callable[[int], None],
     execute: Execute,
     parallel: int,
 ) -> int:
     inputs = base.inputs(recipe, sources.ids)
     if old and old.manifest["inputs"]["planes"] == inputs:
-        made = Base.of(old)
+        made, first = Base.of(old), 0
+    elif old and not isinstance(work.out, Path):
+        raise ConfigError(
+            f"{work.out} holds another sequence, or other contigs, and in an object store nothing is overwritten: give "
+            "another --out, or replace it with --force, and it cannot be read until that is done"
+        )
     else:
+        of_base = (source for source, key in recipe.files().items() if key.startswith(("assembly.", "sequences.")))
+        first = sum(sources.sizes[source] for source in of_base)
+        expect(sum(sources.sizes.values()))
         made = base.build(recipe, inputs, work, progress, execute, parallel)
     parts = base.resolve_splits(recipe, made.contigs)
     built = {inputs: entry["key"] for inputs, entry in old.manifest["inputs"]["tracks"].items()} if old else {}
     blocks = tracks.plan(recipe, sources.ids, made.contigs, built)
     missing = [block for block in blocks if block.key is None]
-    execute([partial(tracks.write_block, block, made.contigs, work) for block in missing], progress)
     tables, known = plan_tables(recipe, sources, made, old), rows.standing(old)
+    files = [*(b.sources for b in missing), *(table.sources for table in tables)]
+    expect(first + sum(path.stat().st_size for path in itertools.chain(*files)))
+    execute([partial(tracks.write_block, block, made.contigs, work) for block in missing], progress)
     execute([partial(rows.write, table, work) for table in tables if table.inputs not in known], progress)
-    _publish(recipe, made, blocks, tables, parts, sources.provenance, work, old)
+    parts, reports = separation.separated(recipe, parts, made, work, old, execute, parallel)
+    _publish(made, blocks, tables, parts, reports, sources.provenance, work, old, force)
     return int(made.contigs.lengths.sum())
 
 
@@ -95,18 +124,31 @@ def plan_tables(recipe: Recipe, sources: Sources, made: Base, old: Store | None)
     ]
 
 
+def is_small(recipe: Recipe) -> bool:
+    """Building it is mostly waiting for the disk: several at a time wait no longer, and their memory is no matter."""
+    files = recipe.files().items()
+    if any(recipe.uri(source, key) for source, key in files):
+        return False
+    paths = [recipe.resolve(source, key) for source, key in files]
+    return sum(path.stat().st_size for path in paths if path.is_file()) < _SMALL
+
+
 def default_out(recipe: Recipe) -> Path:
     """Where a recipe's store goes unless told: `store/` beside the folder of recipes."""
     out = recipe.path.resolve().parent.parent / "store" / f"{recipe.name}.zarr"
     return out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out
 
 
-def _published(out: Path) -> Store | None:
-    """The store that is there; None if there is none or its manifest is damaged."""
+def _published(out: Place) -> Store | None:
+    """The store that is there; None if there is none, or one with a damaged manifest that may be replaced."""
     try:
         return open_store(out)
-    except (StoreError, ConfigError):
+    except ConfigError:
         return None
+    except StoreError:
+        if isinstance(out, Path):
+            return None
+        raise
 
 
 def _is_current(store: Store | None, sources: Sources) -> bool:
@@ -117,36 +159,38 @@ def _is_current(store: Store | None, sources: Sources) -> bool:
 
 
 def _publish(
-    recipe: Recipe,
     made: Base,
     blocks: list[tracks.Block],
     tables: list[rows.Table],
     parts: dict[str, splits.Parts],
+    reports: dict[str, Any],
     provenance: dict[str, Any],
     work: Work,
     old: Store | None,
+    force: bool,
 ) -> None:
     """Put everything under its key, then the manifest; only then anything of it can be seen.
 
     New tracks of a store that keeps its planes go into that store; otherwise a whole new store takes its place.
     """
-    folder, arrays = made.folder, dict(made.arrays)
-    placed = [(block, *tracks.place(block, made.contigs, work, folder, old)) for block in blocks]
+    folder, arrays = _folder(made, work), dict(made.arrays)
+    placed = [(block, *tracks.place(block, made.contigs, work, folder, old, made.fresh)) for block in blocks]
     arrays |= {key: entry for _, key, entry, _ in placed}
     said: dict[str, dict[str, Any]] = {kind: {} for kind in (matrices.KIND, variants.KIND)}
     for table in tables:
-        entries, said[table.kind][table.name] = rows.place(table, work, folder, old)
+        entries, said[table.kind][table.name] = rows.place(table, work, folder, old, made.fresh)
         arrays |= entries
-    split_arrays, split_tables = base.place_splits(made, parts, old)
+    split_arrays, split_tables = base.place_splits(made, parts, folder, old)
     manifest = {
         "format": FORMAT,
         "generation": 1 if made.fresh or old is None else old.manifest["generation"] + 1,
-        "group": format.read_json(folder / "zarr.json"),
+        "group": format.read_json(folder / "zarr.json") if made.fresh or old is None else old.manifest["group"],
         "arrays": arrays | split_arrays,
         "tracks": tracks.describe(placed),
         **said,
         "labels": made.labels,
         "splits": split_tables,
+        "homology": reports,
         "inputs": {
             "planes": made.inputs,
             "tracks": {block.inputs: {"key": key, "skipped": skipped} for block, key, _, skipped in placed},
@@ -154,42 +198,31 @@ def _publish(
         },
         "provenance": provenance,
     }
-    manifest |= _separate(recipe, manifest, made, work, old)
-    _put_manifest(folder, manifest)
-    if made.fresh:
+    if not isinstance(work.out, Path):
+        _write_manifest(folder / MANIFEST, manifest)
+        upload.publish(folder, work.out, old.manifest if old else None, force=force)
+        return
+    if made.fresh or old is None:
+        _write_manifest(folder / MANIFEST, manifest)
         swap(folder, work.out)
-    sync(work.out.parent if made.fresh else work.out)
+        return
+    draft = folder / f"{MANIFEST}.new"
+    _write_manifest(draft, manifest)
+    new = {key.split("/")[0] for key in manifest["arrays"].keys() - old.manifest["arrays"].keys()}
+    settle(draft, *(folder / top for top in new))
+    draft.rename(folder / MANIFEST)
+    sync(folder)
 
 
-def _put_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    format.write_json(folder / f"{MANIFEST}.new", manifest | {"checksum": digest(manifest)})
-    (folder / f"{MANIFEST}.new").rename(folder / MANIFEST)
+def _folder(made: Base, work: Work) -> Path:
+    """Where new arrays are put: into the store; or into a folder from which they are sent to it."""
+    if isinstance(made.folder, Path):
+        return made.folder
+    folder = work.folder / "store"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
 
 
-def _separate(
-    recipe: Recipe, manifest: dict[str, Any], made: Base, work: Work, old: Store | None
-) -> dict[str, dict[str, Any]]:
-    """The splits with what resembles a held-out part taken from the others, where the recipe asks for it."""
-    tables, reports = dict(manifest["splits"]), {}
-    planes = [manifest["arrays"][plane]["id"] for plane in PER_BYTE]
-    for name, table in manifest["splits"].items():
-        split = recipe.split_of(name)
-        if split.homology is None:
-            continue
-        inputs = digest(["homology/1", planes, table["id"], split.homology.model_dump(mode="json")])
-        known = old.manifest["homology"].get(name) if old else None
-        if known and known["inputs"] == inputs:
-            assert old is not None
-            tables[name], reports[name] = old.manifest["splits"][name], known
-            continue
-        receipt = work.receipt(inputs)
-        if receipt is None:
-            from distgen.store.homology import separate_split
-
-            if made.fresh:
-                _put_manifest(made.folder, manifest)  # nobody sees it yet, but the search needs a store to look at
-            receipt = separate_split(open_store(made.folder), splits.parts_of(table), split.homology)
-            work.finish(inputs, work.begin(inputs), receipt)
-        tables[name] = splits.table(splits.parts_of(receipt["parts"]))
-        reports[name] = {"inputs": inputs, "report": receipt["report"]}
-    return {"splits": tables, "homology": reports}
+def _write_manifest(path: Path, manifest: dict[str, Any]) -> None:
+    format.write_json(path, manifest | {"checksum": digest(manifest)})

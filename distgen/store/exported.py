@@ -30,8 +30,10 @@ import numpy.typing as npt
 from distgen.config import digest
 from distgen.errors import ConfigError, SourceError, suggest
 from distgen.genome import AMBIGUOUS, BASES, Interval
+from distgen.ingest.objects import RANGE, Object, Place
 from distgen.ingest.packing import unpack_codes
 from distgen.store import format
+from distgen.store.ranges import Ranges, open_bytes
 from distgen.store.tar import npy_header, read_members
 
 if TYPE_CHECKING:
@@ -94,7 +96,7 @@ class Sample:
 class Export:
     """A folder of tar shards, read-only. Open it with `read_export`."""
 
-    def __init__(self, folder: Path, index: dict[str, Any]):
+    def __init__(self, folder: Place, index: dict[str, Any]):
         self.folder, self.index = folder, index
         self.window: int = index["geometry"]["window"]
         self.parts: dict[str, int] = {part: index["parts"][part] for part in PARTS if part in index["parts"]}
@@ -131,7 +133,7 @@ class Export:
         """All samples of one part in their order.
 
         Raises:
-            ConfigError: there is no such part.
+            ConfigError: there is no such part, or the export is in an object store.
             SourceError: a shard is missing, cut or damaged, or a member is not what it should be; names both.
         """
         if part not in self.parts:
@@ -149,16 +151,20 @@ class Export:
         """
         path, entry = self.folder / shard.name, self.index["shards"][self.shards.index(shard)]
         try:
-            size = path.stat().st_size
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest() if size == entry["bytes"] else ""
+            content = open_bytes(path)
+            size = content.size
+            found = _sha256(content) if size == entry["bytes"] else ""
         except OSError as error:
             raise SourceError(f"{path} cannot be read: {error.strerror}; copy it again") from None
+        except ValueError:
+            size, found = 0, ""
         if found == entry["sha256"]:
             return
         problem = f"sha256 {found[:16]}…, the index says {entry['sha256'][:16]}…"
         if size != entry["bytes"]:
             problem = f"{size:,} bytes, the index says {entry['bytes']:,}"
+        if not isinstance(path, Path):
+            raise SourceError(f"{path} is damaged ({problem}); remove it, and {INDEX}, and export again")
         try:
             for _ in self._read(shard):
                 pass
@@ -169,6 +175,8 @@ class Export:
 
     def _read(self, shard: Shard) -> Iterator[Sample]:
         path = self.folder / shard.name
+        if not isinstance(path, Path):
+            raise ConfigError(f"{self.folder} is not on this machine: copy it here, or read it with webdataset")
         largest = max(_LARGEST_JSON, *(size for size, _ in self._layout.values()))
         members = read_members(path, largest)
         member = next(members, None)
@@ -239,7 +247,14 @@ class Export:
 _KEYS = {"contig": str, "start": int, "end": int, "strand": str, "length": int, "part": str, "overhang": list}
 
 
-def read_export(folder: Path) -> Export:
+def _sha256(content: Bytes | Ranges) -> str:
+    found = hashlib.sha256()
+    for at in range(0, content.size, RANGE):
+        found.update(content[at : at + RANGE].data)
+    return found.hexdigest()
+
+
+def read_export(folder: Place) -> Export:
     """Open a folder that `distgen export` has written. Shards are checked when they are read.
 
     Raises:
@@ -260,7 +275,8 @@ def read_export(folder: Path) -> Export:
         _check_index(export)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise SourceError(f"{path} is damaged, or no index of an export ({error}); copy it again") from None
-    names, there = {shard.name for shard in export.shards}, {file.name for file in folder.glob("*.tar")}
+    files = folder.names() if isinstance(folder, Object) else {file.name for file in folder.iterdir()}
+    names, there = {shard.name for shard in export.shards}, {name for name in files if name.endswith(".tar")}
     for name in sorted(names - there):
         raise SourceError(f"{folder / name} is missing; copy it again")
     for name in sorted(there - names):

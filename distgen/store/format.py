@@ -25,6 +25,8 @@ from blake3 import blake3
 
 from distgen.config import digest
 from distgen.errors import StoreError
+from distgen.ingest.objects import Place
+from distgen.store.ranges import Ranges, open_bytes
 
 FORMAT = 1
 MANIFEST = "manifest"
@@ -32,6 +34,8 @@ CHUNK_BYTES = 1 << 16
 SHARD_CHUNKS = 1024
 _ABSENT = np.uint64(2**64 - 1)
 _ADVICE = "run distgen repair RECIPE"
+
+_TOGETHER = 128  # chunks that are read in one go
 
 Codec = Literal["raw", "zstd"]
 Bytes = npt.NDArray[np.uint8]
@@ -104,7 +108,7 @@ class Layout:
         }
 
     @classmethod
-    def from_json(cls, text: dict[str, Any], where: Path) -> Layout:
+    def from_json(cls, text: dict[str, Any], where: Place) -> Layout:
         """The layout that a `zarr.json` describes. Raises StoreError for any layout that `to_json` would not write."""
         try:
             (codec,) = text["codecs"]
@@ -141,6 +145,7 @@ def crc32c(data: bytes | Bytes) -> int:
 
 
 # ---- writing --------------------------------------------------------------------------------
+# Nothing here waits for the disk: who declares files whole does that for all of them at once (`work.settle`).
 
 Entry = dict[str, Any]  # of a shard: what `ShardWriter.close` returns; of an array: what the manifest says of it
 
@@ -192,7 +197,6 @@ class ShardWriter:
         if self._file is not None:
             index = self._index.tobytes()
             self._file.write(index + crc32c(index).to_bytes(4, "little"))
-            os.fsync(self._file.fileno())
             self._file.close()
         absent = np.flatnonzero(self._index[: len(self._crcs), 0] == _ABSENT)
         return {
@@ -275,12 +279,9 @@ def json_bytes(content: Any) -> bytes:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `json_bytes` of something, and wait until the disk has it."""
+    """Write `json_bytes` of something."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.write(json_bytes(content))
-        file.flush()
-        os.fsync(file.fileno())
+    path.write_bytes(json_bytes(content))
 
 
 def group_json(attributes: dict[str, Any]) -> dict[str, Any]:
@@ -308,7 +309,8 @@ def _runs(numbers: list[int]) -> list[list[int]]:
 
 
 class Array:
-    """One array of a store, read from memory-mapped shards; every chunk is checked at its first touch.
+    """One array of a store, read from memory-mapped shards, whose chunks are checked at first touch; or from objects,
+    whose chunks are checked whenever they are read.
 
     Args:
         folder: where its shards lie.
@@ -318,7 +320,7 @@ class Array:
         StoreError: the metadata is unknown, or (from any read) a shard is missing or damaged.
     """
 
-    def __init__(self, folder: Path, entry: dict[str, Any]):
+    def __init__(self, folder: Place, entry: dict[str, Any]):
         self.folder, self.id = folder, str(entry["id"])
         self.layout = Layout.from_json(entry["metadata"], folder)
         self.crcs = np.frombuffer(base64.b64decode(entry["crc32c"]), "<u4")
@@ -326,7 +328,8 @@ class Array:
         for first, count in entry["absent"]:
             self.absent[first : first + count] = True
         self._checked = self.absent.copy()
-        self._maps: dict[int, tuple[Bytes, npt.NDArray[np.uint64]]] = {}
+        self._maps: dict[int, tuple[Bytes | Ranges, npt.NDArray[np.uint64]]] = {}
+        self._local = isinstance(folder, Path)
         self._digests: dict[int, str] = {}
         if len(self.crcs) != self.layout.chunks:
             raise StoreError(f"{folder}: the manifest lists {len(self.crcs)} chunks of {self.layout.chunks}")
@@ -338,7 +341,7 @@ class Array:
     @property
     def mapped(self) -> bool:
         """`read` gives a view of the file: one raw shard without gaps."""
-        return self.layout.codec == "raw" and self.layout.shards == 1 and not self.absent.any()
+        return self._local and self.layout.codec == "raw" and self.layout.shards == 1 and not self.absent.any()
 
     @property
     def empty(self) -> bool:
@@ -353,8 +356,8 @@ class Array:
     def read(self) -> npt.NDArray[Any]:
         """The whole array: a read-only view of the file if it is one raw shard without gaps."""
         if self.mapped:
-            for chunk in range(self.layout.chunks):
-                self._chunk(chunk)
+            for _ in self._chunks(0, self.layout.chunks):
+                pass
             mapped, _ = self._shard(0)
             row_bytes = self.layout.chunk_bytes // self.layout.chunk
             return mapped[: self.shape[0] * row_bytes].view(self.layout.dtype).reshape(self.shape)
@@ -363,21 +366,32 @@ class Array:
     def _assemble(self, start: int, stop: int) -> npt.NDArray[Any]:
         layout = self.layout
         out = np.full((stop - start, *self.shape[1:]), layout.fill, layout.dtype)
-        for number in range(start // layout.chunk, -(-stop // layout.chunk) if stop > start else 0):
-            if self.absent[number]:
-                continue
+        for number, chunk in self._chunks(start // layout.chunk, -(-stop // layout.chunk) if stop > start else 0):
             first = number * layout.chunk
             low, high = max(start, first), min(stop, first + layout.chunk)
-            rows = self._chunk(number).view(layout.dtype).reshape(layout.chunk, *self.shape[1:])
+            rows = chunk.view(layout.dtype).reshape(layout.chunk, *self.shape[1:])
             out[low - start : high - start] = rows[low - first : high - first]
         return out
 
-    def _chunk(self, number: int) -> Bytes:
-        """The decoded bytes of one stored chunk, checked the first time."""
-        mapped, index = self._shard(number // self.layout.chunks_per_shard)
-        position, size = (int(n) for n in index[number % self.layout.chunks_per_shard])
-        stored = mapped[position : position + size]
-        if not self._checked[number]:
+    def _chunks(self, first: int, last: int) -> Iterator[tuple[int, Bytes]]:
+        """Number and decoded bytes of the stored ones among the chunks [first, last)."""
+        per = self.layout.chunks_per_shard
+        while first < last:
+            shard = first // per
+            end = min(last, first + _TOGETHER, (shard + 1) * per)
+            numbers = [number for number in range(first, end) if not self.absent[number]]
+            if numbers:
+                data, index = self._shard(shard)
+                begin, (position, size) = int(index[numbers[0] % per, 0]), index[numbers[-1] % per].tolist()
+                together = data[begin : position + size]
+                for number in numbers:
+                    position, size = index[number % per].tolist()
+                    yield number, self._decode(number, together[position - begin :][:size])
+            first = end
+
+    def _decode(self, number: int, stored: Bytes) -> Bytes:
+        """The bytes of one chunk; what was checked and cannot change is not checked again."""
+        if not (self._checked[number] and self._local):
             self._check(number, stored)
             self._checked[number] = True
         if self.layout.codec == "raw":
@@ -396,14 +410,13 @@ class Array:
         shard = self.folder / layout.key(number // layout.chunks_per_shard)
         return StoreError(f"{shard} is damaged ({problem}) in rows {first:,} to {last:,}; {_ADVICE}")
 
-    def _shard(self, number: int) -> tuple[Bytes, npt.NDArray[np.uint64]]:
+    def _shard(self, number: int) -> tuple[Bytes | Ranges, npt.NDArray[np.uint64]]:
         if number not in self._maps:
             path = self.folder / self.layout.key(number)
             first = number * self.layout.chunks_per_shard
             size = self.layout.chunks_per_shard * 16 + 4
             try:
-                # Copy-on-write: the file can't change, and torch takes the array without a copy.
-                mapped: Bytes = np.memmap(path, np.uint8, "c").view(np.ndarray)
+                mapped = open_bytes(path)
             except (OSError, ValueError):
                 raise self._damage(first, "the shard is missing or empty") from None
             tail = mapped[-size:]
@@ -434,15 +447,17 @@ class Array:
         self._maps.pop(number, None)
         layout, content = self.layout, blake3()
         blank = np.full(layout.chunk_bytes // layout.dtype.itemsize, layout.fill, layout.dtype).view(np.uint8)
-        first = number * layout.chunks_per_shard
-        for chunk_number in range(first, min(first + layout.chunks_per_shard, layout.chunks)):
-            if self.absent[chunk_number]:
+        at = number * layout.chunks_per_shard
+        last = min(at + layout.chunks_per_shard, layout.chunks)
+        self._checked[at:last] = False
+        for chunk_number, chunk in self._chunks(at, last):
+            for _ in range(at, chunk_number):
                 content.update(blank.data)
-                continue
-            self._checked[chunk_number] = False
-            chunk = self._chunk(chunk_number)
             content.update(chunk.data)
+            at = chunk_number + 1
             yield chunk.size
+        for _ in range(at, last):
+            content.update(blank.data)
         self._digests[number] = content.hexdigest()
 
     def has_content_id(self) -> bool:
@@ -450,7 +465,7 @@ class Array:
         return content_id(self.layout, [self._digests[number] for number in range(self.layout.shards)]) == self.id
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Place) -> Any:
     """What a JSON file holds. Raises StoreError if it is missing or damaged."""
     try:
         return json.loads(path.read_bytes())

@@ -11,19 +11,23 @@ chance makes: they start no comparison and don't count as aligned.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import combinations, permutations
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from distgen.config import Homology
 from distgen.errors import ConfigError, suggest
 from distgen.genome import Contigs, Int64, intersect, subtract
+from distgen.store import seeds
 from distgen.store.reader import Store
-from distgen.store.search import PIECE, Assembly, Bits, Floats, Likeness, Search
+from distgen.store.search import Floats, Likeness, Search
+from distgen.store.text import Bits, Text, with_mask
+from distgen.store.work import Execute, in_this_process
 
 Parts = dict[str, Int64]
 
@@ -64,7 +68,7 @@ class Pairs:
         return (rows, left, right) if i < j else (rows, right, left)
 
 
-def find_pairs(store: Store, parts: Mapping[str, Int64], likeness: Likeness | None = None) -> Pairs:
+def find_pairs(store: Store | Text, parts: Mapping[str, Int64], likeness: Likeness | None = None) -> Pairs:
     """Find what resembles each other across the parts of a split.
 
     Args:
@@ -75,10 +79,11 @@ def find_pairs(store: Store, parts: Mapping[str, Int64], likeness: Likeness | No
     Raises:
         ConfigError: fewer than two parts, or intervals that are unsorted, shared by two parts, or not inside one contig.
     """
-    return _Comparison(store, likeness or Likeness()).pairs(_checked(parts, store.contigs))
+    with _Comparison.of(store, likeness or Likeness()) as comparison:
+        return comparison.pairs(_checked(parts, store.contigs))
 
 
-def leakage(store: Store, parts: Mapping[str, Int64], likeness: Likeness | None = None) -> dict[str, Any]:
+def leakage(store: Store | Text, parts: Mapping[str, Int64], likeness: Likeness | None = None) -> dict[str, Any]:
     """Report how much of each part resembles each other part.
 
     Args:
@@ -94,26 +99,31 @@ def leakage(store: Store, parts: Mapping[str, Int64], likeness: Likeness | None 
         ConfigError: as `find_pairs`.
     """
     likeness = likeness or Likeness(identity=0.7)
-    comparison, checked = _Comparison(store, likeness), _checked(parts, store.contigs)
-    pairs = comparison.pairs(checked)
-    sizes = {name: {"bases": _bases(part), "masked": comparison.text.masked(part)} for name, part in checked.items()}
+    checked = _checked(parts, store.contigs)
+    with _Comparison.of(store, likeness) as comparison:
+        pairs = comparison.pairs(checked)
+        masked = {name: comparison.text.masked(part) for name, part in checked.items()}
+    sizes = {name: {"bases": bases_of(part), "masked": masked[name]} for name, part in checked.items()}
     table = []
     for one, other in permutations(checked, 2):
         bands = _bands(pairs, one, other, likeness.identity, store.contigs)
         bases = sum(bands.values())
-        entry = {"part": one, "other": other, "bases": bases, "share": bases / max(_bases(checked[one]), 1)}
+        entry = {"part": one, "other": other, "bases": bases, "share": bases / max(bases_of(checked[one]), 1)}
         table.append(entry | {"bands": bands, "worst": _worst(pairs, one, other, store.contigs)})
     return {"likeness": asdict(likeness), "parts": sizes, "pairs": table}
 
 
 def separate(
-    store: Store,
+    store: Store | Text,
     parts: Mapping[str, Int64],
     likeness: Likeness | None = None,
     *,
     keep: Sequence[str] = ("test", "valid", "train"),
     action: Literal["drop", "move"] = "drop",
     neighbours: int = 1,
+    folder: Path | None = None,
+    execute: Execute = in_this_process,
+    parallel: int = 1,
 ) -> tuple[Parts, dict[str, Any]]:
     """Take from parts what resembles others, until the search finds no pair between any two.
 
@@ -126,6 +136,8 @@ def separate(
         keep: the parts, each once; the first loses nothing. Names of parts that are not there do no harm.
         action: "drop": the tiles belong to no part afterwards. "move": they go to the part that they resemble.
         neighbours: tiles dropped on both sides.
+        folder: where a file of a bit for each base may lie meanwhile that every worker sees; by default a temporary one.
+        execute, parallel: carries out tasks, about so many at the same time.
 
     Returns:
         The new parts (sorted, disjoint), and a report: `rounds` (searches made), `pairs` (found by the first),
@@ -144,96 +156,79 @@ def separate(
         raise ConfigError(f'action "{action}" is unknown. {suggest(action, ("drop", "move"))}')
     if neighbours < 0:
         raise ConfigError(f"neighbours is {neighbours}: use 0 or more")
-    comparison, lost = (
-        _Comparison(store, likeness),
-        {"dropped": dict.fromkeys(keep, 0), "moved": dict.fromkeys(keep, 0)},
-    )
-    counts: list[int] = []
-    while not counts or counts[-1]:
-        pairs = comparison.pairs(current)
-        counts.append(len(pairs))
-        for winner, loser in combinations(keep, 2):
-            stretches = pairs.between(loser, winner)[1]
-            near, around = (
-                intersect(current[loser], _tiles(stretches, store.contigs, likeness.tile, more))
-                for more in (0, neighbours)
-            )
-            moved = near if action == "move" else near[:0]
-            current[loser] = subtract(current[loser], around)
-            current[winner] = _join(np.concatenate([current[winner], moved]), store.contigs)
-            lost["moved"][loser] += _bases(moved)
-            lost["dropped"][loser] += _bases(around) - _bases(moved)
-            if len(stretches) and not len(current[loser]):
-                raise ConfigError(
-                    f'nothing is left of "{loser}": all of it resembles "{winner}" or lies beside what does'
+    lost, counts = {what: dict.fromkeys(keep, 0) for what in ("dropped", "moved")}, list[int]()
+    with _Comparison.of(store, likeness, folder, execute, parallel) as comparison:
+        while not counts or counts[-1]:
+            pairs = comparison.pairs(current)
+            counts.append(len(pairs))
+            for winner, loser in combinations(keep, 2):
+                stretches = pairs.between(loser, winner)[1]
+                near, around = (
+                    intersect(current[loser], _tiles(stretches, store.contigs, likeness.tile, more))
+                    for more in (0, neighbours)
                 )
+                moved = near if action == "move" else near[:0]
+                current[loser] = subtract(current[loser], around)
+                current[winner] = join(np.concatenate([current[winner], moved]), store.contigs)
+                lost["moved"][loser] += bases_of(moved)
+                lost["dropped"][loser] += bases_of(around) - bases_of(moved)
+                if len(stretches) and not len(current[loser]):
+                    raise ConfigError(
+                        f'nothing is left of "{loser}": all of it resembles "{winner}" or lies beside what does'
+                    )
     return current, {"rounds": len(counts), "pairs": counts[0], **lost}
 
 
 # ---- the search -----------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
 class _Comparison:
-    """What the public functions share: the assembly, whose repeats are counted once, and how it is searched."""
+    """What the public functions share: the assembly, whose repeats are masked once, and how it is searched."""
 
-    def __init__(self, store: Store, likeness: Likeness):
-        self.contigs, self.likeness = store.contigs, likeness
-        self.text = Assembly(store, likeness.copies)
-        self.search = Search(self.text, self.text.shape, likeness, tiled=True)
+    text: Text
+    search: Search
+
+    @classmethod
+    @contextmanager
+    def of(
+        cls,
+        store: Store | Text,
+        likeness: Likeness,
+        folder: Path | None = None,
+        execute: Execute = in_this_process,
+        parallel: int = 1,
+    ) -> Iterator[_Comparison]:
+        with ExitStack() as stack:
+            folder = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            text = Text.of(store)
+            shape = seeds.pattern(text.length)
+            text = with_mask(text, shape, likeness.copies, folder, execute, parallel)
+            yield cls(text, Search(text, text, shape, likeness, text.contigs, execute, parallel))
 
     def pairs(self, parts: Parts) -> Pairs:
         names = tuple(parts)
         found, part = [np.empty((0, 7))], [np.empty((0, 2), np.int64)]
         for i, j in combinations(range(len(names)), 2):
             one, other = parts[names[i]], parts[names[j]]
-            swap = _bases(one) < _bases(other)
-            query, target = (other, one) if swap else (one, other)
-            rows = self.search.run(partial(self._windows, query), target, self.likeness.tile)
+            swap = bases_of(one) < bases_of(other)
+            rows = self.search.run(other, one) if swap else self.search.run(one, other)
             found.append(rows[:, [2, 3, 0, 1, 4, 5, 6]] if swap else rows)
             part.append(np.full((len(rows), 2), (i, j), np.int64))
         rows = np.concatenate(found)
         flat = rows[:, :4].astype(np.int64)
         return Pairs(names, np.concatenate(part), flat[:, :2], flat[:, 2:], rows[:, 4] == 1, rows[:, 5], rows[:, 6])
 
-    def _windows(self, part: Int64) -> Iterator[Int64]:
-        """Windows (n, 2) that start every half tile of a contig, clipped to the part; those too short to count left out."""
-        tile = self.likeness.tile
-        half, some = tile // 2, 2 * PIECE // tile
-        for start, end in part.tolist():
-            offset = int(self.contigs.offsets[self.contigs.locate(start)])
-            first = (start - offset) // half
-            last = max((end - offset - 1) // half, first + 1)
-            for number in range(first, last, some):
-                starts = offset + half * np.arange(number, min(number + some, last))
-                windows = np.stack([np.maximum(starts, start), np.minimum(starts + tile, end)], axis=1)
-                windows = windows[windows[:, 1] - windows[:, 0] >= tile * self.likeness.coverage]
-                if len(windows):
-                    yield windows
-
 
 # ---- intervals ------------------------------------------------------------------------------
 
 
-def separate_split(store: Store, parts: Mapping[str, Int64], rules: Homology) -> dict[str, Any]:
-    """`separate` as a recipe asks for it; what JSON can hold: `parts` (lists of flat intervals) and `report`."""
-    filled = {part: intervals for part, intervals in parts.items() if len(intervals)}
-    likeness = Likeness(rules.identity, rules.coverage, rules.tile)
-    apart, report = separate(
-        store,
-        filled,
-        likeness,
-        keep=[part for part in ("test", "valid", "train") if part in filled],
-        action=rules.action,
-        neighbours=rules.neighbours,
-    )
-    return {"parts": {part: apart.get(part, intervals).tolist() for part, intervals in parts.items()}, "report": report}
-
-
-def _bases(intervals: Int64) -> int:
+def bases_of(intervals: Int64) -> int:
+    """How many bases intervals (n, 2) have."""
     return int((intervals[:, 1] - intervals[:, 0]).sum())
 
 
-def _join(intervals: Int64, contigs: Contigs) -> Int64:
+def join(intervals: Int64, contigs: Contigs) -> Int64:
     """Sort intervals and join those of one contig that overlap or touch: a window may then lie across the seam."""
     if not len(intervals):
         return intervals
@@ -249,7 +244,7 @@ def _tiles(stretches: Int64, contigs: Contigs, tile: int, more: int) -> Int64:
     offsets = contigs.offsets[rows]
     first = np.maximum((stretches[:, 0] - offsets) // tile - more, 0)
     last = (stretches[:, 1] - 1 - offsets) // tile + 1 + more
-    return _join(
+    return join(
         np.stack([offsets + first * tile, offsets + np.minimum(last * tile, contigs.lengths[rows])], 1), contigs
     )
 
@@ -271,20 +266,21 @@ def _checked(parts: Mapping[str, Int64], contigs: Contigs) -> Parts:
         if (part[1:, 0] < part[:-1, 1]).any():
             row = int(np.argmax(part[1:, 0] < part[:-1, 1]))
             raise ConfigError(
-                f"{name}: interval {_name(part[row + 1], contigs)} begins before {_name(part[row], contigs)} ends: sort and merge them"
+                f"{name}: interval {place_name(part[row + 1], contigs)} begins before {place_name(part[row], contigs)} ends: sort and merge them"
             )
-    joined = {name: _join(part, contigs) for name, part in parts.items()}
+    joined = {name: join(part, contigs) for name, part in parts.items()}
     for one, other in combinations(joined, 2):
         shared = intersect(joined[one], joined[other])
         if len(shared):
-            raise ConfigError(f"{one} and {other} share {_name(shared[0], contigs)}: parts share no base")
+            raise ConfigError(f"{one} and {other} share {place_name(shared[0], contigs)}: parts share no base")
     return joined
 
 
 # ---- the report -----------------------------------------------------------------------------
 
 
-def _name(stretch: Int64, contigs: Contigs) -> str:
+def place_name(stretch: Int64, contigs: Contigs) -> str:
+    """A flat stretch (2,) as `contig:start-end`, 0-based, half-open."""
     row = int(contigs.locate(stretch[0]))
     start, end = (stretch - contigs.offsets[row]).tolist()
     return f"{contigs.names[row]}:{start}-{end}"
@@ -296,8 +292,8 @@ def _bands(pairs: Pairs, one: str, other: str, least: float, contigs: Contigs) -
     edges = [least, *(edge for edge in _BANDS if edge > least), 1.0]
     seen, bands = here[:0], {}
     for low, high in zip(edges[-2::-1], edges[:0:-1], strict=True):
-        union = _join(np.concatenate([seen, here[pairs.identity[rows] >= low]]), contigs)
-        bands[f"{100 * low:g}-{100 * high:g} %"] = _bases(union) - _bases(seen)
+        union = join(np.concatenate([seen, here[pairs.identity[rows] >= low]]), contigs)
+        bands[f"{100 * low:g}-{100 * high:g} %"] = bases_of(union) - bases_of(seen)
         seen = union
     return bands
 
@@ -312,8 +308,8 @@ def _worst(pairs: Pairs, one: str, other: str, contigs: Contigs) -> list[dict[st
             chosen.append(i)
     return [
         {
-            "part": _name(here[i], contigs),
-            "other": _name(there[i], contigs),
+            "part": place_name(here[i], contigs),
+            "other": place_name(there[i], contigs),
             "reverse": bool(pairs.reverse[rows[i]]),
             "identity": round(float(pairs.identity[rows[i]]), 4),
         }

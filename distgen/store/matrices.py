@@ -7,8 +7,9 @@ table), `start` and `end` (0-based, half-open), `strand` (1, -1, 0 for none), `i
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,10 +23,11 @@ from distgen.errors import SourceError
 from distgen.genome import Contigs, Int64, Interval
 from distgen.store import format, rows
 from distgen.store.format import Array
-from distgen.store.work import Progress
+from distgen.store.work import Part
 
 if TYPE_CHECKING:
     from distgen.ingest.regions import Regions
+    from distgen.ingest.tables import Matrix as Source
 
 KIND = "matrices"
 PIECE = 1 << 20  # values in memory at a time
@@ -52,7 +54,7 @@ class Matrix:
         return self.arrays["contig"].shape[0]
 
     @cached_property
-    def ids(self) -> tuple[str, ...]:
+    def ids(self) -> Sequence[str]:
         """The name of each region (n,)."""
         return rows.words(self.arrays["id"].read())
 
@@ -90,20 +92,18 @@ def plan(recipe: Recipe, ids: dict[str, str], contigs: Contigs, known: Container
     """
     tables = []
     for number, table in enumerate(recipe.matrix):
-        names = [contigs.names, contigs.aliases, contigs.lengths.tolist()]
+        names = [list(contigs.names), list(contigs.aliases), contigs.lengths.tolist()]
         inputs = digest(["matrix/1", names, table.name, table.missing, ids[table.matrix], ids[table.regions]])
-        fill = None
+        fill, files = None, tuple[Path, ...]()
         if inputs not in known:
             matrix = recipe.resolve(table.matrix, f"matrix.{number}.matrix")
             regions = recipe.resolve(table.regions, f"matrix.{number}.regions")
-            fill = partial(_fill, table, matrix, regions, contigs)
-        tables.append(rows.Table(KIND, table.name, inputs, fill))
+            fill, files = partial(_fill, table, matrix, regions, contigs), (matrix, regions)
+        tables.append(rows.Table(KIND, table.name, inputs, fill, files, passes=2))
     return tables
 
 
-def _fill(
-    table: MatrixTable, matrix: Path, regions: Path, contigs: Contigs, folder: Path, progress: Progress
-) -> rows.Made:
+def _fill(table: MatrixTable, matrix: Path, regions: Path, contigs: Contigs, folder: Path, part: Part) -> rows.Made:
     """Join a matrix with its regions; those on contigs that the assembly lacks are counted, and not kept."""
     from distgen.ingest.regions import read_regions
     from distgen.ingest.tables import join, read_matrix
@@ -121,14 +121,12 @@ def _fill(
         raise SourceError(f"{matrix} with {regions}: no identifier of both is on a contig of the assembly")
     skipped = Counter(places.elsewhere[row] for row in taken[~here].tolist())
     dropped = {"regions": len(places.ids) - len(taken), "matrix": len(found.ids) - len(kept)}
-    arrays = _write(folder, places, taken[here], found.values, order[here])
-    progress(int((places.end - places.start)[taken[here]].sum()))
+    arrays = _write(folder, places, taken[here], found, order[here])
+    part(int((places.end - places.start)[taken[here]].sum()))
     return arrays, {"conditions": found.conditions, "rows": int(here.sum()), "skipped": skipped, "dropped": dropped}
 
 
-def _write(
-    folder: Path, places: Regions, taken: Int64, values: npt.NDArray[np.float32], order: Int64
-) -> dict[str, Any]:
+def _write(folder: Path, places: Regions, taken: Int64, found: Source, order: Int64) -> dict[str, Any]:
     columns: dict[str, npt.NDArray[Any]] = {
         "contig": places.contig[taken].astype(np.int32),
         "start": places.start[taken],
@@ -137,10 +135,31 @@ def _write(
         "id": rows.text(tuple(places.ids[row] for row in taken.tolist())),
     }
     arrays = {name: format.write_array(folder / name, column, "zstd") for name, column in columns.items()}
-    stored = rows.Column.of(folder / "values", np.float32, values.shape[1], codec="raw")
-    step = max(1, PIECE // values.shape[1])
-    for first in range(0, len(order), step):
-        piece = values[order[first : first + step]]
+    stored = rows.Column.of(folder / "values", np.float32, len(found.conditions), codec="raw")
+    for piece in _ordered(found, order, folder):
         piece[np.isnan(piece)] = np.nan  # one bit pattern for all
         stored.write(piece)
     return arrays | {"values": stored.close()}
+
+
+def _ordered(found: Source, order: Int64, scratch: Path) -> Iterator[npt.NDArray[np.float32]]:
+    """The rows `order` of a matrix, some at a time; they are put into this order on disk, where any number has room."""
+    width = len(found.conditions)
+    places = np.full(len(found.ids), -1, np.int64)
+    places[order] = np.arange(len(order))
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        first = 0
+        for values in found.blocks():
+            here = places[first : first + len(values)]
+            first += len(values)
+            kept = np.flatnonzero(here >= 0)
+            for run in np.split(kept, np.flatnonzero(np.diff(here[kept]) != 1) + 1):
+                if len(run):
+                    file.seek(int(here[run[0]]) * width * 4)
+                    file.write(values[run].data)
+        file.seek(0)
+        step = max(1, PIECE // width)
+        for begin in range(0, len(order), step):
+            piece = np.empty((min(step, len(order) - begin), width), np.float32)
+            file.readinto(piece.data)
+            yield piece

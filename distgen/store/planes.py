@@ -67,7 +67,7 @@ class Packer:
         unit: the id of unit k.
         start: where the first unit begins.
         count: how many units to write; None for all to the end.
-        progress: called with the number of bases read since the last call.
+        progress: hears of the bases read.
     """
 
     def __init__(
@@ -257,7 +257,7 @@ def _copy(path: Path, rows: Int64, work: Work, unit: Callable[[int], str], numbe
             sequence, unknown, soft = file.planes(row, first, last)
             ambiguous += int(np.bitwise_count(unknown).sum())
             out.write(packing.Packed(_whole(sequence, 16), _whole(unknown, 8), _whole(soft, 8), mixed=False))
-            progress(last - first)
+            progress(last - first, (last - first) // 4)
         letters = {"N": ambiguous} if ambiguous else {}
         records.append({"row": i, **asdict(Header(file.names[row], "", row)), "length": high - low, "letters": letters})
     others = sorted(set(range(len(file.names))) - set(rows.tolist())) if number == 0 else ()

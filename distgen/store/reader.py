@@ -1,11 +1,12 @@
-"""Open a store: contigs, planes, tracks and splits, memory-mapped and checked at first touch."""
+"""Open a store: contigs, planes, tracks and splits, memory-mapped and checked at first touch; or in an object store, of
+which only what is asked for is read."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from distgen.config import digest
 from distgen.errors import ConfigError, StoreError, suggest
 from distgen.genome import BASES, COMPLEMENT, Contigs, Int64, Interval
+from distgen.ingest.objects import Object, Place, locate
 from distgen.ingest.packing import unpack_codes
 from distgen.store import format
 from distgen.store.format import Array, Bytes
@@ -107,7 +109,7 @@ _NONE: Bytes = np.empty(0, np.uint8)
 class Store:
     """One assembly, read-only. Open it with `open_store`."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Place):
         self.path = path
         self.manifest = read_manifest(path, "store", "*.zarr")
         attributes = self.manifest["group"]["attributes"]["distgen"]
@@ -314,7 +316,7 @@ def read_contigs(array: Callable[[str], Array]) -> Contigs:
     )
 
 
-def read_manifest(path: Path, kind: str, pattern: str) -> dict[str, Any]:
+def read_manifest(path: Place, kind: str, pattern: str) -> dict[str, Any]:
     """The manifest of a store or a collection, with its checksum tried.
 
     Args:
@@ -323,13 +325,12 @@ def read_manifest(path: Path, kind: str, pattern: str) -> dict[str, Any]:
         pattern: what the others beside it are called.
 
     Raises:
-        ConfigError: there is none. StoreError: it is damaged, or its format is another.
+        ConfigError: there is none. StoreError: it is damaged, or its format is another. RemoteError: it can't be read.
     """
     build = f"distgen build {'RECIPE' if kind == 'store' else 'COLLECTION.toml'}"
     if not (path / format.MANIFEST).is_file():
-        near = sorted(str(p) for p in path.parent.glob(pattern)) if path.parent.is_dir() else []
-        what = f"has no manifest: it is no whole {kind}" if path.exists() else "does not exist"
-        raise ConfigError(f"{kind} {path} {what}. Run: {build}. {suggest(str(path), near)}")
+        what = f"has no manifest: it is no whole {kind}" if _exists(path) else "does not exist"
+        raise ConfigError(f"{kind} {path} {what}. Run: {build}. {suggest(str(path), _beside(path, pattern))}")
     manifest: dict[str, Any] = format.read_json(path / format.MANIFEST)
     if manifest.get("format") != format.FORMAT:
         found = manifest.get("format")
@@ -339,10 +340,22 @@ def read_manifest(path: Path, kind: str, pattern: str) -> dict[str, Any]:
     return manifest
 
 
-def open_store(path: str | Path) -> Store:
-    """Open the store at a path.
+def _exists(path: Place) -> bool:
+    return bool(path.names()) if isinstance(path, Object) else path.exists()
+
+
+def _beside(path: Place, pattern: str) -> list[str]:
+    if isinstance(path, Object):
+        here = str(path).removesuffix(path.name)
+        return sorted(here + name for name in path.beside() if fnmatch(name, pattern))
+    return sorted(str(p) for p in path.parent.glob(pattern)) if path.parent.is_dir() else []
+
+
+def open_store(path: str | Place) -> Store:
+    """Open the store at a path, or at `s3://bucket/key`, `gs://bucket/key` or `az://container/key`.
 
     Raises:
         ConfigError: there is none. StoreError: its manifest is damaged, or its format is another.
+        RemoteError: what holds it cannot be reached, or refuses.
     """
-    return Store(Path(path))
+    return Store(locate(path))

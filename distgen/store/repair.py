@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any, TypeVar
 
 from distgen.config import Recipe
 from distgen.errors import StoreError
+from distgen.ingest.objects import Place
 from distgen.store import assembly, base, format, matrices, rows, tracks, variants
 from distgen.store.base import Base
 from distgen.store.build import plan_tables
@@ -20,13 +19,14 @@ from distgen.store.planes import PER_BYTE
 from distgen.store.reader import Store, open_store
 from distgen.store.sources import Sources, examine
 from distgen.store.tracks import Block
+from distgen.store.upload import overwrite
 from distgen.store.verify import Findings, verify
-from distgen.store.work import Progress, Work, in_this_process
+from distgen.store.work import Progress, Work, in_this_process, silent
 
 T = TypeVar("T")
 
 
-def repair(recipe: Recipe, out: Path, progress: Progress = lambda size: None) -> Findings:
+def repair(recipe: Recipe, out: Place, progress: Progress = silent) -> Findings:
     """Verify a store and build its damaged shards again, those alone; metadata is written anew from the manifest.
 
     Args:
@@ -56,10 +56,7 @@ def repair(recipe: Recipe, out: Path, progress: Progress = lambda size: None) ->
             array = store.array(key)
             with _rebuilt(recipe, sources, store, work, key, shard) as (file, entry):
                 _refuse_other(array, shard, entry)
-                target = out / key / array.layout.key(shard)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, target.with_name(f".{target.name}.new"))
-                os.replace(target.with_name(f".{target.name}.new"), target)
+                overwrite(out / key / array.layout.key(shard), file)
         work.remove()
     left = verify(open_store(out)).damage
     if left:
@@ -67,7 +64,7 @@ def repair(recipe: Recipe, out: Path, progress: Progress = lambda size: None) ->
     return found
 
 
-def compare(recipe: Recipe, out: Path, progress: Progress = lambda bases: None) -> list[str]:
+def compare(recipe: Recipe, out: Place, progress: Progress = silent) -> list[str]:
     """Read the sources again and compare what comes of them with the store, shard by shard.
 
     Returns:
@@ -75,7 +72,7 @@ def compare(recipe: Recipe, out: Path, progress: Progress = lambda bases: None) 
     """
     store, sources = open_store(out), examine(recipe)
     _refuse_change(recipe, sources, store)
-    work = Work(out.with_name(f"{out.name}.deep"))
+    work = Work(out, ".deep")
     with work.locked():
         try:
             recipe = sources.fetched(recipe, work.folder)
@@ -121,8 +118,7 @@ def _write_metadata(store: Store, key: str) -> None:
     else:
         content = format.group_json(store.groups()[key])
     path = store.path / MANIFEST if key == MANIFEST else store.path / key / "zarr.json"
-    format.write_json(path.with_name(f".{path.name}.new"), content)
-    path.with_name(f".{path.name}.new").rename(path)
+    overwrite(path, format.json_bytes(content))
 
 
 @contextmanager
@@ -133,19 +129,20 @@ def _rebuilt(
     inputs, kind = store.manifest["inputs"]["planes"], key.split("/")[0]
     if kind == "tracks":
         block = next(block for block in _blocks(recipe, sources, store) if _key(store, block) == key)
-        tracks.write_block(block, store.contigs, work, lambda bases: None, only=shard)
+        tracks.write_block(block, store.contigs, work, silent, only=shard)
         yield tracks.shard_path(block, work, shard), tracks.shards_of(block, store.contigs, work, only=shard)[0]
     elif kind in (matrices.KIND, variants.KIND):
         group, name = key.rsplit("/", 1)
         table = next(table for table in _tables(recipe, sources, store) if _table_key(store, table) == group)
-        rows.write(table, work, lambda bases: None)
+        rows.write(table, work, silent)
         yield _shard(work.path(table.inputs) / name, (work.receipt(table.inputs) or {})["arrays"][name], shard)
     elif kind in PER_BYTE and recipe.assembly:
         yield assembly.shard_path(work, inputs, key, shard), assembly.rebuild(recipe, inputs, work, shard)[key]
     else:
         # Contig tables and tables of sequences are read as a whole; that takes a moment, or is needed anyway.
-        made = base.build(recipe, inputs, work, lambda bases: None, in_this_process, 1)
-        entries, _ = base.place_splits(made, base.resolve_splits(recipe, made.contigs), None)
+        made = base.build(recipe, inputs, work, silent, in_this_process, 1)
+        assert isinstance(made.folder, Path)
+        entries, _ = base.place_splits(made, base.resolve_splits(recipe, made.contigs), made.folder, None)
         own = _as_published(store, made, {name: name for name in made.arrays | entries}).get(key)
         if own is None:
             raise StoreError(f"{store.path / key} cannot be mended alone. Run: distgen build {recipe.path} --force")

@@ -6,21 +6,25 @@ what they were made of, and put under their key, KIND/NAME.ID8/ARRAY.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from distgen.config import digest
+from distgen.ingest.objects import Place
 from distgen.store import format
 from distgen.store.format import Codec, Entry, Layout, ShardWriter
-from distgen.store.work import Progress, Work, link
+from distgen.store.work import Part, Progress, Work, link
 
 if TYPE_CHECKING:
     from distgen.store.reader import Store
+
+
+_STEP = 1 << 16  # words decoded at a time
 
 
 class Column:
@@ -70,16 +74,40 @@ class Column:
             self._writer = None
 
 
-def text(words: tuple[str, ...]) -> npt.NDArray[np.uint8]:
+def text(words: Sequence[str]) -> npt.NDArray[np.uint8]:
     """Words (n,) as UTF-8 rows (n, width), padded with zeros: an array that any Zarr reader understands."""
     fixed = np.array([word.encode() for word in words], np.bytes_)
     width = max(fixed.dtype.itemsize, 1)
     return np.frombuffer(fixed.astype(f"S{width}").tobytes(), np.uint8).reshape(len(words), width)
 
 
-def words(rows: npt.NDArray[np.uint8]) -> tuple[str, ...]:
+class Words(Sequence[str]):
+    """The words of `text`, each decoded when it is asked for: a tuple of 10^7 strings is a gigabyte."""
+
+    def __init__(self, rows: npt.NDArray[np.uint8]):
+        self._rows = np.ascontiguousarray(rows).view(f"S{rows.shape[1]}").reshape(-1)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+        if isinstance(index, slice):
+            return tuple(word.decode() for word in self._rows[index].tolist())
+        return bytes(self._rows[index]).decode()
+
+    def __iter__(self) -> Iterator[str]:
+        for first in range(0, len(self), _STEP):
+            yield from self[first : first + _STEP]
+
+
+def words(rows: npt.NDArray[np.uint8]) -> Sequence[str]:
     """The words of `text`."""
-    return tuple(bytes(row).rstrip(b"\0").decode() for row in rows)
+    found = Words(rows)
+    return found if len(found) > _STEP else found[:]
 
 
 Made = tuple[dict[str, Entry], dict[str, Any]]
@@ -95,12 +123,16 @@ class Table:
         inputs: an id of all that the rows depend on.
         fill: writes the arrays into a folder; returns their manifest entries, and what the manifest says of the table.
             None where the store has them already.
+        sources: the files it is made of.
+        passes: how often they are read.
     """
 
     kind: str
     name: str
     inputs: str
-    fill: Callable[[Path, Progress], Made] | None
+    fill: Callable[[Path, Part], Made] | None
+    sources: tuple[Path, ...] = ()
+    passes: int = 1
 
 
 def write(table: Table, work: Work, progress: Progress) -> None:
@@ -111,18 +143,24 @@ def write(table: Table, work: Work, progress: Progress) -> None:
     """
     if work.receipt(table.inputs) is None:
         assert table.fill is not None
-        folder = work.begin(table.inputs)
-        arrays, about = table.fill(folder, progress)
+        folder, part = work.begin(table.inputs), Part(progress, table.sources, table.passes)
+        with part.reading():
+            arrays, about = table.fill(folder, part)
+        part.reach(1)
         work.finish(table.inputs, folder, {"arrays": arrays, "about": about})
 
 
-def place(table: Table, work: Work, folder: Path, old: Store | None) -> tuple[dict[str, Entry], dict[str, Any]]:
-    """Put a table's arrays under their keys in `folder`, from its unit, or from the store that has them already.
+def place(
+    table: Table, work: Work, folder: Path, old: Store | None, fresh: bool
+) -> tuple[dict[str, Entry], dict[str, Any]]:
+    """Put a table's arrays under their keys in `folder`, from its unit; those that `old` has only if that is to be a whole
+    new store.
 
     Returns:
         The manifest entry of each array by its key, and what the manifest says of the table.
     """
     known = standing(old).get(table.inputs)
+    source: Place | None
     if known is None:
         receipt = work.receipt(table.inputs) or {}
         entries = receipt["arrays"]
@@ -131,9 +169,9 @@ def place(table: Table, work: Work, folder: Path, old: Store | None) -> tuple[di
         arrays, source = {f"{key}/{name}": entry for name, entry in entries.items()}, work.path(table.inputs)
     else:
         assert old is not None
-        key, source = known["key"], old.path / known["key"]
+        key, source = known["key"], old.path / known["key"] if fresh else None
         arrays = {name: entry for name, entry in old.manifest["arrays"].items() if name.startswith(f"{key}/")}
-    if folder / key != source:
+    if source is not None:
         link_arrays(source, folder / key, [name.rsplit("/", 1)[1] for name in arrays])
         for group in (folder / table.kind, folder / key):
             format.write_group(group, {})
@@ -146,8 +184,9 @@ def standing(old: Store | None) -> dict[str, dict[str, Any]]:
     return found
 
 
-def link_arrays(source: Path, target: Path, names: list[str]) -> None:
+def link_arrays(source: Place, target: Path, names: list[str]) -> None:
     """Give all files of some arrays in `source` another name, below `target`."""
+    assert isinstance(source, Path), "what is elsewhere stays there"
     for name in names:
         for file in (source / name).rglob("*"):
             if file.is_file():

@@ -1,10 +1,15 @@
-"""The search behind `homology`: seeds propose stretches of DNA that resemble each other, minimap2 (mappy) confirms them."""
+"""The search behind `homology`: seeds propose stretches of DNA that resemble each other, minimap2 (mappy) confirms them.
+
+One side is indexed in blocks of bounded size, the windows of the other stream past each of them. A block, or a share of
+the windows with a block, is a task: a pool carries them out on many cores.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property, partial
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import mappy
@@ -12,19 +17,18 @@ import numpy as np
 import numpy.typing as npt
 
 from distgen.errors import ConfigError
-from distgen.genome import AMBIGUOUS, Int64
-from distgen.ingest.packing import unpack_codes
+from distgen.genome import AMBIGUOUS, Contigs, Int64
 from distgen.store import seeds
-from distgen.store.reader import Store
+from distgen.store.text import PIECE, Bits, Bytes, cut
+from distgen.store.work import Execute, Progress, in_this_process, silent
 
-Bytes = npt.NDArray[np.uint8]
-Bits = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
-PIECE = 1 << 20  # bases read at a time
-BLOCK = 1 << 25  # bases indexed at a time: 300 MB
+BLOCK = 1 << 26  # bases indexed at a time, in 420 MB
 OVERLAP = 1 << 16  # of two blocks: the longest window
-_COUNTERS = 25  # at most 2 x 2**25 counters of seeds: 128 MiB
+_MOST = 16  # places in a block that are tried for a window, those with the most seeds first
+_UNKNOWN = 1000  # the same where most of them may be of the window's own family, and are not tried
+_ENOUGH = 4  # places in a block that a window need not resemble more than
 _LETTERS = np.frombuffer(b"ACGTN", np.uint8)
 # Dense short minimizers and a lenient score: copies of 70 % identity still align, random sequence does not.
 _MINIMAP = {"k": 10, "w": 1, "min_cnt": 2, "min_chain_score": 16, "min_dp_score": 30, "scoring": [2, 3, 4, 2]}
@@ -64,7 +68,7 @@ class Likeness:
             raise ConfigError(f"copies is {self.copies}: use 1 to 1,000")
 
 
-class Text(Protocol):
+class Searched(Protocol):
     """What is searched: bases in one flat coordinate."""
 
     def codes(self, start: int, end: int) -> Bytes:
@@ -74,131 +78,146 @@ class Text(Protocol):
         """Codes and masked flags, both (end - start,)."""
 
 
-class Assembly:
-    """The bases of a store, its repeats masked."""
-
-    def __init__(self, store: Store, copies: int):
-        self.store, self.copies, self.shape = store, copies, seeds.pattern(store.length)
-
-    @cached_property
-    def _counts(self) -> tuple[int, npt.NDArray[np.uint16], int]:
-        """Bits of the hash, counts of the assembly's seeds, and the most that is no repeat."""
-        bits, total = min(self.store.length.bit_length() + 1, _COUNTERS), 0
-        counts = np.zeros((2, 1 << bits), np.uint16)
-        for start, end in cut(self.store.contigs.whole(), len(self.shape) - 1):
-            words = seeds.words(self.codes(start, end), self.shape)
-            seeds.count(words, bits, counts)
-            total += len(words)
-        values = min(1 << bits, 4 ** self.shape.count("1") // 2)
-        return bits, counts, self.copies + 4 * total // values
-
-    def codes(self, start: int, end: int) -> Bytes:
-        """Codes (end - start,), ambiguous is 4."""
-        packed = self.store.planes["sequence"][start // 4 : -(-end // 4)]
-        codes: Bytes = unpack_codes(packed)[start % 4 :][: end - start]
-        codes[self._flags("ambiguous", start, end)] = AMBIGUOUS
-        return codes
-
-    def _flags(self, plane: str, start: int, end: int) -> Bits:
-        packed = self.store.planes[plane][start // 8 : -(-end // 8)]
-        return np.unpackbits(packed, bitorder="little")[start % 8 :][: end - start].view(np.bool_)
-
-    def read(self, start: int, end: int) -> tuple[Bytes, Bits]:
-        """Codes and masked flags, both (end - start,); a base is masked the same wherever a stretch begins."""
-        bits, counts, most = self._counts
-        span = len(self.shape)
-        first, last = max(start - span, 0), min(end + span, self.store.length)
-        codes, masked = self.codes(first, last), self._flags("softmask", first, last)
-        seeds.mark(seeds.words(codes, self.shape), bits, counts, most, span, masked)
-        return codes[start - first : end - first], masked[start - first : end - first]
-
-    def masked(self, part: Int64) -> int:
-        """Bases of a part that are masked or ambiguous."""
-        pieces = (self.read(start, end) for start, end in cut(part))
-        return sum(int((masked | (codes == AMBIGUOUS)).sum()) for codes, masked in pieces)
-
-
 @dataclass(frozen=True)
 class Search:
-    """Finds what windows of a text resemble in target intervals of the same text.
+    """Finds what windows of one text resemble in intervals of another, or of the same.
 
     Args:
-        text: where both lie.
+        query: where windows lie.
+        target: what is indexed.
         shape: the seed's pattern.
         likeness: what counts.
-        tiled: bases that must align are a share of the tile; otherwise, of each window.
+        tiled: the contigs of `query`, if windows are tiles of them that overlap by half, and `coverage` is of the tile;
+            None: each interval is a window.
+        execute, parallel: carries out tasks, about so many at the same time.
+        known: flat starts of all sequences int64 (n,), where query and target are one table, and the family of each:
+            two of one family are not compared.
     """
 
-    text: Text
+    query: Searched
+    target: Searched
     shape: str
     likeness: Likeness
-    tiled: bool
+    tiled: Contigs | None
+    execute: Execute = in_this_process
+    parallel: int = 1
+    known: tuple[Int64, Int64] | None = None
 
-    def run(self, batches: Callable[[], Iterator[Int64]], targets: Int64, longest: int) -> Floats:
+    def run(self, intervals: Int64, targets: Int64) -> Floats:
         """All pairs, float64 (n, 7): flat start and end in the window, in the target, reverse, identity, coverage.
 
         Args:
-            batches: called once a block; each yields sorted windows (n, 2) that span about `PIECE` bases.
-            targets: sorted flat intervals (n, 2); no alignment leaves one.
-            longest: bases of the longest window.
+            intervals: sorted flat intervals (n, 2) of `query`.
+            targets: sorted flat intervals (n, 2) of `target`; no alignment leaves one.
         """
-        found = [np.empty((0, 7))]
+        if not len(intervals) or not len(targets):
+            return np.empty((0, 7))
+        longest = self.likeness.tile if self.tiled is not None else int((intervals[:, 1] - intervals[:, 0]).max())
         room = 2 * longest + 64  # between the intervals: it keeps the diagonals of different ones apart
-        for block in _blocks(targets, 2**30 // room):
-            lengths = block[:, 1] - block[:, 0]
-            places = np.cumsum(lengths + room) - lengths
-            index = seeds.index(int(lengths.sum()), partial(self._seeds, block, places))
-            for windows in batches():
-                first = int(windows[0, 0])
-                codes, masked = self.text.read(first, int(windows[:, 1].max()))
-                words = seeds.words(np.where(masked, np.uint8(AMBIGUOUS), codes), self.shape)
-                rows = seeds.candidates(
-                    words, windows - first, self._needs(windows), len(self.shape), index, self.likeness.copies
-                )
-                if len(rows):
-                    unmasked = ~masked & (codes < AMBIGUOUS)
-                    found.append(self._confirm(rows, _regions(rows, windows, block, places), windows, codes, unmasked))
-        return np.unique(np.concatenate(found), axis=0)
+        blocks = list(_blocks(targets, 2**27 // room))
+        # Each task indexes its block: no more shares of the windows than keep all workers busy.
+        shares = max(-(-2 * self.parallel // len(blocks)), 1) if self.parallel > 1 else 1
+        worker = replace(self, execute=in_this_process, parallel=1)
+        tasks = [
+            partial(worker._block, intervals, block, room, share, shares)
+            for block, share in itertools.product(blocks, range(shares))
+        ]
+        return np.unique(np.concatenate(self.execute(tasks, silent)), axis=0)
+
+    def _block(self, intervals: Int64, block: Int64, room: int, share: int, shares: int, progress: Progress) -> Floats:
+        """Pairs of every `shares`-th batch of windows with one block of the target."""
+        lengths = block[:, 1] - block[:, 0]
+        places = np.cumsum(lengths + room) - lengths
+        index = seeds.index(int(lengths.sum()), partial(self._seeds, block, places))
+        found = [np.empty((0, 7))]
+        for windows in itertools.islice(self._windows(intervals), share, None, shares):
+            first = int(windows[0, 0])
+            codes, masked = self.query.read(first, int(windows[:, 1].max()))
+            unmasked = np.r_[0, np.cumsum(~masked & (codes < AMBIGUOUS))]
+            windows = windows[unmasked[windows[:, 1] - first] - unmasked[windows[:, 0] - first] >= self._needs(windows)]
+            words = seeds.words(np.where(masked, np.uint8(AMBIGUOUS), codes), self.shape)
+            needs, copies = self._needs(windows), self.likeness.copies
+            most = _MOST if self.known is None else _UNKNOWN
+            rows = seeds.candidates(words, windows - first, needs, len(self.shape), index, copies, most)
+            regions = _regions(rows, windows, block, places)
+            if self.known is not None:
+                new = self._family(windows[rows[:, 0], 0]) != self._family(regions[:, 0])
+                rows, regions = rows[new], regions[new]
+            if len(rows):
+                found.append(self._confirm(rows, regions, windows, first, codes, unmasked))
+        return np.concatenate(found)
+
+    def _family(self, flat: Int64) -> Int64:
+        assert self.known is not None
+        starts, family = self.known
+        return family[np.searchsorted(starts, flat, side="right") - 1]
+
+    def _windows(self, intervals: Int64) -> Iterator[Int64]:
+        """Windows (n, 2), sorted, that span about `PIECE` bases at a time."""
+        if self.tiled is not None:
+            for start, end in intervals.tolist():
+                yield from self._tiles(start, end)
+        else:
+            yield from np.split(intervals, np.flatnonzero(np.diff(intervals[:, 0] // PIECE)) + 1)
+
+    def _tiles(self, start: int, end: int) -> Iterator[Int64]:
+        """Windows that start every half tile of a contig, clipped to the interval; those too short to count left out."""
+        tile, contigs = self.likeness.tile, self.tiled
+        assert contigs is not None
+        half, some = tile // 2, 2 * PIECE // tile
+        offset = int(contigs.offsets[contigs.locate(start)])
+        first = (start - offset) // half
+        last = max((end - offset - 1) // half, first + 1)
+        for number in range(first, last, some):
+            starts = offset + half * np.arange(number, min(number + some, last))
+            windows = np.stack([np.maximum(starts, start), np.minimum(starts + tile, end)], axis=1)
+            windows = windows[windows[:, 1] - windows[:, 0] >= tile * self.likeness.coverage]
+            if len(windows):
+                yield windows
 
     def _needs(self, windows: Int64) -> Int64:
         """Bases of each window that must align."""
-        lengths = np.full(len(windows), self.likeness.tile) if self.tiled else windows[:, 1] - windows[:, 0]
+        lengths = np.full(len(windows), self.likeness.tile) if self.tiled is not None else windows[:, 1] - windows[:, 0]
         needs: Int64 = np.ceil(lengths * self.likeness.coverage).astype(np.int64)
         return needs
 
     def _seeds(self, block: Int64, places: Int64) -> Iterator[tuple[int, Int64]]:
         for (start, end), place in zip(block.tolist(), places.tolist(), strict=True):
             for first, last in cut(np.array([[start, end]]), len(self.shape) - 1):
-                codes, masked = self.text.read(first, last)
+                codes, masked = self.target.read(first, last)
                 yield place + first - start, seeds.words(np.where(masked, np.uint8(AMBIGUOUS), codes), self.shape)
 
-    def _confirm(self, rows: Int64, regions: Int64, windows: Int64, codes: Bytes, unmasked: Bits) -> Floats:
-        """Align each candidate's region with its window; rows as `run` returns them."""
-        before = np.concatenate([[0], np.cumsum(unmasked)])
+    def _confirm(
+        self, rows: Int64, regions: Int64, windows: Int64, first: int, codes: Bytes, unmasked: Int64
+    ) -> Floats:
+        """Align each candidate's region with its window; rows as `run` returns them.
+
+        Args:
+            rows: as `seeds.candidates` returns them, those of a window together.
+            regions: where in the target each may align.
+            windows, first, codes, unmasked: the windows; what is read of the query, from where on; and how many bases
+                before each are not masked.
+        """
         needs = self._needs(windows)
-        pairs, current = [], -1
+        pairs, current, found = [], -1, 0
         for (row, reverse), (start, end) in zip(rows[:, :2].tolist(), regions.tolist(), strict=True):
             window_start, window_end = windows[row].tolist()
-            offset = window_start - int(windows[0, 0])
+            offset = window_start - first
             if row != current:
                 letters = _letters(codes[offset : offset + window_end - window_start])
-                current, aligner = row, mappy.Aligner(seq=letters, **_MINIMAP)
-            for hit in aligner.map(_letters(self.text.codes(start, end))):
-                aligned = int(before[offset + hit.r_en] - before[offset + hit.r_st])
+                current, found, aligner = row, 0, mappy.Aligner(seq=letters, **_MINIMAP)
+            if found >= _ENOUGH:
+                continue
+            for hit in aligner.map(_letters(self.target.codes(start, end))):
+                aligned = int(unmasked[offset + hit.r_en] - unmasked[offset + hit.r_st])
                 identity = hit.mlen / hit.blen
                 if aligned < needs[row] or identity < self.likeness.identity or (hit.strand < 0) != reverse:
                     continue
-                whole = self.likeness.tile if self.tiled else window_end - window_start
+                whole = self.likeness.tile if self.tiled is not None else window_end - window_start
                 here, there = (window_start + hit.r_st, window_start + hit.r_en), (start + hit.q_st, start + hit.q_en)
                 pairs.append((*here, *there, reverse, identity, aligned / whole))
+                found += 1
         return np.array(pairs, np.float64).reshape(-1, 7)
-
-
-def cut(intervals: Int64, overlap: int = 0) -> Iterator[tuple[int, int]]:
-    """Intervals in pieces of `PIECE` bases, and `overlap` more where the next piece goes on."""
-    for start, end in intervals.tolist():
-        for first in range(start, end, PIECE):
-            yield first, min(first + PIECE + overlap, end)
 
 
 def _letters(codes: Bytes) -> str:

@@ -103,72 +103,116 @@ class Index:
     Args:
         bits: 2**bits buckets.
         starts: uint32, one a bucket and its end.
-        places: uint32, position times 2 plus the strand bit, in order of position within a bucket.
-        checks: uint8, the hash's last byte: seeds of one bucket are told apart by it.
+        places: uint32, in order of position within a bucket: the hash's last 3 bits, which tell seeds of one bucket apart,
+            28 bits of position, the strand bit.
+        known: uint8, a bit for each value of the hash's first `bits` + 3 bits: most seeds that are not there end here,
+            in an eighth of the memory of the buckets' starts.
     """
 
     bits: int
     starts: Counts
     places: Counts
-    checks: Bytes
+    known: Bytes
 
 
 @compiled
-def _add(found: Int64, bits: int, starts: Counts) -> None:
+def _add(found: Int64, bits: int, starts: Counts, known: Bytes) -> None:
     for word in found:
         if word >= 0:
             starts[(word >> (33 - bits)) + 2] += 1
+            known[word >> (33 - bits)] |= np.uint8(1 << ((word >> (30 - bits)) & 7))
 
 
 @compiled
-def _fill_places(found: Int64, bits: int, first: int, starts: Counts, places: Counts, checks: Bytes) -> None:
+def _fill_places(found: Int64, bits: int, first: int, starts: Counts, places: Counts) -> None:
     """Each place goes to starts[bucket + 1], which ends up as the start of the next bucket."""
     for i in range(found.size):
         word = found[i]
         if word >= 0:
             at = starts[(word >> (33 - bits)) + 1]
-            places[at] = ((first + i) << 1) | (word & 1)
-            checks[at] = (word >> 1) & 255
+            places[at] = ((word >> 1 & 7) << 29) | ((first + i) << 1) | (word & 1)
             starts[(word >> (33 - bits)) + 1] += 1
 
 
 def index(bases: int, pieces: Callable[[], Iterator[tuple[int, Int64]]]) -> Index:
-    """Index about `bases` bases in 9 bytes a base.
+    """Index about `bases` bases in 4 bytes for each, and 4 to 9 for each bucket.
 
     Args:
         bases: their number, for the number of buckets.
-        pieces: called twice; yields the first position (below 2**31) and the seeds of each piece, in order.
+        pieces: called twice; yields the first position (below 2**28) and the seeds of each piece, in order.
     """
-    bits = min(max((bases - 1).bit_length(), 8), 28)
-    starts = np.zeros((1 << bits) + 2, np.uint32)
+    bits = min(max((bases - 1).bit_length(), 8), 25)
+    starts, known = np.zeros((1 << bits) + 2, np.uint32), np.zeros(1 << bits, np.uint8)
     for _, found in pieces():
-        _add(found, bits, starts)
+        _add(found, bits, starts, known)
     np.cumsum(starts, out=starts, dtype=np.uint32)
-    places, checks = np.empty(starts[-1], np.uint32), np.empty(starts[-1], np.uint8)
+    places = np.empty(starts[-1], np.uint32)
     for first, found in pieces():
-        _fill_places(found, bits, first, starts, places, checks)
-    return Index(bits, starts, places, checks)
+        _fill_places(found, bits, first, starts, places)
+    return Index(bits, starts, places, known)
+
+
+# A hit as one sortable number: strand, diagonal + 2**20, and in the last 20 bits the position in the text that windows
+# lie in. All hits of a group of windows are found at once: windows overlap.
 
 
 @compiled
-def _fill_hits(found: Int64, bits: int, starts: Counts, places: Counts, checks: Bytes, copies: int, hits: Int64) -> int:
-    """Hits of one window as sortable numbers: strand, diagonal + 2**20, position in the window."""
+def _fill_known(found: Int64, bits: int, known: Bytes, out: Int64) -> int:
+    """Positions whose seeds may stand in the index. Without a branch, so that many cache misses wait at a time."""
     n = 0
     for q in range(found.size):
-        word = found[q]
-        if word < 0:
-            continue
-        bucket, taken = word >> (33 - bits), 0
-        for j in range(starts[bucket], starts[bucket + 1]):
-            if checks[j] != (word >> 1) & 255:
+        word = max(found[q], 0)
+        out[n] = q
+        n += (found[q] >= 0) & ((known[word >> (33 - bits)] >> ((word >> (30 - bits)) & 7)) & 1)
+    return n
+
+
+@compiled
+def _fill_hits(found: Int64, bits: int, starts: Counts, places: Counts, known: Bytes, copies: int, at: Int64) -> Int64:
+    """Hits of all positions, those of position q in rows at[q] to at[q + 1]."""
+    there = np.empty(found.size + 1, np.int64)
+    number = _fill_known(found, bits, known, there)
+    # The same for where their buckets begin: each is a miss, and none waits for another.
+    buckets = np.empty((number, 2), np.int64)
+    for i in range(number):
+        bucket = found[there[i]] >> (33 - bits)
+        buckets[i, 0], buckets[i, 1] = starts[bucket], starts[bucket + 1]
+    hits, n, done = np.empty(2 * found.size + copies, np.int64), 0, 0
+    for i in range(number):
+        q = there[i]
+        at[done : q + 1] = n
+        done, word, taken = q + 1, found[q], 0
+        if n + copies > hits.size:
+            hits = np.concatenate((hits[:n], np.empty(hits.size + copies, np.int64)))
+        for j in range(buckets[i, 0], buckets[i, 1]):
+            if places[j] >> 29 != (word >> 1) & 7:
                 continue
-            place = np.int64(places[j])
+            place = np.int64(places[j] & 0x1FFFFFFF)
             turned = (place ^ word) & 1
             diagonal = (place >> 1) + (q if turned else -q) + (1 << 20)
             hits[n] = (((turned << 32) | diagonal) << 20) | q
             n, taken = n + 1, taken + 1
             if taken == copies:
                 break
+    at[done:] = n
+    return hits[:n]
+
+
+@compiled
+def _not_alone(hits: Int64, bins: Counts, out: Int64) -> int:
+    """Hits that have another near their diagonal (or, by chance, in the same bin of a few thousand): all that a run
+    can be made of. It saves sorting the others."""
+    last = bins.size - 1
+    for hit in hits:
+        bins[(hit >> 26) & last] += 1
+    n = 0
+    for hit in hits:
+        where = hit >> 26
+        near = bins[where & last] + bins[(where + 1) & last] + bins[(where - 1) & last]
+        out[n] = hit
+        n += near > 1
+    for hit in hits:
+        bins[(hit >> 26) & last] = 0
     return n
 
 
@@ -187,6 +231,7 @@ def _find_runs(hits: Int64, length: int, seeds: int, spread: int, slack: int, ou
             out[n, 0] = hits[first] >> 52
             out[n, 1] = ((hits[first] >> 20) & 0xFFFFFFFF) - (1 << 20)
             out[n, 2] = ((hits[i - 1] >> 20) & 0xFFFFFFFF) - (1 << 20)
+            out[n, 3] = i - first
             n += 1
         if i < hits.size:
             first, low, high = i, q, q
@@ -195,34 +240,46 @@ def _find_runs(hits: Int64, length: int, seeds: int, spread: int, slack: int, ou
 
 @compiled
 def _candidates(
-    found: Int64, windows: Int64, needs: Int64, span: int, bits: int, starts: Counts, places: Counts, checks: Bytes,
-    copies: int,
+    found: Int64, windows: Int64, needs: Int64, span: int, bits: int, starts: Counts, places: Counts, known: Bytes, copies: int, most: int,
 ) -> Int64:  # fmt: skip
-    longest = 1
-    for w in range(len(windows)):
-        longest = max(longest, windows[w, 1] - windows[w, 0])
-    hits = np.empty(longest * copies, np.int64)
-    out, n = np.empty((64, 4), np.int64), 0
-    for w in range(len(windows)):
-        length = windows[w, 1] - windows[w, 0]
-        inside = found[windows[w, 0] : max(windows[w, 0], windows[w, 1] - span + 1)]
-        number = _fill_hits(inside, bits, starts, places, checks, copies, hits)
-        seeds = 3 if needs[w] >= 100 else 2
-        if number < seeds:
-            continue
-        hits[:number].sort()
-        slack = min(max(length // 16, 8), 48)
-        runs = np.empty((number // seeds, 3), np.int64)
-        number = _find_runs(hits[:number], length, seeds, needs[w] // 4, slack, runs)
-        if n + number > len(out):
-            out = np.concatenate((out[:n], np.empty((n + 2 * number, 4), np.int64)))
-        out[n : n + number, 0] = w
-        out[n : n + number, 1:] = runs[:number]
-        n += number
-    return out[:n]
+    out, n = np.empty((64, 5), np.int64), 0
+    bins, kept = np.zeros(1 << 13, np.uint32), np.empty(1024, np.int64)
+    w = 0
+    while w < len(windows):
+        first, last, v = windows[w, 0], windows[w, 1], w + 1
+        while v < len(windows) and windows[v, 1] - first <= (1 << 14):
+            last, v = max(last, windows[v, 1]), v + 1
+        inside = found[first : max(first, last - span + 1)]
+        at = np.zeros(inside.size + 1, np.int64)
+        hits = _fill_hits(inside, bits, starts, places, known, copies, at)
+        for row in range(w, v):
+            length, offset = windows[row, 1] - windows[row, 0], windows[row, 0] - first
+            seeds = 3 if needs[row] >= 100 else 2
+            here = hits[at[min(offset, inside.size)] : at[max(min(offset + length - span + 1, inside.size), 0)]]
+            if here.size < seeds:
+                continue
+            if here.size > kept.size:
+                kept = np.empty(2 * here.size, np.int64)
+            number = _not_alone(here, bins, kept)
+            if number < seeds:
+                continue
+            kept[:number].sort()
+            slack = min(max(length // 16, 8), 48)
+            runs = np.empty((number // seeds, 4), np.int64)
+            number = _find_runs(kept[:number], length, seeds, needs[row] // 4, slack, runs)
+            best = np.argsort(-runs[:number, 3], kind="mergesort")[:most]
+            if n + best.size > len(out):
+                out = np.concatenate((out[:n], np.empty((n + 2 * best.size, 5), np.int64)))
+            for run in best:
+                shift = -offset if runs[run, 0] else offset
+                out[n, 0], out[n, 1] = row, runs[run, 0]
+                out[n, 2], out[n, 3] = runs[run, 1] + shift, runs[run, 2] + shift
+                n += 1
+        w = v
+    return out[:n, :4]
 
 
-def candidates(found: Int64, windows: Int64, needs: Int64, span: int, indexed: Index, copies: int) -> Int64:
+def candidates(found: Int64, windows: Int64, needs: Int64, span: int, indexed: Index, copies: int, most: int) -> Int64:
     """Which windows share seeds with the index near one diagonal.
 
     Two seeds (three where a window needs 100 bases or more) must lie on diagonals that follow each other within a
@@ -230,17 +287,20 @@ def candidates(found: Int64, windows: Int64, needs: Int64, span: int, indexed: I
 
     Args:
         found: int64, seeds of the text that the windows lie in.
-        windows: int64 (W, 2), start and end in it; at most 2**16 bases long.
+        windows: int64 (W, 2), start and end in it, sorted by start; at most 2**16 bases long.
         needs: int64 (W,), bases that must align.
         span: length of the pattern.
         indexed: the other side.
         copies: of a seed that stands in more places, only the first so many count.
+        most: of the places that one window may resemble, so many with the most seeds.
 
     Returns:
         int64 (n, 4): row of the window; 1 for the other strand; smallest and largest diagonal, which is the position
-        in the index minus the position in the window (their sum for the other strand).
+        in the index minus the position in the window (their sum for the other strand). Of one window, that with the most
+        seeds comes first.
     """
     rows: Int64 = _candidates(
-        found, windows, needs, span, indexed.bits, indexed.starts, indexed.places, indexed.checks, copies
-    )
+        found, windows, needs, span, indexed.bits, indexed.starts, indexed.places, indexed.known,
+        copies, most,
+    )  # fmt: skip
     return rows

@@ -10,6 +10,8 @@ All of a table is one unit of a build, which takes seconds; a build that is stop
 
 from __future__ import annotations
 
+import itertools
+import tempfile
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -23,12 +25,13 @@ from distgen.config import Labelled, Recipe, Sequences, digest
 from distgen.errors import ConfigError, SourceError, suggest
 from distgen.genome import ALIGNMENT, Contigs, Int64
 from distgen.ingest import packing
+from distgen.ingest.objects import Place
 from distgen.store import format, planes
 from distgen.store.format import Bytes, Entry
 from distgen.store.planes import PER_BYTE, plane_layout
-from distgen.store.rows import Column, link_arrays, text
+from distgen.store.rows import Column, link_arrays
 from distgen.store.splits import PARTS, Parts
-from distgen.store.work import Execute, Progress, Work
+from distgen.store.work import Execute, Part, Progress, Work, silent
 
 if TYPE_CHECKING:
     from distgen.ingest.tables import SequenceBlock
@@ -62,7 +65,11 @@ def build(recipe: Recipe, table: Sequences, unit: str, work: Work, progress: Pro
 
 def _write(table: Sequences, files: dict[str, Any], work: Work, unit: str, progress: Progress) -> None:
     named = table.id is not None or table.webdataset is not None
-    build_from_blocks(_blocks(table, files), table.kind, work, unit, progress, named=named, split=table.is_split)
+    paths = [path for entry in files.values() for path in (entry.values() if isinstance(entry, dict) else [entry])]
+    part = Part(progress, paths, passes=1 if table.kind == "regression" else 2)  # first for the labels' names
+    with part.reading():
+        build_from_blocks(_blocks(table, files), table.kind, work, unit, part, named=named, split=table.is_split)
+    part.reach(1)
 
 
 def _blocks(table: Sequences, files: dict[str, Any]) -> Iterator[SequenceBlock]:
@@ -100,7 +107,7 @@ def build_from_blocks(
     kind: str,
     work: Work,
     unit: str,
-    progress: Progress = lambda bases: None,
+    progress: Progress = silent,
     *,
     named: bool = True,
     split: bool = True,
@@ -112,7 +119,7 @@ def build_from_blocks(
         kind: of the labels: binary, classes, multilabel or regression.
         work: where units go.
         unit: the unit's id.
-        progress: called with the number of bases read since the last call.
+        progress: hears of the bases read.
         named: contigs are called as the blocks' ids, where these differ; otherwise by their number.
         split: the blocks' parts are those of the split called default; otherwise they mean nothing.
 
@@ -142,8 +149,7 @@ class _Table:
         self._part = Column.of(folder / "labels" / "part", np.uint8)
         self._lengths: list[Int64] = []
         self._odd: list[Int64] = [np.empty((0, 3), np.int64)]
-        self._names: dict[str, None] | None = {} if named else None
-        self._repeated: str | None = None
+        self._names = _Names(folder) if named else None
         self._rows = self._bases = self._missing = 0
         self._classes: tuple[str, ...] = ()
         self._counts = np.zeros(len(PARTS) + 1, np.int64)
@@ -165,7 +171,8 @@ class _Table:
         if self._labels is None:
             self._labels = Column.of(self._folder / "labels" / "values", block.labels.dtype, *block.labels.shape[1:])
         self._labels.write(block.labels)
-        self._name(block.ids)
+        if self._names is not None:
+            self._names.add(block.ids)
         self._lengths.append(lengths)
         self._classes, self._missing = block.names, self._missing + block.missing
         self._rows, self._bases = self._rows + len(lengths), self._bases + len(block.letters)
@@ -181,25 +188,20 @@ class _Table:
         for row, part in ((row, part) for row, part in enumerate(block.parts) if part in unknown):
             raise SourceError(f'{block.ids[row]}: "{part}" is no part of a split. {suggest(part, _CALLED)}')
 
-    def _name(self, ids: list[str]) -> None:
-        if self._names is None:
-            return
-        for name in ids:
-            if not name or name in self._names:
-                self._names, self._repeated = None, name
-                return
-            self._names[name] = None
-
     def finish(self, kind: str) -> dict[str, Any]:
         """Close all arrays; returns the unit's receipt."""
         if self._labels is None:
             raise SourceError("the table holds no sequence")
         arrays = {plane: column.close() for plane, column in self._planes.items()}
+        repeated = self._names.repeated() if self._names is not None else None
+        named = self._names is not None and repeated is None
+        names = self._names.blocks() if self._names is not None and named else _numbers(self._rows)
+        arrays["contigs/name"] = _write_blocks(self._folder / "contigs" / "name", self._rows, names)
+        self._names = None
         lengths = np.concatenate(self._lengths)
+        self._lengths.clear()
         padded = -(-lengths // ALIGNMENT) * ALIGNMENT
         columns: dict[str, npt.NDArray[Any]] = {
-            # Numbers are written without a string for each.
-            "name": text(tuple(self._names)) if self._names is not None else _numbers(self._rows),
             "alias": np.zeros((self._rows, 1), np.uint8),
             "length": lengths,
             "offset": np.cumsum(padded) - padded,
@@ -215,8 +217,8 @@ class _Table:
             "kind": kind,
             "names": self._classes,
             "missing": self._missing,
-            "named": self._names is not None,
-            "repeated": self._repeated,
+            "named": named,
+            "repeated": repeated,
             "parts": {part: int(self._counts[number]) for part, number in _PART.items()} if self._split else None,
         }
         return {"arrays": arrays, "about": about}
@@ -240,10 +242,73 @@ def _odd(block: SequenceBlock, first: int) -> Int64:
     return np.stack([keys // 256, keys % 256, counts], axis=1).astype(np.int64)
 
 
-def _numbers(count: int) -> Bytes:
+_STEP = 1 << 20  # names in memory at a time
+
+
+def _numbers(count: int) -> Iterator[Bytes]:
     """0 to count - 1 as `text` would have them."""
     width = len(str(count - 1))
-    return np.arange(count).astype(f"S{width}").view(np.uint8).reshape(count, width)
+    for first in range(0, count, _STEP):
+        yield np.arange(first, min(first + _STEP, count)).astype(f"S{width}").view(np.uint8).reshape(-1, width)
+
+
+def _write_blocks(folder: Path, count: int, blocks: Iterator[Bytes]) -> Entry:
+    """As `format.write_array` of all `count` rows of blocks; returns the manifest entry."""
+    first = next(blocks)
+    column = Column(folder, format.rows_layout((count, *first.shape[1:]), first.dtype, "zstd"))
+    for block in itertools.chain([first], blocks):
+        column.write(block)
+    return column.close()
+
+
+class _Names:
+    """What all sequences are called, kept on disk; in memory are a hash and a place for each."""
+
+    def __init__(self, scratch: Path):
+        self._file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115
+        self._hashes: list[npt.NDArray[np.uint64]] = []
+        self._sizes: list[npt.NDArray[np.uint32]] = []
+
+    def add(self, names: list[str]) -> None:
+        import polars as pl
+
+        column = pl.Series(names, dtype=pl.String)
+        self._hashes.append(column.hash().to_numpy())
+        self._sizes.append(column.str.len_bytes().to_numpy())
+        self._file.write("".join(names).encode())
+
+    def repeated(self) -> str | None:
+        """The first name that is empty or came before, if there is one."""
+        sizes, hashes = np.concatenate(self._sizes), np.concatenate(self._hashes)
+        sorted_ = np.sort(hashes)
+        if sizes.all() and not (sorted_[1:] == sorted_[:-1]).any():
+            return None
+        ends = np.cumsum(sizes, dtype=np.int64)
+        order = np.argsort(hashes, kind="stable")
+        again = order[1:][hashes[order[1:]] == hashes[order[:-1]]]
+        for row in np.sort(np.concatenate([again, np.flatnonzero(sizes == 0)])).tolist():
+            # Two names may have one hash.
+            same = np.flatnonzero(hashes[: row + 1] == hashes[row]).tolist()
+            *others, name = (self._read(int(ends[at] - sizes[at]), int(sizes[at])) for at in same)
+            if not name or name in others:
+                return name.decode()
+        return None
+
+    def blocks(self) -> Iterator[Bytes]:
+        """All names as `text` would have them."""
+        sizes = np.concatenate(self._sizes)
+        width, place = max(int(sizes.max()), 1), 0
+        for first in range(0, len(sizes), _STEP):
+            here = sizes[first : first + _STEP].astype(np.int64)
+            words = np.zeros((len(here), width), np.uint8)
+            size = int(here.sum())
+            words[np.arange(width) < here[:, None]] = np.frombuffer(self._read(place, size), np.uint8)
+            place += size
+            yield words
+
+    def _read(self, place: int, size: int) -> bytes:
+        self._file.seek(place)
+        return self._file.read(size)
 
 
 # ---- publishing -----------------------------------------------------------------------------
@@ -272,6 +337,12 @@ def own_split(labels: dict[str, Any], arrays: dict[str, Entry]) -> dict[str, Any
     """What the manifest says of the split that the table itself makes."""
     key = f"{labels['key']}/part"
     return {"id": arrays[key]["id"], "array": key, **labels["parts"]}
+
+
+def own_parts(labels: dict[str, Any], folder: Place, arrays: dict[str, Entry], contigs: Contigs) -> Parts:
+    """The parts of that split; `folder` has the arrays."""
+    key = f"{labels['key']}/part"
+    return parts_of(format.Array(folder / key, arrays[key]).read(), contigs)
 
 
 def place_split(
@@ -311,3 +382,8 @@ def assign(parts: Parts, contigs: Contigs) -> Bytes:
             )
         codes[rows] = number
     return codes
+
+
+def parts_of(codes: Bytes, contigs: Contigs) -> Parts:
+    """The parts of a split, from the number of the part that each sequence is in."""
+    return {part: contigs.whole()[np.flatnonzero(codes == number)] for part, number in _PART.items()}

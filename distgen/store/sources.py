@@ -20,11 +20,13 @@ class Sources:
     Args:
         provenance: what the manifest keeps; nothing in it depends on when or where the store is built, nor tells a secret.
         ids: an id of the content of each source, by how the recipe names it.
+        sizes: bytes of each source, likewise.
         remotes: what is elsewhere, by its URI.
     """
 
     provenance: dict[str, Any]
     ids: dict[str, str]
+    sizes: dict[str, int]
     remotes: dict[str, Remote]
 
     def fetched(self, recipe: Recipe, folder: Path) -> Recipe:
@@ -40,6 +42,7 @@ def examine(recipe: Recipe) -> Sources:
     """
     sources: dict[str, Any] = {}
     ids: dict[str, str] = {}
+    sizes: dict[str, int] = {}
     remotes: dict[str, Remote] = {}
     for source, key in recipe.files().items():
         expected = recipe.assembly.sha256 if recipe.assembly and source == recipe.assembly.fasta else None
@@ -51,13 +54,14 @@ def examine(recipe: Recipe) -> Sources:
             remotes[uri] = describe(uri, expected)
             entry = remotes[uri].entry()
             ids[source] = digest(entry)
+        sizes[source] = entry["bytes"]
         name, number = redact(source), 1
         while name in sources:  # URIs that differ in their queries alone
             number += 1
             name = f"{redact(source)} ({number})"
         sources[name] = entry
     provenance = {"distgen": distgen.__version__, "recipe": redact(recipe.text), "sources": sources}
-    return Sources(provenance, ids, remotes)
+    return Sources(provenance, ids, sizes, remotes)
 
 
 def _local(recipe: Recipe, source: str, key: str, expected: str | None) -> dict[str, Any]:

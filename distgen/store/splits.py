@@ -18,7 +18,9 @@ PARTS = ("train", "valid", "test")
 Parts = dict[str, Int64]
 
 
-def resolve(name: str, split: Split, contigs: Contigs, path: Callable[[str], Path]) -> dict[str, Parts]:
+def resolve(
+    name: str, split: Split, contigs: Contigs, path: Callable[[str], Path], family: Int64 | None = None
+) -> dict[str, Parts]:
     """The splits that one table of a recipe makes: flat intervals (n, 2) of each part, sorted and disjoint.
 
     Args:
@@ -26,15 +28,16 @@ def resolve(name: str, split: Split, contigs: Contigs, path: Callable[[str], Pat
         split: the table.
         contigs: the assembly's.
         path: where a file that it names lies.
+        family: int64 (C,), equal for contigs that are drawn into the same part.
 
     Raises:
         ConfigError: a part names what the assembly lacks, or two parts share bases. The message begins
             with the part's name. SourceError: a BED file is malformed.
     """
     if split.fraction:
-        found = {name: _drawn(split, contigs)}
+        found = {name: _drawn(split, contigs) if family is None else _drawn_families(split, contigs, family)}
     elif split.folds:
-        found = _folds(name, split, contigs)
+        found = _folds(name, split, contigs, family)
     else:
         found = {name: _named(split, contigs, path)}
     return {name: _buffered(parts, split.buffer_bp, contigs) for name, parts in found.items()}
@@ -133,24 +136,61 @@ def _drawn(split: Split, contigs: Contigs) -> Parts:
     return {"train": _union(train), "valid": _union(valid), "test": _union(test)}
 
 
-def _folds(name: str, split: Split, contigs: Contigs) -> dict[str, Parts]:
-    """Folds of about equal size: the longest contig (the next block) goes to the smallest fold."""
+def _families(split: Split, contigs: Contigs, family: Int64) -> tuple[list[Int64], Int64]:
+    """The contigs (m, 2) of each family, families in a random order, and their bases."""
+    blocks = _shuffled_blocks(split, contigs)
+    of = family[contigs.locate(blocks[:, 0])]
+    _, first, of = np.unique(of, return_index=True, return_inverse=True)
+    rank = np.argsort(np.argsort(first))[of]  # of each block, its family's place in the order
+    order = np.argsort(rank, kind="stable")
+    families = np.split(blocks[order], np.flatnonzero(np.diff(rank[order])) + 1)
+    return families, np.array([_size(blocks) for blocks in families])
+
+
+def _drawn_families(split: Split, contigs: Contigs, family: Int64) -> Parts:
+    """As near to the fractions as families allow: one that is larger than what a part lacks is left for others."""
+    assert split.fraction is not None
+    families, sizes = _families(split, contigs, family)
+    room = {part: share * sizes.sum() for part, share in split.fraction}
+    drawn: dict[str, list[Int64]] = {part: [] for part in PARTS}
+    for blocks, size in zip(families, sizes.tolist(), strict=True):
+        part = next((part for part in ("test", "valid") if size <= room[part]), "train")
+        drawn[part].append(blocks)
+        room[part] = room.get(part, 0) - size
+    for part, share in split.fraction:
+        if share and not drawn[part]:
+            raise ConfigError(
+                f"fraction: every family of sequences that resemble each other is larger than {share:g} of the table, "
+                f"{part}'s share; ask for a larger one, or for a higher identity or coverage of homology"
+            )
+    if not drawn["train"]:
+        raise ConfigError("fraction: no family of sequences is left to train on")
+    return {part: _union(*blocks) if blocks else np.empty((0, 2), np.int64) for part, blocks in drawn.items()}
+
+
+def _folds(name: str, split: Split, contigs: Contigs, family: Int64 | None) -> dict[str, Parts]:
+    """Folds of about equal size: the longest contig or family (the next block) goes to the smallest fold."""
     assert split.folds is not None
-    pieces = _shuffled_blocks(split, contigs) if split.block_bp else contigs.whole()
+    if family is not None:
+        pieces, _ = _families(split, contigs, family)
+    else:
+        blocks = _shuffled_blocks(split, contigs) if split.block_bp else contigs.whole()
+        pieces = list(blocks[:, None])
     if len(pieces) < split.folds:
-        raise ConfigError(f"folds: {len(pieces)} contigs make no {split.folds} folds; set block_bp to cut them")
-    if not split.block_bp:
-        pieces = pieces[np.argsort(pieces[:, 0] - pieces[:, 1], kind="stable")]
-    folds: list[list[list[int]]] = [[] for _ in range(split.folds)]
+        what = "contigs make" if family is None else "families of sequences that resemble each other make"
+        hint = "; set block_bp to cut them" if family is None else ""
+        raise ConfigError(f"folds: {len(pieces)} {what} no {split.folds} folds{hint}")
+    if family is not None or not split.block_bp:
+        pieces.sort(key=_size, reverse=True)
+    folds: list[list[Int64]] = [[] for _ in range(split.folds)]
     sizes = np.zeros(split.folds, np.int64)
-    for start, end in pieces.tolist():
+    for piece in pieces:
         smallest = int(np.argmin(sizes))
-        folds[smallest].append([start, end])
-        sizes[smallest] += end - start
+        folds[smallest].append(piece)
+        sizes[smallest] += _size(piece)
     found = {}
     for number in range(split.folds):
-        turned = [np.array(fold, np.int64) for fold in folds[number:] + folds[:number]]
-        test, valid, *train = turned
+        test, valid, *train = (np.concatenate(fold) for fold in folds[number:] + folds[:number])
         found[f"{name}-{number}"] = {"train": _union(*train), "valid": _union(valid), "test": _union(test)}
     return found
 

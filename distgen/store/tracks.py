@@ -19,7 +19,8 @@ from distgen.genome import Contigs
 from distgen.store import format
 from distgen.store.format import Entry, Layout, ShardWriter
 from distgen.store.reader import Store
-from distgen.store.work import Progress, Work, link
+from distgen.store.rows import link_arrays
+from distgen.store.work import Part, Progress, Work, link
 
 if TYPE_CHECKING:
     from distgen.ingest.features import Features
@@ -49,7 +50,7 @@ class Block:
     Args:
         number: which track of the recipe.
         track: as the recipe has it.
-        paths: the sources of these columns.
+        sources: the files of these columns.
         groups: the table of groups of cells, or None.
         columns: the names of the columns.
         inputs: an id of all that the values depend on.
@@ -58,7 +59,7 @@ class Block:
 
     number: int
     track: Track
-    paths: tuple[Path, ...]
+    sources: tuple[Path, ...]
     groups: Path | None
     columns: tuple[str, ...]
     inputs: str
@@ -82,7 +83,8 @@ def plan(recipe: Recipe, sources: dict[str, str], contigs: Contigs, built: dict[
         contigs: the store's.
         built: the key of the array that was built from each inputs' id.
     """
-    table = digest([contigs.names, contigs.aliases, contigs.lengths.tolist()])
+    told = [list(contigs.names), list(contigs.aliases), contigs.lengths.tolist()] if recipe.track else []
+    table = digest(told)
     blocks = []
     for number, track in enumerate(recipe.track):
         names = _columns(recipe, number)
@@ -138,14 +140,20 @@ def write_block(block: Block, contigs: Contigs, work: Work, progress: Progress, 
         return
     scratch = Path(tempfile.mkdtemp(prefix="scratch-", dir=work.folder))
     try:
-        columns = _open(block, contigs, scratch)
+        part = Part(progress, block.sources, passes=2)
+        with part.reading():
+            columns = _open(block, contigs, scratch)
+        read, done = part.share, 0
+        whole = min(len(missing) * layout.shard, layout.shape[0])
         for shard in missing:
             folder = work.begin(_unit(block, shard))
             writer = ShardWriter(folder / "values", layout, sparse=True)
             for row, first, last in _pieces(block, contigs, layout, shard):
                 values = columns.bins(row, first, last)
                 writer.write(values if block.track.is_classes else _store(block, contigs.names[row], first, values))
-                progress((last - first) * block.track.bin_bp)
+                done += last - first
+                part((last - first) * block.track.bin_bp)
+                part.reach(read + (1 - read) * done / whole)
             receipt = {"arrays": {"values": writer.close()}, "skipped": columns.skipped}
             work.finish(_unit(block, shard), folder, receipt)
     finally:
@@ -195,25 +203,31 @@ def _store(block: Block, contig: str, first: int, values: Values) -> Values:
 
 
 def place(
-    block: Block, contigs: Contigs, work: Work, folder: Path, old: Store | None
+    block: Block, contigs: Contigs, work: Work, folder: Path, old: Store | None, fresh: bool
 ) -> tuple[str, Entry, dict[str, int]]:
-    """Put a block's array under its key in `folder`; returns the key, its manifest entry and what was skipped."""
+    """Put a block's array under its key in `folder`; one that `old` has only if that is to be a whole new store.
+
+    Returns:
+        The key, its manifest entry and what was skipped.
+    """
     if block.key is not None:
         assert old is not None
         key, entry = block.key, old.manifest["arrays"][block.key]
         skipped = old.manifest["inputs"]["tracks"][block.inputs]["skipped"]
-        files = {str(f.relative_to(old.path)): f for f in (old.path / key).rglob("*") if f.is_file()}
+        if fresh:
+            group, name = key.rsplit("/", 1)
+            link_arrays(old.path / group, folder / group, [name])
     else:
         layout = block.layout(contigs)
         entry = format.array_entry(layout, shards_of(block, contigs, work))
         skipped = (work.receipt(_unit(block, 0)) or {})["skipped"]
         key = f"tracks/{block.track.name}.{entry['id'][:8]}/values"
         units = [shard_path(block, work, shard) for shard in range(layout.shards)]
-        files = {f"{key}/{layout.key(n)}": unit for n, unit in enumerate(units) if unit.exists()}
+        for number, unit in enumerate(units):
+            if unit.exists():
+                link(unit, folder / key / layout.key(number))
         format.write_json(folder / key / "zarr.json", layout.to_json())
-    if old is None or folder != old.path or block.key is None:
-        for name, file in files.items():
-            link(file, folder / name)
+    if fresh or block.key is None:
         format.write_group(folder / "tracks", {})
         format.write_group((folder / key).parent, {"bin_bp": block.track.bin_bp})
     return key, entry, skipped
@@ -289,19 +303,19 @@ def _open(block: Block, contigs: Contigs, scratch: Path) -> Columns:
     if track.kind == "annotation":
         from distgen.ingest.annotation import read_annotation
 
-        return _Painted(read_annotation(block.paths[0], block.columns, contigs, promoter=track.promoter), block)
+        return _Painted(read_annotation(block.sources[0], block.columns, contigs, promoter=track.promoter), block)
     if track.kind == "intervals":
         from distgen.ingest.intervals import read_intervals
 
-        features = read_intervals(block.paths, contigs, value=track.value, summit=track.summit, blocks=track.blocks)
+        features = read_intervals(block.sources, contigs, value=track.value, summit=track.summit, blocks=track.blocks)
         return _Painted(features, block)
     if track.kind == "signal":
         from distgen.ingest.signal import open_signal
 
-        return _Signals([open_signal(path, contigs, scratch) for path in block.paths], track)
+        return _Signals([open_signal(path, contigs, scratch) for path in block.sources], track)
     from distgen.ingest.alignments import open_alignments
 
-    (path,) = block.paths
+    (path,) = block.sources
     signal = open_alignments(
         path, contigs, scratch, groups=block.groups, tn5=track.tn5, what=track.what, min_mapq=track.min_mapq
     )

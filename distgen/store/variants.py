@@ -23,9 +23,10 @@ from distgen import config
 from distgen.config import Recipe, digest
 from distgen.errors import ConfigError, SourceError, suggest
 from distgen.genome import AMBIGUOUS, Contigs, Int64
+from distgen.ingest.objects import Place
 from distgen.store import rows
 from distgen.store.format import Array, Bytes, Entry
-from distgen.store.work import Progress
+from distgen.store.work import Part
 
 if TYPE_CHECKING:
     from distgen.ingest.variants import VariantBlock
@@ -150,7 +151,7 @@ class Bases:
     """
 
     contigs: Contigs
-    folder: Path
+    folder: Place
     entries: dict[str, Entry]
 
     @cached_property
@@ -193,14 +194,15 @@ def plan(
     for number, table in enumerate(recipe.variants):
         parameters = [table.name, table.samples, table.indels]
         inputs = digest(["variants/1", planes, parameters, ids[table.source]])
-        fill = None
+        fill, files = None, tuple[Path, ...]()
         if inputs not in known:
-            fill = partial(_fill, table, recipe.resolve(table.source, f"variants.{number}.source"), bases)
-        tables.append(rows.Table(KIND, table.name, inputs, fill))
+            path = recipe.resolve(table.source, f"variants.{number}.source")
+            fill, files = partial(_fill, table, path, bases), (path,)
+        tables.append(rows.Table(KIND, table.name, inputs, fill, files))
     return tables
 
 
-def _fill(table: config.Variants, path: Path, bases: Bases, folder: Path, progress: Progress) -> rows.Made:
+def _fill(table: config.Variants, path: Path, bases: Bases, folder: Path, part: Part) -> rows.Made:
     from distgen.ingest.variants import read_variants
 
     columns = _columns(folder, len(table.samples))
@@ -211,7 +213,9 @@ def _fill(table: config.Variants, path: Path, bases: Bases, folder: Path, progre
         skipped.update(block.skipped)
         for name, values in order.sorted(_named(block)).items():
             columns[name].write(values)
-        progress(len(block.row))
+        if len(block.row):  # most files go along the assembly
+            last = bases.contigs.offsets[block.row[-1]] + block.position[-1]
+            part.reach(float(last / (bases.contigs.offsets[-1] + bases.contigs.lengths[-1])))
     for name, values in order.rest().items():
         columns[name].write(values)
     about = {"samples": table.samples, "rows": columns["contig"].rows, "counts": counts, "skipped": skipped}

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distgen.errors import StoreError
+from distgen.ingest.objects import Object, Place
 from distgen.store import format
 from distgen.store.format import MANIFEST, Array
 from distgen.store.planes import PER_BYTE
 from distgen.store.reader import Store
 from distgen.store.splits import PARTS
 
-_KINDS = ("tracks", "matrices", "variants", "splits")  # groups of arrays that a recipe may gain and lose
+KINDS = ("tracks", "matrices", "variants", "splits")  # groups of arrays that a recipe may gain and lose
 
 
 @dataclass
@@ -68,7 +69,7 @@ def _check_shard(key: str, array: Array, shard: int, found: Findings, progress: 
         found.damage.append((key, shard, f"{error}{where}"))
 
 
-def _check_json(path: Path, expected: Any, key: str, found: Findings) -> None:
+def _check_json(path: Place, expected: Any, key: str, found: Findings) -> None:
     """Metadata must be the very bytes that were published."""
     try:
         if path.read_bytes() != format.json_bytes(expected):
@@ -77,24 +78,48 @@ def _check_json(path: Path, expected: Any, key: str, found: Findings) -> None:
         found.damage.append((key, None, f"{path} cannot be read: {error.strerror}"))
 
 
-def leftovers(store: Store) -> list[Path]:
-    """Folders of arrays that an earlier generation of the store used, and this one doesn't."""
-    used = {store.path / key for key in store.groups()}
-    return sorted(folder for kind in _KINDS for folder in store.path.glob(f"{kind}/*/") if folder not in used)
+def sizes(store: Store) -> dict[str, int]:
+    """The bytes of every file or object below a store, by its name there."""
+    if isinstance(store.path, Object):
+        return {name: meta["size"] for name, meta in store.path.names().items()}
+    files = (file for file in store.path.rglob("*") if file.is_file())
+    return {str(file.relative_to(store.path)): file.stat().st_size for file in files}
+
+
+def leftovers(store: Store, names: Iterable[str]) -> list[str]:
+    """Groups of arrays that an earlier generation of the store used, and this one doesn't.
+
+    Args:
+        store: an open store.
+        names: of all files or objects below it.
+    """
+    folders = {"/".join(name.split("/")[:2]) for name in names if name.split("/")[0] in KINDS and name.count("/") > 1}
+    return sorted(folders - store.groups().keys())
+
+
+def prune(store: Store) -> list[str]:
+    """Remove what `leftovers` finds, and say what that was; nothing may read it any longer."""
+    names = sizes(store)
+    found = leftovers(store, names)
+    if isinstance(store.path, Object):
+        store.path.delete([name for name in names if "/".join(name.split("/")[:2]) in found])
+    else:
+        for key in found:
+            shutil.rmtree(store.path / key)
+    return found
 
 
 def describe(store: Store) -> dict[str, Any]:
     """What `distgen info` shows: sizes in bases, bytes and bins."""
-    contigs, path = store.contigs, store.path
-    stored = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    contigs, files = store.contigs, sizes(store)
     return {
-        "store": str(path),
+        "store": str(store.path),
         "assembly": store.name,
         "bases": int(contigs.lengths.sum()),
         "ambiguous": _count_bits(store.planes["ambiguous"]),
         "softmasked": _count_bits(store.planes["softmask"]),
-        "bytes": stored,
-        "unused": [str(folder.relative_to(path)) for folder in leftovers(store)],
+        "bytes": sum(files.values()),
+        "unused": leftovers(store, files),
         "contigs": {n: int(length) for n, length in zip(contigs.names, contigs.lengths, strict=True)},
         "letters": store.letters,
         "tracks": {

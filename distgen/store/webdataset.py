@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,9 @@ import numpy.typing as npt
 from distgen.config import digest
 from distgen.errors import ConfigError, suggest
 from distgen.genome import AMBIGUOUS, Contigs, Int64
+from distgen.ingest.objects import Place
 from distgen.ingest.packing import pack_codes, unpack_codes
-from distgen.store import format
+from distgen.store import format, upload
 from distgen.store.exported import (
     FORMAT,
     INDEX,
@@ -31,18 +31,18 @@ from distgen.store.exported import (
     read_export,
     sample_key,
 )
-from distgen.store.reader import Store, Track
+from distgen.store.reader import Store, Track, open_store
 from distgen.store.tar import BLOCK, END, npy_header, tar_header
-from distgen.store.work import Work, link, sync
+from distgen.store.work import Execute, Progress, Work, in_this_process, link, settle, silent, sync
 
 __all__ = ["SHARD_BYTES", "export", "read_blocks_of_export", "read_export"]
 
 SHARD_BYTES = 256_000_000
+_LARGEST_OBJECT = 512_000_000  # bytes: it is in memory while it is sent
 _IN_MEMORY = 1 << 24  # bytes of samples at a time
 
 Bytes = npt.NDArray[np.uint8]
 Values = npt.NDArray[Any]
-Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,20 @@ class _Plan:
     stride: int
     tracks: tuple[Track, ...]
     shard_bytes: int
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Where it is unpickled, the store is opened and all is reckoned again: less than an open store is to carry.
+        lengths = self.window, self.target_length, self.stride
+        tracks = tuple(track.name for track in self.tracks)
+        path = self.store.path
+        return _planned, (
+            path.resolve() if isinstance(path, Path) else path,
+            *lengths,
+            self.split,
+            self.parts,
+            tracks,
+            self.shard_bytes,
+        )
 
     @cached_property
     def regions(self) -> dict[str, Int64]:
@@ -179,7 +193,7 @@ class _Plan:
 
 def export(
     store: Store,
-    out: Path,
+    out: Place,
     *,
     window: int = 1024,
     target_length: int | None = None,
@@ -188,13 +202,15 @@ def export(
     parts: tuple[str, ...] = (),
     tracks: tuple[str, ...] = (),
     shard_bytes: int = SHARD_BYTES,
-    progress: Progress = lambda samples: None,
+    progress: Progress = silent,
+    expect: Callable[[int], None] = lambda samples: None,
+    execute: Execute = in_this_process,
 ) -> Export:
     """Write the windows of a split as tar shards; one that was interrupted goes on with the shards that are missing.
 
     Args:
         store: an open store.
-        out: the folder to make; it appears when everything is written.
+        out: the folder to make; it appears when everything is written. In an object store, its index does.
         window: bases per window.
         target_length: bases in the window's middle that targets cover; the whole window if None.
         stride: bases from one target to the next; `target_length` if None.
@@ -203,6 +219,8 @@ def export(
         tracks: names of the tracks to write as targets.
         shard_bytes: about how many bytes a shard has.
         progress: called with the samples written since the last call.
+        expect: hears how many there are in all.
+        execute: carries out tasks, a shard each; they can be pickled, and done in any order and more than once.
 
     Raises:
         ConfigError: an argument does not fit the store or the others, or `out` holds something else.
@@ -210,28 +228,62 @@ def export(
     """
     plan = _plan(store, window, target_length, stride, split, parts, tracks, shard_bytes)
     described, shards = plan.describe(), plan.shards()
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if _is_taken(out, shards, shard_bytes):
         return _existing(out, described, shards)
     work, name = Work(out), digest([described, shard_bytes])
+    expect(sum(shard.samples for shard in shards))
     with work.locked():
-        for shard in shards:
-            unit = f"{name}-{shard.name}"
-            if work.receipt(unit) is None:
-                folder = work.begin(unit)
-                work.finish(unit, folder, _write(folder / shard.name, plan.samples(shard), progress))
-        staged = work.folder / "export"
-        shutil.rmtree(staged, ignore_errors=True)
-        entries = []
-        for shard in shards:
-            link(work.path(f"{name}-{shard.name}") / shard.name, staged / shard.name)
-            entries.append({"name": shard.name, "part": shard.part, **(work.receipt(f"{name}-{shard.name}") or {})})
-        index = described | {"shards": entries}
-        format.write_json(staged / INDEX, index | {"checksum": digest(index)})
-        sync(staged)
-        staged.rename(out)
-        sync(out.parent)
+        sent = frozenset() if isinstance(out, Path) else frozenset(out.names())
+        units = {shard.name: f"{name}-{shard.name}" for shard in shards}
+        execute([partial(_finish, plan, shard, work, units[shard.name], sent) for shard in shards], progress)
+        receipts = [work.receipt(units[shard.name]) or {} for shard in shards]
+        named = [{"name": shard.name, "part": shard.part} for shard in shards]
+        index = described | {"shards": [entry | receipt for entry, receipt in zip(named, receipts, strict=True)]}
+        index |= {"checksum": digest(index)}
+        if isinstance(out, Path):
+            _publish(out, index, [work.path(unit) / shard for shard, unit in units.items()], work.folder / "export")
+        else:
+            upload.commit(out / INDEX, None, format.json_bytes(index))
         work.remove()
     return read_export(out)
+
+
+def _is_taken(out: Place, shards: list[Shard], shard_bytes: int) -> bool:
+    """Whether there is something else than what an export that was stopped has left."""
+    if isinstance(out, Path):
+        return out.exists() and not (out.is_dir() and not any(out.iterdir()))
+    if shard_bytes > _LARGEST_OBJECT:
+        raise ConfigError(f"shard_bytes: {shard_bytes} is more than is sent at once ({_LARGEST_OBJECT})")
+    return bool(out.names().keys() - {shard.name for shard in shards})
+
+
+def _publish(out: Path, index: dict[str, Any], files: list[Path], staged: Path) -> None:
+    shutil.rmtree(staged, ignore_errors=True)
+    for file in files:
+        link(file, staged / file.name)
+    format.write_json(staged / INDEX, index)
+    settle(staged)
+    staged.rename(out)
+    sync(out.parent)
+
+
+def _finish(plan: _Plan, shard: Shard, work: Work, unit: str, sent: frozenset[str], progress: Progress) -> None:
+    """Write the unit of a shard unless it is finished; send it, where the export goes to an object store."""
+    here = isinstance(work.out, Path)
+    if work.receipt(unit) is not None and (here or shard.name in sent):
+        progress(shard.samples)
+        return
+    folder = work.begin(unit)
+    receipt = _write(folder / shard.name, plan.samples(shard), progress)
+    if not isinstance(work.out, Path):
+        upload.send({shard.name: folder / shard.name}, work.out)
+        (folder / shard.name).unlink()  # each worker keeps one shard on this disk
+    work.finish(unit, folder, receipt)
+
+
+@lru_cache(maxsize=2)
+def _planned(place: Place, *asked: Any) -> _Plan:
+    return _plan(open_store(place), *asked)
 
 
 def _plan(
@@ -284,7 +336,7 @@ def _plan(
     return plan
 
 
-def _existing(out: Path, described: dict[str, Any], shards: list[Shard]) -> Export:
+def _existing(out: Place, described: dict[str, Any], shards: list[Shard]) -> Export:
     """The export that is there already, if it is this one."""
     if not (out / INDEX).is_file():
         raise ConfigError(f"{out} exists and is no export; give another --out")
@@ -314,8 +366,6 @@ def _write(path: Path, samples: Iterator[tuple[str, dict[str, bytes]]], progress
             progress(1)
         content.update(END)
         file.write(END)
-        file.flush()
-        os.fsync(file.fileno())
         return {"samples": count, "bytes": file.tell(), "sha256": content.hexdigest()}
 
 

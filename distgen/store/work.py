@@ -1,4 +1,5 @@
-"""The hidden folder beside a store where a build keeps what is finished, so that the next one goes on there.
+"""The hidden folder where a build keeps what is finished, so that the next one goes on there: beside the store, or in
+the current folder if the store is elsewhere.
 
 A build is made of *units*, each some shards and a receipt of what is in them. A unit's id says what it was
 made of; it is written under another name and renamed when whole: a unit that is there is whole.
@@ -10,19 +11,72 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from distgen.config import digest
 from distgen.errors import ConfigError, StoreError
+from distgen.ingest.objects import Place
+from distgen.ingest.open import heard
 from distgen.store import format
 
 _RECEIPT = "receipt.json"
 
-Progress = Callable[[int], None]  # hears of the number of bases done since the last call
+
+class Progress(Protocol):
+    """Hears of what is done since the last call: bases (of an export windows), and bytes of the sources."""
+
+    def __call__(self, amount: int, read: int = 0, /) -> None: ...
+
+
 Task = Callable[[Progress], Any]
 Execute = Callable[[Sequence[Task], Progress], list[Any]]
+
+
+def silent(amount: int, read: int = 0) -> None:
+    """Progress that nobody looks at."""
+
+
+class Part:
+    """The progress of a part of a build that is worth as many bytes as its sources have, however often they are read.
+
+    Args:
+        progress: what to tell.
+        sources: the files.
+        passes: how often they are read, where writing what was read counts as one more.
+    """
+
+    def __init__(self, progress: Progress, sources: Iterable[Path], passes: int = 1):
+        self._progress, self._size = progress, sum(source.stat().st_size for source in sources)
+        self._passes, self._heard, self._told = passes, 0, 0
+
+    @property
+    def share(self) -> float:
+        """How much of the part is done."""
+        return self._told / self._size if self._size else 1.0
+
+    def __call__(self, amount: int, read: int = 0, /) -> None:
+        self._progress(amount, read)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """What is read from here on counts."""
+        with heard(self._read):
+            yield
+
+    def _read(self, size: int) -> None:
+        self._heard += size
+        self.reach(self._heard / self._passes / max(self._size, 1))
+
+    def reach(self, share: float) -> None:
+        """So much of the part is done, at least."""
+        told = min(int(share * self._size), self._size)
+        if told > self._told:
+            self._progress(0, told - self._told)
+            self._told = told
 
 
 def in_this_process(tasks: Sequence[Task], progress: Progress) -> list[Any]:
@@ -31,11 +85,20 @@ def in_this_process(tasks: Sequence[Task], progress: Progress) -> list[Any]:
 
 
 class Work:
-    """The folder `.NAME.building` beside the store `out`."""
+    """The folder `.NAME.building` beside the store `out`; or `.NAME.ID8.building` in the current folder, where what is to
+    be sent to an object store waits.
 
-    def __init__(self, out: Path):
+    Args:
+        out: where the store is to be.
+        purpose: tells the folder from others for the same store.
+    """
+
+    def __init__(self, out: Place, purpose: str = ""):
         self.out = out
-        self.folder = out.with_name(f".{out.name}.building")
+        if isinstance(out, Path):
+            self.folder = out.with_name(f".{out.name}{purpose}.building")
+        else:
+            self.folder = Path.cwd() / f".{out.name}.{digest(str(out))[:8]}{purpose}.building"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -48,7 +111,7 @@ class Work:
         try:
             lock = self._lock()
         except OSError as error:
-            raise ConfigError(f"{self.out}: cannot write here ({error.strerror or error})") from None
+            raise ConfigError(f"{self.out}: cannot write to {self.folder.parent} ({error.strerror or error})") from None
         try:
             for unfinished in self.folder.glob("units/*.part-*"):
                 shutil.rmtree(unfinished, ignore_errors=True)
@@ -102,6 +165,7 @@ class Work:
     def finish(self, unit: str, folder: Path, receipt: dict[str, Any]) -> None:
         """Declare the unit in `folder` whole."""
         format.write_json(folder / _RECEIPT, receipt)
+        settle(folder)
         if self.path(unit).exists():  # a worker that was thought dead has built it, too
             shutil.rmtree(folder)
         else:
@@ -118,11 +182,20 @@ def link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def sync(folder: Path) -> None:
-    """Make the names in a folder outlast a power failure."""
-    handle = os.open(folder, os.O_RDONLY)
-    os.fsync(handle)
-    os.close(handle)
+def sync(place: Path) -> None:
+    """Make a file, or the names in a folder, outlast a power failure."""
+    handle = os.open(place, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def settle(*places: Path) -> None:
+    """Make some files and all that is in some folders outlast a power failure. Many that wait together wait hardly longer than
+    one: a file system writes what they all need in one go."""
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(sync, (found for place in places for found in (place, *place.rglob("*")))))
 
 
 def _replaced(out: Path) -> Path:
@@ -131,6 +204,7 @@ def _replaced(out: Path) -> Path:
 
 def swap(folder: Path, out: Path) -> None:
     """Put the finished folder in the place of `out`; a store that was there goes away afterwards."""
+    settle(folder)
     if out.exists():
         out.rename(_replaced(out))
     folder.rename(out)

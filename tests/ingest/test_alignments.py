@@ -134,6 +134,14 @@ def test_bins_of_alignments_have_no_gaps_whatever_is_asked(tmp_path):
         assert file.bins(1, 0, 12, 10, "max", absent=absent, min_covered=1.0)[:, 0].tolist() == [0] * 12
 
 
+def test_coverage_is_the_share_of_bases_that_have_reads(tmp_path):
+    file = open_alignments(write(tmp_path / "a.bam", [Read(start=10)] * 3 + [Read(start=25)]), CONTIGS, tmp_path)
+    (bases_read,) = np.nonzero(bases(file)[:40, 0])
+    expected = [(bases_read // 10 == b).mean() * len(bases_read) / 10 for b in range(4)]
+    assert 0 < min(e for e in expected if e) < 1
+    assert file.bins(0, 0, 4, 10, "coverage", absent="zero")[:, 0].tolist() == pytest.approx(expected)
+
+
 def test_a_contig_that_the_header_lacks_is_missing(tmp_path):
     path = write(tmp_path / "a.bam", [Read()], {"chr1": 300})
     assert np.isnan(bases(open_alignments(path, CONTIGS, tmp_path), 1)).all()

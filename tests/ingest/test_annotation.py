@@ -138,6 +138,29 @@ def test_promoters_end_with_their_contig(tmp_path):
     assert spans(read(tmp_path, at_the_edge, ("promoter",), promoter=(5, 1))) == [(0, 1)]
 
 
+@pytest.mark.parametrize("strand", ["+", "-"])
+def test_what_reaches_over_the_origin_of_a_circular_contig_goes_round(tmp_path, strand):
+    around = Contigs(("chr1",), np.array([100]), np.array([0]), ("",), (True,))
+    gff = line(start=92, end=113, strand=strand, frame="0", attributes="Parent=t")
+    gff += line(kind="exon", start=92, end=113, strand=strand, attributes="Parent=t")
+    path = tmp_path / "a.gff3"
+    path.write_text("##gff-version 3\n" + gff)
+    classes = ("cds", "cds0", "cds1", "cds2", "tss", "promoter")
+    found = read_annotation(path, classes, around, promoter=(20, 1))
+    gene = [i % 100 for i in range(91, 113)][:: 1 if strand == "+" else -1]
+    assert bases(found, 0) == sorted(gene)
+    for position in range(3):
+        assert bases(found, 1 + position) == sorted(gene[position::3])
+    assert bases(found, 4) == gene[:1]
+    upstream = range(71, 92) if strand == "+" else range(12, 33)
+    assert bases(found, 5) == sorted(i % 100 for i in upstream)
+
+
+def test_only_circular_contigs_have_features_over_their_end(tmp_path):
+    with pytest.raises(SourceError, match=r"has 100 bases: .* or the contig is circular \(\[contigs\] circular\)"):
+        read(tmp_path, line(start=92, end=113))
+
+
 def test_explicit_utrs_go_before_derived_ones(tmp_path):
     text = GENE + line(kind="five_prime_UTR", start=12, end=13) + line(kind="3UTR", start=56, end=60)
     found = read(tmp_path, text, ("utr5", "utr3"))

@@ -13,7 +13,7 @@ import pytest
 from distgen.config import Recipe, read
 from distgen.errors import DistgenError
 from distgen.genome import Contigs
-from distgen.ingest.tables import read_matrix, read_sequences
+from distgen.ingest.tables import join, read_matrix, read_sequences
 from distgen.ingest.twobit import TwoBit
 from distgen.ingest.variants import read_variants
 from distgen.store.build import build
@@ -52,7 +52,9 @@ def use(path: Path, kind: str, options: dict, tmp_path: Path) -> None:
         case "sequences":
             list(read_sequences({"train": path}, **options))
         case "matrix":
-            read_matrix(path, **options)
+            found = read_matrix(path)
+            join(found.ids, options.get("ids", found.ids), str(path))
+            list(found.blocks())
         case "variants":
             reference = {"reference": lambda row, positions: np.zeros(len(positions), np.uint8)}
             list(read_variants(path, CONTIGS, **reference, **options))

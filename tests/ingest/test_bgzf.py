@@ -1,6 +1,7 @@
 """Any place of a bgzip file without an index beside it, against the whole content."""
 
 import gzip
+from pathlib import Path
 
 import numpy as np
 import pysam
@@ -8,9 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distgen.config import Recipe, read
 from distgen.errors import SourceError
 from distgen.ingest import bgzf
 from distgen.ingest.open import content_size, read_blocks
+from distgen.store import planes
+from distgen.store.build import build
 from tests.store.test_planes import bgzip
 
 CONTENT = np.random.default_rng(0).integers(65, 90, 300_000, np.uint8).tobytes()
@@ -22,6 +26,30 @@ def test_any_stretch_is_the_contents_own(tmp_path, start, stop, block):
     path.write_bytes(bgzip(CONTENT))
     assert b"".join(read_blocks(path, block, start, max(start, stop))) == CONTENT[start : max(start, stop)]
     assert b"".join(read_blocks(path, block, start)) == CONTENT[start:]
+
+
+def test_indexes_beside_a_bgzip_genome_are_not_needed_and_do_no_harm(tmp_path, monkeypatch):
+    monkeypatch.setattr(planes, "UNIT", 1 << 19)
+    letters = np.frombuffer(b"ACGTacgtN", np.uint8)[np.random.default_rng(1).integers(0, 9, (4, 600_000))]
+    text = b"".join(b">chr%d\n%s\n" % (n, row.tobytes()) for n, row in enumerate(letters))
+    for name in ("without", "stale"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.fa.gz").write_bytes(bgzip(text))
+        (tmp_path / name / "a.toml").write_text('format = 1\n[assembly]\nname = "a"\nfasta = "a.fa.gz"\n')
+    (tmp_path / "stale/a.fa.gz.fai").write_text("chr9\t7\t3\t60\t61\n")
+    (tmp_path / "stale/a.fa.gz.gzi").write_bytes(b"\xff" * 24)
+    begun = []
+
+    def anywhere(tasks, progress):
+        begun.append(len(tasks))
+        return [task(progress) for task in reversed(tasks)][::-1]
+
+    build(read(tmp_path / "without/a.toml", Recipe), tmp_path / "without.zarr")
+    build(read(tmp_path / "stale/a.toml", Recipe), tmp_path / "stale.zarr", execute=anywhere, parallel=2)
+    assert max(begun) > 4  # tasks that each begin at a place of their own
+    files = {p.relative_to(tmp_path / "without.zarr") for p in (tmp_path / "without.zarr").rglob("*") if p.is_file()}
+    for file in files - {Path("manifest")}:
+        assert (tmp_path / "stale.zarr" / file).read_bytes() == (tmp_path / "without.zarr" / file).read_bytes()
 
 
 def test_sizes_are_told_by_the_blocks(tmp_path):

@@ -83,9 +83,14 @@ def columns(tmp_path, content, block=1 << 20, **options):
     return [row for table in tables for row in table.iter_rows()]
 
 
+FIELDS = (
+    st.sampled_from(["c", "tracker", "HLA*1:2", "a b"]),
+    *[st.integers(0, 9)] * 2,
+    st.sampled_from(["1", "-1.5e0", "nan", "inf"]),
+)
 LINE = st.one_of(
-    st.builds("{}\t{}\t9{}\t{}".format, st.sampled_from(["c", "tracker", "HLA*1:2", "a b"]), *[st.integers(0, 9)] * 2,
-              st.sampled_from(["1", "-1.5e0", "nan", "inf"])),
+    st.builds("{}\t{}\t9{}\t{}".format, *FIELDS),
+    st.builds("{}\t {}\t  9{}\t {}".format, *FIELDS),
     st.sampled_from(["", "  ", "#c 1 2 3", "#c\t1\t2\t3", "track", "track x", "browser\ty", "c  1 2\t3", "c 1 2 3 "]),
 )  # fmt: skip
 

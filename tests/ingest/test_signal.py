@@ -34,7 +34,7 @@ def reduce_bases(values, bin_bp, reduce, absent, min_covered):
         if len(data) / len(bases) < min_covered:
             out.append(np.nan)
         elif reduce == "coverage":
-            out.append(len(data) / len(bases))
+            out.append(sum(not np.isnan(v) for v in bases) / len(bases))
         elif not data:
             out.append(np.nan)
         else:

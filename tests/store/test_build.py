@@ -153,5 +153,5 @@ def test_a_contig_shorter_than_asked_is_left_out(small_recipe, tmp_path):
 
 
 def test_building_needs_no_torch():
-    code = "import sys, distgen.store.build, distgen.store.verify; assert not {'torch', 'ray', 'zarr', 'numba'} & set(sys.modules)"
+    code = "import sys, distgen.store.build, distgen.store.verify; assert not {'torch', 'ray', 'zarr', 'numba', 'obstore'} & set(sys.modules)"
     assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code]) == 0

@@ -118,3 +118,12 @@ def test_damage_in_a_table_is_found_by_verify(recipe, tmp_path):
     data[3] ^= 1
     shard.write_bytes(data)
     assert [(where, number) for where, number, _ in verify(store).damage] == [(key, 0)]
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=5), min_size=1))
+def test_words_that_are_decoded_one_by_one_are_those_that_were_written(names):
+    found = rows.Words(rows.text(tuple(names)))
+    assert list(found) == names
+    assert [found[i] for i in range(len(found))] == names
+    assert found[1:3] == tuple(names[1:3])
+    assert names[-1] in found

@@ -31,12 +31,17 @@ def reference_candidates(words, windows, needs, span, bits, copies):
     places = defaultdict(list)
     for t, word in enumerate(words.tolist()):
         if word >= 0:
-            places[word >> (33 - bits), (word >> 1) & 255].append((t, word & 1))
+            places[word >> (33 - bits), (word >> 1) & 7].append((t, word & 1))
+    known = {word >> (30 - bits) for word in words.tolist() if word >= 0}
+
+    def near(word):
+        return places[word >> (33 - bits), (word >> 1) & 7] if word >> (30 - bits) in known else []
+
     rows = []
     for w, (start, end) in enumerate(windows.tolist()):
         hits = []
         for q, word in enumerate(words[start : max(start, end - span + 1)].tolist()):
-            for t, strand in places[word >> (33 - bits), (word >> 1) & 255][:copies] if word >= 0 else ():
+            for t, strand in near(word)[:copies]:
                 turned = strand ^ (word & 1)
                 hits.append((turned, t + q if turned else t - q, q))
         runs = []
@@ -55,7 +60,7 @@ def reference_candidates(words, windows, needs, span, bits, copies):
             positions = [q for _, _, q in run]
             enough = len(run) >= (3 if needs[w] >= 100 else 2)
             if enough and max(positions) - min(positions) >= needs[w] // 4:
-                rows.append([w, run[0][0], run[0][1], run[-1][1]])
+                rows.append(([w, run[0][0], run[0][1], run[-1][1]], len(run)))
     return rows
 
 
@@ -89,8 +94,14 @@ def test_candidates_are_those_of_the_reference(seed, length, need, copies):
     starts = np.arange(0, len(codes), 60)
     windows = np.stack([starts, np.minimum(starts + length, len(codes))], axis=1)
     needs = np.full(len(windows), need)
-    found = seeds.candidates(words, windows, needs, len(SHAPE), index, copies)
-    assert found.tolist() == reference_candidates(words, windows, needs, len(SHAPE), index.bits, copies)
+    found = seeds.candidates(words, windows, needs, len(SHAPE), index, copies, 10**6)
+    everything = reference_candidates(words, windows, needs, len(SHAPE), index.bits, copies)
+    assert sorted(found.tolist()) == sorted(row for row, _ in everything)
+    few = seeds.candidates(words, windows, needs, len(SHAPE), index, copies, 2)
+    numbers = {tuple(row): number for row, number in everything}
+    for w in range(len(windows)):
+        kept = [numbers[tuple(row)] for row in few.tolist() if row[0] == w]
+        assert kept == sorted((number for row, number in everything if row[0] == w), reverse=True)[:2]
 
 
 def test_bases_under_frequent_seeds_are_marked():

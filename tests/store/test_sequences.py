@@ -16,6 +16,7 @@ from distgen.ingest.tables import SequenceBlock
 from distgen.store import planes, sequences
 from distgen.store.build import build
 from distgen.store.reader import open_store
+from distgen.store.rows import text
 from distgen.store.verify import describe, verify
 from distgen.store.webdataset import export
 from distgen.store.work import Work
@@ -381,10 +382,29 @@ def test_an_export_without_labels_is_no_table(small, tmp_path):
         ('webdataset = "o"\ntable = "a.csv"', "one of the three"),
         ('webdataset = "o"\nlabel = "y"', '"label" does not belong to a webdataset, which has no columns'),
         ('webdataset = "s3://b/o"', "webdataset is a folder on this machine"),
-        ('table = "a.csv"\nsplit = "s"\n[splits.x.homology]', "the sequences of a table stay whole"),
+        ('table = "a.csv"\nsplit = "s"\n[split]\nfolds = 3', "the parts already; but for homology, splits go to"),
+        ('table = "a.csv"\n[split.homology]\ntile = 256', '"tile" of homology does nothing here: .* stay whole'),
+        (
+            'table = "a.csv"\n[split]\nfolds = 3\n[split.homology]\naction = "move"',
+            '"action" of homology does nothing here: .* drawn by families',
+        ),
     ],
 )
 def test_keys_that_would_do_nothing_are_refused(text, message, tmp_path):
     (tmp_path / "t.toml").write_text(HEAD + f'kind = "binary"\n{text}\n')
     with pytest.raises(ConfigError, match=message):
         read(tmp_path / "t.toml", Recipe)
+
+
+@given(st.lists(st.sampled_from(["a", "bb", "c", "", "é", "ccc"]), min_size=1, max_size=12), st.booleans())
+def test_the_first_name_that_is_empty_or_comes_again_is_told_though_hashes_agree(tmp_path_factory, ids, alike):
+    names, seen, expected = sequences._Names(tmp_path_factory.mktemp("n")), set(), None
+    for name in ids:
+        names.add([name])
+        expected = name if expected is None and (not name or name in seen) else expected
+        seen.add(name)
+    if alike:
+        names._hashes = [np.zeros_like(hashes) for hashes in names._hashes]
+    assert names.repeated() == expected
+    if expected is None:
+        assert np.array_equal(np.concatenate(list(names.blocks())), text(tuple(ids)))

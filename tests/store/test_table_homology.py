@@ -8,7 +8,7 @@ import pytest
 from distgen.errors import ConfigError
 from distgen.store.search import Likeness
 from distgen.store.table_homology import table_leakage
-from tests.store.test_homology import LETTERS, diverged, letters, turned
+from tests.store.test_homology import diverged, letters, turned
 
 
 def entry(report, part, other):
@@ -54,13 +54,6 @@ def test_coverage_and_identity_decide(table):
     assert entry(table_leakage(*table, Likeness(coverage=0.3)), "test", "train")["similar"] == [102, 103, 104]
 
 
-def test_codes_with_offsets_say_the_same_as_letters(table):
-    sequences, parts = table
-    codes = np.searchsorted(LETTERS, np.frombuffer("".join(sequences).encode(), np.uint8)).astype(np.uint8)
-    offsets = np.cumsum([0, *map(len, sequences)])
-    assert table_leakage((codes, offsets), parts) == table_leakage(sequences, parts)
-
-
 def test_case_does_not_matter_and_other_letters_are_ambiguous():
     report = table_leakage(["ACGTRAAC", "acgtnaac", "ACGTAAAC"], ["train", "test", "test"])
     assert entry(report, "test", "train")["exact"] == [1]
@@ -89,8 +82,6 @@ def test_a_family_larger_than_the_limit_of_places_is_found_all_the_same():
         (["ACGT", "ACGT"], ["train", "train"], "needs two parts or more, not train"),
         ([], [], "not none"),
         (["A" * 70_000, "ACGT"], ["train", "test"], "sequence 0 has 70,000 bases"),
-        ((np.zeros(9, np.uint8), np.array([0, 5, 8])), ["train", "test"], "from 0 to the number of codes, 9"),
-        ((np.zeros(9, np.uint8), np.array([0, 10, 9])), ["train", "test"], "from 0 to the number of codes, 9"),
     ],
 )
 def test_tables_that_make_no_sense_are_refused(sequences, parts, message):

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pickle
 import subprocess
 import sys
 import tarfile
@@ -216,6 +217,27 @@ def test_an_interrupted_export_goes_on_with_the_shards_that_are_missing(store, t
     assert written[: len(first)] == first
     assert tree(tmp_path / "out") == whole
     assert not list(tmp_path.glob(".*"))
+
+
+def test_shards_written_elsewhere_in_any_order_are_the_same_and_progress_counts_every_window(store, tmp_path):
+    arguments = {"window": 64, "stride": 32, "tracks": ("genes",), "shard_bytes": 8000}
+    whole = tree(export(store, tmp_path / "whole", **arguments).folder)
+    told: list[int] = []
+
+    def elsewhere(tasks, progress):
+        return [pickle.loads(pickle.dumps(task))(progress) for task in reversed(tasks)]
+
+    made = export(
+        store,
+        tmp_path / "out",
+        **arguments,
+        execute=elsewhere,
+        progress=lambda windows, read=0: told.append(windows),
+        expect=lambda windows: told.append(-windows),
+    )
+    assert tree(made.folder) == whole
+    assert len(made.shards) > 3
+    assert sum(told) == 0
 
 
 def test_what_was_made_for_another_geometry_is_not_taken(store, tmp_path, monkeypatch):

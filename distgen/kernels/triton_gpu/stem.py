@@ -23,7 +23,8 @@ from distgen.kernels import reference
 from distgen.kernels.library import first_bad
 from distgen.kernels.reference import bases_of
 
-_LARGEST_POOL = 128
+_FORWARD, _BACKWARD = 128, 64  # columns of a tile: as many as leave a thread registers enough
+_LARGEST_POOL = 64
 # Triton's interpreter multiplies the bits of bfloat16, not the numbers.
 _OPERAND = torch.float32 if triton.knobs.runtime.interpret else torch.bfloat16
 _PROGRAMS = 1024  # that share the gradients' sums; the same on every device, and so are the sums
@@ -79,7 +80,8 @@ def _hot(
     slot = tl.where(backward, 15 - (row >> 2), row >> 2)
     code = tl.where(backward, 3 - (row & 3), row & 3)
     same = ((word[None, :] >> (2 * slot[:, None])) & 3) == code[:, None]
-    return (same & ((counts[None, :] >> slot[:, None]) & 1 != 0)).to(dtype)
+    one, zero = tl.full((), 1, dtype), tl.full((), 0, dtype)  # chosen, not converted: that is slow
+    return tl.where(same & ((counts[None, :] >> slot[:, None]) & 1 != 0), one, zero)
 
 
 @triton.jit
@@ -125,6 +127,19 @@ def _slope(x, ACTIVATION: tl.constexpr):
         return tl.full(x.shape, 1.0, tl.float32)
 
 
+@triton.jit
+def _pool(x, real, BLOCK_N: tl.constexpr, WIDTH: tl.constexpr, ACTIVATION: tl.constexpr):
+    """What the highest activation of each WIDTH columns, of the `real` ones, comes from, and in which column."""
+    x = tl.reshape(tl.where(real[None, :], x, float("-inf")), (x.shape[0], BLOCK_N, WIDTH))
+    high, at = tl.max(x, 2, return_indices=True)
+    if ACTIVATION == "gelu":
+        # It falls and then rises: highest of the lowest or of the highest. So two activations do for a group.
+        low, other = tl.min(tl.where(x == float("-inf"), float("inf"), x), 2, return_indices=True)
+        lower = _activate(low, ACTIVATION) > _activate(high, ACTIVATION)
+        high, at = tl.where(lower, low, high), tl.where(lower, other, at)
+    return high, at
+
+
 # ---- kernels ------------------------------------------------------------------------------------
 
 
@@ -151,14 +166,12 @@ def _forward(
         y = tl.zeros((BLOCK_D, BLOCK_N * WIDTH), tl.float32)
         y = _add_products(weight, hot, y, feature, padded, 0, C, X, S)
         for chunk in range(1, C):
-            more = _hot(
-                plane, ambiguous, start, backward, low, high, position, length, before, chunk * taps, X, dtype
-            )
+            more = _hot(plane, ambiguous, start, backward, low, high, position, length, before, chunk * taps, X, dtype)
             y = _add_products(weight, more, y, feature, padded, chunk, C, X, S)
-        y = _activate(y + tl.load(bias + feature)[:, None], ACTIVATION)
+        y += tl.load(bias + feature)[:, None]
         if WIDTH > 1:
-            y = tl.where((column % WIDTH < POOL)[None, :], y, float("-inf"))
-            y = tl.max(tl.reshape(y, (BLOCK_D, BLOCK_N, WIDTH)), 2)
+            y, _ = _pool(y, column % WIDTH < POOL, BLOCK_N, WIDTH, ACTIVATION)
+        y = _activate(y, ACTIVATION)
         at = (row * features + feature[:, None]) * pooled + group[None, :]
         inside = (feature < features)[:, None] & (group < pooled)[None, :]
         tl.store(out + at, y.to(out.dtype.element_ty), mask=inside)
@@ -199,11 +212,11 @@ def _backward(
                 x = _add_products(weight, other, x, feature, padded, chunk, C, X, S)
             x += bias_D[:, None]
             if WIDTH > 1:
-                y = tl.where((column % WIDTH < POOL)[None, :], _activate(x, ACTIVATION), float("-inf"))
-                best = tl.argmax(tl.reshape(y, (BLOCK_D, BLOCK_N, WIDTH)), 2)  # the first of equals
-                slot = tl.arange(0, WIDTH)[None, None, :]
-                g = tl.reshape(tl.where(best[:, :, None] == slot, g[:, :, None], 0.0), (BLOCK_D, BLOCK_N * WIDTH))
+                x, best = _pool(x, column % WIDTH < POOL, BLOCK_N, WIDTH, ACTIVATION)
             g *= _slope(x, ACTIVATION)
+            if WIDTH > 1:
+                chosen = best[:, :, None] == tl.arange(0, WIDTH)[None, None, :]
+                g = tl.reshape(tl.where(chosen, g[:, :, None], 0.0), (BLOCK_D, BLOCK_N * WIDTH))
         bias_sums += tl.sum(g, 1)
         turned = tl.trans(hot)
         for _ in tl.static_range(S):  # as many numbers of the operands' dtype as make up a weight
@@ -235,6 +248,7 @@ class _Stem:
         limits: Tensor | None,
         activation: str,
         pool: int,
+        columns: int,
     ):
         self.features, _, kernel = weight.shape
         self.pooled = length // pool
@@ -242,7 +256,7 @@ class _Stem:
         self.chunks = -(-kernel // self.taps)
         width = triton.next_power_of_2(pool)
         self.block_d = 16 if self.features <= 16 else 32 if self.features <= 32 else 64
-        self.block_n = max(128 // width, 1)
+        self.block_n = columns // width
         self.padded = -(-self.features // self.block_d) * self.block_d
         self.tiles = -(-self.pooled // self.block_n)
         self.weight = self._matrices(weight)
@@ -255,7 +269,8 @@ class _Stem:
         self.before = (kernel - 1) // 2
         self.constants: dict[str, Any] = {
             "POOL": pool, "WIDTH": width, "ACTIVATION": activation, "C": self.chunks, "X": 4 * self.taps,
-            "S": len(self.weight), "BLOCK_D": self.block_d, "BLOCK_N": self.block_n, "num_warps": 4,
+            "S": len(self.weight), "BLOCK_D": self.block_d, "BLOCK_N": self.block_n,
+            "num_warps": 4, "num_stages": 2,
         }  # fmt: skip
 
     def _matrices(self, weight: Tensor) -> Tensor:
@@ -292,7 +307,7 @@ def conv_stem(
     arguments = (plane, starts, length, weight, bias, reverse, ambiguous, limits, activation, pool)
     if _by_reference(weight, pool):
         return reference.conv_stem(*arguments)
-    stem = _Stem(*arguments)
+    stem = _Stem(*arguments, _FORWARD)
     out_BDN = weight.new_empty((len(starts), stem.features, stem.pooled))
     if out_BDN.numel():
         with torch.cuda.device_of(plane):
@@ -321,7 +336,7 @@ def conv_stem_backward(
         return reference.conv_stem_backward(gradient, *arguments)
     if not gradient.numel():
         return torch.zeros_like(weight), weight.new_zeros(len(weight))
-    stem = _Stem(*arguments)
+    stem = _Stem(*arguments, _BACKWARD)
     blocks, all_tiles = stem.padded // stem.block_d, len(starts) * stem.tiles
     parts = min(all_tiles, max(_PROGRAMS // (blocks * stem.chunks), 1))
     to_weight = weight.new_empty((parts, stem.padded, stem.chunks * stem.taps, 4), dtype=torch.float32)

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distgen import kernels
+from distgen.errors import WindowError
 from distgen.kernels import reference
-from tests.kernels.oracle import Windows, hot, windows
+from tests.kernels.oracle import Windows, hot, pack, windows
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 
@@ -92,6 +93,38 @@ def test_the_stem_equals_conv1d_of_one_hot_on_the_other_strand_too():
     weight = torch.randn(8, 4, 15)
     x = torch.tensor([hot(text) for text in case.texts])
     assert_near(kernels.conv_stem(**case.arguments, weight=weight), F.conv1d(x, weight, padding="same"), 1e-5)
+
+
+def test_a_window_beyond_the_plane_is_refused_and_named(implementation):
+    plane, _ = pack("ACGT" * 4)
+    with pytest.raises(WindowError, match="window 1 "):
+        implementation.conv_stem(plane, torch.tensor([0, 9]), 8, torch.ones(2, 4, 3))
+
+
+def test_the_stem_reads_planes_beyond_two_to_the_31_bases(implementation):
+    plane = torch.zeros(2**29 + 64, dtype=torch.uint8)
+    plane[2**29 :] = 0b11100100
+    weight = torch.arange(4.0)[None, :, None]
+    for reverse, expected in ((False, [0, 0, 0, 1, 2, 3]), (True, [0, 1, 2, 3, 3, 3])):
+        found = implementation.conv_stem(
+            plane, torch.tensor([2**31 - 2]), 6, weight, reverse=torch.tensor([reverse]), activation="relu"
+        )
+        assert found[0, 0].tolist() == expected
+
+
+def test_results_do_not_depend_on_the_number_of_threads():
+    plane = torch.randint(0, 256, (9000,), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    starts, found = torch.arange(6) * 5001, []
+    weight = torch.randn(70, 4, 15, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 3):
+            torch.set_num_threads(number)
+            out = kernels.conv_stem(plane, starts, 5000, weight, activation="gelu", pool=3)
+            found.append((out.detach(), *torch.autograd.grad(out.square().sum(), weight)))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,120 @@
+"""substitute for the CPU: a row's codes are put together piece by piece, then packed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy import uint8, uint32, uint64
+from torch import Tensor
+
+from distgen.kernels.numba_cpu.decode import BLOCK, NO_BYTES, Bytes, compiled, decode
+from distgen.kernels.reference import bases_of, check_bounds, check_replacements
+
+_FAR = 2**62
+
+
+@compiled
+def _pack(codes: Bytes, plane: Bytes) -> None:
+    words = codes.view(np.uint32)
+    for i in range(plane.size):
+        word = words[i] & uint32(0x03030303)
+        word |= word >> uint32(6)
+        plane[i] = uint8((word & uint32(0xF)) | (word >> uint32(12)))
+
+
+@compiled
+def _pack_unknown(codes: Bytes, ambiguous: Bytes) -> None:
+    words = codes.view(np.uint64)
+    for i in range(ambiguous.size):
+        word = (words[i] >> uint64(2)) & uint64(0x0101010101010101)
+        word |= word >> uint64(7)
+        word = (word | (word >> uint64(14))) & uint64(0x0000000F0000000F)
+        ambiguous[i] = uint8(word | (word >> uint64(28)))
+
+
+@compiled
+def _read(
+    plane: Bytes, ambiguous: Bytes, items: int, first: int, low: int, high: int, scratch: Bytes, out: Bytes
+) -> bool:
+    """Codes of a stretch of any length; False if what may be read of it leaves the plane."""
+    begin, end = max(first, low), min(first + out.size, high)
+    if begin < end and (begin < 0 or end > items):
+        return False
+    for at in range(0, out.size, BLOCK):
+        decode(plane, ambiguous, first + at, max(low, 0), min(high, items), scratch, out[at : at + BLOCK])
+    return True
+
+
+@compiled
+def _fill_row(
+    packed: Any, start: int, low: int, high: int, replacements: Any, rows: Any, scratch: Bytes, codes: Bytes
+) -> Any:
+    """A window with its replacements. Returns the first base and the size of a stretch that leaves the plane, or 0."""
+    plane, ambiguous, items = packed
+    position, deleted, inserted_offsets, inserted = replacements
+    at, made = start, 0
+    for r in range(rows[0], rows[1]):
+        kept = position[r] - at
+        if kept < 0 or kept >= codes.size - made:  # less than 0 only where 64 bits overflow
+            break
+        if not _read(plane, ambiguous, items, at, low, high, scratch, codes[made : made + kept]):
+            return at, kept
+        made += kept
+        new = inserted[inserted_offsets[r] : inserted_offsets[r + 1]][: codes.size - made]
+        codes[made : made + new.size] = new
+        made += new.size
+        at = position[r] + deleted[r]
+    if not _read(plane, ambiguous, items, at, low, high, scratch, codes[made:]):
+        return at, codes.size - made
+    return at, 0
+
+
+@compiled
+def _fill(
+    packed: Any, starts: Any, length: int, limits: Any, offsets: Any, replacements: Any, made: Any, unknown: Any
+) -> Any:
+    scratch, codes = np.empty(BLOCK, np.uint8), np.full(made.shape[1] * 4, 4, np.uint8)
+    for b in range(starts.size):
+        rows = offsets[b], offsets[b + 1]
+        low, high = limits[b, 0], limits[b, 1]
+        first, bases = _fill_row(packed, starts[b], low, high, replacements, rows, scratch, codes[:length])
+        if bases:
+            return b, first, bases
+        _pack(codes, made[b])
+        _pack_unknown(codes, unknown[b])
+    return 0, 0, 0
+
+
+def substitute(
+    plane: Tensor,
+    starts: Tensor,
+    length: int,
+    offsets: Tensor,
+    position: Tensor,
+    deleted: Tensor,
+    inserted_offsets: Tensor,
+    inserted: Tensor,
+    ambiguous: Tensor | None = None,
+    limits: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    check_replacements(starts, offsets, position, deleted, inserted_offsets, inserted)
+    items, strides = bases_of(plane, ambiguous), -(-length // 64)
+    if limits is None:
+        limits = torch.tensor([[-_FAR, _FAR]]).expand(len(starts), 2)
+    made, unknown = (torch.empty((len(starts), strides * bytes_), dtype=torch.uint8) for bytes_ in (16, 8))
+    codes = NO_BYTES if ambiguous is None else ambiguous.contiguous().numpy()
+    row, first, bases = _fill(
+        (plane.contiguous().numpy(), codes, items),
+        starts.contiguous().numpy(),
+        length,
+        limits.contiguous().numpy(),
+        offsets.contiguous().numpy(),
+        tuple(t.contiguous().numpy() for t in (position, deleted, inserted_offsets, inserted)),
+        made.numpy(),
+        unknown.numpy(),
+    )
+    if bases:
+        check_bounds(items, starts.new_tensor([first]), bases, limits[row : row + 1], row=row)
+    return made.view(-1), unknown.view(-1)

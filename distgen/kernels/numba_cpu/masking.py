@@ -26,10 +26,13 @@ def _round(a: Any, b: Any, c: Any, d: Any, x: Any, y: Any) -> Any:
 
 
 @compiled
-def _draw(first: int, key: int, limits: Any, soft: Any, mask: int, random: int, fates: Any, bases: Any) -> None:
-    """The fate of spans that begin at `first` and on, and their random bases: what `draws.philox` gives, thresholded."""
+def _draw(
+    first: int, key: int, limits: Any, soft: Any, mask: int, random: int, known: Any, fates: Any, drawn: Any
+) -> None:
+    """The fate of spans that begin at `first` and on, and the tokens drawn for them: what `draws.philox` gives, thresholded."""
     low, high = uint64(key) & _WORD, uint64(key) >> uint64(32)
     position, limit, other = uint64(first), uint64(limits[0]), uint64(limits[1])
+    few = uint32(known) - uint32(1)
     for i in range(fates.size):
         counter = position + uint64(i)
         a, b, c, d, x, y = counter, counter >> uint64(32), uint64(MASKING), uint64(0), low, high
@@ -46,7 +49,7 @@ def _draw(first: int, key: int, limits: Any, soft: Any, mask: int, random: int, 
         action = b & _WORD
         fate = _MASK if action < uint64(mask) else (_RANDOM if action < uint64(random) else _KEEP)
         fates[i] = fate if (a & _WORD) < (other if soft[i] else limit) else uint8(0)
-        bases[i] = uint32(c)
+        drawn[i] = uint32(c) & few
 
 
 @compiled
@@ -61,12 +64,18 @@ def _stretch(fates: Any, span: int, held: int, left: int) -> Any:
 
 
 @compiled
-def _apply(tokens: Any, fates: Any, bases: Any, known: int, inputs: Any, targets: Any) -> None:
+def _hide(tokens: Any, fates: Any, drawn: Any, known: Any, inputs: Any) -> None:
     for i in range(tokens.size):
-        token, fate = tokens[i], fates[i] if tokens[i] < known else uint8(0)
-        random = bases[i] & uint32(known - 1)
-        inputs[i] = known + 1 if fate == _MASK else (random if fate == _RANDOM else token)
-        targets[i] = token if fate else IGNORE_INDEX
+        token, fate = tokens[i], fates[i]
+        other = drawn[i] if fate == _RANDOM else known + 1
+        inputs[i] = other if (fate > _KEEP) & (token < known) else token
+
+
+@compiled
+def _target(tokens: Any, fates: Any, known: Any, targets: Any) -> None:
+    for i in range(tokens.size):
+        token = tokens[i]
+        targets[i] = token if (fates[i] != uint8(0)) & (token < known) else IGNORE_INDEX
 
 
 @compiled
@@ -78,12 +87,12 @@ def _fill_masked(
     mask: int,
     random: int,
     span: int,
-    known: int,
+    known: Any,
     inputs: Any,
     targets: Any,
 ) -> None:
     length = tokens.shape[1]
-    fates, bases = np.empty(_BLOCK, np.uint8), np.empty(_BLOCK, np.uint32)
+    fates, drawn = np.empty(_BLOCK, np.uint8), np.empty(_BLOCK, tokens.dtype)
     soft = np.zeros(_BLOCK, np.bool_)
     for b in range(tokens.shape[0] if length else 0):
         held, left = 0, 0
@@ -93,11 +102,12 @@ def _fill_masked(
             if softmask.size:
                 soft[:before] = softmask[b, 0]
                 soft[before:n] = softmask[b, first + before : first + n]
-            _draw(first, keys[b], limits, soft, mask, random, fates[:n], bases)
+            _draw(first, keys[b], limits, soft, mask, random, known, fates[:n], drawn)
             if span > 1:
                 held, left = _stretch(fates[:n], span, held, left)
             here = slice(first + before, first + n)
-            _apply(tokens[b, here], fates[before:n], bases[before:n], known, inputs[b, here], targets[b, here])
+            _hide(tokens[b, here], fates[before:n], drawn[before:n], known, inputs[b, here])
+            _target(tokens[b, here], fates[before:n], known, targets[b, here])
 
 
 def mask_tokens(
@@ -117,5 +127,5 @@ def mask_tokens(
     soft = flags(softmask) if softmask is not None else np.empty((0, 0), np.bool_)
     cuts = threshold(mask), threshold(mask + random)
     arrays = (tokens.numpy(), keys.contiguous().numpy(), soft, limits)
-    _fill_masked(*arrays, *cuts, span, 4**k, inputs.numpy(), targets.numpy())
+    _fill_masked(*arrays, *cuts, span, tokens.numpy().dtype.type(4**k), inputs.numpy(), targets.numpy())
     return inputs, targets

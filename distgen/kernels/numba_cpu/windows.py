@@ -13,16 +13,16 @@ from distgen.kernels.numba_cpu.decode import (
     BLOCK,
     NO_BYTES,
     Bytes,
+    any_set,
     bits_of,
     block,
     compiled,
     decode_bits,
     flags,
     inside,
+    workspace,
 )
 from distgen.kernels.reference import bases_of
-
-_UNKNOWN = uint32(1 << 24)  # above the 12 digits of the longest k-mer
 
 
 @compiled
@@ -34,7 +34,7 @@ def _copy(codes: Bytes, out: Any) -> None:
 @compiled
 def _fill_tokens(plane: Bytes, ambiguous: Bytes, starts: Any, limits: Any, reverse: Any, out: Any) -> None:
     length = out.shape[1]
-    scratch, codes = np.empty(2 * BLOCK, np.uint8), np.empty(BLOCK, np.uint8)
+    scratch, codes = workspace(2 * BLOCK), workspace(BLOCK)
     for b in range(starts.size):
         low, high, backward = limits[b, 0], limits[b, 1], reverse.size > 0 and reverse[b]
         for first in range(0, length, BLOCK):
@@ -76,32 +76,30 @@ def _where(codes: Bytes, code: int, one: Any, out: Any) -> None:
 
 
 @compiled
-def _where_last(codes: Bytes, one: Any, out: Any) -> None:
-    zero = one ^ one
+def _differ(codes: Bytes, out: Bytes) -> None:
+    """Four bytes for each code, of which the code-th is 0; none is for an unknown base."""
+    words = out.view(np.uint32)
     for i in range(codes.size):
-        code = codes[i]
-        out[i, 0] = one if code == uint8(0) else zero
-        out[i, 1] = one if code == uint8(1) else zero
-        out[i, 2] = one if code == uint8(2) else zero
-        out[i, 3] = one if code == uint8(3) else zero
+        words[i] = (uint32(codes[i]) * uint32(0x01010101)) ^ uint32(0x03020100)
 
 
 @compiled
 def _fill_one_hot(
     plane: Bytes, ambiguous: Bytes, starts: Any, limits: Any, reverse: Any, one: Any, last: bool, out: Any
 ) -> None:
-    length = out.shape[1] if last else out.shape[2]
-    scratch, codes = np.empty(2 * BLOCK, np.uint8), np.empty(BLOCK, np.uint8)
+    length = out.shape[1] // 4
+    scratch, codes = workspace(4 * BLOCK), workspace(BLOCK)
     for b in range(starts.size):
         low, high, backward = limits[b, 0], limits[b, 1], reverse.size > 0 and reverse[b]
         for first in range(0, length, BLOCK):
             made = codes[: min(BLOCK, length - first)]
             block(plane, ambiguous, starts[b], low, high, length, first, backward, scratch, made)
             if last:
-                _where_last(made, one, out[b, first : first + made.size])
+                _differ(made, scratch)
+                _where(scratch[: 4 * made.size], 0, one, out[b, 4 * first : 4 * (first + made.size)])
             else:
                 for c in range(4):
-                    _where(made, c, one, out[b, c, first : first + made.size])
+                    _where(made, c, one, out[b, c * length + first : c * length + first + made.size])
 
 
 def one_hot(
@@ -116,7 +114,7 @@ def one_hot(
 ) -> Tensor:
     out = torch.empty((starts.numel(), *((length, 4) if channels_last else (4, length))), dtype=dtype)
     arguments = _arguments(plane, starts, length, reverse, ambiguous, limits)
-    _fill_one_hot(*arguments, _ONE[dtype], channels_last, bits_of(out))
+    _fill_one_hot(*arguments, _ONE[dtype], channels_last, bits_of(out.view(len(starts), 4 * length)))
     return out
 
 
@@ -124,32 +122,54 @@ def one_hot(
 
 
 @compiled
-def _digits(codes: Bytes, out: Any) -> None:
+def _split(codes: Bytes, digits: Bytes, unknown: Bytes) -> None:
     for i in range(codes.size):
-        out[i] = uint32(codes[i]) if codes[i] < uint8(4) else _UNKNOWN
+        digits[i], unknown[i] = codes[i] & uint8(3), codes[i] >> uint8(2)
+
+
+# How much a digit's step to the left multiplies by, as a table: LLVM makes a shift of what it knows to be a power of two,
+# and bytes are shifted by an unknown number one by one.
+_POWERS_OF_FOUR, _POWERS_OF_ONE = np.array([1, 4, 16], np.uint8), np.ones(5, np.uint8)
 
 
 @compiled
-def _join(numbers: Any, step: int, out: Any) -> None:
-    """Numbers longer by `step` digits: each with the one `step` further on, whose first digits are its own last."""
-    later, shift = numbers[step:], uint32(2 * step)
+def _join(values: Bytes, step: int, factor: int, out: Bytes) -> None:
+    later, by = values[step:], uint8(factor)
     for i in range(later.size):
-        out[i] = (numbers[i] << shift) | later[i] | (numbers[i] & _UNKNOWN)
+        out[i] = uint8(values[i] * by) | later[i]
 
 
 @compiled
-def _take(numbers: Any, stride: int, unknown: int, out: Any) -> None:
+def _grow(values: Bytes, digits: int, powers: Bytes, other: Bytes) -> Bytes:
+    """From single digits the numbers of so many digits: doubled, and what overlaps is the same in both."""
+    have, other = 1, other[: values.size]
+    while have < digits:
+        step = min(have, digits - have)
+        _join(values, step, powers[step], other)
+        values, other, have = other, values, have + step
+    return values
+
+
+@compiled
+def _number(quads: Bytes, unknown: Bytes, k: int, stride: int, out: Any) -> None:
+    """k-mers from the first, the second and the last four of their digits (all the same for a k up to 4)."""
+    last = max(k - 4, 0)
+    second = min(last, 4)
+    at_second, at_last = quads[second:], quads[last:]
+    high, middle = uint32(2 * last) & uint32(31), uint32(2 * (last - second)) & uint32(31)
+    none = uint32(1) << uint32(2 * k)
     for i in range(out.size):
-        number = numbers[uint64(i) * uint64(stride)]
-        out[i] = number if number < _UNKNOWN else unknown
+        j = uint64(i) * uint64(stride)
+        number = (uint32(quads[j]) << high) | (uint32(at_second[j]) << middle) | uint32(at_last[j])
+        out[i] = none if unknown[j] else number
 
 
 @compiled
 def _fill_kmers(
     plane: Bytes, ambiguous: Bytes, starts: Any, limits: Any, reverse: Any, length: int, k: int, stride: int, out: Any
 ) -> None:
-    scratch, codes = np.empty(2 * BLOCK, np.uint8), np.empty(BLOCK, np.uint8)
-    one, other = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint32)
+    scratch, codes = workspace(2 * BLOCK), workspace(BLOCK)
+    digits, unknown = workspace(BLOCK), workspace(BLOCK)
     at_once = (BLOCK - k) // stride + 1
     for b in range(starts.size):
         low, high, backward = limits[b, 0], limits[b, 1], reverse.size > 0 and reverse[b]
@@ -157,13 +177,12 @@ def _fill_kmers(
             numbers = out[b, first : first + at_once]
             made = codes[: (numbers.size - 1) * stride + k]
             block(plane, ambiguous, starts[b], low, high, length, first * stride, backward, scratch, made)
-            _digits(made, one)
-            have, size = 1, made.size
-            while have < k:
-                step = min(have, k - have)
-                _join(one[:size], step, other)
-                one, other, have, size = other, one, have + step, size - step
-            _take(one, stride, 1 << (2 * k), numbers)
+            _split(made, digits, unknown)
+            quads = _grow(digits[: made.size], min(k, 4), _POWERS_OF_FOUR, scratch)
+            some_unknown = unknown[: made.size]
+            if any_set(some_unknown):
+                some_unknown = _grow(some_unknown, k, _POWERS_OF_ONE, codes)
+            _number(quads, some_unknown, k, stride, numbers)
 
 
 def kmers(
@@ -196,7 +215,7 @@ def _reverse(values: Bytes, out: Bytes) -> None:
 @compiled
 def _fill_bits(plane: Bytes, starts: Any, limits: Any, reverse: Any, out: Any) -> None:
     length = out.shape[1]
-    scratch = np.empty(BLOCK, np.uint8)
+    scratch = workspace(BLOCK)
     for b in range(starts.size):
         low, high, backward = limits[b, 0], limits[b, 1], reverse.size > 0 and reverse[b]
         for first in range(0, length, BLOCK):

@@ -33,7 +33,7 @@ def compiled(function: Any) -> Any:
 
 
 @compiled
-def workspace(size: int) -> Bytes:
+def lines(size: int) -> Bytes:
     """Bytes that begin where a cache line does: a vector that is stored across two takes twice as long."""
     found = np.empty(size + 63, np.uint8)
     before = -found.ctypes.data % 64
@@ -41,82 +41,87 @@ def workspace(size: int) -> Bytes:
 
 
 @compiled
-def _spread(plane: Bytes, start: int, out: Bytes) -> None:
-    """Codes of len(out) bases from `start` on, none of them outside the plane."""
-    n = out.size
-    head = min(n, -start % 4)
-    body = (n - head) // 4
-    for i in range(head):
-        out[i] = (plane[(start + i) >> 2] >> (2 * ((start + i) & 3))) & 3
-    packed = plane[(start + head) >> 2 : ((start + head) >> 2) + body]
-    words = out[head : head + 4 * body].view(np.uint32)
-    for j in range(body):
-        word = uint32(packed[j])
-        word = (word | (word << uint32(12))) & uint32(0x000F000F)
-        words[j] = (word | (word << uint32(6))) & uint32(0x03030303)
-    for i in range(head + 4 * body, n):
-        out[i] = (plane[(start + i) >> 2] >> (2 * ((start + i) & 3))) & 3
+def workspace() -> Any:
+    """What a block is decoded in: its codes, bits, and codes of the other strand; and codes and bits by the packed byte.
+
+    Whole packed bytes are decoded, so that there are up to 7 bases before and after those asked for.
+    """
+    codes, bits = lines(BLOCK + 64), lines(BLOCK + 64)
+    return codes, bits, lines(BLOCK), codes.view(np.uint32), bits.view(np.uint64)
 
 
 @compiled
-def _spread_bits(plane: Bytes, start: int, out: Bytes) -> None:
-    """Bits of len(out) bases from `start` on, none of them outside the plane."""
-    n = out.size
-    head = min(n, -start % 8)
-    body = (n - head) // 8
-    for i in range(head):
-        out[i] = (plane[(start + i) >> 3] >> ((start + i) & 7)) & 1
-    packed = plane[(start + head) >> 3 : ((start + head) >> 3) + body]
-    words = out[head : head + 8 * body].view(np.uint64)
-    for j in range(body):
-        word = uint64(packed[j])
+def _spread(plane: Bytes, first: int, end: int, words: Any, at: int) -> None:
+    """Codes of the bytes [first, end), four in each word from `at` on."""
+    for i in range(end - first):
+        word = uint32(plane[uint64(first) + uint64(i)])
+        word = (word | (word << uint32(12))) & uint32(0x000F000F)
+        words[uint64(at) + uint64(i)] = (word | (word << uint32(6))) & uint32(0x03030303)
+
+
+@compiled
+def _spread_bits(plane: Bytes, first: int, end: int, words: Any, at: int) -> None:
+    """Bits of the bytes [first, end), eight in each word from `at` on."""
+    for i in range(end - first):
+        word = uint64(plane[uint64(first) + uint64(i)])
         word = (word | (word << uint64(28))) & uint64(0x0000000F0000000F)
         word = (word | (word << uint64(14))) & uint64(0x0003000300030003)
-        words[j] = (word | (word << uint64(7))) & uint64(0x0101010101010101)
-    for i in range(head + 8 * body, n):
-        out[i] = (plane[(start + i) >> 3] >> ((start + i) & 7)) & 1
+        words[uint64(at) + uint64(i)] = (word | (word << uint64(7))) & uint64(0x0101010101010101)
 
 
 @compiled
-def any_set(values: Bytes) -> Any:
+def any_set(values: Bytes, first: int, end: int) -> Any:
     found = uint8(0)
-    for value in values:
-        found |= value
+    for i in range(end - first):
+        found |= values[uint64(first) + uint64(i)]
     return found != 0
 
 
 @compiled
-def _mark(unknown: Bytes, codes: Bytes) -> None:
-    for i in range(codes.size):
-        codes[i] = uint8(4) if unknown[i] else codes[i]
+def _fill(values: Bytes, first: int, end: int, value: int) -> None:
+    for i in range(first, end):
+        values[i] = value
 
 
 @compiled
-def decode(plane: Bytes, ambiguous: Bytes, start: int, low: int, high: int, scratch: Bytes, out: Bytes) -> None:
-    """Codes of len(out) bases from `start` on; positions outside [low, high) are 4 and not read."""
-    first, end = max(start, low), min(start + out.size, high)
-    if first >= end:
-        out[:] = 4
-        return
-    out[: first - start] = 4
-    out[end - start :] = 4
-    inside = out[first - start : end - start]
-    _spread(plane, first, inside)
-    if ambiguous.size and any_set(ambiguous[first >> 3 : (end + 7) >> 3]):
-        _spread_bits(ambiguous, first, scratch[: inside.size])
-        _mark(scratch, inside)
+def _mark(bits: Bytes, first: int, codes: Bytes, at: int, size: int) -> None:
+    for i in range(size):
+        if bits[uint64(first) + uint64(i)]:
+            codes[uint64(at) + uint64(i)] = 4
 
 
 @compiled
-def decode_bits(plane: Bytes, start: int, low: int, high: int, out: Bytes) -> None:
-    """Bits of len(out) bases from `start` on; positions outside [low, high) are 0 and not read."""
-    first, end = max(start, low), min(start + out.size, high)
+def decode(plane: Bytes, ambiguous: Bytes, start: int, size: int, low: int, high: int, work: Any) -> Bytes:
+    """Codes of `size` bases from `start` on, in `work`; positions outside [low, high) are 4 and not read."""
+    codes, bits, _, words, bit_words = work
+    before = start & 3
+    first, end = max(start, low), min(start + size, high)
     if first >= end:
-        out[:] = 0
-        return
-    out[: first - start] = 0
-    out[end - start :] = 0
-    _spread_bits(plane, first, out[first - start : end - start])
+        _fill(codes, before, before + size, 4)
+        return codes[before : before + size]
+    _spread(plane, first >> 2, (end + 3) >> 2, words, (first >> 2) - (start >> 2))
+    at = before + first - start
+    _fill(codes, before, at, 4)
+    _fill(codes, at + end - first, before + size, 4)
+    if ambiguous.size and any_set(ambiguous, first >> 3, (end + 7) >> 3):
+        _spread_bits(ambiguous, first >> 3, (end + 7) >> 3, bit_words, 0)
+        _mark(bits, first & 7, codes, at, end - first)
+    return codes[before : before + size]
+
+
+@compiled
+def decode_bits(plane: Bytes, start: int, size: int, low: int, high: int, work: Any) -> Bytes:
+    """Bits of `size` bases from `start` on, in `work`; positions outside [low, high) are 0 and not read."""
+    _, bits, _, _, words = work
+    before = start & 7
+    first, end = max(start, low), min(start + size, high)
+    if first >= end:
+        first = end = start
+    else:
+        _spread_bits(plane, first >> 3, (end + 7) >> 3, words, (first >> 3) - (start >> 3))
+    _fill(bits, before, before + first - start, 0)
+    _fill(bits, before + end - start, before + size, 0)
+    return bits[before : before + size]
 
 
 @compiled
@@ -132,21 +137,21 @@ def block(
     plane: Bytes,
     ambiguous: Bytes,
     start: int,
+    length: int,
     low: int,
     high: int,
-    length: int,
     first: int,
+    size: int,
     backward: bool,
-    scratch: Bytes,
-    out: Bytes,
-) -> None:
-    """Codes of positions [first, first + len(out)) of a window of `length` bases, after strand."""
-    if backward:
-        codes, unknown = scratch[: out.size], scratch[out.size :]
-        decode(plane, ambiguous, start + length - first - out.size, low, high, unknown, codes)
-        _reverse_complement(codes, out)
-    else:
-        decode(plane, ambiguous, start + first, low, high, scratch, out)
+    work: Any,
+) -> Bytes:
+    """Codes of positions [first, first + size) of a window of `length` bases, after strand, in `work`."""
+    if not backward:
+        return decode(plane, ambiguous, start + first, size, low, high, work)
+    codes = decode(plane, ambiguous, start + length - first - size, size, low, high, work)
+    turned = work[2][:size]
+    _reverse_complement(codes, turned)
+    return turned
 
 
 @compiled

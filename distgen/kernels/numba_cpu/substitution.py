@@ -9,7 +9,7 @@ import torch
 from numpy import uint8, uint32, uint64
 from torch import Tensor
 
-from distgen.kernels.numba_cpu.decode import BLOCK, NO_BYTES, Bytes, compiled, decode
+from distgen.kernels.numba_cpu.decode import BLOCK, NO_BYTES, Bytes, compiled, decode, lines, workspace
 from distgen.kernels.reference import bases_of, check_bounds, check_replacements
 
 _FAR = 2**62
@@ -35,51 +35,57 @@ def _pack_unknown(codes: Bytes, ambiguous: Bytes) -> None:
 
 
 @compiled
-def _read(
-    plane: Bytes, ambiguous: Bytes, items: int, first: int, low: int, high: int, scratch: Bytes, out: Bytes
-) -> bool:
-    """Codes of a stretch of any length; False if what may be read of it leaves the plane."""
-    begin, end = max(first, low), min(first + out.size, high)
-    if begin < end and (begin < 0 or end > items):
-        return False
-    for at in range(0, out.size, BLOCK):
-        decode(plane, ambiguous, first + at, max(low, 0), min(high, items), scratch, out[at : at + BLOCK])
-    return True
+def _leaves(first: int, size: int, low: int, high: int, items: int) -> bool:
+    begin, end = max(first, low), min(first + size, high)
+    return begin < end and (begin < 0 or end > items)
 
 
 @compiled
-def _fill_row(
-    packed: Any, start: int, low: int, high: int, replacements: Any, rows: Any, scratch: Bytes, codes: Bytes
-) -> Any:
+def _copy(values: Bytes, first: int, size: int, out: Bytes, at: int) -> None:
+    for i in range(size):
+        out[uint64(at) + uint64(i)] = values[uint64(first) + uint64(i)]
+
+
+@compiled
+def _fill_row(packed: Any, start: int, low: int, high: int, changes: Any, rows: Any, work: Any, codes: Bytes) -> Any:
     """A window with its replacements. Returns the first base and the size of a stretch that leaves the plane, or 0."""
     plane, ambiguous, items = packed
-    position, deleted, inserted_offsets, inserted = replacements
-    at, made = start, 0
-    for r in range(rows[0], rows[1]):
-        kept = position[r] - at
-        if kept < 0 or kept >= codes.size - made:  # less than 0 only where 64 bits overflow
-            break
-        if not _read(plane, ambiguous, items, at, low, high, scratch, codes[made : made + kept]):
+    position, deleted, inserted_offsets, inserted = changes
+    inner_low, inner_high = max(low, 0), min(high, items)
+    # Replacements are often close to each other: what follows the first stretch is decoded with it.
+    held, held_from = work[0][:0], start
+    at, made, length = start, 0, codes.size
+    for r in range(rows[0], rows[1] + 1):
+        kept = position[r] - at if r < rows[1] else length - made
+        if kept < 0 or kept >= length - made:  # the last stretch; less than 0 only where 64 bits overflow
+            kept = length - made
+        if _leaves(at, kept, low, high, items):
             return at, kept
-        made += kept
-        new = inserted[inserted_offsets[r] : inserted_offsets[r + 1]][: codes.size - made]
-        codes[made : made + new.size] = new
-        made += new.size
-        at = position[r] + deleted[r]
-    if not _read(plane, ambiguous, items, at, low, high, scratch, codes[made:]):
-        return at, codes.size - made
+        while kept > 0:
+            if not 0 <= at - held_from < held.size:
+                held = decode(plane, ambiguous, at, min(BLOCK, length - made), inner_low, inner_high, work)
+                held_from = at
+            size = min(kept, held_from + held.size - at)
+            _copy(held, at - held_from, size, codes, made)
+            at, made, kept = at + size, made + size, kept - size
+        if made == length:
+            break
+        size = min(inserted_offsets[r + 1] - inserted_offsets[r], length - made)
+        _copy(inserted, inserted_offsets[r], size, codes, made)
+        at, made = position[r] + deleted[r], made + size
     return at, 0
 
 
 @compiled
 def _fill(
-    packed: Any, starts: Any, length: int, limits: Any, offsets: Any, replacements: Any, made: Any, unknown: Any
+    packed: Any, starts: Any, length: int, limits: Any, offsets: Any, changes: Any, made: Any, unknown: Any
 ) -> Any:
-    scratch, codes = np.empty(BLOCK, np.uint8), np.full(made.shape[1] * 4, 4, np.uint8)
+    work, codes = workspace(), lines(made.shape[1] * 4)
+    codes[length:] = 4
     for b in range(starts.size):
         rows = offsets[b], offsets[b + 1]
         low, high = limits[b, 0], limits[b, 1]
-        first, bases = _fill_row(packed, starts[b], low, high, replacements, rows, scratch, codes[:length])
+        first, bases = _fill_row(packed, starts[b], low, high, changes, rows, work, codes[:length])
         if bases:
             return b, first, bases
         _pack(codes, made[b])

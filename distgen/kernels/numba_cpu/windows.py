@@ -20,6 +20,7 @@ from distgen.kernels.numba_cpu.decode import (
     decode_bits,
     flags,
     inside,
+    lines,
     workspace,
 )
 from distgen.kernels.reference import bases_of
@@ -34,13 +35,13 @@ def _copy(codes: Bytes, out: Any) -> None:
 @compiled
 def _fill_tokens(plane: Bytes, ambiguous: Bytes, starts: Any, limits: Any, reverse: Any, out: Any) -> None:
     length = out.shape[1]
-    scratch, codes = workspace(2 * BLOCK), workspace(BLOCK)
+    work = workspace()
     for b in range(starts.size):
         low, high, backward = limits[b, 0], limits[b, 1], reverse.size > 0 and reverse[b]
         for first in range(0, length, BLOCK):
-            made = codes[: min(BLOCK, length - first)]
-            block(plane, ambiguous, starts[b], low, high, length, first, backward, scratch, made)
-            _copy(made, out[b, first : first + made.size])
+            size = min(BLOCK, length - first)
+            codes = block(plane, ambiguous, starts[b], length, low, high, first, size, backward, work)
+            _copy(codes, out[b, first : first + size])
 
 
 def tokens(
@@ -88,18 +89,18 @@ def _fill_one_hot(
     plane: Bytes, ambiguous: Bytes, starts: Any, limits: Any, reverse: Any, one: Any, last: bool, out: Any
 ) -> None:
     length = out.shape[1] // 4
-    scratch, codes = workspace(4 * BLOCK), workspace(BLOCK)
+    work, differing = workspace(), lines(4 * BLOCK)
     for b in range(starts.size):
         low, high, backward = limits[b, 0], limits[b, 1], reverse.size > 0 and reverse[b]
         for first in range(0, length, BLOCK):
-            made = codes[: min(BLOCK, length - first)]
-            block(plane, ambiguous, starts[b], low, high, length, first, backward, scratch, made)
+            size = min(BLOCK, length - first)
+            codes = block(plane, ambiguous, starts[b], length, low, high, first, size, backward, work)
             if last:
-                _differ(made, scratch)
-                _where(scratch[: 4 * made.size], 0, one, out[b, 4 * first : 4 * (first + made.size)])
+                _differ(codes, differing)
+                _where(differing[: 4 * size], 0, one, out[b, 4 * first : 4 * (first + size)])
             else:
                 for c in range(4):
-                    _where(made, c, one, out[b, c * length + first : c * length + first + made.size])
+                    _where(codes, c, one, out[b, c * length + first : c * length + first + size])
 
 
 def one_hot(
@@ -168,20 +169,19 @@ def _number(quads: Bytes, unknown: Bytes, k: int, stride: int, out: Any) -> None
 def _fill_kmers(
     plane: Bytes, ambiguous: Bytes, starts: Any, limits: Any, reverse: Any, length: int, k: int, stride: int, out: Any
 ) -> None:
-    scratch, codes = workspace(2 * BLOCK), workspace(BLOCK)
-    digits, unknown = workspace(BLOCK), workspace(BLOCK)
+    work, digits, unknown, other = workspace(), lines(BLOCK), lines(BLOCK), lines(2 * BLOCK)
     at_once = (BLOCK - k) // stride + 1
     for b in range(starts.size):
         low, high, backward = limits[b, 0], limits[b, 1], reverse.size > 0 and reverse[b]
         for first in range(0, out.shape[1], at_once):
             numbers = out[b, first : first + at_once]
-            made = codes[: (numbers.size - 1) * stride + k]
-            block(plane, ambiguous, starts[b], low, high, length, first * stride, backward, scratch, made)
-            _split(made, digits, unknown)
-            quads = _grow(digits[: made.size], min(k, 4), _POWERS_OF_FOUR, scratch)
-            some_unknown = unknown[: made.size]
-            if any_set(some_unknown):
-                some_unknown = _grow(some_unknown, k, _POWERS_OF_ONE, codes)
+            size = (numbers.size - 1) * stride + k
+            codes = block(plane, ambiguous, starts[b], length, low, high, first * stride, size, backward, work)
+            _split(codes, digits, unknown)
+            quads = _grow(digits[:size], min(k, 4), _POWERS_OF_FOUR, other[:BLOCK])
+            some_unknown = unknown[:size]
+            if any_set(unknown, 0, size):
+                some_unknown = _grow(some_unknown, k, _POWERS_OF_ONE, other[BLOCK:])
             _number(quads, some_unknown, k, stride, numbers)
 
 
@@ -215,16 +215,15 @@ def _reverse(values: Bytes, out: Bytes) -> None:
 @compiled
 def _fill_bits(plane: Bytes, starts: Any, limits: Any, reverse: Any, out: Any) -> None:
     length = out.shape[1]
-    scratch = workspace(BLOCK)
+    work = workspace()
     for b in range(starts.size):
         low, high, backward = limits[b, 0], limits[b, 1], reverse.size > 0 and reverse[b]
         for first in range(0, length, BLOCK):
             made = out[b, first : first + BLOCK]
             if backward:
-                decode_bits(plane, starts[b] + length - first - made.size, low, high, scratch[: made.size])
-                _reverse(scratch[: made.size], made)
+                _reverse(decode_bits(plane, starts[b] + length - first - made.size, made.size, low, high, work), made)
             else:
-                decode_bits(plane, starts[b] + first, low, high, made)
+                _copy(decode_bits(plane, starts[b] + first, made.size, low, high, work), made)
 
 
 def bits(

@@ -42,17 +42,18 @@ def lines(size: int) -> Bytes:
 
 @compiled
 def workspace() -> Any:
-    """What a block is decoded in: its codes, bits, and codes of the other strand; and codes and bits by the packed byte.
+    """Where a block is decoded: whole packed bytes are, up to 7 bases more on either side.
 
-    Whole packed bytes are decoded, so that there are up to 7 bases before and after those asked for.
+    Two of them go together: for codes, and for what they are made of or into. As arguments of their own, sliced late:
+    numba counts references to every array that it hands on in a tuple, which takes longer than to decode a short window.
     """
-    codes, bits = lines(BLOCK + 64), lines(BLOCK + 64)
-    return codes, bits, lines(BLOCK), codes.view(np.uint32), bits.view(np.uint64)
+    return lines(BLOCK + 64)
 
 
 @compiled
-def _spread(plane: Bytes, first: int, end: int, words: Any, at: int) -> None:
-    """Codes of the bytes [first, end), four in each word from `at` on."""
+def _spread(plane: Bytes, first: int, end: int, work: Bytes, at: int) -> None:
+    """Codes of the bytes [first, end), from 4 * `at` on."""
+    words = work.view(np.uint32)
     for i in range(end - first):
         word = uint32(plane[uint64(first) + uint64(i)])
         word = (word | (word << uint32(12))) & uint32(0x000F000F)
@@ -60,8 +61,9 @@ def _spread(plane: Bytes, first: int, end: int, words: Any, at: int) -> None:
 
 
 @compiled
-def _spread_bits(plane: Bytes, first: int, end: int, words: Any, at: int) -> None:
-    """Bits of the bytes [first, end), eight in each word from `at` on."""
+def _spread_bits(plane: Bytes, first: int, end: int, work: Bytes, at: int) -> None:
+    """Bits of the bytes [first, end), from 8 * `at` on."""
+    words = work.view(np.uint64)
     for i in range(end - first):
         word = uint64(plane[uint64(first) + uint64(i)])
         word = (word | (word << uint64(28))) & uint64(0x0000000F0000000F)
@@ -84,44 +86,44 @@ def _fill(values: Bytes, first: int, end: int, value: int) -> None:
 
 
 @compiled
-def _mark(bits: Bytes, first: int, codes: Bytes, at: int, size: int) -> None:
-    for i in range(size):
-        if bits[uint64(first) + uint64(i)]:
-            codes[uint64(at) + uint64(i)] = 4
+def _mark(bits: Bytes, codes: Bytes) -> None:
+    for i in range(codes.size):
+        codes[i] = uint8(4) if bits[i] else codes[i]
 
 
 @compiled
-def decode(plane: Bytes, ambiguous: Bytes, start: int, size: int, low: int, high: int, work: Any) -> Bytes:
-    """Codes of `size` bases from `start` on, in `work`; positions outside [low, high) are 4 and not read."""
-    codes, bits, _, words, bit_words = work
-    before = start & 3
+def decode(
+    plane: Bytes, ambiguous: Bytes, start: int, size: int, low: int, high: int, work: Bytes, other: Bytes
+) -> Any:
+    """Codes of `size` bases from `start` on; positions outside [low, high) are 4 and not read. Returns where in `work`."""
+    found = start & 3
     first, end = max(start, low), min(start + size, high)
     if first >= end:
-        _fill(codes, before, before + size, 4)
-        return codes[before : before + size]
-    _spread(plane, first >> 2, (end + 3) >> 2, words, (first >> 2) - (start >> 2))
-    at = before + first - start
-    _fill(codes, before, at, 4)
-    _fill(codes, at + end - first, before + size, 4)
+        _fill(work, found, found + size, 4)
+        return found
+    _spread(plane, first >> 2, (end + 3) >> 2, work, (first >> 2) - (start >> 2))
+    at = found + first - start
+    _fill(work, found, at, 4)
+    _fill(work, at + end - first, found + size, 4)
     if ambiguous.size and any_set(ambiguous, first >> 3, (end + 7) >> 3):
-        _spread_bits(ambiguous, first >> 3, (end + 7) >> 3, bit_words, 0)
-        _mark(bits, first & 7, codes, at, end - first)
-    return codes[before : before + size]
+        _spread_bits(ambiguous, first >> 3, (end + 7) >> 3, other, 0)
+        _mark(other[first & 7 :], work[at : at + end - first])
+    return found
 
 
 @compiled
-def decode_bits(plane: Bytes, start: int, size: int, low: int, high: int, work: Any) -> Bytes:
-    """Bits of `size` bases from `start` on, in `work`; positions outside [low, high) are 0 and not read."""
-    _, bits, _, _, words = work
-    before = start & 7
+def decode_bits(plane: Bytes, start: int, size: int, low: int, high: int, work: Bytes) -> Any:
+    """Bits of `size` bases from `start` on; positions outside [low, high) are 0 and not read. Returns where in `work`."""
+    found = start & 7
     first, end = max(start, low), min(start + size, high)
     if first >= end:
-        first = end = start
-    else:
-        _spread_bits(plane, first >> 3, (end + 7) >> 3, words, (first >> 3) - (start >> 3))
-    _fill(bits, before, before + first - start, 0)
-    _fill(bits, before + end - start, before + size, 0)
-    return bits[before : before + size]
+        _fill(work, found, found + size, 0)
+        return found
+    _spread_bits(plane, first >> 3, (end + 7) >> 3, work, (first >> 3) - (start >> 3))
+    at = found + first - start
+    _fill(work, found, at, 0)
+    _fill(work, at + end - first, found + size, 0)
+    return found
 
 
 @compiled
@@ -143,15 +145,17 @@ def block(
     first: int,
     size: int,
     backward: bool,
-    work: Any,
+    work: Bytes,
+    other: Bytes,
 ) -> Bytes:
-    """Codes of positions [first, first + size) of a window of `length` bases, after strand, in `work`."""
+    """Codes of positions [first, first + size) of a window of `length` bases, after strand, in `work` or `other`."""
+    begin = start + (length - first - size if backward else first)
+    at = decode(plane, ambiguous, begin, size, low, high, work, other)
+    codes = work[at : at + size]
     if not backward:
-        return decode(plane, ambiguous, start + first, size, low, high, work)
-    codes = decode(plane, ambiguous, start + length - first - size, size, low, high, work)
-    turned = work[2][:size]
-    _reverse_complement(codes, turned)
-    return turned
+        return codes
+    _reverse_complement(codes, other)
+    return other[:size]
 
 
 @compiled

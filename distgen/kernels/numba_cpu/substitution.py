@@ -47,13 +47,15 @@ def _copy(values: Bytes, first: int, size: int, out: Bytes, at: int) -> None:
 
 
 @compiled
-def _fill_row(packed: Any, start: int, low: int, high: int, changes: Any, rows: Any, work: Any, codes: Bytes) -> Any:
+def _fill_row(
+    packed: Any, start: int, low: int, high: int, changes: Any, rows: Any, work: Bytes, other: Bytes, codes: Bytes
+) -> Any:
     """A window with its replacements. Returns the first base and the size of a stretch that leaves the plane, or 0."""
     plane, ambiguous, items = packed
     position, deleted, inserted_offsets, inserted = changes
     inner_low, inner_high = max(low, 0), min(high, items)
     # Replacements are often close to each other: what follows the first stretch is decoded with it.
-    held, held_from = work[0][:0], start
+    place, held, held_from = 0, 0, start
     at, made, length = start, 0, codes.size
     for r in range(rows[0], rows[1] + 1):
         kept = position[r] - at if r < rows[1] else length - made
@@ -62,11 +64,11 @@ def _fill_row(packed: Any, start: int, low: int, high: int, changes: Any, rows: 
         if _leaves(at, kept, low, high, items):
             return at, kept
         while kept > 0:
-            if not 0 <= at - held_from < held.size:
-                held = decode(plane, ambiguous, at, min(BLOCK, length - made), inner_low, inner_high, work)
-                held_from = at
-            size = min(kept, held_from + held.size - at)
-            _copy(held, at - held_from, size, codes, made)
+            if not 0 <= at - held_from < held:
+                held, held_from = min(BLOCK, length - made), at
+                place = decode(plane, ambiguous, at, held, inner_low, inner_high, work, other)
+            size = min(kept, held_from + held - at)
+            _copy(work, place + at - held_from, size, codes, made)
             at, made, kept = at + size, made + size, kept - size
         if made == length:
             break
@@ -80,12 +82,12 @@ def _fill_row(packed: Any, start: int, low: int, high: int, changes: Any, rows: 
 def _fill(
     packed: Any, starts: Any, length: int, limits: Any, offsets: Any, changes: Any, made: Any, unknown: Any
 ) -> Any:
-    work, codes = workspace(), lines(made.shape[1] * 4)
+    work, other, codes = workspace(), workspace(), lines(made.shape[1] * 4)
     codes[length:] = 4
     for b in range(starts.size):
         rows = offsets[b], offsets[b + 1]
         low, high = limits[b, 0], limits[b, 1]
-        first, bases = _fill_row(packed, starts[b], low, high, changes, rows, work, codes[:length])
+        first, bases = _fill_row(packed, starts[b], low, high, changes, rows, work, other, codes[:length])
         if bases:
             return b, first, bases
         _pack(codes, made[b])

@@ -35,12 +35,12 @@ def _copy(codes: Bytes, out: Any) -> None:
 @compiled
 def _fill_tokens(plane: Bytes, ambiguous: Bytes, starts: Any, limits: Any, reverse: Any, out: Any) -> None:
     length = out.shape[1]
-    work = workspace()
+    work, other = workspace(), workspace()
     for b in range(starts.size):
         low, high, backward = limits[b, 0], limits[b, 1], reverse.size > 0 and reverse[b]
         for first in range(0, length, BLOCK):
             size = min(BLOCK, length - first)
-            codes = block(plane, ambiguous, starts[b], length, low, high, first, size, backward, work)
+            codes = block(plane, ambiguous, starts[b], length, low, high, first, size, backward, work, other)
             _copy(codes, out[b, first : first + size])
 
 
@@ -89,12 +89,12 @@ def _fill_one_hot(
     plane: Bytes, ambiguous: Bytes, starts: Any, limits: Any, reverse: Any, one: Any, last: bool, out: Any
 ) -> None:
     length = out.shape[1] // 4
-    work, differing = workspace(), lines(4 * BLOCK)
+    work, other, differing = workspace(), workspace(), lines(4 * BLOCK)
     for b in range(starts.size):
         low, high, backward = limits[b, 0], limits[b, 1], reverse.size > 0 and reverse[b]
         for first in range(0, length, BLOCK):
             size = min(BLOCK, length - first)
-            codes = block(plane, ambiguous, starts[b], length, low, high, first, size, backward, work)
+            codes = block(plane, ambiguous, starts[b], length, low, high, first, size, backward, work, other)
             if last:
                 _differ(codes, differing)
                 _where(differing[: 4 * size], 0, one, out[b, 4 * first : 4 * (first + size)])
@@ -169,19 +169,20 @@ def _number(quads: Bytes, unknown: Bytes, k: int, stride: int, out: Any) -> None
 def _fill_kmers(
     plane: Bytes, ambiguous: Bytes, starts: Any, limits: Any, reverse: Any, length: int, k: int, stride: int, out: Any
 ) -> None:
-    work, digits, unknown, other = workspace(), lines(BLOCK), lines(BLOCK), lines(2 * BLOCK)
+    work, other = workspace(), workspace()
+    digits, unknown = workspace(), workspace()
     at_once = (BLOCK - k) // stride + 1
     for b in range(starts.size):
         low, high, backward = limits[b, 0], limits[b, 1], reverse.size > 0 and reverse[b]
         for first in range(0, out.shape[1], at_once):
             numbers = out[b, first : first + at_once]
             size = (numbers.size - 1) * stride + k
-            codes = block(plane, ambiguous, starts[b], length, low, high, first * stride, size, backward, work)
+            codes = block(plane, ambiguous, starts[b], length, low, high, first * stride, size, backward, work, other)
             _split(codes, digits, unknown)
-            quads = _grow(digits[:size], min(k, 4), _POWERS_OF_FOUR, other[:BLOCK])
+            quads = _grow(digits[:size], min(k, 4), _POWERS_OF_FOUR, other)
             some_unknown = unknown[:size]
             if any_set(unknown, 0, size):
-                some_unknown = _grow(some_unknown, k, _POWERS_OF_ONE, other[BLOCK:])
+                some_unknown = _grow(some_unknown, k, _POWERS_OF_ONE, work)
             _number(quads, some_unknown, k, stride, numbers)
 
 
@@ -220,10 +221,13 @@ def _fill_bits(plane: Bytes, starts: Any, limits: Any, reverse: Any, out: Any) -
         low, high, backward = limits[b, 0], limits[b, 1], reverse.size > 0 and reverse[b]
         for first in range(0, length, BLOCK):
             made = out[b, first : first + BLOCK]
+            begin = length - first - made.size if backward else first
+            at = decode_bits(plane, starts[b] + begin, made.size, low, high, work)
+            found = work[at : at + made.size]
             if backward:
-                _reverse(decode_bits(plane, starts[b] + length - first - made.size, made.size, low, high, work), made)
+                _reverse(found, made)
             else:
-                _copy(decode_bits(plane, starts[b] + first, made.size, low, high, work), made)
+                _copy(found, made)
 
 
 def bits(

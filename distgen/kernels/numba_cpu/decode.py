@@ -3,7 +3,7 @@
 Spreading a byte over four (or eight) is a few shifts and masks, which LLVM turns into vector instructions: a block is
 decoded within the first-level cache and written from there in the form an op wants, in a second pass over it.
 
-Two habits keep loops vectorized. Innermost loops stand alone: inlined by hand into the loops over rows they stay scalar.
+Two habits keep loops vectorized (`function.inspect_asm()` shows). Innermost loops stand alone: inlined by hand into the loops over rows they stay scalar.
 And a computed index is unsigned, constants have the array's type: numba else tests for negative indices, and widens.
 """
 
@@ -28,7 +28,10 @@ BLOCK = 8192  # bases decoded at a time: the codes stay in the first-level cache
 
 
 def compiled(function: Any) -> Any:
-    """A function compiled on first use, and cached; other Python threads run meanwhile."""
+    """A function compiled on first use, and cached; other Python threads run meanwhile.
+
+    The cache goes by the date of the function's own file: who changes what is called here, touches the callers' files.
+    """
     return numba.njit(function, cache=True, nogil=True, boundscheck=False)
 
 
@@ -191,4 +194,4 @@ def flags(rows: Tensor | None) -> Any:
 
 def bits_of(tensor: Tensor) -> Any:
     """An array of unsigned integers with a tensor's bits: one kernel per width serves every dtype."""
-    return tensor.view({1: torch.uint8, 2: torch.uint16, 4: torch.uint32, 8: torch.int64}[tensor.itemsize]).numpy()
+    return tensor.view({1: torch.uint8, 2: torch.uint16, 4: torch.uint32}[tensor.itemsize]).numpy()

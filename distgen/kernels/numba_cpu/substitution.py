@@ -12,7 +12,7 @@ from torch import Tensor
 from distgen.kernels.numba_cpu.decode import BLOCK, NO_BYTES, Bytes, compiled, decode, lines, workspace
 from distgen.kernels.reference import bases_of, check_bounds, check_replacements
 
-_FAR = 2**62
+_ANY = [[-(2**63), 2**63 - 1]]
 
 
 @compiled
@@ -110,7 +110,7 @@ def substitute(
     check_replacements(starts, offsets, position, deleted, inserted_offsets, inserted)
     items, strides = bases_of(plane, ambiguous), -(-length // 64)
     if limits is None:
-        limits = torch.tensor([[-_FAR, _FAR]]).expand(len(starts), 2)
+        limits = torch.tensor(_ANY).expand(len(starts), 2)
     made, unknown = (torch.empty((len(starts), strides * bytes_), dtype=torch.uint8) for bytes_ in (16, 8))
     codes = NO_BYTES if ambiguous is None else ambiguous.contiguous().numpy()
     row, first, bases = _fill(

@@ -20,16 +20,21 @@ IGNORE_INDEX = -100
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda x: x, "relu": F.relu, "gelu": F.gelu}
 
 
-def check_bounds(items: int, starts: Tensor, length: int, limits: Tensor | None, unit: str = "base") -> None:
-    """Raise WindowError for the first row whose valid positions leave a plane of so many bases (or a track of bins)."""
+def check_bounds(
+    items: int, starts: Tensor, length: int, limits: Tensor | None, unit: str = "base", row: int = 0
+) -> None:
+    """Raise WindowError for the first row whose valid positions leave a plane of so many bases (or a track of bins).
+
+    Rows are counted from `row` on.
+    """
     first_B, end_B = starts, starts + length
     if limits is not None:
         first_B, end_B = torch.maximum(first_B, limits[:, 0]), torch.minimum(end_B, limits[:, 1])
     bad_B = (first_B < end_B) & ((first_B < 0) | (end_B > items))
     if bad_B.any():
-        row = int(bad_B.nonzero()[0, 0])
+        bad = int(bad_B.nonzero()[0, 0])
         raise WindowError(
-            f"window {row} reads {unit}s {int(first_B[row]):,} to {int(end_B[row]):,}, the "
+            f"window {row + bad} reads {unit}s {int(first_B[bad]):,} to {int(end_B[bad]):,}, the "
             f"{'plane' if unit == 'base' else 'track'} has {items:,}; pass limits to pad"
         )
 
@@ -103,9 +108,9 @@ def kmers(
     limits: Tensor | None = None,
     dtype: torch.dtype = torch.int64,
 ) -> Tensor:
+    codes_BL = tokens(plane, starts, length, reverse, ambiguous, limits, torch.int64)
     if length < k:
         return plane.new_empty((len(starts), 0), dtype=dtype)
-    codes_BL = tokens(plane, starts, length, reverse, ambiguous, limits, torch.int64)
     codes_Bnk = codes_BL.unfold(1, k, stride)
     id_Bn = (codes_Bnk * 4 ** torch.arange(k - 1, -1, -1, device=plane.device)).sum(2)
     return torch.where((codes_Bnk == 4).any(2), 4**k, id_Bn).to(dtype)
@@ -243,8 +248,9 @@ def substitute(
         pieces, at, made = [], int(starts[row]), 0
 
         def copy(first: int, bases: int, row: int = row) -> Tensor:
-            limit = None if limits is None else limits[row : row + 1]
-            return tokens(plane, starts.new_tensor([first]), bases, None, ambiguous, limit)[0]
+            limit, start = None if limits is None else limits[row : row + 1], starts.new_tensor([first])
+            check_bounds(bases_of(plane, ambiguous), start, bases, limit, row=row)
+            return tokens(plane, start, bases, None, ambiguous, limit)[0]
 
         for r in range(int(offsets[row]), int(offsets[row + 1])):
             if made + int(position[r]) - at >= length:

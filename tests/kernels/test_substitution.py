@@ -107,7 +107,7 @@ def test_replacements_out_of_order_are_refused_and_named(implementation, rows, p
 
 def test_a_deletion_that_needs_bases_beyond_the_plane_is_refused(implementation):
     plane, _ = pack("ACGT" * 4)
-    changes = Replacements.of([[(8, 3, [])]])._asdict()
-    implementation.substitute(plane, torch.tensor([5]), 8, **changes)
-    with pytest.raises(WindowError, match="window 0 "):
-        implementation.substitute(plane, torch.tensor([5]), 9, **changes)
+    changes = Replacements.of([[], [(8, 3, [])]])._asdict()
+    implementation.substitute(plane, torch.tensor([0, 5]), 8, **changes)
+    with pytest.raises(WindowError, match="window 1 "):
+        implementation.substitute(plane, torch.tensor([0, 5]), 9, **changes)

@@ -1,160 +1,47 @@
-"""The ops for the CPU, compiled by numba on first use and cached on disk. `reference.py` specifies them.
-
-One decoder serves all ops: 16 bytes become 64 codes in a handful of vector instructions, because
-spreading a byte over four is two shifts and two masks that LLVM vectorizes.
-"""
+"""tokens, one_hot, kmers and bits for the CPU. A block is decoded to codes, then written as the op wants it."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
-import numpy.typing as npt
 import torch
+from numpy import uint8, uint32, uint64
 from torch import Tensor
 
-from distgen.kernels.reference import bases_of, check_bounds
-
-Bytes = npt.NDArray[np.uint8]
-_NONE = np.empty(0, np.uint8)
-_BLOCK = 8192  # bases decoded at a time: the codes stay in the first-level cache
-
-
-def _jit(function: Any) -> Any:
-    return numba.njit(function, cache=True, nogil=True, boundscheck=False)
-
-
-@_jit
-def _spread(plane: Bytes, start: int, out: Bytes) -> None:
-    """Codes of len(out) bases from `start` on, none of them outside the plane."""
-    n = out.size
-    head = min(n, (4 - start % 4) % 4)
-    for i in range(head):
-        out[i] = (plane[(start + i) >> 2] >> (2 * ((start + i) & 3))) & 3
-    body = (n - head) // 4
-    words = out[head : head + 4 * body].view(np.uint32)
-    packed = plane[(start + head) >> 2 : ((start + head) >> 2) + body]
-    for j in range(body):
-        word = np.uint32(packed[j])
-        word = (word | (word << np.uint32(12))) & np.uint32(0x000F000F)
-        words[j] = (word | (word << np.uint32(6))) & np.uint32(0x03030303)
-    for i in range(head + 4 * body, n):
-        out[i] = (plane[(start + i) >> 2] >> (2 * ((start + i) & 3))) & 3
+from distgen.kernels.numba_cpu.decode import (
+    BLOCK,
+    NO_BYTES,
+    Bytes,
+    any_set,
+    bits_of,
+    block,
+    compiled,
+    decode_bits,
+    flags,
+    inside,
+    lines,
+    workspace,
+)
+from distgen.kernels.reference import bases_of
 
 
-@_jit
-def _decode(plane: Bytes, ambiguous: Bytes, start: int, low: int, high: int, out: Bytes) -> None:
-    """Codes of len(out) bases from `start` on; positions outside [low, high) are 4 and not read."""
-    first, end = max(start, low), min(start + out.size, high)
-    if first >= end:
-        out[:] = 4
-        return
-    out[: first - start] = 4
-    out[end - start :] = 4
-    _spread(plane, first, out[first - start : end - start])
-    if ambiguous.size:
-        for byte in range(first >> 3, (end + 7) >> 3):
-            bits = ambiguous[byte]
-            if bits:
-                for bit in range(8):
-                    position = byte * 8 + bit
-                    if (bits >> bit) & 1 and first <= position < end:
-                        out[position - start] = 4
-
-
-@_jit
-def _reverse_complement(codes: Bytes, out: Bytes) -> None:
-    last = codes.size - 1
-    for i in range(codes.size):
-        code = codes[last - i]
-        out[i] = 3 - code if code < 4 else 4
-
-
-@_jit
-def _block(
-    plane: Bytes,
-    ambiguous: Bytes,
-    start: int,
-    low: int,
-    high: int,
-    length: int,
-    first: int,
-    backward: bool,
-    scratch: Bytes,
-    out: Bytes,
-) -> None:
-    """Codes of positions [first, first + len(out)) of a window of `length` bases, after strand."""
-    if backward:
-        other = scratch[: out.size]
-        _decode(plane, ambiguous, start + length - first - out.size, low, high, other)
-        _reverse_complement(other, out)
-    else:
-        _decode(plane, ambiguous, start + first, low, high, out)
-
-
-# Innermost loops stand alone: inlined by hand into the loops over rows, LLVM leaves them scalar.
-@_jit
+@compiled
 def _copy(codes: Bytes, out: Any) -> None:
     for i in range(codes.size):
         out[i] = codes[i]
 
 
-@_jit
-def _where(codes: Bytes, code: int, one: Any, out: Any) -> None:
-    zero = one ^ one
-    for i in range(codes.size):
-        out[i] = one if codes[i] == code else zero
-
-
-@_jit
+@compiled
 def _fill_tokens(plane: Bytes, ambiguous: Bytes, starts: Any, limits: Any, reverse: Any, out: Any) -> None:
     length = out.shape[1]
-    scratch, codes = np.empty(_BLOCK, np.uint8), np.empty(_BLOCK, np.uint8)
+    work, other = workspace(), workspace()
     for b in range(starts.size):
-        backward = reverse.size > 0 and reverse[b]
-        for first in range(0, length, _BLOCK):
-            n = min(_BLOCK, length - first)
-            _block(plane, ambiguous, starts[b], limits[b, 0], limits[b, 1], length, first, backward, scratch, codes[:n])
-            _copy(codes[:n], out[b, first : first + n])
-
-
-@_jit
-def _fill_one_hot(plane: Bytes, ambiguous: Bytes, starts: Any, limits: Any, reverse: Any, one: Any, out: Any) -> None:
-    length = out.shape[2]
-    scratch, codes = np.empty(_BLOCK, np.uint8), np.empty(_BLOCK, np.uint8)
-    for b in range(starts.size):
-        backward = reverse.size > 0 and reverse[b]
-        for first in range(0, length, _BLOCK):
-            n = min(_BLOCK, length - first)
-            _block(plane, ambiguous, starts[b], limits[b, 0], limits[b, 1], length, first, backward, scratch, codes[:n])
-            for c in range(4):
-                _where(codes[:n], c, one, out[b, c, first : first + n])
-
-
-# The bit pattern of 1.0, so that one kernel per width serves every dtype.
-_ONE = {
-    torch.float32: np.uint32(0x3F800000),
-    torch.bfloat16: np.uint16(0x3F80),
-    torch.float16: np.uint16(0x3C00),
-    torch.uint8: np.uint8(1),
-}
-_WIDTHS = {1: torch.uint8, 2: torch.uint16, 4: torch.uint32}
-
-
-def _arguments(
-    plane: Tensor, starts: Tensor, length: int, reverse: Tensor | None, ambiguous: Tensor | None, limits: Tensor | None
-) -> tuple[Any, ...]:
-    check_bounds(bases_of(plane, ambiguous), starts, length, limits)
-    if limits is None:
-        limits = torch.stack([starts, starts + length], dim=1)
-    return (
-        plane.contiguous().numpy(),
-        _NONE if ambiguous is None else ambiguous.contiguous().numpy(),
-        starts.contiguous().numpy(),
-        limits.contiguous().numpy(),
-        _NONE.view(np.bool_) if reverse is None else reverse.contiguous().numpy(),
-    )
+        low, high, backward = limits[b, 0], limits[b, 1], reverse.size > 0 and reverse[b]
+        for first in range(0, length, BLOCK):
+            size = min(BLOCK, length - first)
+            codes = block(plane, ambiguous, starts[b], length, low, high, first, size, backward, work, other)
+            _copy(codes, out[b, first : first + size])
 
 
 def tokens(
@@ -171,6 +58,51 @@ def tokens(
     return out
 
 
+# ---- one-hot ----------------------------------------------------------------------------------
+
+# The bit pattern of 1.0 in each dtype.
+_ONE = {
+    torch.float32: np.uint32(0x3F800000),
+    torch.bfloat16: np.uint16(0x3F80),
+    torch.float16: np.uint16(0x3C00),
+    torch.uint8: np.uint8(1),
+}
+
+
+@compiled
+def _where(codes: Bytes, code: int, one: Any, out: Any) -> None:
+    wanted, zero = uint8(code), one ^ one
+    for i in range(codes.size):
+        out[i] = one if codes[i] == wanted else zero
+
+
+@compiled
+def _differ(codes: Bytes, out: Bytes) -> None:
+    """Four bytes for each code, of which the code-th is 0; none is for an unknown base."""
+    words = out.view(np.uint32)
+    for i in range(codes.size):
+        words[i] = (uint32(codes[i]) * uint32(0x01010101)) ^ uint32(0x03020100)
+
+
+@compiled
+def _fill_one_hot(
+    plane: Bytes, ambiguous: Bytes, starts: Any, limits: Any, reverse: Any, one: Any, last: bool, out: Any
+) -> None:
+    length = out.shape[1] // 4
+    work, other, differing = workspace(), workspace(), lines(4 * BLOCK)
+    for b in range(starts.size):
+        low, high, backward = limits[b, 0], limits[b, 1], reverse.size > 0 and reverse[b]
+        for first in range(0, length, BLOCK):
+            size = min(BLOCK, length - first)
+            codes = block(plane, ambiguous, starts[b], length, low, high, first, size, backward, work, other)
+            if last:
+                _differ(codes, differing)
+                _where(differing[: 4 * size], 0, one, out[b, 4 * first : 4 * (first + size)])
+            else:
+                for c in range(4):
+                    _where(codes, c, one, out[b, c * length + first : c * length + first + size])
+
+
 def one_hot(
     plane: Tensor,
     starts: Tensor,
@@ -179,8 +111,143 @@ def one_hot(
     ambiguous: Tensor | None = None,
     limits: Tensor | None = None,
     dtype: torch.dtype = torch.bfloat16,
+    channels_last: bool = False,
 ) -> Tensor:
-    out = torch.empty((starts.numel(), 4, length), dtype=dtype)
-    bits = out.view(_WIDTHS[dtype.itemsize]).numpy()
-    _fill_one_hot(*_arguments(plane, starts, length, reverse, ambiguous, limits), _ONE[dtype], bits)
+    out = torch.empty((starts.numel(), *((length, 4) if channels_last else (4, length))), dtype=dtype)
+    arguments = _arguments(plane, starts, length, reverse, ambiguous, limits)
+    _fill_one_hot(*arguments, _ONE[dtype], channels_last, bits_of(out.view(len(starts), 4 * length)))
     return out
+
+
+# ---- k-mers -----------------------------------------------------------------------------------
+
+
+@compiled
+def _split(codes: Bytes, digits: Bytes, unknown: Bytes) -> None:
+    for i in range(codes.size):
+        digits[i], unknown[i] = codes[i] & uint8(3), codes[i] >> uint8(2)
+
+
+# How much a digit's step to the left multiplies by, as a table: LLVM makes a shift of what it knows to be a power of two,
+# and bytes are shifted by an unknown number one by one.
+_POWERS_OF_FOUR, _POWERS_OF_ONE = np.array([1, 4, 16], np.uint8), np.ones(5, np.uint8)
+
+
+@compiled
+def _join(values: Bytes, step: int, factor: int, out: Bytes) -> None:
+    later, by = values[step:], uint8(factor)
+    for i in range(later.size):
+        out[i] = uint8(values[i] * by) | later[i]
+
+
+@compiled
+def _grow(values: Bytes, digits: int, powers: Bytes, other: Bytes) -> Bytes:
+    """From single digits the numbers of so many digits: doubled, and what overlaps is the same in both."""
+    have, other = 1, other[: values.size]
+    while have < digits:
+        step = min(have, digits - have)
+        _join(values, step, powers[step], other)
+        values, other, have = other, values, have + step
+    return values
+
+
+@compiled
+def _number(quads: Bytes, unknown: Bytes, k: int, stride: int, out: Any) -> None:
+    """k-mers from the first, the second and the last four of their digits (all the same for a k up to 4)."""
+    last = max(k - 4, 0)
+    second = min(last, 4)
+    at_second, at_last = quads[second:], quads[last:]
+    high, middle = uint32(2 * last) & uint32(31), uint32(2 * (last - second)) & uint32(31)
+    none = uint32(1) << uint32(2 * k)
+    for i in range(out.size):
+        j = uint64(i) * uint64(stride)
+        number = (uint32(quads[j]) << high) | (uint32(at_second[j]) << middle) | uint32(at_last[j])
+        out[i] = none if unknown[j] else number
+
+
+@compiled
+def _fill_kmers(
+    plane: Bytes, ambiguous: Bytes, starts: Any, limits: Any, reverse: Any, length: int, k: int, stride: int, out: Any
+) -> None:
+    work, other = workspace(), workspace()
+    digits, unknown = workspace(), workspace()
+    at_once = (BLOCK - k) // stride + 1
+    for b in range(starts.size):
+        low, high, backward = limits[b, 0], limits[b, 1], reverse.size > 0 and reverse[b]
+        for first in range(0, out.shape[1], at_once):
+            numbers = out[b, first : first + at_once]
+            size = (numbers.size - 1) * stride + k
+            codes = block(plane, ambiguous, starts[b], length, low, high, first * stride, size, backward, work, other)
+            _split(codes, digits, unknown)
+            quads = _grow(digits[:size], min(k, 4), _POWERS_OF_FOUR, other)
+            some_unknown = unknown[:size]
+            if any_set(unknown, 0, size):
+                some_unknown = _grow(some_unknown, k, _POWERS_OF_ONE, work)
+            _number(quads, some_unknown, k, stride, numbers)
+
+
+def kmers(
+    plane: Tensor,
+    starts: Tensor,
+    length: int,
+    k: int,
+    stride: int = 1,
+    reverse: Tensor | None = None,
+    ambiguous: Tensor | None = None,
+    limits: Tensor | None = None,
+    dtype: torch.dtype = torch.int64,
+) -> Tensor:
+    out = torch.empty((starts.numel(), max(length - k + stride, 0) // stride), dtype=dtype)
+    arguments = _arguments(plane, starts, length, reverse, ambiguous, limits)
+    _fill_kmers(*arguments, length, k, stride, out.numpy())
+    return out
+
+
+# ---- bits -------------------------------------------------------------------------------------
+
+
+@compiled
+def _reverse(values: Bytes, out: Bytes) -> None:
+    last = uint64(values.size - 1)
+    for i in range(values.size):
+        out[i] = values[last - uint64(i)]
+
+
+@compiled
+def _fill_bits(plane: Bytes, starts: Any, limits: Any, reverse: Any, out: Any) -> None:
+    length = out.shape[1]
+    work = workspace()
+    for b in range(starts.size):
+        low, high, backward = limits[b, 0], limits[b, 1], reverse.size > 0 and reverse[b]
+        for first in range(0, length, BLOCK):
+            made = out[b, first : first + BLOCK]
+            begin = length - first - made.size if backward else first
+            at = decode_bits(plane, starts[b] + begin, made.size, low, high, work)
+            found = work[at : at + made.size]
+            if backward:
+                _reverse(found, made)
+            else:
+                _copy(found, made)
+
+
+def bits(
+    plane: Tensor, starts: Tensor, length: int, reverse: Tensor | None = None, limits: Tensor | None = None
+) -> Tensor:
+    allowed = inside(plane.numel() * 8, starts, length, limits)
+    out = torch.empty((starts.numel(), length), dtype=torch.bool)
+    rows = starts.contiguous().numpy()
+    _fill_bits(plane.contiguous().numpy(), rows, allowed, flags(reverse), bits_of(out))
+    return out
+
+
+def _arguments(
+    plane: Tensor, starts: Tensor, length: int, reverse: Tensor | None, ambiguous: Tensor | None, limits: Tensor | None
+) -> tuple[Any, ...]:
+    allowed = inside(bases_of(plane, ambiguous), starts, length, limits)
+    return (
+        plane.contiguous().numpy(),
+        NO_BYTES if ambiguous is None else ambiguous.contiguous().numpy(),
+        starts.contiguous().numpy(),
+        allowed,
+        flags(reverse),
+    )

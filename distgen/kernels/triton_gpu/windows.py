@@ -1,0 +1,197 @@
+"""tokens, one_hot, kmers and bits for CUDA: one program decodes a block of one window. See `decode.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from distgen.kernels.reference import bases_of
+from distgen.kernels.triton_gpu.decode import (
+    bounds,
+    launch,
+    outside,
+    place,
+    program,
+    read,
+    spread,
+    turn_bases,
+    turn_bits,
+    words,
+)
+
+# 1.0 as bits, so that a kernel per width serves every dtype; the interpreter has no bfloat16.
+_ONE = {torch.float32: 0x3F800000, torch.bfloat16: 0x3F80, torch.float16: 0x3C00, torch.uint8: 1}
+_WIDTHS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
+
+
+@triton.jit
+def _tokens(  # type: ignore[no-untyped-def]
+    out, plane, ambiguous, starts, reverse, limits, length, items, first_bad, blocks, BLOCK: tl.constexpr
+):
+    row, block = program(blocks)
+    codes_W, unknown_W = words(plane, ambiguous, starts, reverse, limits, row, block, length, items, first_bad, BLOCK)
+    begin = block * BLOCK
+    at_WI = tl.arange(0, BLOCK // 16)[:, None] * 16 + tl.arange(0, 16)[None, :]
+    codes_WI = spread(codes_W, unknown_W).to(out.dtype.element_ty)
+    tl.store(out + (row * length + begin) + at_WI, codes_WI, mask=at_WI < length - begin)
+
+
+@triton.jit
+def _one_hot(  # type: ignore[no-untyped-def]
+    out, plane, ambiguous, starts, reverse, limits, length, items, first_bad, blocks,
+    HOT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row, block = program(blocks)
+    codes_W, unknown_W = words(plane, ambiguous, starts, reverse, limits, row, block, length, items, first_bad, BLOCK)
+    begin = block * BLOCK
+    at_WI = tl.arange(0, BLOCK // 16)[:, None] * 16 + tl.arange(0, 16)[None, :]
+    codes_WI = spread(codes_W, unknown_W)
+    for channel in tl.static_range(4):
+        hot_WI = tl.where(codes_WI == channel, HOT, 0).to(out.dtype.element_ty)
+        tl.store(out + ((row * 4 + channel) * length + begin) + at_WI, hot_WI, mask=at_WI < length - begin)
+
+
+@triton.jit
+def _one_hot_last(  # type: ignore[no-untyped-def]
+    out, plane, ambiguous, starts, reverse, limits, length, items, first_bad, blocks,
+    HOT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row, block = program(blocks)
+    codes_W, unknown_W = words(plane, ambiguous, starts, reverse, limits, row, block, length, items, first_bad, BLOCK)
+    begin = block * BLOCK
+    base, channel = tl.arange(0, 64)[None, :] // 4, tl.arange(0, 64)[None, :] % 4
+    hot_WI = ((codes_W[:, None] >> (2 * base)) & 3) == channel
+    hot_WI &= (unknown_W[:, None] >> base) & 1 == 0
+    at_WI = tl.arange(0, BLOCK // 16)[:, None] * 64 + tl.arange(0, 64)[None, :]
+    hot_WI = tl.where(hot_WI, HOT, 0).to(out.dtype.element_ty)
+    tl.store(out + (row * length + begin) * 4 + at_WI, hot_WI, mask=at_WI < (length - begin) * 4)
+
+
+@triton.jit
+def _kmers(  # type: ignore[no-untyped-def]
+    out, plane, ambiguous, starts, reverse, limits, length, items, many, stride, first_bad, blocks,
+    K: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row, block = program(blocks)
+    start, first, end = bounds(starts, limits, row, length, items, first_bad, block)
+    begin, at_N = block * BLOCK, tl.arange(0, BLOCK)
+    # A stride may be as long as the window: these offsets are int64.
+    source, after_N = start + begin * stride, at_N.to(tl.int64) * stride
+    if reverse is not None:
+        backward = tl.load(reverse + row)
+        source = tl.where(backward, start + length - K - begin * stride, source)
+        after_N = tl.where(backward, -after_N, after_N)
+    low, high = first - source, end - source
+    codes_N = read(plane, source, after_N, low, high, 2, K)
+    unknown_N = outside(after_N, low, high)
+    if ambiguous is not None:
+        unknown_N |= read(ambiguous, source, after_N, low, high, 1, K)
+    # The first base is the highest digit: for the other strand as it lies, for this one turned.
+    id_N = turn_bases(codes_N) >> (32 - 2 * K)
+    if reverse is not None:
+        id_N = tl.where(backward, (codes_N ^ 0xFFFFFFFF) & (4**K - 1), id_N)
+    id_N = tl.where(unknown_N & (2**K - 1) != 0, 4**K, id_N)
+    tl.store(out + (row * many + begin) + at_N, id_N.to(out.dtype.element_ty), mask=at_N < many - begin)
+
+
+@triton.jit
+def _bits(  # type: ignore[no-untyped-def]
+    out, plane, starts, reverse, limits, length, items, first_bad, blocks, BLOCK: tl.constexpr
+):
+    row, block = program(blocks)
+    source, at_W, low, high, backward = place(starts, reverse, limits, row, block, length, items, first_bad, BLOCK)
+    bits_W = read(plane, source, at_W, low, high, 1, 16) & (outside(at_W, low, high) ^ 0xFFFF)
+    if reverse is not None:
+        bits_W = tl.where(backward, turn_bits(bits_W), bits_W)
+    begin = block * BLOCK
+    base = tl.arange(0, 16)[None, :]
+    at_WI = tl.arange(0, BLOCK // 16)[:, None] * 16 + base
+    bits_WI = ((bits_W[:, None] >> base) & 1).to(tl.uint8)
+    tl.store(out + (row * length + begin) + at_WI, bits_WI, mask=at_WI < length - begin)
+
+
+def _block(length: int) -> int:
+    return 4096 if length > 1024 else 1024
+
+
+def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
+    return [None if t is None else t.contiguous() for t in tensors]
+
+
+def tokens(
+    plane: Tensor,
+    starts: Tensor,
+    length: int,
+    reverse: Tensor | None = None,
+    ambiguous: Tensor | None = None,
+    limits: Tensor | None = None,
+    dtype: torch.dtype = torch.uint8,
+) -> Tensor:
+    out = torch.empty((starts.numel(), length), dtype=dtype, device=plane.device)
+    _decode(_tokens, out, plane, starts, length, reverse, ambiguous, limits)
+    return out
+
+
+def one_hot(
+    plane: Tensor,
+    starts: Tensor,
+    length: int,
+    reverse: Tensor | None = None,
+    ambiguous: Tensor | None = None,
+    limits: Tensor | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+    channels_last: bool = False,
+) -> Tensor:
+    shape = (starts.numel(), length, 4) if channels_last else (starts.numel(), 4, length)
+    out = torch.empty(shape, dtype=dtype, device=plane.device)
+    kernel, bits = _one_hot_last if channels_last else _one_hot, out.view(_WIDTHS[dtype.itemsize])
+    _decode(kernel, bits, plane, starts, length, reverse, ambiguous, limits, HOT=_ONE[dtype])
+    return out
+
+
+def _decode(
+    kernel: Any,
+    out: Tensor,
+    plane: Tensor,
+    starts: Tensor,
+    length: int,
+    reverse: Tensor | None,
+    ambiguous: Tensor | None,
+    limits: Tensor | None,
+    **constants: int,
+) -> None:
+    block = _block(length)
+    arguments = (out, *_contiguous(plane, ambiguous, starts, reverse, limits), length, bases_of(plane, ambiguous))
+    launch(kernel, starts.numel(), triton.cdiv(length, block), plane, *arguments, BLOCK=block, **constants)
+
+
+def kmers(
+    plane: Tensor,
+    starts: Tensor,
+    length: int,
+    k: int,
+    stride: int = 1,
+    reverse: Tensor | None = None,
+    ambiguous: Tensor | None = None,
+    limits: Tensor | None = None,
+    dtype: torch.dtype = torch.int64,
+) -> Tensor:
+    many = max(length - k + stride, 0) // stride
+    out = torch.empty((starts.numel(), many), dtype=dtype, device=plane.device)
+    arguments = (out, *_contiguous(plane, ambiguous, starts, reverse, limits), length, bases_of(plane, ambiguous))
+    launch(_kmers, starts.numel(), triton.cdiv(many, 1024), plane, *arguments, many, stride, K=k, BLOCK=1024)
+    return out
+
+
+def bits(
+    plane: Tensor, starts: Tensor, length: int, reverse: Tensor | None = None, limits: Tensor | None = None
+) -> Tensor:
+    out = torch.empty((starts.numel(), length), dtype=torch.bool, device=plane.device)
+    block = _block(length)
+    arguments = (out.view(torch.uint8), *_contiguous(plane, starts, reverse, limits), length, 8 * plane.numel())
+    launch(_bits, starts.numel(), triton.cdiv(length, block), plane, *arguments, BLOCK=block)
+    return out

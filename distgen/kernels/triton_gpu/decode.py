@@ -13,11 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from distgen.kernels.library import first_bad
-
 
 @triton.jit
-def bounds(starts, limits, row, length, items, first_bad, block):  # type: ignore[no-untyped-def]
+def bounds(starts, limits, row, length, items, first_bad, block):
     """A window's start, and the first and end of what it may read; a row that wants more is reported by its block 0."""
     start = tl.load(starts + row)
     first, end = start, start + length
@@ -31,7 +29,7 @@ def bounds(starts, limits, row, length, items, first_bad, block):  # type: ignor
 
 
 @triton.jit
-def read(plane, source, at, low, high, BITS: tl.constexpr, MANY: tl.constexpr):  # type: ignore[no-untyped-def]
+def read(plane, source, at, low, high, BITS: tl.constexpr, MANY: tl.constexpr):
     """MANY packed items of BITS bits from item `source + at` on, the first in the lowest bits.
 
     Only bytes that hold items [low, high), counted from `source`, are read; other items are anything.
@@ -53,7 +51,7 @@ def read(plane, source, at, low, high, BITS: tl.constexpr, MANY: tl.constexpr): 
 
 
 @triton.jit
-def outside(at, low, high):  # type: ignore[no-untyped-def]
+def outside(at, low, high):
     """16 bits: which of the items from `at` on are not in [low, high)."""
     before = tl.minimum(tl.maximum(low - at, 0), 16).to(tl.uint32)
     within = tl.minimum(tl.maximum(high - at, 0), 16).to(tl.uint32)
@@ -62,33 +60,33 @@ def outside(at, low, high):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def swap(word, BITS: tl.constexpr, MASK: tl.constexpr):  # type: ignore[no-untyped-def]
+def swap(word, BITS: tl.constexpr, MASK: tl.constexpr):
     """Neighbouring groups of BITS bits change places."""
     return ((word >> BITS) & MASK) | ((word & MASK) << BITS)
 
 
 @triton.jit
-def turn_bases(word):  # type: ignore[no-untyped-def]
+def turn_bases(word):
     """16 bases of 2 bits, last to first."""
     word = swap(swap(word, 2, 0x33333333), 4, 0x0F0F0F0F)
     return swap(swap(word, 8, 0x00FF00FF), 16, 0x0000FFFF)
 
 
 @triton.jit
-def turn_bits(word):  # type: ignore[no-untyped-def]
+def turn_bits(word):
     """16 bits, last to first."""
     word = swap(swap(word, 1, 0x5555), 2, 0x3333)
     return swap(swap(word, 4, 0x0F0F), 8, 0x00FF)
 
 
 @triton.jit
-def program(blocks):  # type: ignore[no-untyped-def]
+def program(blocks):
     """The row and the block of this program: rows and blocks may both be too many for a second dimension of the grid."""
     return (tl.program_id(0) // blocks).to(tl.int64), (tl.program_id(0) % blocks).to(tl.int64)
 
 
 @triton.jit
-def place(starts, reverse, limits, row, block, length, items, first_bad, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def place(starts, reverse, limits, row, block, length, items, first_bad, BLOCK: tl.constexpr):
     """Where BLOCK items of a window lie, after strand.
 
     Returns:
@@ -109,7 +107,7 @@ def place(starts, reverse, limits, row, block, length, items, first_bad, BLOCK: 
 
 
 @triton.jit
-def words(plane, ambiguous, starts, reverse, limits, row, block, length, items, first_bad, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def words(plane, ambiguous, starts, reverse, limits, row, block, length, items, first_bad, BLOCK: tl.constexpr):
     """BLOCK bases of a window after strand, 16 a word: their codes, 2 bits each, and a bit for each that is unknown."""
     source, at_W, low, high, backward = place(starts, reverse, limits, row, block, length, items, first_bad, BLOCK)
     codes_W = read(plane, source, at_W, low, high, 2, 16)
@@ -123,15 +121,19 @@ def words(plane, ambiguous, starts, reverse, limits, row, block, length, items, 
 
 
 @triton.jit
-def spread(codes_W, unknown_W):  # type: ignore[no-untyped-def]
+def spread(codes_W, unknown_W):
     """The code of each base of each word, 4 where unknown: (words, 16)."""
     base = tl.arange(0, 16)[None, :]
     codes_WI = (codes_W[:, None] >> (2 * base)) & 3
     return tl.where((unknown_W[:, None] >> base) & 1 != 0, 4, codes_WI)
 
 
+def contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
+    return [None if t is None else t.contiguous() for t in tensors]
+
+
 def launch(kernel: Any, rows: int, blocks: int, on: Tensor, *arguments: Any, **constants: Any) -> None:
     """One program for each block of each row, on the device of a tensor. Nothing waits."""
     if rows and blocks:
         with torch.cuda.device_of(on):
-            kernel[(rows * blocks,)](*arguments, first_bad(on.device), blocks, **constants)
+            kernel[(rows * blocks,)](*arguments, blocks, **constants)

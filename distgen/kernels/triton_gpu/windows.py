@@ -9,9 +9,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from distgen.kernels.library import first_bad
 from distgen.kernels.reference import bases_of
 from distgen.kernels.triton_gpu.decode import (
     bounds,
+    contiguous,
     launch,
     outside,
     place,
@@ -29,9 +31,7 @@ _WIDTHS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
 
 
 @triton.jit
-def _tokens(  # type: ignore[no-untyped-def]
-    out, plane, ambiguous, starts, reverse, limits, length, items, first_bad, blocks, BLOCK: tl.constexpr
-):
+def _tokens(out, plane, ambiguous, starts, reverse, limits, length, items, first_bad, blocks, BLOCK: tl.constexpr):
     row, block = program(blocks)
     codes_W, unknown_W = words(plane, ambiguous, starts, reverse, limits, row, block, length, items, first_bad, BLOCK)
     begin = block * BLOCK
@@ -41,7 +41,7 @@ def _tokens(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _one_hot(  # type: ignore[no-untyped-def]
+def _one_hot(
     out, plane, ambiguous, starts, reverse, limits, length, items, first_bad, blocks,
     HOT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -56,7 +56,7 @@ def _one_hot(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _one_hot_last(  # type: ignore[no-untyped-def]
+def _one_hot_last(
     out, plane, ambiguous, starts, reverse, limits, length, items, first_bad, blocks,
     HOT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -72,7 +72,7 @@ def _one_hot_last(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _kmers(  # type: ignore[no-untyped-def]
+def _kmers(
     out, plane, ambiguous, starts, reverse, limits, length, items, many, stride, first_bad, blocks,
     K: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -99,9 +99,7 @@ def _kmers(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _bits(  # type: ignore[no-untyped-def]
-    out, plane, starts, reverse, limits, length, items, first_bad, blocks, BLOCK: tl.constexpr
-):
+def _bits(out, plane, starts, reverse, limits, length, items, first_bad, blocks, BLOCK: tl.constexpr):
     row, block = program(blocks)
     source, at_W, low, high, backward = place(starts, reverse, limits, row, block, length, items, first_bad, BLOCK)
     bits_W = read(plane, source, at_W, low, high, 1, 16) & (outside(at_W, low, high) ^ 0xFFFF)
@@ -116,10 +114,6 @@ def _bits(  # type: ignore[no-untyped-def]
 
 def _block(length: int) -> int:
     return 4096 if length > 1024 else 1024
-
-
-def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
-    return [None if t is None else t.contiguous() for t in tensors]
 
 
 def tokens(
@@ -165,8 +159,17 @@ def _decode(
     **constants: int,
 ) -> None:
     block = _block(length)
-    arguments = (out, *_contiguous(plane, ambiguous, starts, reverse, limits), length, bases_of(plane, ambiguous))
-    launch(kernel, starts.numel(), triton.cdiv(length, block), plane, *arguments, BLOCK=block, **constants)
+    arguments = (out, *contiguous(plane, ambiguous, starts, reverse, limits), length, bases_of(plane, ambiguous))
+    launch(
+        kernel,
+        starts.numel(),
+        triton.cdiv(length, block),
+        plane,
+        *arguments,
+        first_bad(plane.device),
+        BLOCK=block,
+        **constants,
+    )
 
 
 def kmers(
@@ -182,8 +185,19 @@ def kmers(
 ) -> Tensor:
     many = max(length - k + stride, 0) // stride
     out = torch.empty((starts.numel(), many), dtype=dtype, device=plane.device)
-    arguments = (out, *_contiguous(plane, ambiguous, starts, reverse, limits), length, bases_of(plane, ambiguous))
-    launch(_kmers, starts.numel(), triton.cdiv(many, 1024), plane, *arguments, many, stride, K=k, BLOCK=1024)
+    arguments = (out, *contiguous(plane, ambiguous, starts, reverse, limits), length, bases_of(plane, ambiguous))
+    launch(
+        _kmers,
+        starts.numel(),
+        triton.cdiv(many, 1024),
+        plane,
+        *arguments,
+        many,
+        stride,
+        first_bad(plane.device),
+        K=k,
+        BLOCK=1024,
+    )
     return out
 
 
@@ -192,6 +206,6 @@ def bits(
 ) -> Tensor:
     out = torch.empty((starts.numel(), length), dtype=torch.bool, device=plane.device)
     block = _block(length)
-    arguments = (out.view(torch.uint8), *_contiguous(plane, starts, reverse, limits), length, 8 * plane.numel())
-    launch(_bits, starts.numel(), triton.cdiv(length, block), plane, *arguments, BLOCK=block)
+    arguments = (out.view(torch.uint8), *contiguous(plane, starts, reverse, limits), length, 8 * plane.numel())
+    launch(_bits, starts.numel(), triton.cdiv(length, block), plane, *arguments, first_bad(plane.device), BLOCK=block)
     return out

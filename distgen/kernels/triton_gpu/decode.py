@@ -32,22 +32,28 @@ def bounds(starts, limits, row, length, items, first_bad, block):
 def read(plane, source, at, low, high, BITS: tl.constexpr, MANY: tl.constexpr):
     """MANY packed items of BITS bits from item `source + at` on, the first in the lowest bits.
 
-    Only bytes that hold items [low, high), counted from `source`, are read; other items are anything.
+    Only cells (bytes or words, whatever the plane has) that hold items [low, high), counted from `source`, are read;
+    other items are anything.
     """
-    PER: tl.constexpr = 8 // BITS
-    SHIFT: tl.constexpr = 2 if BITS == 2 else 3
+    WIDTH: tl.constexpr = plane.dtype.element_ty.primitive_bitwidth
+    PER: tl.constexpr = WIDTH // BITS  # a power of two, so that a negative position divides as a positive one does
     phase = (source & (PER - 1)).to(at.dtype)
-    plane += source >> SHIFT
-    begin, end = (low + phase) >> SHIFT, (high + phase + (PER - 1)) >> SHIFT
+    plane += _floor(source, PER)
+    begin, end = _floor(low + phase, PER), _floor(high + phase + (PER - 1), PER)
     end = tl.where(low < high, end, begin)
     at += phase
-    byte = at >> SHIFT
+    cell = _floor(at, PER)
     word = tl.zeros_like(at).to(tl.uint64)
     for j in tl.static_range((MANY + 2 * (PER - 1)) // PER):
-        # Byte by byte: a plane may begin and end anywhere in memory.
-        loaded = tl.load(plane + (byte + j), mask=(byte + j >= begin) & (byte + j < end), other=0)
-        word |= loaded.to(tl.uint64) << (8 * j)
+        loaded = tl.load(plane + (cell + j), mask=(cell + j >= begin) & (cell + j < end))
+        word |= loaded.to(tl.uint64) << (WIDTH * j)
     return (word >> ((at & (PER - 1)) * BITS).to(tl.uint64)).to(tl.uint32)
+
+
+@triton.jit
+def _floor(number, PER: tl.constexpr):
+    SHIFT: tl.constexpr = 5 if PER == 32 else 4 if PER == 16 else 3 if PER == 8 else 2
+    return number >> SHIFT
 
 
 @triton.jit
@@ -126,6 +132,13 @@ def spread(codes_W, unknown_W):
     base = tl.arange(0, 16)[None, :]
     codes_WI = (codes_W[:, None] >> (2 * base)) & 3
     return tl.where((unknown_W[:, None] >> base) & 1 != 0, 4, codes_WI)
+
+
+def cells(plane: Tensor | None) -> Tensor | None:
+    """A plane in words of four bytes where it consists of whole ones: two loads for 16 bases, not five."""
+    if plane is None or not (plane := plane.contiguous()).numel() or plane.numel() % 4 or plane.data_ptr() % 4:
+        return plane
+    return plane.view(torch.uint32)
 
 
 def contiguous(*tensors: Tensor | None) -> list[Tensor | None]:

@@ -13,6 +13,7 @@ from distgen.kernels.library import first_bad
 from distgen.kernels.reference import bases_of
 from distgen.kernels.triton_gpu.decode import (
     bounds,
+    cells,
     contiguous,
     launch,
     outside,
@@ -159,7 +160,14 @@ def _decode(
     **constants: int,
 ) -> None:
     block = _block(length)
-    arguments = (out, *contiguous(plane, ambiguous, starts, reverse, limits), length, bases_of(plane, ambiguous))
+    arguments = (
+        out,
+        cells(plane),
+        cells(ambiguous),
+        *contiguous(starts, reverse, limits),
+        length,
+        bases_of(plane, ambiguous),
+    )
     launch(
         kernel,
         starts.numel(),
@@ -185,7 +193,14 @@ def kmers(
 ) -> Tensor:
     many = max(length - k + stride, 0) // stride
     out = torch.empty((starts.numel(), many), dtype=dtype, device=plane.device)
-    arguments = (out, *contiguous(plane, ambiguous, starts, reverse, limits), length, bases_of(plane, ambiguous))
+    arguments = (
+        out,
+        cells(plane),
+        cells(ambiguous),
+        *contiguous(starts, reverse, limits),
+        length,
+        bases_of(plane, ambiguous),
+    )
     launch(
         _kmers,
         starts.numel(),
@@ -206,6 +221,6 @@ def bits(
 ) -> Tensor:
     out = torch.empty((starts.numel(), length), dtype=torch.bool, device=plane.device)
     block = _block(length)
-    arguments = (out.view(torch.uint8), *contiguous(plane, starts, reverse, limits), length, 8 * plane.numel())
+    arguments = (out.view(torch.uint8), cells(plane), *contiguous(starts, reverse, limits), length, 8 * plane.numel())
     launch(_bits, starts.numel(), triton.cdiv(length, block), plane, *arguments, first_bad(plane.device), BLOCK=block)
     return out

@@ -40,12 +40,12 @@ def read(plane, source, at, low, high, BITS: tl.constexpr, MANY: tl.constexpr):
     phase = (source & (PER - 1)).to(at.dtype)
     plane += _floor(source, PER)
     begin, end = _floor(low + phase, PER), _floor(high + phase + (PER - 1), PER)
-    end = tl.where(low < high, end, begin)
+    many = tl.where(low < high, end - begin, 0)
     at += phase
     cell = _floor(at, PER)
     word = tl.zeros_like(at).to(tl.uint64)
     for j in tl.static_range((MANY + 2 * (PER - 1)) // PER):
-        loaded = tl.load(plane + (cell + j), mask=(cell + j >= begin) & (cell + j < end))
+        loaded = tl.load(plane + (cell + j), mask=(cell + j - begin >= 0) & (cell + j - begin < many))
         word |= loaded.to(tl.uint64) << (WIDTH * j)
     return (word >> ((at & (PER - 1)) * BITS).to(tl.uint64)).to(tl.uint32)
 

@@ -8,12 +8,12 @@ import triton.language as tl
 from torch import Tensor
 
 from distgen.kernels.library import first_bad
-from distgen.kernels.triton_gpu.decode import bounds, contiguous, launch, program
+from distgen.kernels.triton_gpu.decode import bounds, contiguous, kernel, launch, program
 
-_BLOCK = 1024
+_BLOCK = 512
 
 
-@triton.jit
+@kernel
 def _gather_bins(
     out, known, values, along, across, starts, reverse, swap, limits, bins, items, missing, first_bad, blocks,
     TRACKS: tl.constexpr, MISSING: tl.constexpr, BFLOAT16: tl.constexpr, BLOCK: tl.constexpr,

@@ -6,12 +6,22 @@ base is to shift and to mask. Positions in a plane are int64, offsets inside a p
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+# Triton compiles a kernel anew for numbers that are 1 or that 16 divides: worth it for the length of rows, not for these.
+kernel = partial(
+    triton.jit,
+    do_not_specialize=(
+        "items", "many", "stride", "span", "limit", "soft_limit", "mask_below", "draw_below", "missing",
+        "replacements", "codes", "blocks",
+    ),
+)  # fmt: skip
 
 
 @triton.jit
@@ -145,8 +155,8 @@ def contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
     return [None if t is None else t.contiguous() for t in tensors]
 
 
-def launch(kernel: Any, rows: int, blocks: int, on: Tensor, *arguments: Any, **constants: Any) -> None:
+def launch(what: Any, rows: int, blocks: int, on: Tensor, *arguments: Any, **constants: Any) -> None:
     """One program for each block of each row, on the device of a tensor. Nothing waits."""
     if rows and blocks:
         with torch.cuda.device_of(on):
-            kernel[(rows * blocks,)](*arguments, blocks, **constants)
+            what[(rows * blocks,)](*arguments, blocks, **constants)

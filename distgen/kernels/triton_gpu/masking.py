@@ -9,7 +9,7 @@ from torch import Tensor
 
 from distgen.kernels.draws import MASKING, threshold
 from distgen.kernels.reference import IGNORE_INDEX, span_rate
-from distgen.kernels.triton_gpu.decode import contiguous, launch, program
+from distgen.kernels.triton_gpu.decode import contiguous, kernel, launch, program
 
 _BLOCK = 1024
 
@@ -34,7 +34,7 @@ def _draw(key, softmask, length, begin, at, span, limit, soft_limit, mask_below,
     return tl.where(draw.to(tl.int64) < limit, (at + span) * 4 + kind, 0), base
 
 
-@triton.jit
+@kernel
 def _mask_tokens(
     out, targets, tokens, keys, softmask, length, limit: tl.int64, soft_limit: tl.int64, mask_below: tl.int64,
     draw_below: tl.int64, span, blocks,

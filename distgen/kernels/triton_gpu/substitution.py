@@ -9,9 +9,9 @@ from torch import Tensor
 
 from distgen.kernels.library import first_bad
 from distgen.kernels.reference import bases_of
-from distgen.kernels.triton_gpu.decode import contiguous, launch, program
+from distgen.kernels.triton_gpu.decode import contiguous, kernel, launch, program
 
-_BLOCK = 1024
+_BLOCK = 512
 
 
 @triton.jit
@@ -47,10 +47,10 @@ def _code(plane, ambiguous, there, limits, row, items, wanted, first_bad):
     return tl.where(held, code, 4)
 
 
-@triton.jit
+@kernel
 def _substitute(
     out, unknown, plane, ambiguous, starts, limits, offsets, position, deleted, grown, inserted_offsets, inserted,
-    length, stride, items, replacements, codes, first_bad, blocks, BLOCK: tl.constexpr,
+    length, wide, items, replacements, codes, first_bad, blocks, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row, block = program(blocks)
     start = tl.load(starts + row)
@@ -76,9 +76,9 @@ def _substitute(
     two = tl.sum(tl.where(known, new, 0) << (2 * base[None, None, :]), 2)
     one = tl.sum(tl.sum(tl.where(known, 0, 1) << (4 * half[None, :, None] + base[None, None, :]), 2), 1)
     to = block * (BLOCK // 8) + byte
-    tl.store(unknown + row * (stride // 8) + to, one.to(tl.uint8), mask=to < stride // 8)
+    tl.store(unknown + row * (wide // 8) + to, one.to(tl.uint8), mask=to < wide // 8)
     to = to[:, None] * 2 + half[None, :]
-    tl.store(out + row * (stride // 4) + to, two.to(tl.uint8), mask=to < stride // 4)
+    tl.store(out + row * (wide // 4) + to, two.to(tl.uint8), mask=to < wide // 4)
 
 
 def substitute(

@@ -15,6 +15,7 @@ from distgen.kernels.triton_gpu.decode import (
     bounds,
     cells,
     contiguous,
+    kernel,
     launch,
     outside,
     place,
@@ -31,7 +32,7 @@ _ONE = {torch.float32: 0x3F800000, torch.bfloat16: 0x3F80, torch.float16: 0x3C00
 _WIDTHS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
 
 
-@triton.jit
+@kernel
 def _tokens(out, plane, ambiguous, starts, reverse, limits, length, items, first_bad, blocks, BLOCK: tl.constexpr):
     row, block = program(blocks)
     codes_W, unknown_W = words(plane, ambiguous, starts, reverse, limits, row, block, length, items, first_bad, BLOCK)
@@ -41,8 +42,10 @@ def _tokens(out, plane, ambiguous, starts, reverse, limits, length, items, first
     tl.store(out + (row * length + begin) + at_WI, codes_WI, mask=at_WI < length - begin)
 
 
-@triton.jit
-def _tokens_by_four(out, plane, ambiguous, starts, reverse, limits, length, items, first_bad, blocks, BLOCK: tl.constexpr):
+@kernel
+def _tokens_by_four(
+    out, plane, ambiguous, starts, reverse, limits, length, items, first_bad, blocks, BLOCK: tl.constexpr
+):
     """As `_tokens`, four codes to a word, which takes half the instructions; `length` is a multiple of 4."""
     row, block = program(blocks)
     codes_W, unknown_W = words(plane, ambiguous, starts, reverse, limits, row, block, length, items, first_bad, BLOCK)
@@ -58,7 +61,7 @@ def _tokens_by_four(out, plane, ambiguous, starts, reverse, limits, length, item
     tl.store(out + (row * (length // 4) + begin) + at_WF, codes_WF, mask=at_WF < length // 4 - begin)
 
 
-@triton.jit
+@kernel
 def _one_hot(
     out, plane, ambiguous, starts, reverse, limits, length, items, first_bad, blocks,
     HOT: tl.constexpr, BLOCK: tl.constexpr,
@@ -73,7 +76,7 @@ def _one_hot(
         tl.store(out + ((row * 4 + channel) * length + begin) + at_WI, hot_WI, mask=at_WI < length - begin)
 
 
-@triton.jit
+@kernel
 def _one_hot_last(
     out, plane, ambiguous, starts, reverse, limits, length, items, first_bad, blocks,
     HOT: tl.constexpr, BLOCK: tl.constexpr,
@@ -89,7 +92,7 @@ def _one_hot_last(
     tl.store(out + (row * length + begin) * 4 + at_WI, hot_WI, mask=at_WI < (length - begin) * 4)
 
 
-@triton.jit
+@kernel
 def _kmers(
     out, plane, ambiguous, starts, reverse, limits, length, items, many, stride, first_bad, blocks,
     K: tl.constexpr, BLOCK: tl.constexpr,
@@ -116,7 +119,7 @@ def _kmers(
     tl.store(out + (row * many + begin) + at_N, id_N.to(out.dtype.element_ty), mask=at_N < many - begin)
 
 
-@triton.jit
+@kernel
 def _bits(out, plane, starts, reverse, limits, length, items, first_bad, blocks, BLOCK: tl.constexpr):
     row, block = program(blocks)
     source, at_W, low, high, backward = place(starts, reverse, limits, row, block, length, items, first_bad, BLOCK)
@@ -146,7 +149,7 @@ def tokens(
 ) -> Tensor:
     out = torch.empty((starts.numel(), length), dtype=dtype, device=plane.device)
     window = (plane, starts, length, reverse, ambiguous, limits)
-    if dtype == torch.uint8 and length % 4 == 0:
+    if dtype == torch.uint8 and length and length % 4 == 0:
         # Two warps, 64 bases a thread: what a program does once is then a fourth of the work, not half.
         _decode(_tokens_by_four, out.view(torch.uint32), *window, num_warps=2)
     else:
@@ -166,13 +169,13 @@ def one_hot(
 ) -> Tensor:
     shape = (starts.numel(), length, 4) if channels_last else (starts.numel(), 4, length)
     out = torch.empty(shape, dtype=dtype, device=plane.device)
-    kernel, bits = _one_hot_last if channels_last else _one_hot, out.view(_WIDTHS[dtype.itemsize])
-    _decode(kernel, bits, plane, starts, length, reverse, ambiguous, limits, HOT=_ONE[dtype])
+    decoder, bits = _one_hot_last if channels_last else _one_hot, out.view(_WIDTHS[dtype.itemsize])
+    _decode(decoder, bits, plane, starts, length, reverse, ambiguous, limits, HOT=_ONE[dtype])
     return out
 
 
 def _decode(
-    kernel: Any,
+    decoder: Any,
     out: Tensor,
     plane: Tensor,
     starts: Tensor,
@@ -182,7 +185,7 @@ def _decode(
     limits: Tensor | None,
     **constants: int,
 ) -> None:
-    block = _block(length, out.shape[2] if kernel is _one_hot_last else 1)
+    block = _block(length, out.shape[2] if decoder is _one_hot_last else 1)
     arguments = (
         out,
         cells(plane),
@@ -192,7 +195,7 @@ def _decode(
         bases_of(plane, ambiguous),
     )
     launch(
-        kernel,
+        decoder,
         starts.numel(),
         triton.cdiv(length, block),
         plane,

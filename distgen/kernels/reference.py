@@ -181,8 +181,8 @@ def conv_stem(
     x_B4L = F.pad(x_B4L, ((weight.shape[2] - 1) // 2, weight.shape[2] // 2 + 1))
     y_BDL = F.conv1d(x_B4L, weight.to(wide), None if bias is None else bias.to(wide))[:, :, :length]
     y_BDL = ACTIVATIONS[activation](y_BDL)[:, :, : length // pool * pool]
-    y_BDnp = y_BDL.unflatten(2, (length // pool, pool))
-    return y_BDnp.max(3).values.to(weight.dtype)
+    highest_BDn: Tensor = y_BDL.unflatten(2, (length // pool, pool)).max(3).values
+    return highest_BDn.to(weight.dtype)
 
 
 def conv_stem_backward(

@@ -53,11 +53,18 @@ class MaskedLM:
         """Evaluation hides every chosen base, so that nothing is scored that the model could see."""
         config = self._config
         codes_BL = kernels.tokens(**batch.packed)
-        shares = {"mask": 1.0, "random": 0.0} if evaluating else {"mask": config.mask, "random": config.random}
+        mask, random = (1.0, 0.0) if evaluating else (config.mask, config.random)
         softmask_BL = None if evaluating else self._softmask(batch)
         rate = None if softmask_BL is None else config.rate if config.softmask_rate is None else config.softmask_rate
         inputs_BL, target_BL = kernels.mask_tokens(
-            codes_BL, batch.keys, config.rate, **shares, softmask=softmask_BL, softmask_rate=rate, span=config.span
+            codes_BL,
+            batch.keys,
+            config.rate,
+            mask=mask,
+            random=random,
+            softmask=softmask_BL,
+            softmask_rate=rate,
+            span=config.span,
         )
         channels = self._channels.to(inputs_BL.device)
         x_BCL = (inputs_BL[:, None, :] == channels[:, None]).to(dtype)

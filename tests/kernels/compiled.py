@@ -24,7 +24,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
-from distgen.kernels.triton_gpu import bins, masking, substitution, windows
+from distgen.kernels.triton_gpu import bins, masking, stem, substitution, windows
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 ROWS, LENGTH, ODD = 64, 131072, 131071  # a length that 16 divides is compiled apart: its stores are 16 bytes wide
@@ -62,6 +62,18 @@ def cases() -> Iterator[tuple[str, Callable[[], object]]]:
         "substitute all",
         partial(substitution.substitute, meta(2**30), longs(ROWS), LENGTH, *changes, meta(2**29), longs(ROWS, 2)),
     )
+    for dtype, features, kernel, options in (
+        (torch.bfloat16, 256, 15, {}),
+        (torch.bfloat16, 768, 15, {"activation": "gelu", "pool": 8}),
+        (torch.bfloat16, 64, 21, {"activation": "relu", "pool": 3}),
+        (torch.bfloat16, 64, 33, {"activation": "gelu", "pool": 8}),
+        (torch.float32, 256, 15, {"activation": "gelu"}),
+    ):
+        weight, bias = meta(features, 4, kernel, dtype=dtype), meta(features, dtype=dtype)
+        window, name = ALL | {"length": LENGTH} | options, f"conv_stem {dtype} {features} {options}"
+        gradient = meta(ROWS, features, LENGTH // options.get("pool", 1), dtype=dtype)
+        yield name, partial(stem.conv_stem, **window, weight=weight, bias=bias)
+        yield f"{name} backward", partial(stem.conv_stem_backward, gradient, **window, weight=weight, bias=bias)
     for dtype in (torch.uint8, torch.bfloat16, torch.float32):
         values = meta(2**20, 12, dtype=dtype)
         yield f"gather_bins {dtype}", partial(bins.gather_bins, values, longs(ROWS), 1024)

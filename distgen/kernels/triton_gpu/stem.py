@@ -255,7 +255,9 @@ class _Stem:
         self.taps = 4 if kernel <= 4 else 8 if kernel <= 8 else 16
         self.chunks = -(-kernel // self.taps)
         width = triton.next_power_of_2(pool)
-        self.block_d = 16 if self.features <= 16 else 32 if self.features <= 32 else 64
+        # A second chunk's tile needs registers, and so does telling the columns that only fill a group up.
+        most = 32 if self.chunks > 1 and width > pool else 64
+        self.block_d = min(max(triton.next_power_of_2(self.features), 16), most)
         self.block_n = columns // width
         self.padded = -(-self.features // self.block_d) * self.block_d
         self.tiles = -(-self.pooled // self.block_n)

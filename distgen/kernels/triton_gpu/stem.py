@@ -22,6 +22,7 @@ from torch import Tensor
 from distgen.kernels import reference
 from distgen.kernels.library import first_bad
 from distgen.kernels.reference import bases_of
+from distgen.kernels.triton_gpu.decode import bounds, cells, contiguous, outside, read
 
 _FORWARD, _BACKWARD = 128, 64  # columns of a tile: as many as leave a thread registers enough
 _LARGEST_POOL = 64
@@ -34,31 +35,14 @@ _PROGRAMS = 1024  # that share the gradients' sums; the same on every device, an
 
 
 @triton.jit
-def _read_row(starts, limits, reverse, row, length, bases):
-    """A row's first base, its strand, and the bounds of what may be read of it."""
-    start = tl.load(starts + row)
-    low, high = start, start + length
-    if limits is not None:
-        low = tl.maximum(low, tl.load(limits + 2 * row))
-        high = tl.minimum(high, tl.load(limits + 2 * row + 1))
-    bad = (low < high) & ((low < 0) | (high > bases))
-    low, high = tl.maximum(low, 0), tl.minimum(high, bases)
-    some = low < high
-    backward = start < start
+def _row(starts, limits, reverse, row, length, bases, first_bad, tile):
+    """A row's first base, whether it is read from the other strand, and what may be read of it, counted from there."""
+    start, low, high = bounds(starts, limits, row, length, bases, first_bad, tile)
+    backward = tl.full((), 0, tl.int1)
     if reverse is not None:
-        backward = tl.load(reverse + row) != 0
-    return start, backward, tl.where(some, low, 0), tl.where(some, high, 0), bad
-
-
-@triton.jit
-def _bytes(plane, first, low, high, BASES: tl.constexpr, BYTES: tl.constexpr):
-    """int64: some bytes from `first` on, the first one lowest; those without a base in [low, high) are not read."""
-    found = first * 0
-    for i in tl.static_range(BYTES):
-        byte = first + i
-        inside = (byte * BASES + (BASES - 1) >= low) & (byte * BASES < high)
-        found |= tl.load(plane + byte, mask=inside, other=0).to(tl.int64) << (8 * i)
-    return found
+        backward = tl.load(reverse + row)
+    low = tl.minimum(tl.maximum(low - start, 0), length).to(tl.int32)
+    return start, backward, low, tl.minimum(tl.maximum(high - start, 0), length).to(tl.int32)
 
 
 @triton.jit
@@ -67,21 +51,18 @@ def _hot(
 ):
     """(X, columns): ones where the base under a tap, `tap` and those after it, is the one asked for."""
     # On the other strand the word is read from its end: its last base lies under the first tap.
-    forth = start + position - before + tap
-    back = start + length - 1 - position + before - tap - 15
-    first = tl.where(backward, back, forth)
-    word = (_bytes(plane, first >> 2, low, high, 4, 5) >> (2 * (first & 3))).to(tl.int32)
-    begin = tl.minimum(tl.maximum(low - first, 0), 16).to(tl.int32)
-    end = tl.minimum(tl.maximum(high - first, 0), 16).to(tl.int32)
-    counts = ((1 << end) - 1) & ~((1 << begin) - 1)
+    forth = position - before + tap
+    at = tl.where(backward, length - 16 - forth, forth)
+    word = read(plane, start, at, low, high, 2, 16)
+    unknown = outside(at, low, high)
     if ambiguous is not None:
-        counts &= ~(_bytes(ambiguous, first >> 3, low, high, 8, 3) >> (first & 7)).to(tl.int32)
+        unknown |= read(ambiguous, start, at, low, high, 1, 16)
     row = tl.arange(0, X)
     slot = tl.where(backward, 15 - (row >> 2), row >> 2)
     code = tl.where(backward, 3 - (row & 3), row & 3)
     same = ((word[None, :] >> (2 * slot[:, None])) & 3) == code[:, None]
     one, zero = tl.full((), 1, dtype), tl.full((), 0, dtype)  # chosen, not converted: that is slow
-    return tl.where(same & ((counts[None, :] >> slot[:, None]) & 1 != 0), one, zero)
+    return tl.where(same & ((unknown[None, :] >> slot[:, None]) & 1 == 0), one, zero)
 
 
 @triton.jit
@@ -152,11 +133,9 @@ def _forward(
 ):  # fmt: skip
     """One tile of positions, all features. A group of POOL positions has WIDTH columns, a power of 2."""
     row, tile = (tl.program_id(0) // tiles).to(tl.int64), tl.program_id(0) % tiles
-    start, backward, low, high, bad = _read_row(starts, limits, reverse, row, length, bases)
-    if bad & (tile == 0):
-        tl.atomic_min(first_bad, row)
+    start, backward, low, high = _row(starts, limits, reverse, row, length, bases, first_bad, tile)
     column = tl.arange(0, BLOCK_N * WIDTH)
-    position = (tile * BLOCK_N + column // WIDTH).to(tl.int64) * POOL + column % WIDTH
+    position = (tile * BLOCK_N + column // WIDTH) * POOL + column % WIDTH
     group = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     dtype: tl.constexpr = weight.dtype.element_ty
     taps: tl.constexpr = X // 4
@@ -179,7 +158,7 @@ def _forward(
 
 @triton.jit
 def _backward(
-    plane, ambiguous, starts, limits, reverse, weight, bias, gradient, to_weight, to_bias,
+    plane, ambiguous, starts, limits, reverse, weight, bias, gradient, to_weight, to_bias, first_bad,
     length, pooled, bases, tiles, all_tiles, features, padded, before,
     POOL: tl.constexpr, WIDTH: tl.constexpr, ACTIVATION: tl.constexpr,
     C: tl.constexpr, X: tl.constexpr, S: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -193,8 +172,8 @@ def _backward(
     bias_D = tl.load(bias + feature)
     weight_sums, bias_sums = tl.zeros((BLOCK_D, X), tl.float32), tl.zeros((BLOCK_D,), tl.float32)
     for number in range(part.to(tl.int64) * all_tiles // parts, (part + 1).to(tl.int64) * all_tiles // parts):
-        row, tile = number // tiles, number % tiles
-        start, backward, low, high, _ = _read_row(starts, limits, reverse, row, length, bases)
+        row, tile = number // tiles, (number % tiles).to(tl.int32)
+        start, backward, low, high = _row(starts, limits, reverse, row, length, bases, first_bad, tile)
         position = (tile * BLOCK_N + column // WIDTH) * POOL + column % WIDTH
         hot = _hot(plane, ambiguous, start, backward, low, high, position, length, before, mine * taps, X, dtype)
         group = tile * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -265,8 +244,7 @@ class _Stem:
         self.bias = weight.new_zeros(self.padded, dtype=torch.float32)
         if bias is not None:
             self.bias[: self.features] = bias
-        rows = (None if t is None else t.contiguous() for t in (ambiguous, starts, limits, reverse))
-        self.windows = (plane.contiguous(), *rows)
+        self.windows = (cells(plane), cells(ambiguous), *contiguous(starts, limits, reverse))
         self.sizes = (length, self.pooled, bases_of(plane, ambiguous), self.tiles)
         self.before = (kernel - 1) // 2
         self.constants: dict[str, Any] = {
@@ -345,7 +323,7 @@ def conv_stem_backward(
     to_bias = weight.new_empty((parts, stem.padded), dtype=torch.float32)
     with torch.cuda.device_of(plane):
         _backward[(parts, blocks, stem.chunks)](
-            *stem.windows, stem.weight, stem.bias, gradient.contiguous(), to_weight, to_bias,
+            *stem.windows, stem.weight, stem.bias, gradient.contiguous(), to_weight, to_bias, first_bad(plane.device),
             *stem.sizes, all_tiles, stem.features, stem.padded, stem.before, **stem.constants,
         )  # fmt: skip
     weight_DKc = to_weight.sum(0)[: stem.features, : weight.shape[2]]

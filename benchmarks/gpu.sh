@@ -8,7 +8,7 @@ if ! python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; th
 fi
 if python3 -c 'import pytest, hypothesis' 2>/dev/null; then
     # The tests' bound on time leaves the benchmark some, which checks each op before it times it anyway.
-    timeout 240 python3 -m pytest -q --confcutdir=tests/kernels -p no:cacheprovider -k triton_gpu tests/kernels
+    timeout 240 python3 -m pytest -q --confcutdir=tests/kernels -o addopts= -p no:cacheprovider -k triton_gpu tests/kernels
     echo "tests: exit status $?"
 fi
 python3 -m benchmarks.gpu

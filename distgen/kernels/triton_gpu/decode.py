@@ -106,31 +106,30 @@ def place(starts, reverse, limits, row, block, length, items, first_bad, BLOCK: 
     """Where BLOCK items of a window lie, after strand.
 
     Returns:
-        A position in the plane; from it on, the offset of each 16 items, and what may be read, [low, high);
-        and whether the items are read back to front.
+        A position in the plane; from it on, the offset of each 16 items, and what may be read, [low, high).
     """
     start, first, end = bounds(starts, limits, row, length, items, first_bad, block)
     at_W = tl.arange(0, BLOCK // 16) * 16
     source = start + block * BLOCK
-    backward = tl.full((), 0, tl.int1)
     if reverse is not None:
         backward = tl.load(reverse + row)
         source = tl.where(backward, start + length - (block + 1) * BLOCK, source)
         at_W = tl.where(backward, BLOCK - 16 - at_W, at_W)
     low = tl.minimum(tl.maximum(first - source, 0), BLOCK).to(tl.int32)
     high = tl.minimum(tl.maximum(end - source, 0), BLOCK).to(tl.int32)
-    return source, at_W, low, high, backward
+    return source, at_W, low, high
 
 
 @triton.jit
 def words(plane, ambiguous, starts, reverse, limits, row, block, length, items, first_bad, BLOCK: tl.constexpr):
     """BLOCK bases of a window after strand, 16 a word: their codes, 2 bits each, and a bit for each that is unknown."""
-    source, at_W, low, high, backward = place(starts, reverse, limits, row, block, length, items, first_bad, BLOCK)
+    source, at_W, low, high = place(starts, reverse, limits, row, block, length, items, first_bad, BLOCK)
     codes_W = read(plane, source, at_W, low, high, 2, 16)
     unknown_W = outside(at_W, low, high)
     if ambiguous is not None:
         unknown_W |= read(ambiguous, source, at_W, low, high, 1, 16) & 0xFFFF
     if reverse is not None:
+        backward = tl.load(reverse + row)
         codes_W = tl.where(backward, turn_bases(codes_W) ^ 0xFFFFFFFF, codes_W)
         unknown_W = tl.where(backward, turn_bits(unknown_W), unknown_W)
     return codes_W, unknown_W

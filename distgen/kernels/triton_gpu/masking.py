@@ -49,10 +49,12 @@ def _mask_tokens(
         AHEAD
     ):  # spans longer than one: the last that begins at or before a position decides over it, if it reaches so far
         last = tl.associative_scan(last, 0, _later)
-        for ahead in range(1 - span, 0, AHEAD):
+        ahead = 1 - span
+        while ahead < 0:
             before = ahead + tl.arange(0, AHEAD)
             began, _ = _draw(key, softmask, length, begin, before, span, limit, soft_limit, mask_below, draw_below, TAG)
             last = tl.maximum(last, tl.max(tl.where(before < 0, began, 0), 0))
+            ahead += AHEAD
     inside, here = at < length - begin, row * length + begin + at
     token = tl.load(tokens + here, mask=inside, other=0).to(tl.int64)
     chosen, kind = (last // 4 > at) & (token < KNOWN), last % 4

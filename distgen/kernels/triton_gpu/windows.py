@@ -122,10 +122,10 @@ def _kmers(
 @kernel
 def _bits(out, plane, starts, reverse, limits, length, items, first_bad, blocks, BLOCK: tl.constexpr):
     row, block = program(blocks)
-    source, at_W, low, high, backward = place(starts, reverse, limits, row, block, length, items, first_bad, BLOCK)
+    source, at_W, low, high = place(starts, reverse, limits, row, block, length, items, first_bad, BLOCK)
     bits_W = read(plane, source, at_W, low, high, 1, 16) & (outside(at_W, low, high) ^ 0xFFFF)
     if reverse is not None:
-        bits_W = tl.where(backward, turn_bits(bits_W), bits_W)
+        bits_W = tl.where(tl.load(reverse + row), turn_bits(bits_W), bits_W)
     begin = block * BLOCK
     base = tl.arange(0, 16)[None, :]
     at_WI = tl.arange(0, BLOCK // 16)[:, None] * 16 + base

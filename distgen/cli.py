@@ -9,6 +9,8 @@ import os
 import sys
 import time
 import traceback
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,7 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from distgen.errors import ConfigError, DistgenError, StoreError
+import distgen
+from distgen.errors import ConfigError, DistgenError, StoreError, redact
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -28,20 +31,49 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Train deep-learning models on whole genomes.",
+    epilog="--debug, with any command: log more, and show where an error comes from.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # markup would swallow [default: ...]
 )
+
+
+def _local(text: str) -> Path:
+    """A path on this machine, where nothing else can be read or written."""
+    if "://" in text:
+        raise ConfigError(f"{redact(text)} is a URI, and only a path on this machine can stand here")
+    return Path(text).expanduser()
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"distgen {distgen.__version__}")
+        raise typer.Exit
+
+
+_DEFAULT_OUT = "NAME.zarr beside the recipe; ../store/NAME.zarr if that lies in a folder called recipes"
 Workers = Annotated[int, typer.Option(help="Spread the work over so many Ray workers.", show_default=False)]
 RayAddress = Annotated[str, typer.Option(help="A Ray cluster to use; every node sees the same files.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_say_version)
+    ] = False,
+) -> None:
+    """What is asked before any command."""
+
+
 @app.command()
 def build(
-    recipes: Annotated[list[Path], typer.Argument(help="Recipe files (TOML).", show_default=False)],
+    recipes: Annotated[
+        list[Path], typer.Argument(help="Recipe files (TOML).", show_default=False, parser=_local, metavar="RECIPES")
+    ],
     out: Annotated[
-        str | None, typer.Option(help="Where the store goes: a path, or s3://… [default: shards/store/NAME.zarr]")
+        str | None, typer.Option(help=f"Where the store goes: a path, or s3://… [default: {_DEFAULT_OUT}]")
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Build also what is up to date, such as a damaged store.")
@@ -91,6 +123,7 @@ def _build_all(recipes: list[Recipe], out: Place | None, force: bool, execute: E
     from concurrent.futures import ThreadPoolExecutor
 
     from distgen.store.build import build, default_out, is_small
+    from distgen.store.reader import open_store
 
     def one(recipe: Recipe, progress: Progress) -> str:
         target = out or default_out(recipe)
@@ -102,7 +135,9 @@ def _build_all(recipes: list[Recipe], out: Place | None, force: bool, execute: E
         progress.update(task, visible=False)
         if not bases:
             return f"{target}: up to date"
-        return f"{target}: {bases:,} bases in {seconds:.2f} s ({bases / seconds / 1e6:.0f} Mbases/s)"
+        speed = f"{bases / seconds / 1e6:.0f} Mbases/s" if bases > 1e6 * seconds else f"{bases / seconds:,.0f} bases/s"
+        said = "".join(f"; contigs left out: {sentence}" for sentence in _left_out(open_store(target).left_out))
+        return f"{target}: {bases:,} bases in {seconds:.2f} s ({speed}){said}"
 
     failed: list[DistgenError] = []
     at_once = max(1, min(4 * workers, 16), 8 * all(map(is_small, recipes)))
@@ -171,14 +206,18 @@ def info(
     json_: Json = False,
 ) -> None:
     """Say what is in a store, or in the index of a collection."""
+    from distgen.ingest.objects import locate
     from distgen.store.collection import is_index
     from distgen.store.reader import open_store
     from distgen.store.verify import describe
 
     if against is not None and leakage is None:
         raise ConfigError("--against needs a split of the first store: add --leakage SPLIT")
-    if "://" not in store and is_index(Path(store)):
-        _say_collection(Path(store), json_)
+    place = locate(store)
+    if isinstance(place, Path) and is_index(place):
+        if leakage is not None:
+            raise ConfigError(f"{place} is a collection, which has no splits: give --leakage with one of its stores")
+        _say_collection(place, json_)
         return
     if leakage is not None and against is not None:
         _say_leakage_against(store, leakage, against, json_)
@@ -194,17 +233,22 @@ def info(
     longest = sorted(contigs.items(), key=lambda item: -item[1])[:5]
     rows = [(key, f"{found[key]:,}") for key in ("bases", "ambiguous", "softmasked", "bytes")]
     rows.append(("contigs", f"{len(contigs):,}: " + ", ".join(f"{n} ({size:,})" for n, size in longest)))
+    rows += [("left out", sentence) for sentence in _left_out(found["left_out"])]
+    rows += [("letters", _letters(found["letters"].values()))] if found["letters"] else []
     for name, track in found["tracks"].items():
-        rows.append((f"track {name}", f"{_few(track['columns'])}; {track['bins']:,} bins of {track['bin_bp']} bp"))
+        what = f"{_few(track['columns'])}; {track['bins']:,} bins of {track['bin_bp']} bp"
+        rows.append((f"track {name}", what + _elsewhere(track["skipped"])))
     for name, parts in found["splits"].items() if not found["labels"] else ():
         rows.append((f"split {name}", ", ".join(f"{part} {size:,}" for part, size in parts.items())))
     for name, matrix in found["matrices"].items():
-        rows.append((f"matrix {name}", f"{matrix['regions']:,} regions by {_few(matrix['conditions'])}"))
+        what = f"{matrix['regions']:,} regions by {_few(matrix['conditions'])}"
+        rows.append((f"matrix {name}", what + _elsewhere(matrix["skipped"])))
     for name, variants in found["variants"].items():
         samples = f"genotypes of {_few(variants['samples'])}" if variants["samples"] else "no genotypes"
         counts = variants["counts"].items()
         others = [f"{kind} {count:,}" for kind, count in counts if count and kind not in ("records", "substitutions")]
-        rows.append((f"variants {name}", "; ".join([f"{variants['rows']:,} substitutions", samples, *others])))
+        what = "; ".join([f"{variants['rows']:,} substitutions", samples, *others])
+        rows.append((f"variants {name}", what + _elsewhere(variants["skipped"])))
     rows += _label_rows(found["labels"]) if found["labels"] else []
     for name, report in found["homology"].items():
         if "families" in report:
@@ -295,7 +339,8 @@ def _say_collection(index: Path, json_: bool) -> None:
 def verify(
     store: Annotated[str, typer.Argument(help="A store: a path, or s3://…", show_default=False)],
     deep: Annotated[
-        Path | None, typer.Option("--deep", metavar="RECIPE", help="Read the sources again, and compare.")
+        Path | None,
+        typer.Option("--deep", metavar="RECIPE", parser=_local, help="Read the sources again, and compare."),
     ] = None,
     json_: Json = False,
 ) -> None:
@@ -322,8 +367,10 @@ def verify(
 
 @app.command()
 def repair(
-    recipe: Annotated[Path, typer.Argument(help="The recipe of the store.", show_default=False)],
-    out: Annotated[str | None, typer.Option(help="Where the store is. [default: shards/store/NAME.zarr]")] = None,
+    recipe: Annotated[
+        Path, typer.Argument(help="The recipe of the store.", show_default=False, parser=_local, metavar="RECIPE")
+    ],
+    out: Annotated[str | None, typer.Option(help=f"Where the store is. [default: {_DEFAULT_OUT}]")] = None,
 ) -> None:
     """Build the damaged shards of a store again, and nothing else."""
     from distgen.config import Recipe, read
@@ -393,9 +440,11 @@ def export(
 
 @app.command()
 def train(
-    run: Annotated[Path, typer.Argument(help="A run file (TOML).", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="A run file (TOML).", show_default=False, parser=_local, metavar="RUN")],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value", show_default=False)] = None,
-    out: Annotated[Path | None, typer.Option(help="The run directory. [default: runs/NAME]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run directory. [default: runs/NAME]", parser=_local, metavar="DIR")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Ray Train workers; 0 trains in this process.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint of the run directory.")] = False,
 ) -> None:
@@ -418,7 +467,12 @@ def train(
 
 @app.command()
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="A run directory, or one of its checkpoints.", show_default=False)],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="A run directory, or one of its checkpoints.", show_default=False, parser=_local, metavar="DIR"
+        ),
+    ],
     split: Annotated[str, typer.Option(help="Which part: train, valid or test.")] = "test",
     json_: Json = False,
 ) -> None:
@@ -503,6 +557,29 @@ def _say_paths(folder: Path, page: Path) -> None:
     typer.echo(f"checkpoint  {folder / 'checkpoints' / 'best'}")
     typer.echo(f"metrics     {folder / 'metrics.jsonl'}")
     typer.echo(f"report      {page}")
+
+
+def _left_out(contigs: dict[str, Any] | None) -> list[str]:
+    """What is said of the contigs that are not in a store, in one sentence; none if all are, or nothing is known."""
+    if not contigs or not contigs["contigs"]:
+        return []
+    others, alternative = contigs["contigs"] - contigs["alternative"], contigs["alternative"]
+    why = [f"{alternative:,} alternative, patch or decoy"] * bool(alternative)
+    why += [f"{others:,} by the rules of [contigs]"] * bool(others)
+    names = ", ".join(contigs["first"]) + ", ..." * (contigs["contigs"] > len(contigs["first"]))
+    return [f"{' and '.join(why)} ({names})"]
+
+
+def _elsewhere(skipped: dict[str, int]) -> str:
+    return f"; {sum(skipped.values()):,} records on contigs that are not here: {_few(list(skipped))}" if skipped else ""
+
+
+def _letters(of_contigs: Iterable[dict[str, int]]) -> str:
+    """What the letters other than A, C, G and T became."""
+    total = sum((Counter(counts) for counts in of_contigs), Counter[str]())
+    uracil = total.pop("U", 0)
+    said = [", ".join(f"{letter} {count:,}" for letter, count in total.most_common()) + " kept as N"] * bool(total)
+    return "; ".join(said + [f"U {uracil:,} as T"] * bool(uracil))
 
 
 def _few(names: list[str]) -> str:

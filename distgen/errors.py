@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -56,3 +57,8 @@ def suggest(word: str, valid: Iterable[str]) -> str:
 def some(words: Sequence[str], most: int = 5) -> str:
     """The first words, and how many there are if these are not all."""
     return ", ".join(words[:most]) + (f", ... ({len(words)} in all)" if len(words) > most else "")
+
+
+def redact(text: str) -> str:
+    """A text without what may be secret in its URIs: user, password and query (RFC 3986, 3.2.1 and 3.4)."""
+    return re.sub(r"""([A-Za-z][\w+.-]*://)(?:[^\s"'/?]*@)?([^\s"'?]*)(?:\?[^\s"']*)?""", r"\1\2", text)

@@ -1,7 +1,7 @@
 import pytest
 
-from distgen.config import Recipe, digest, is_bed, read, redact, source_name
-from distgen.errors import ConfigError
+from distgen.config import Recipe, digest, is_bed, read, source_name
+from distgen.errors import ConfigError, redact
 from distgen.train.run import Run
 
 RUN = """name = "a-run"

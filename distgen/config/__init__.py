@@ -4,7 +4,7 @@
 """
 
 from distgen.config.collection import Collection, Mixture, Weighted, is_collection
-from distgen.config.file import File, Name, Positive, Section, digest, read, redact, source_name
+from distgen.config.file import File, Name, Positive, Section, digest, read, source_name
 from distgen.config.recipe import (
     ContigRules,
     Drawn,
@@ -60,6 +60,5 @@ __all__ = [
     "is_bed",
     "is_collection",
     "read",
-    "redact",
     "source_name",
 ]

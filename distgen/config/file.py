@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
-from distgen.errors import ConfigError, suggest
+from distgen.errors import ConfigError, redact, suggest
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=100)]
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
@@ -47,7 +47,10 @@ class File(Section):
 
     def resolve(self, path: str, key: str) -> Path:
         """The path that stands at a key, made absolute; $NAME stands for an environment variable."""
-        return (self._folder / Path(self.expand(path, key)).expanduser()).resolve()
+        expanded = self.expand(path, key)
+        if "://" in expanded:
+            raise self.error(key, f"{expanded} is a URI, and only a path on this machine can stand here")
+        return (self._folder / Path(expanded).expanduser()).resolve()
 
     def expand(self, text: str, key: str) -> str:
         """What stands at a key, with environment variables put in for their $NAMEs.
@@ -71,11 +74,6 @@ class File(Section):
 def source_name(source: str) -> str:
     """The file name at the end of a path or of a URI, whose query is no part of it."""
     return redact(source).rsplit("/", 1)[-1]
-
-
-def redact(text: str) -> str:
-    """A text without what may be secret in its URIs: user, password and query (RFC 3986, 3.2.1 and 3.4)."""
-    return re.sub(r"""([A-Za-z][\w+.-]*://)(?:[^\s"'/?]*@)?([^\s"'?]*)(?:\?[^\s"']*)?""", r"\1\2", text)
 
 
 F = TypeVar("F", bound=File)

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
-from distgen.config.file import File, Name, NotNegative, Positive, Section, Share, Strings, redact, source_name
-from distgen.errors import ConfigError, suggest
+from distgen.config.file import File, Name, NotNegative, Positive, Section, Share, Strings, source_name
+from distgen.errors import ConfigError, redact, suggest
 
 SCHEMES = ("s3", "gs", "az", "https", "http")  # of remote sources
 

@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distgen.config import digest, redact, source_name
-from distgen.errors import SourceError
+from distgen.config import digest, source_name
+from distgen.errors import SourceError, redact
 from distgen.ingest.objects import RANGE, ChangedError, Object, ShortError, stream
 from distgen.ingest.open import sha256 as sha256_of
 

@@ -30,10 +30,11 @@ _TINY = 1 << 20  # bytes of a source that are packed sooner than handed to a wor
 
 @dataclass(frozen=True)
 class Built:
-    """The planes as they were built: the contig table, and the receipts of the units."""
+    """The planes as they were built: the contig table, what it lacks, and the receipts of the units."""
 
     inputs: str
     contigs: Contigs
+    left_out: dict[str, Any]
     receipts: list[dict[str, Any]]
 
 
@@ -68,7 +69,8 @@ def build(recipe: Recipe, inputs: str, work: Work, progress: Progress, execute: 
         execute(tasks, progress)
     receipts = _receipts(work, inputs)
     fasta.refuse_doubles(path, contigs.headers(receipts))
-    return Built(inputs, contigs.table(recipe, wanted, receipts), receipts)
+    table, others = contigs.table(recipe, wanted, receipts), contigs.left_out(wanted, receipts)
+    return Built(inputs, table, others, receipts)
 
 
 def rebuild(recipe: Recipe, inputs: str, work: Work, number: int) -> dict[str, Any]:

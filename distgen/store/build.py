@@ -134,8 +134,9 @@ def is_small(recipe: Recipe) -> bool:
 
 
 def default_out(recipe: Recipe) -> Path:
-    """Where a recipe's store goes unless told: `store/` beside the folder of recipes."""
-    out = recipe.path.resolve().parent.parent / "store" / f"{recipe.name}.zarr"
+    """Where a recipe's store goes unless told: beside it, or into `store/` beside a folder called `recipes`."""
+    folder = recipe.path.resolve().parent
+    out = (folder.parent / "store" if folder.name == "recipes" else folder) / f"{recipe.name}.zarr"
     return out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out
 
 
@@ -189,6 +190,7 @@ def _publish(
         "tracks": tracks.describe(placed),
         **said,
         "labels": made.labels,
+        "left_out": made.left_out,
         "splits": split_tables,
         "homology": reports,
         "inputs": {

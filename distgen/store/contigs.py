@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distgen.config import ContigRules, Recipe, redact
-from distgen.errors import SourceError, suggest
+from distgen.config import ContigRules, Recipe
+from distgen.errors import SourceError, redact, suggest
 from distgen.genome import ALIGNMENT, Contigs, match
 from distgen.ingest.fasta import Header
 from distgen.ingest.names import Alias, is_alternative, read_aliases
@@ -42,10 +42,15 @@ class Wanted:
     def __call__(self, header: Header) -> bool:
         if self.kept is not None:
             return header.name in self.kept
-        alias = self.aliases.get(header.name)
-        other = is_alternative(header.name) or (alias is not None and alias.role in _OTHERS)
-        include = [pattern for pattern in self.rules.include if pattern != "*"] if other else self.rules.include
+        include = self.rules.include
+        if self.is_alternative(header):
+            include = tuple(pattern for pattern in include if pattern != "*")
         return self._listed(header, include) and not self._listed(header, self.rules.exclude)
+
+    def is_alternative(self, header: Header) -> bool:
+        """An alternative, patch or decoy contig, by its name or by its role in the table of other names."""
+        alias = self.aliases.get(header.name)
+        return is_alternative(header.name) or (alias is not None and alias.role in _OTHERS)
 
     def long_enough(self, contigs: Iterable[tuple[Header, int]]) -> Wanted:
         """The same, with the lengths of all contigs known."""
@@ -99,6 +104,15 @@ def headers(receipts: list[dict[str, Any]]) -> list[Header]:
     """All contigs of the file, those that were left out too, each once."""
     records = (record for receipt in receipts for record in (*receipt["contigs"], *receipt["left_out"]))
     return list(dict.fromkeys(Header(r["name"], r["alias"], r["position"]) for r in records))
+
+
+def left_out(wanted: Wanted, receipts: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the manifest says of the contigs that are not in the store: how many, how many of these for what their
+    names or roles tell (alternative, patch, decoy), and the first names."""
+    kept = {record["position"] for receipt in receipts for record in receipt["contigs"]}
+    others = [header for header in headers(receipts) if header.position not in kept]
+    alternative = sum(wanted.is_alternative(header) for header in others)
+    return {"contigs": len(others), "alternative": alternative, "first": [header.name for header in others[:5]]}
 
 
 def _refuse_other_length(recipe: Recipe, wanted: Wanted, name: str, length: int) -> None:

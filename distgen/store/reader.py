@@ -135,6 +135,12 @@ class Store:
             found.setdefault(self.contigs.names[row], {})[chr(letter)] = count
         return found
 
+    @property
+    def left_out(self) -> dict[str, Any] | None:
+        """How many contigs of the assembly are not in the store, how many of these are `alternative` (or patches or
+        decoys), and the `first` names; None where that is not known, or all of a table is there."""
+        return self.manifest.get("left_out")
+
     def groups(self) -> dict[str, dict[str, Any]]:
         """The groups inside the store and their attributes."""
         parents = (key.split("/")[:-1] for key in self.manifest["arrays"])

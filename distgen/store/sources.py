@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import distgen
-from distgen.config import Recipe, digest, redact
-from distgen.errors import suggest
+from distgen.config import Recipe, digest
+from distgen.errors import redact, suggest
 from distgen.ingest.open import blake3, sha256
 from distgen.ingest.remote import Remote, describe, fetch
 

@@ -121,9 +121,11 @@ def describe(store: Store) -> dict[str, Any]:
         "bytes": sum(files.values()),
         "unused": leftovers(store, files),
         "contigs": {n: int(length) for n, length in zip(contigs.names, contigs.lengths, strict=True)},
+        "left_out": store.left_out,
         "letters": store.letters,
         "tracks": {
             name: {"columns": list(track.columns), "bin_bp": track.bin_bp, "bins": track.bins}
+            | _counted(store, "tracks", name)
             for name, track in store.tracks.items()
         },
         "splits": {
@@ -150,7 +152,7 @@ def _bases(store: Store, split: str, part: str) -> int:
 
 
 def _counted(store: Store, kind: str, name: str) -> dict[str, Any]:
-    """What a build counted of a table of rows."""
+    """What a build counted of a track or a table of rows."""
     entry = store.manifest[kind][name]
     return {key: entry[key] for key in ("counts", "skipped", "dropped") if key in entry}
 

@@ -14,9 +14,19 @@ class DistgenError(Exception):
 
 
 class ConfigError(DistgenError):
-    """A recipe, a run or an argument asks for what does not exist or does not fit."""
+    """A recipe, a run or an argument asks for what does not exist or does not fit.
+
+    Args:
+        problem: what is wrong, and what would be right.
+        key: the argument or key that is wrong, where whoever raises this knows no file.
+        placed: `problem` says in which file and line it stands.
+    """
 
     exit_status = 2
+
+    def __init__(self, problem: str, *, key: str = "", placed: bool = False):
+        super().__init__(f"{key}: {problem}" if key else problem)
+        self.problem, self.key, self.placed = problem, key, placed
 
 
 class SourceError(DistgenError):

@@ -86,6 +86,17 @@ def test_the_second_track_is_told_from_the_first(tmp_path):
         read(write(tmp_path, text), Recipe)
 
 
+def test_what_is_found_to_be_wrong_further_down_is_said_with_file_line_and_key(tmp_path):
+    run = Run.read(write(tmp_path, RUN))
+    with pytest.raises(ConfigError, match=r"run .*a\.toml:4: data\.jitter: 3 is odd$") as found, run.at("data"):
+        raise ConfigError("3 is odd", key="jitter")
+    with pytest.raises(ConfigError) as again, run.at("model"):
+        raise found.value
+    assert str(again.value) == str(found.value)
+    with pytest.raises(ConfigError, match=r"a\.toml:2: data: there is none$"), run.at("data"):
+        raise ConfigError("there is none")
+
+
 def test_overrides_are_toml_or_bare_words(tmp_path):
     path = write(tmp_path, RUN)
     run = Run.read(path, ["train.steps=200", "data.strand=random", "model.dilations=[1, 2]", "optimizer.lr=1e-4"])

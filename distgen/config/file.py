@@ -8,6 +8,8 @@ import os
 import re
 import tomllib
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -68,7 +70,17 @@ class File(Section):
         """The error to raise for a value that only turned out to be wrong after parsing."""
         kind = type(self).__name__.lower()
         keys: list[int | str] = [int(part) if part.isdigit() else part for part in key.split(".")]
-        return ConfigError(f"{kind} {_place(self._path, self._text, keys)}: {redact(problem)}")
+        return ConfigError(f"{kind} {_place(self._path, self._text, keys)}: {redact(problem)}", placed=True)
+
+    @contextmanager
+    def at(self, key: str) -> Iterator[None]:
+        """What is raised here about arguments that stand below a key is raised with the file, the line and the key."""
+        try:
+            yield
+        except ConfigError as error:
+            if error.placed:
+                raise
+            raise self.error(f"{key}.{error.key}" if error.key else key, error.problem) from None
 
 
 def source_name(source: str) -> str:

@@ -44,11 +44,15 @@ class Rows:
     lines: Int64
     columns: list[pl.Series]
 
+    def where(self, row: int) -> str:
+        """Where a row stands, for messages."""
+        return f"{self.path}:{self.lines[row]}"
+
     def refuse(self, bad: npt.ArrayLike, values: pl.Series, what: str) -> None:
         """Raise SourceError for the first row of a mask (n,), if there is one, with its value."""
         if (rows := np.flatnonzero(bad)).size:
             value = str(values[int(rows[0])])
-            raise SourceError(f'{self.path}:{self.lines[rows[0]]}: "{value[:40]}" {what}')
+            raise SourceError(f'{self.where(rows[0])}: "{value[:40]}" {what}')
 
 
 def is_missing(values: pl.Series) -> pl.Series:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -35,6 +35,7 @@ class SequenceBlock:
 
     Args:
         ids: (n,), what the id column says, or "file:line". Nobody checks that they are unique.
+        where: of a row, where it stands, for messages: "path:line", or the window it comes from.
         parts: (n,), the part of the split that each row belongs to.
         letters: uint8 (letters,), the sequences one after another in ASCII, in the case of the file.
         offsets: int64 (n + 1,), where each sequence begins in `letters`, and the end of the last.
@@ -45,6 +46,7 @@ class SequenceBlock:
     """
 
     ids: list[str]
+    where: Callable[[int], str]
     parts: list[str]
     letters: npt.NDArray[np.uint8]
     offsets: Int64
@@ -132,6 +134,7 @@ def read_sequences(
             encoded = _bits(rows, values, names if kind == "binary" else ("0", "1"))
         yield SequenceBlock(
             [f"{rows.path.name}:{line}" for line in rows.lines] if id is None else ids.to_list(),
+            rows.where,
             [part] * len(rows.lines) if part else parts.to_list(),
             letters,
             offsets,
@@ -181,7 +184,7 @@ def _letters(rows: Rows, text: pl.Series) -> tuple[npt.NDArray[np.uint8], Int64]
         row = int(np.searchsorted(offsets, at, side="right")) - 1
         letter = text[row].encode()[at - offsets[row] :].decode(errors="replace")[0]
         raise SourceError(
-            f"{rows.path}:{rows.lines[row]}: {letter!r}, letter {at - offsets[row] + 1} of the sequence, "
+            f"{rows.where(row)}: {letter!r}, letter {at - offsets[row] + 1} of the sequence, "
             "is no IUPAC nucleotide letter"
         )
     return np.frombuffer(joined, np.uint8), offsets
@@ -200,7 +203,7 @@ def _names(kind: Kind, separator: str, blocks: Iterator[Rows]) -> tuple[str, ...
         table = table.unique("label", keep="first", maintain_order=True)
         for row, value in table.filter(~is_missing(table["label"])).iter_rows():
             for name in _parts(value, separator) if kind == "multilabel" else [value]:
-                where.setdefault(name, f"{rows.path}:{rows.lines[row]}")
+                where.setdefault(name, rows.where(row))
                 if not name:
                     raise SourceError(f'{where[name]}: "{value}" has an empty name beside a "{separator}"')
         if len(where) > _MOST_CLASSES:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distgen.config import Recipe
-from distgen.errors import ConfigError
 from distgen.genome import ALIGNMENT, Contigs
 from distgen.ingest.objects import Place
 from distgen.store import assembly, format, sequences, splits
@@ -99,14 +98,11 @@ def resolve_splits(recipe: Recipe, table: Contigs) -> dict[str, splits.Parts]:
     own = {} if recipe.sequences and recipe.sequences.is_split else {"default": recipe.split}
     for name, split in (own | recipe.splits).items():
         key = "split" if name == "default" else f"splits.{name}"
-        try:
+        with recipe.at(key):
             made = splits.resolve(name, split, table, partial(recipe.resolve, key=key))
             for parts in made.values() if recipe.sequences else ():
                 sequences.assign(parts, table)
             found |= made
-        except ConfigError as error:
-            part, _, problem = str(error).partition(": ")
-            raise recipe.error(f"{key}.{part}", problem) from None
     return found
 
 

@@ -333,8 +333,10 @@ def _block(export: Export, samples: list[Sample]) -> SequenceBlock:
     from distgen.ingest.tables import SequenceBlock
 
     labels, names = _labels(export, samples)
+    ids = [str(sample.where) for sample in samples]
     return SequenceBlock(
-        [str(sample.where) for sample in samples],
+        ids,
+        ids.__getitem__,
         [sample.part for sample in samples],
         np.concatenate([sample.letters for sample in samples]),
         np.arange(len(samples) + 1, dtype=np.int64) * export.window,

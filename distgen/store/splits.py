@@ -31,8 +31,8 @@ def resolve(
         family: int64 (C,), equal for contigs that are drawn into the same part.
 
     Raises:
-        ConfigError: a part names what the assembly lacks, or two parts share bases. The message begins
-            with the part's name. SourceError: a BED file is malformed.
+        ConfigError: a part names what the assembly lacks, or two parts share bases; `key` is the part's.
+            SourceError: a BED file is malformed.
     """
     if split.fraction:
         found = {name: _drawn(split, contigs) if family is None else _drawn_families(split, contigs, family)}
@@ -65,7 +65,7 @@ def _named(split: Split, contigs: Contigs, path: Callable[[str], Path]) -> Parts
         try:
             named = contigs.regions(entry for entry in entries if not is_bed(entry))
         except ConfigError as error:
-            raise ConfigError(f"{part}: {error}") from None
+            raise ConfigError(error.problem, key=part) from None
         parts[part] = _union(named, *beds)
     if not split.train:
         parts["train"] = subtract(contigs.whole(), _union(parts["valid"], parts["test"]))
@@ -97,7 +97,7 @@ def _refuse_overlap(one: str, left: Int64, other: str, right: Int64, contigs: Co
         if len(inside):
             row = int(contigs.locate(start))
             shared = np.clip(inside[0], start, end) - contigs.offsets[row]
-            raise ConfigError(f"{other}: shares {contigs.names[row]}:{shared[0]}-{shared[1]} with {one}")
+            raise ConfigError(f"shares {contigs.names[row]}:{shared[0]}-{shared[1]} with {one}", key=other)
 
 
 def _size(intervals: Int64) -> int:
@@ -130,8 +130,9 @@ def _drawn(split: Split, contigs: Contigs) -> Parts:
     test, valid, train = np.split(blocks, [last_test, last_valid])
     if not len(train):
         raise ConfigError(
-            f"fraction: the assembly is {len(blocks)} blocks of up to {split.block_bp or _BLOCK:,} bases, none of which "
-            "is left to train on; lower block_bp"
+            f"the assembly is {len(blocks)} blocks of up to {split.block_bp or _BLOCK:,} bases, none of which "
+            "is left to train on; lower block_bp",
+            key="fraction",
         )
     return {"train": _union(train), "valid": _union(valid), "test": _union(test)}
 
@@ -160,11 +161,12 @@ def _drawn_families(split: Split, contigs: Contigs, family: Int64) -> Parts:
     for part, share in split.fraction:
         if share and not drawn[part]:
             raise ConfigError(
-                f"fraction: every family of sequences that resemble each other is larger than {share:g} of the table, "
-                f"{part}'s share; ask for a larger one, or for a higher identity or coverage of homology"
+                f"every family of sequences that resemble each other is larger than {share:g} of the table, "
+                f"{part}'s share; ask for a larger one, or for a higher identity or coverage of homology",
+                key="fraction",
             )
     if not drawn["train"]:
-        raise ConfigError("fraction: no family of sequences is left to train on")
+        raise ConfigError("no family of sequences is left to train on", key="fraction")
     return {part: _union(*blocks) if blocks else np.empty((0, 2), np.int64) for part, blocks in drawn.items()}
 
 
@@ -179,7 +181,7 @@ def _folds(name: str, split: Split, contigs: Contigs, family: Int64 | None) -> d
     if len(pieces) < split.folds:
         what = "contigs make" if family is None else "families of sequences that resemble each other make"
         hint = "; set block_bp to cut them" if family is None else ""
-        raise ConfigError(f"folds: {len(pieces)} {what} no {split.folds} folds{hint}")
+        raise ConfigError(f"{len(pieces)} {what} no {split.folds} folds{hint}", key="folds")
     if family is not None or not split.block_bp:
         pieces.sort(key=_size, reverse=True)
     folds: list[list[Int64]] = [[] for _ in range(split.folds)]

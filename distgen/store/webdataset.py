@@ -253,7 +253,7 @@ def _is_taken(out: Place, shards: list[Shard], shard_bytes: int) -> bool:
     if isinstance(out, Path):
         return out.exists() and not (out.is_dir() and not any(out.iterdir()))
     if shard_bytes > _LARGEST_OBJECT:
-        raise ConfigError(f"shard_bytes: {shard_bytes} is more than is sent at once ({_LARGEST_OBJECT})")
+        raise ConfigError(f"{shard_bytes} is more than is sent at once ({_LARGEST_OBJECT})", key="shard_bytes")
     return bool(out.names().keys() - {shard.name for shard in shards})
 
 
@@ -302,9 +302,9 @@ def _plan(
     lengths = {"window": window, "target_length": target_length, "stride": stride, "shard_bytes": shard_bytes}
     for key, value in lengths.items():
         if value < 1:
-            raise ConfigError(f"{key}: {value} is not above 0")
+            raise ConfigError(f"{value} is not above 0", key=key)
     if target_length > window or (window - target_length) % 2:
-        raise ConfigError(f"target_length: {target_length} does not lie in the middle of a window of {window}")
+        raise ConfigError(f"{target_length} does not lie in the middle of a window of {window}", key="target_length")
     found = tuple(store.track(name) for name in sorted(tracks))
     coarsest = max(found, key=lambda track: track.bin_bp, default=None)
     for track in found:
@@ -313,16 +313,20 @@ def _plan(
                 below = lengths[key] - rest
                 good = " or ".join(str(value) for value in (below, below + track.bin_bp) if value)
                 raise ConfigError(
-                    f'{key}: {lengths[key]} is no multiple of track "{track.name}" with bin_bp {track.bin_bp}. Use {good}.'
+                    f'{lengths[key]} is no multiple of track "{track.name}" with bin_bp {track.bin_bp}. Use {good}.',
+                    key=key,
                 )
         if coarsest and coarsest.bin_bp % track.bin_bp:
             raise ConfigError(
-                f'tracks: the bins of "{coarsest.name}" ({coarsest.bin_bp} bp) are no whole bins of "{track.name}" '
-                f"({track.bin_bp} bp); export them apart"
+                f'the bins of "{coarsest.name}" ({coarsest.bin_bp} bp) are no whole bins of "{track.name}" '
+                f"({track.bin_bp} bp); export them apart",
+                key="tracks",
             )
     # webdataset reads suffixes in lower case.
     if len({name.lower() for name in tracks}) < len(tracks):
-        raise ConfigError(f"tracks: of {', '.join(tracks)}, two have the same name in lower case; export them apart")
+        raise ConfigError(
+            f"of {', '.join(tracks)}, two have the same name in lower case; export them apart", key="tracks"
+        )
     if split not in store.manifest["splits"]:
         raise ConfigError(f'store {store.path} has no split "{split}". {suggest(split, store.manifest["splits"])}')
     whole = {part: regions for part, regions in store.manifest["splits"][split].items() if part != "id" and regions}
@@ -332,7 +336,7 @@ def _plan(
     plan = _Plan(store, split, tuple(order), window, target_length, stride, found, shard_bytes)
     for track in found:
         if len(sample_key(max(order, key=len), 0)) + len(f".{track.name}.npy") > 100:
-            raise ConfigError(f'tracks: "{track.name}" is too long a name for a member of a tar file')
+            raise ConfigError(f'"{track.name}" is too long a name for a member of a tar file', key="tracks")
     return plan
 
 

@@ -33,8 +33,8 @@ def resolve(
         family: int64 (C,), equal for contigs that are drawn into the same part.
 
     Raises:
-        ConfigError: a part names what the assembly lacks, or two parts share bases. The message begins
-            with the part's name. SourceError: a BED file is malformed.
+        ConfigError: a part names what the assembly lacks, two parts share bases, or nothing is left to train on. The
+            message begins with the part's name. SourceError: a BED file is malformed.
     """
     if split.fraction:
         found = {name: _drawn(split, contigs) if family is None else _drawn_families(split, contigs, family)}
@@ -42,7 +42,10 @@ def resolve(
         found = _folds(name, split, contigs, family)
     else:
         found = {name: _named(split, contigs, path)}
-    return {name: _buffered(parts, split.buffer_bp, contigs) for name, parts in found.items()}
+    found = {name: _buffered(parts, split.buffer_bp, contigs) for name, parts in found.items()}
+    if not all(len(parts["train"]) for parts in found.values()):
+        raise ConfigError("train: valid, test and what lies within buffer_bp of them leave nothing to train on")
+    return found
 
 
 def table(parts: Parts) -> dict[str, Any]:

@@ -112,6 +112,9 @@ def test_a_buffer_belongs_to_no_part_and_stays_in_its_contig():
         ({"folds": 6}, "folds: 5 contigs make no 6 folds; set block_bp"),
         ({"fraction": Drawn(valid=0.45, test=0.5), "block_bp": 1_000_000}, "fraction: .*lower block_bp"),
         ({"valid": ("chr1",), "test": ("chr1:5-9",)}, "test: shares chr1:5-9 with valid"),
+        ({"test": ("chr*",)}, "train: valid, test and what lies within buffer_bp of them leave nothing to train on"),
+        ({"valid": ("chr1",), "test": ("chr2", "chr3", "chr4", "chr5")}, "train: .* leave nothing"),
+        ({"folds": 3, "block_bp": 1_000, "buffer_bp": 10_000}, "train: .* leave nothing"),
     ],
 )
 def test_what_cannot_be_is_refused(keys, message):

@@ -11,11 +11,13 @@ import numpy as np
 
 from distgen.config import Split, digest, is_bed
 from distgen.errors import ConfigError
-from distgen.genome import Contigs, Int64, merge, subtract
+from distgen.genome import Contigs, Int64, subtract
 
 PARTS = ("train", "valid", "test")
 
 Parts = dict[str, Int64]
+
+_NONE: Int64 = np.empty((0, 2), np.int64)
 
 
 def resolve(
@@ -31,8 +33,8 @@ def resolve(
         family: int64 (C,), equal for contigs that are drawn into the same part.
 
     Raises:
-        ConfigError: a part names what the assembly lacks, or two parts share bases; `key` is the part's.
-            SourceError: a BED file is malformed.
+        ConfigError: a part names what the assembly lacks, two parts share bases, or nothing is left to train on; `key`
+            is that of the part. SourceError: a BED file is malformed.
     """
     if split.fraction:
         found = {name: _drawn(split, contigs) if family is None else _drawn_families(split, contigs, family)}
@@ -40,7 +42,10 @@ def resolve(
         found = _folds(name, split, contigs, family)
     else:
         found = {name: _named(split, contigs, path)}
-    return {name: _buffered(parts, split.buffer_bp, contigs) for name, parts in found.items()}
+    found = {name: _buffered(parts, split.buffer_bp, contigs) for name, parts in found.items()}
+    if not all(len(parts["train"]) for parts in found.values()):
+        raise ConfigError("valid, test and what lies within buffer_bp of them leave nothing to train on", key="train")
+    return found
 
 
 def table(parts: Parts) -> dict[str, Any]:
@@ -66,9 +71,9 @@ def _named(split: Split, contigs: Contigs, path: Callable[[str], Path]) -> Parts
             named = contigs.regions(entry for entry in entries if not is_bed(entry))
         except ConfigError as error:
             raise ConfigError(error.problem, key=part) from None
-        parts[part] = _union(named, *beds)
+        parts[part] = contigs.join(np.concatenate([named, *beds]))
     if not split.train:
-        parts["train"] = subtract(contigs.whole(), _union(parts["valid"], parts["test"]))
+        parts["train"] = subtract(contigs.whole(), contigs.join(np.concatenate([parts["valid"], parts["test"]])))
     for one, other in (("valid", "test"), ("train", "valid"), ("train", "test")):
         _refuse_overlap(one, parts[one], other, parts[other], contigs)
     return parts
@@ -81,11 +86,6 @@ def _bed(path: Path, contigs: Contigs) -> Int64:
     found = read_intervals((path,), contigs)
     offsets = contigs.offsets[found.contig]
     return np.stack([offsets + found.start, offsets + found.end], axis=1).astype(np.int64)
-
-
-def _union(*tables: Int64) -> Int64:
-    joined = np.concatenate(tables)
-    return merge(joined[np.argsort(joined[:, 0], kind="stable")])
 
 
 def _refuse_overlap(one: str, left: Int64, other: str, right: Int64, contigs: Contigs) -> None:
@@ -134,7 +134,7 @@ def _drawn(split: Split, contigs: Contigs) -> Parts:
             "is left to train on; lower block_bp",
             key="fraction",
         )
-    return {"train": _union(train), "valid": _union(valid), "test": _union(test)}
+    return {"train": contigs.join(train), "valid": contigs.join(valid), "test": contigs.join(test)}
 
 
 def _families(split: Split, contigs: Contigs, family: Int64) -> tuple[list[Int64], Int64]:
@@ -167,7 +167,7 @@ def _drawn_families(split: Split, contigs: Contigs, family: Int64) -> Parts:
             )
     if not drawn["train"]:
         raise ConfigError("no family of sequences is left to train on", key="fraction")
-    return {part: _union(*blocks) if blocks else np.empty((0, 2), np.int64) for part, blocks in drawn.items()}
+    return {part: contigs.join(np.concatenate([_NONE, *blocks])) for part, blocks in drawn.items()}
 
 
 def _folds(name: str, split: Split, contigs: Contigs, family: Int64 | None) -> dict[str, Parts]:
@@ -193,7 +193,8 @@ def _folds(name: str, split: Split, contigs: Contigs, family: Int64 | None) -> d
     found = {}
     for number in range(split.folds):
         test, valid, *train = (np.concatenate(fold) for fold in folds[number:] + folds[:number])
-        found[f"{name}-{number}"] = {"train": _union(*train), "valid": _union(valid), "test": _union(test)}
+        drawn = {"train": np.concatenate(train), "valid": valid, "test": test}
+        found[f"{name}-{number}"] = {part: contigs.join(blocks) for part, blocks in drawn.items()}
     return found
 
 
@@ -201,7 +202,7 @@ def _buffered(parts: Parts, buffer_bp: int, contigs: Contigs) -> Parts:
     if not buffer_bp:
         return parts
     test = _wider(parts["test"], buffer_bp, contigs)
-    held_out = _wider(_union(parts["valid"], parts["test"]), buffer_bp, contigs)
+    held_out = _wider(np.concatenate([parts["valid"], parts["test"]]), buffer_bp, contigs)
     return {
         "train": subtract(parts["train"], held_out),
         "valid": subtract(parts["valid"], test),
@@ -213,4 +214,4 @@ def _wider(intervals: Int64, by: int, contigs: Contigs) -> Int64:
     """Intervals with so many bases more on either side, inside their contigs."""
     whole = contigs.whole()[contigs.locate(intervals[:, 0])]
     start = np.maximum(intervals[:, 0] - by, whole[:, 0])
-    return _union(np.stack([start, np.minimum(intervals[:, 1] + by, whole[:, 1])], axis=1))
+    return contigs.join(np.stack([start, np.minimum(intervals[:, 1] + by, whole[:, 1])], axis=1))

@@ -210,10 +210,6 @@ def test_tracks_matrices_and_variants_lie_on_sequences_too(made):
             r'p\.csv:2: "Train" is no part of a split\. Did you mean "train"',
         ),
         (
-            {},
-            r"^recipe .*t\.toml:9: splits\.x: \$NO_SUCH/a\.bed needs",
-        ),
-        (
             THREE + '[splits.x]\ntest = ["2:10-20"]\n',
             {},
             r"t\.toml:9: splits\.x\.test: a part of a table takes sequences whole",

@@ -64,6 +64,20 @@ def test_a_draw_depends_on_the_seed_and_on_nothing_else():
     assert table(one) == table(split(fraction=drawn, block_bp=10_000, seed=1)["s"])
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [{"fraction": Drawn(valid=0.1, test=0.1)}, {"folds": 3}, {"test": ("held.bed",)}],
+    ids=["drawn", "folds", "named"],
+)
+def test_blocks_of_one_part_that_touch_are_one_so_that_windows_lie_across_the_seam(tmp_path, keys):
+    (tmp_path / "held.bed").write_text("chr1\t100\t200\nchr1\t200\t300\n")
+    drawn = {} if "test" in keys else {"block_bp": 10_000}
+    for parts in resolve("s", Split(**keys, **drawn), CONTIGS, lambda name: tmp_path / name).values():
+        for part in parts.values():
+            touching = part[1:, 0] == part[:-1, 1]
+            assert not (touching & (CONTIGS.locate(part[1:, 0]) == CONTIGS.locate(part[:-1, 0]))).any()
+
+
 @pytest.mark.parametrize("block", [None, 20_000])
 def test_folds_hold_every_base_once_and_take_turns(block):
     found = split(folds=5, block_bp=block)
@@ -98,6 +112,9 @@ def test_a_buffer_belongs_to_no_part_and_stays_in_its_contig():
         ({"folds": 6}, "folds: 5 contigs make no 6 folds; set block_bp"),
         ({"fraction": Drawn(valid=0.45, test=0.5), "block_bp": 1_000_000}, "fraction: .*lower block_bp"),
         ({"valid": ("chr1",), "test": ("chr1:5-9",)}, "test: shares chr1:5-9 with valid"),
+        ({"test": ("chr*",)}, "train: valid, test and what lies within buffer_bp of them leave nothing to train on"),
+        ({"valid": ("chr1",), "test": ("chr2", "chr3", "chr4", "chr5")}, "train: .* leave nothing"),
+        ({"folds": 3, "block_bp": 1_000, "buffer_bp": 10_000}, "train: .* leave nothing"),
     ],
 )
 def test_what_cannot_be_is_refused(keys, message):

@@ -1,6 +1,6 @@
 import pytest
 
-from distgen.config import Recipe, digest, is_bed, read, source_name
+from distgen.config import Recipe, digest, is_bed, is_collection, read, source_name
 from distgen.errors import ConfigError, redact
 from distgen.train.run import Run
 
@@ -84,6 +84,44 @@ def test_the_second_track_is_told_from_the_first(tmp_path):
     )
     with pytest.raises(ConfigError, match=r"a\.toml:13: track\[1\]\.bins: there is no key"):
         read(write(tmp_path, text), Recipe)
+
+
+RECIPE = 'format = 1\n[assembly]\nname = "a"\nfasta = "a.fa"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            '[contigs]\nexclude = "chr2"\n',
+            r'toml:6: contigs\.exclude: it should be a list, such as \["chr2"\], not "chr2"$',
+        ),
+        ('[track]\nname = "a"\n', r"toml:5: track: there may be several: write \[\[track\]\]$"),
+        ('[[track]]\nname = "a b"\nsource = "a.bed"\n', r'track\[0\]\.name: a name has letters, .* digit, not "a b"$'),
+        ("[split]\nfraction = 0.1\n", r"split\.fraction: it should be a table, such as \{ key = value \}, not 0\.1$"),
+        ('[[track]]\nname = "a"\nsource = 3\n', r"toml:7: track\[0\]\.source: it should be a path, or a list of paths"),
+        (
+            '[[track]]\nname = "a"\nsource = []\n',
+            r"toml:7: track\[0\]\.source: it should be a path, or a list of paths",
+        ),
+        (2 * '[[track]]\nname = "a"\nsource = "a.bed"\n', r'toml:9: track\[1\]\.name: two tracks are called "a"$'),
+        (
+            "[split]\nhomology = {}\n",
+            r"toml:6: split\.homology: what resembles valid or test is taken from other parts",
+        ),
+        ("[splits.x]\nhomology = {}\n", r"toml:6: splits\.x\.homology: what resembles valid or test"),
+    ],
+)
+def test_what_is_wrong_is_told_in_words_of_toml(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        read(write(tmp_path, RECIPE + text), Recipe)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
+    path = write(tmp_path, "\ufeff" + RECIPE)
+    assert read(path, Recipe).text == RECIPE
+    path.write_text("\ufeff[collection]\n")
+    assert is_collection(path)
 
 
 def test_what_is_found_to_be_wrong_further_down_is_said_with_file_line_and_key(tmp_path):

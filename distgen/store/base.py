@@ -99,7 +99,7 @@ def resolve_splits(recipe: Recipe, table: Contigs) -> dict[str, splits.Parts]:
     for name, split in (own | recipe.splits).items():
         key = "split" if name == "default" else f"splits.{name}"
         with recipe.at(key):
-            made = splits.resolve(name, split, table, partial(recipe.resolve, key=key))
+            made = splits.resolve(name, split, table, partial(recipe.resolve, key=key), whole=bool(recipe.sequences))
             for parts in made.values() if recipe.sequences else ():
                 sequences.assign(parts, table)
             found |= made

@@ -66,6 +66,8 @@ def examine(recipe: Recipe) -> Sources:
 
 def _local(recipe: Recipe, source: str, key: str, expected: str | None) -> dict[str, Any]:
     path = recipe.resolve(source, key)
+    if path.is_dir():
+        raise recipe.error(key, f"{path} is a folder; name a file in it")
     if not path.is_file():
         near = sorted(other.name for other in path.parent.glob("*")) if path.parent.is_dir() else []
         raise recipe.error(key, f"there is no file {path}. {suggest(path.name, near)}")

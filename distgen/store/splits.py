@@ -21,7 +21,13 @@ _NONE: Int64 = np.empty((0, 2), np.int64)
 
 
 def resolve(
-    name: str, split: Split, contigs: Contigs, path: Callable[[str], Path], family: Int64 | None = None
+    name: str,
+    split: Split,
+    contigs: Contigs,
+    path: Callable[[str], Path],
+    family: Int64 | None = None,
+    *,
+    whole: bool = False,
 ) -> dict[str, Parts]:
     """The splits that one table of a recipe makes: flat intervals (n, 2) of each part, sorted and disjoint.
 
@@ -31,15 +37,16 @@ def resolve(
         contigs: the assembly's.
         path: where a file that it names lies.
         family: int64 (C,), equal for contigs that are drawn into the same part.
+        whole: contigs are sequences of a table, which stay whole.
 
     Raises:
         ConfigError: a part names what the assembly lacks, two parts share bases, or nothing is left to train on; `key`
             is that of the part. SourceError: a BED file is malformed.
     """
     if split.fraction:
-        found = {name: _drawn(split, contigs) if family is None else _drawn_families(split, contigs, family)}
+        found = {name: _drawn(split, contigs, whole) if family is None else _drawn_families(split, contigs, family)}
     elif split.folds:
-        found = _folds(name, split, contigs, family)
+        found = _folds(name, split, contigs, family, whole)
     else:
         found = {name: _named(split, contigs, path)}
     found = {name: _buffered(parts, split.buffer_bp, contigs) for name, parts in found.items()}
@@ -120,7 +127,7 @@ def _shuffled_blocks(split: Split, contigs: Contigs) -> Int64:
     return np.array([(first, last) for _, first, last in sorted(blocks)], np.int64)
 
 
-def _drawn(split: Split, contigs: Contigs) -> Parts:
+def _drawn(split: Split, contigs: Contigs, whole: bool) -> Parts:
     assert split.fraction is not None
     blocks = _shuffled_blocks(split, contigs)
     reached = np.cumsum(blocks[:, 1] - blocks[:, 0]) / _size(blocks)
@@ -128,6 +135,8 @@ def _drawn(split: Split, contigs: Contigs) -> Parts:
     target = split.fraction.valid + (reached[last_test - 1] if last_test else 0)
     last_valid = int(np.searchsorted(reached, target)) + 1 if split.fraction.valid else last_test
     test, valid, train = np.split(blocks, [last_test, last_valid])
+    if not len(train) and whole:
+        raise ConfigError(f"of {len(contigs):,} sequences none is left to train on", key="fraction")
     if not len(train):
         raise ConfigError(
             f"the assembly is {len(blocks)} blocks of up to {split.block_bp or _BLOCK:,} bases, none of which "
@@ -170,7 +179,7 @@ def _drawn_families(split: Split, contigs: Contigs, family: Int64) -> Parts:
     return {part: contigs.join(np.concatenate([_NONE, *blocks])) for part, blocks in drawn.items()}
 
 
-def _folds(name: str, split: Split, contigs: Contigs, family: Int64 | None) -> dict[str, Parts]:
+def _folds(name: str, split: Split, contigs: Contigs, family: Int64 | None, whole: bool) -> dict[str, Parts]:
     """Folds of about equal size: the longest contig or family (the next block) goes to the smallest fold."""
     assert split.folds is not None
     if family is not None:
@@ -179,8 +188,12 @@ def _folds(name: str, split: Split, contigs: Contigs, family: Int64 | None) -> d
         blocks = _shuffled_blocks(split, contigs) if split.block_bp else contigs.whole()
         pieces = list(blocks[:, None])
     if len(pieces) < split.folds:
-        what = "contigs make" if family is None else "families of sequences that resemble each other make"
-        hint = "; set block_bp to cut them" if family is None else ""
+        what = (
+            f"{'sequences' if whole else 'contigs'} make"
+            if family is None
+            else "families of sequences that resemble each other make"
+        )
+        hint = "; set block_bp to cut them" if family is None and not whole else ""
         raise ConfigError(f"{len(pieces)} {what} no {split.folds} folds{hint}", key="folds")
     if family is not None or not split.block_bp:
         pieces.sort(key=_size, reverse=True)

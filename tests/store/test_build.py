@@ -86,6 +86,7 @@ def test_a_folder_that_is_no_store_is_not_touched(small_recipe, tmp_path):
     ("old", "new", "message"),
     [
         ('"small.fa"', '"smal.fa"', r'small\.toml:4: assembly\.fasta: .*Did you mean "small\.fa"'),
+        ('"small.fa"', '"."', r"small\.toml:4: assembly\.fasta: .* is a folder; name a file in it"),
         ('"small.gtf"', '"nothing.gtf"', r"small\.toml:9: track\[0\]\.source: there is no file"),
         ('fasta = "small.fa"', f'fasta = "small.fa"\nsha256 = "{"0" * 64}"', r"small\.toml:5: assembly\.sha256"),
         ('"chrM"', '"MT"', r'small\.toml:6: contigs\.exclude: no contig matches "MT"'),

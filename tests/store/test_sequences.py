@@ -214,6 +214,12 @@ def test_tracks_matrices_and_variants_lie_on_sequences_too(made):
             {},
             r"t\.toml:9: splits\.x\.test: a part of a table takes sequences whole",
         ),
+        (
+            THREE + "[splits.x]\nfraction = { valid = 0.4, test = 0.59 }\n",
+            {},
+            r"t\.toml:9: splits\.x\.fraction: of \d sequences none is left to train on$",
+        ),
+        (THREE + "[splits.x]\nfolds = 99\n", {}, r"t\.toml:9: splits\.x\.folds: \d sequences make no 99 folds$"),
         (THREE + '[splits.x]\ntest = ["9"]\n', {}, r't\.toml:9: splits\.x\.test: no contig matches "9"'),
     ],
 )

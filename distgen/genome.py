@@ -23,7 +23,11 @@ AMBIGUOUS = 4
 BASES = "ACGTN"
 COMPLEMENT: npt.NDArray[np.uint8] = np.array([3, 2, 1, 0, AMBIGUOUS], np.uint8)
 
+MISSING = 255  # among uint8 labels and signals: there is no value
+
 Int64 = npt.NDArray[np.int64]
+Bytes = npt.NDArray[np.uint8]
+Bits = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from distgen.config.recipe import (
     Sequences,
     Split,
     Track,
-    Variants,
+    VariantsTable,
     is_bed,
 )
 from distgen.config.run import Cluster, Data, Log, Optimizer, Rate, Train
@@ -54,7 +54,7 @@ __all__ = [
     "Split",
     "Track",
     "Train",
-    "Variants",
+    "VariantsTable",
     "Weighted",
     "digest",
     "is_bed",

@@ -259,7 +259,7 @@ class MatrixTable(Section):
     missing: Literal["refuse", "drop"] = "refuse"
 
 
-class Variants(Section):
+class VariantsTable(Section):
     """Substitutions of single bases from a VCF or BCF file, with the genotypes of `samples` (the sites alone if there
     are none). What is no substitution is refused, or counted and left out (`indels = "skip"`)."""
 
@@ -269,7 +269,7 @@ class Variants(Section):
     indels: Literal["refuse", "skip"] = "refuse"
 
     @model_validator(mode="after")
-    def _check(self) -> Variants:
+    def _check(self) -> VariantsTable:
         if len(set(self.samples)) < len(self.samples):
             raise ValueError("samples must differ")
         return self
@@ -363,7 +363,7 @@ class Recipe(File):
     contigs: ContigRules = ContigRules()
     track: Annotated[tuple[Track, ...], Field(strict=False)] = ()
     matrix: Annotated[tuple[MatrixTable, ...], Field(strict=False)] = ()
-    variants: Annotated[tuple[Variants, ...], Field(strict=False)] = ()
+    variants: Annotated[tuple[VariantsTable, ...], Field(strict=False)] = ()
     split: Split = Split()
     splits: dict[Name, Split] = Field(default_factory=dict)
     _fetch: Callable[[str], Path] | None = PrivateAttr(default=None)

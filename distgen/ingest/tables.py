@@ -17,13 +17,12 @@ import numpy.typing as npt
 import polars as pl
 
 from distgen.errors import ConfigError, SourceError, some, suggest
-from distgen.genome import Int64
-from distgen.ingest.delimited import BLOCK, Rows, is_missing, numbers, read_columns, read_table
+from distgen.genome import MISSING, Int64
+from distgen.ingest.delimited import BLOCK, Rows, is_missing, numbers, read_named, read_table
 from distgen.ingest.packing import CODES
 
 Kind = Literal["binary", "classes", "multilabel", "regression"]
 Files = Mapping[str, Path | Mapping[str, Path]]
-MISSING_BIT = 255
 NONE = "-"
 _MOST_CLASSES = 1 << 16
 _NUMBER = re.compile(r"[-+]?\d+(\.\d*)?")
@@ -56,7 +55,7 @@ class SequenceBlock:
 
 
 @dataclass(frozen=True)
-class Matrix:
+class MatrixFile:
     """Values by identifier and condition, read when asked for.
 
     Args:
@@ -167,11 +166,11 @@ def _labelled(
     """The part, and the columns asked for, the labels last; in a file of one class that is its name."""
     for part, entry in files.items():
         if isinstance(entry, Path):
-            for rows in read_columns(entry, (*others, *labels), block):
+            for rows in read_named(entry, (*others, *labels), block):
                 yield part, rows
             continue
         for name, path in entry.items():
-            for rows in read_columns(path, others, block):
+            for rows in read_named(path, others, block):
                 constant = pl.Series([name]).new_from_index(0, len(rows.lines))
                 yield part, Rows(path, rows.lines, [*rows.columns, constant])
 
@@ -228,7 +227,7 @@ def _plain(labels: pl.Series) -> pl.Series:
 
 
 def _bits(rows: Rows, values: list[pl.Series], pair: tuple[str, ...]) -> npt.NDArray[np.uint8]:
-    codes = np.full((len(rows.lines), len(values)), MISSING_BIT, np.uint8)
+    codes = np.full((len(rows.lines), len(values)), MISSING, np.uint8)
     for column, text in enumerate(values):
         known, missing = _number(_plain(text), pair), is_missing(text).to_numpy()
         rows.refuse((known < 0) & ~missing, text, f"is neither {pair[0]} nor {pair[1]}")
@@ -242,7 +241,7 @@ def _many(labels: pl.Series, names: tuple[str, ...], separator: str) -> npt.NDAr
     table = np.zeros((len(combinations), len(names)), np.uint8)
     for row, missing in enumerate(is_missing(pl.Series(combinations))):
         table[row, [] if missing else [order[name] for name in _parts(combinations[row], separator)]] = 1
-        table[row] |= MISSING_BIT * missing
+        table[row] |= MISSING * missing
     return table[_number(labels, combinations)]
 
 
@@ -259,7 +258,7 @@ def _parts(text: str, separator: str) -> list[str]:
 # ---- matrices ---------------------------------------------------------------------------------
 
 
-def read_matrix(path: Path, block: int = BLOCK) -> Matrix:
+def read_matrix(path: Path, block: int = BLOCK) -> MatrixFile:
     """A table of numbers by identifier (first column) and condition (header).
 
     Args:
@@ -283,7 +282,7 @@ def read_matrix(path: Path, block: int = BLOCK) -> Matrix:
         raise SourceError(
             f"{path}: the header must name each condition once; it has {', '.join(conditions[:8]) or 'none'}"
         )
-    return Matrix(path, tuple(lines), conditions, block)
+    return MatrixFile(path, tuple(lines), conditions, block)
 
 
 def join(found: Sequence[str], wanted: Sequence[str], where: str) -> Int64:

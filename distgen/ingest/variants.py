@@ -23,11 +23,10 @@ import numpy as np
 import numpy.typing as npt
 
 from distgen.errors import ConfigError, SourceError, suggest
-from distgen.genome import BASES, Contigs, Int64
+from distgen.genome import BASES, Bytes, Contigs, Int64
 from distgen.ingest.open import read_blocks
 from distgen.ingest.packing import CODES
 
-Bytes = npt.NDArray[np.uint8]
 Reference = Callable[[int, Int64], Bytes]
 _RECORDS = 1 << 16
 _REF_LETTERS = 1 << 22

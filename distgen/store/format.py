@@ -25,6 +25,7 @@ from blake3 import blake3
 
 from distgen.config import digest
 from distgen.errors import StoreError
+from distgen.genome import Bytes
 from distgen.ingest.objects import Place
 from distgen.store.ranges import Ranges, open_bytes
 
@@ -38,7 +39,6 @@ _ADVICE = "run distgen repair RECIPE"
 _TOGETHER = 128  # chunks that are read in one go
 
 Codec = Literal["raw", "zstd"]
-Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

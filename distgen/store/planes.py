@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from distgen.genome import ALIGNMENT, Int64
+from distgen.genome import ALIGNMENT, Bytes, Int64
 from distgen.ingest import packing
 from distgen.ingest.fasta import Header, Letters, Place, read_fasta, refusal, strange
 from distgen.ingest.twobit import TwoBit
@@ -173,7 +173,7 @@ class Packer:
             if -(-(flat + first) // ALIGNMENT) * ALIGNMENT == (self._number + 1) * UNIT:
                 self._close_unit(last=False)
 
-    def _count(self, letters: packing.Bytes, ambiguous: packing.Bytes, counts: dict[str, int]) -> None:
+    def _count(self, letters: Bytes, ambiguous: Bytes, counts: dict[str, int]) -> None:
         """Add up the letters that are none of A C G T."""
         upper = letters & np.uint8(0xDF)
         found = {letter: int(np.count_nonzero(upper == ord(letter))) for letter in "NU"}
@@ -265,6 +265,6 @@ def _copy(path: Path, rows: Int64, work: Work, unit: Callable[[int], str], numbe
     out.finish(contigs=records, left_out=left_out, last=stop >= (int(ends[-1]) if len(ends) else 0))
 
 
-def _whole(plane: packing.Bytes, size: int) -> packing.Bytes:
+def _whole(plane: Bytes, size: int) -> Bytes:
     """A stretch of a plane with zeros up to a whole number of alignments, `size` bytes each."""
     return np.pad(plane, (0, -len(plane) % size))

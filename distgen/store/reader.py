@@ -14,11 +14,11 @@ import numpy.typing as npt
 
 from distgen.config import digest
 from distgen.errors import ConfigError, StoreError, suggest
-from distgen.genome import BASES, COMPLEMENT, Contigs, Int64, Interval
+from distgen.genome import BASES, COMPLEMENT, MISSING, Bytes, Contigs, Int64, Interval
 from distgen.ingest.objects import Object, Place, locate
-from distgen.ingest.packing import unpack_codes
+from distgen.ingest.packing import codes_between
 from distgen.store import format
-from distgen.store.format import Array, Bytes
+from distgen.store.format import Array
 from distgen.store.matrices import Matrix
 from distgen.store.rows import words
 from distgen.store.splits import PARTS
@@ -76,7 +76,7 @@ class Track:
         of `scale`, `power` and `soft_clip`."""
         values = np.asarray(stored, np.float64)
         if np.asarray(stored).dtype == np.uint8 and not self.is_classes:
-            values = np.where(np.asarray(stored) == 255, np.nan, values)
+            values = np.where(np.asarray(stored) == MISSING, np.nan, values)
         if self.soft_clip is not None:
             clip = self.soft_clip
             values = np.where(values > clip, (values - clip + 1) ** 2 + clip - 1, values)
@@ -298,11 +298,7 @@ class Store:
 
     def _decode(self, row: int, first: int, last: int) -> Bytes:
         start = int(self.contigs.offsets[row]) + first
-        end = start + last - first
-        codes: Bytes = unpack_codes(self.planes["sequence"][start // 4 : -(-end // 4)])[start % 4 :][: end - start]
-        flags = self.planes["ambiguous"][start // 8 : -(-end // 8)]
-        codes[np.unpackbits(flags, bitorder="little")[start % 8 :][: end - start] == 1] = 4
-        return codes
+        return codes_between(self.planes["sequence"], self.planes["ambiguous"], start, start + last - first)
 
     def sequence(self, interval: Interval) -> str:
         """The letters of a stretch in upper case, N for ambiguous bases; as `codes`."""

@@ -23,11 +23,11 @@ from blake3 import blake3
 
 from distgen.config import Labelled, Recipe, Sequences, digest
 from distgen.errors import ConfigError, SourceError, suggest
-from distgen.genome import ALIGNMENT, Contigs, Int64
+from distgen.genome import ALIGNMENT, Bytes, Contigs, Int64
 from distgen.ingest import packing
 from distgen.ingest.objects import Place
 from distgen.store import format, planes
-from distgen.store.format import Bytes, Entry
+from distgen.store.format import Entry
 from distgen.store.planes import PER_BYTE, plane_layout
 from distgen.store.rows import Column, link_arrays
 from distgen.store.splits import PARTS, Parts

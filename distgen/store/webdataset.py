@@ -17,14 +17,13 @@ import numpy.typing as npt
 
 from distgen.config import digest
 from distgen.errors import ConfigError, suggest
-from distgen.genome import AMBIGUOUS, Contigs, Int64
+from distgen.genome import AMBIGUOUS, MISSING, Bytes, Contigs, Int64
 from distgen.ingest.objects import Place
-from distgen.ingest.packing import pack_codes, unpack_codes
+from distgen.ingest.packing import codes_between, flags_between, pack_codes
 from distgen.store import format, upload
 from distgen.store.exported import (
     FORMAT,
     INDEX,
-    PARTS,
     Export,
     Shard,
     read_blocks_of_export,
@@ -32,6 +31,7 @@ from distgen.store.exported import (
     sample_key,
 )
 from distgen.store.reader import Store, Track, open_store
+from distgen.store.splits import PARTS
 from distgen.store.tar import BLOCK, END, npy_header, tar_header
 from distgen.store.work import Execute, Progress, Work, in_this_process, link, settle, silent, sync
 
@@ -41,7 +41,6 @@ SHARD_BYTES = 256_000_000
 _LARGEST_OBJECT = 512_000_000  # bytes: it is in memory while it is sent
 _IN_MEMORY = 1 << 24  # bytes of samples at a time
 
-Bytes = npt.NDArray[np.uint8]
 Values = npt.NDArray[Any]
 
 
@@ -383,7 +382,7 @@ def _dtype(track: Track) -> np.dtype[Any]:
 
 
 def _missing(dtype: np.dtype[Any]) -> float:
-    return 255 if dtype == np.uint8 else math.nan
+    return MISSING if dtype == np.uint8 else math.nan
 
 
 def _bases(store: Store, start: int, end: int, first: int, last: int) -> tuple[Bytes, npt.NDArray[np.bool_]]:
@@ -391,13 +390,8 @@ def _bases(store: Store, start: int, end: int, first: int, last: int) -> tuple[B
     codes, soft = np.full(end - start, AMBIGUOUS, np.uint8), np.zeros(end - start, bool)
     low, high = max(start, first), min(end, last)
     inside = slice(low - start, high - start)
-    codes[inside] = unpack_codes(store.planes["sequence"][low // 4 : -(-high // 4)])[low % 4 :][: high - low]
-    bits = {}
-    for plane in ("ambiguous", "softmask"):
-        flags = store.planes[plane][low // 8 : -(-high // 8)]
-        bits[plane] = np.unpackbits(flags, bitorder="little")[low % 8 :][: high - low].view(bool)
-    codes[inside][bits["ambiguous"]] = AMBIGUOUS
-    soft[inside] = bits["softmask"]
+    codes[inside] = codes_between(store.planes["sequence"], store.planes["ambiguous"], low, high)
+    soft[inside] = flags_between(store.planes["softmask"], low, high)
     return codes, soft
 
 

@@ -1,4 +1,4 @@
-"""One command per job, no logic of its own. Heavy imports wait until a command needs them."""
+"""One command per job: what is asked is read, what was found is put into words. Heavy imports wait until a command needs them."""
 
 from __future__ import annotations
 

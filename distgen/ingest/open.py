@@ -1,4 +1,4 @@
-"""Open a source file, whatever its compression; damage is reported by name."""
+"""Open a source file: plain, gzip or bgzip; bzip2, xz, zstd and zip are refused, and damage is reported, by name."""
 
 from __future__ import annotations
 

@@ -61,9 +61,9 @@ class Wanted:
         return list(dict.fromkeys([header.name, *header.alias.split(), *(alias.names if alias else ())]))
 
     def _listed(self, header: Header, patterns: Sequence[str]) -> bool:
-        if "*" in patterns:
-            return True
-        names = self.names(header) if patterns else []
+        if not patterns or "*" in patterns:
+            return bool(patterns)
+        names = self.names(header)
         return any(match(pattern, names) for pattern in patterns)
 
 

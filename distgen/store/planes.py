@@ -317,8 +317,9 @@ def _copy(path: Path, rows: Int64, work: Work, unit: Callable[[int], str], numbe
 def _write(held: list[packing.Packed], out: _Unit) -> None:
     """Write stretches that follow one another, and forget them."""
     if held:
-        planes = (np.concatenate(pieces) for pieces in zip(*(packed[:3] for packed in held), strict=True))
-        out.write(packing.Packed(*planes, mixed=False))
+        pieces = zip(*(packed[:3] for packed in held), strict=True)
+        sequence, ambiguous, softmask = (np.concatenate(parts) for parts in pieces)
+        out.write(packing.Packed(sequence, ambiguous, softmask, mixed=False))
         held.clear()
 
 

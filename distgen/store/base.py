@@ -112,7 +112,7 @@ def place_splits(
     """Put the new splits of a table of sequences into a folder; returns the arrays of all its splits by their keys, and
     what the manifest says of all splits."""
     if base.labels is None:
-        return {}, {name: splits.table(split) for name, split in parts.items()}
+        return {}, {name: splits.table(split, base.contigs) for name, split in parts.items()}
     arrays: dict[str, Entry] = {}
     said = {"default": sequences.own_split(base.labels, base.arrays)} if base.labels["parts"] else {}
     known = old.manifest["arrays"] if old and not base.fresh else {}

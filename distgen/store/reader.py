@@ -21,7 +21,7 @@ from distgen.store import format
 from distgen.store.format import Array
 from distgen.store.matrices import Matrix
 from distgen.store.rows import words
-from distgen.store.splits import PARTS
+from distgen.store.splits import PARTS, intervals
 from distgen.store.variants import Unphased, Variants
 
 
@@ -246,7 +246,7 @@ class Store:
         if "array" in table:
             of = self.array(table["array"]).read()
             return self.contigs.whole()[np.flatnonzero(of == 1 + PARTS.index(part))]
-        return np.array(table[part], np.int64).reshape(-1, 2)
+        return intervals(table[part], self.contigs)
 
     def identity(self, split: str, tracks: tuple[str, ...]) -> dict[str, str]:
         """Content ids of what a run uses: a checkpoint records them."""

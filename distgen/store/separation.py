@@ -202,6 +202,6 @@ def _parts(job: _Job, receipt: dict[str, Any]) -> dict[str, Parts]:
         return job.draw(np.array(receipt["family"], np.int64))
     (name,) = job.splits
     if "parts" in receipt:
-        return {name: splits.parts_of(receipt["parts"])}
+        return {name: {part: splits.intervals(of, job.base.contigs) for part, of in receipt["parts"].items()}}
     codes = np.array(list(receipt["part"]), np.uint8)
     return {name: sequences.parts_of(codes, job.base.contigs)}

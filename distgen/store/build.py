@@ -58,7 +58,8 @@ def build(
             from there.
         RemoteError: an object store cannot be reached, or refuses; likewise.
     """
-    sources, work = examine(recipe), Work(out)
+    work = Work(out)
+    sources, out = examine(recipe), work.out
     if not isinstance(out, Path):
         upload.refuse_others(out)
     elif out.exists() and not (out / MANIFEST).exists():
@@ -67,7 +68,7 @@ def build(
         return 0
     with work.locked():
         if isinstance(out, Path):
-            recover(out)
+            recover(work)
         old, bases = None if force else _published(out), 0
         if not _is_current(old, sources):
             bases = _build(
@@ -204,13 +205,15 @@ def _publish(
         return
     if made.fresh or old is None:
         _write_manifest(folder / MANIFEST, manifest)
-        swap(folder, work.out)
+        settle(folder)
+        swap(folder, work)
         return
     draft = folder / f"{MANIFEST}.new"
     _write_manifest(draft, manifest)
     new = {key.split("/")[0] for key in manifest["arrays"].keys() - old.manifest["arrays"].keys()}
     settle(draft, *(folder / top for top in new))
     draft.rename(folder / MANIFEST)
+    work.published = True
     sync(folder)
 
 

@@ -41,10 +41,11 @@ def repair(recipe: Recipe, out: Place, progress: Progress = silent) -> Findings:
         StoreError: the manifest itself is damaged, the recipe or a source has changed since the store was built, or
             what is built now is not what the manifest says.
     """
+    work = Work(out)
+    out = work.out
     store, sources = open_store(out), examine(recipe)
     _refuse_change(recipe, sources, store)
     found = verify(store, progress)
-    work = Work(out)
     with work.locked():
         recipe = sources.fetched(recipe, work.folder)
         for key, shard, _ in found.damage:

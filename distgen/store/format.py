@@ -279,9 +279,14 @@ def json_bytes(content: Any) -> bytes:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `json_bytes` of something."""
+    """Write `json_bytes` of something, in one go: others may be reading what is there, and who writes may be killed."""
+    data = json_bytes(content)
+    if path.exists() and path.read_bytes() == data:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(json_bytes(content))
+    draft = path.with_name(f".{path.name}.new")
+    draft.write_bytes(data)
+    draft.rename(path)
 
 
 def group_json(attributes: dict[str, Any]) -> dict[str, Any]:

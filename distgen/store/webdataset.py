@@ -241,7 +241,9 @@ def export(
         index = described | {"shards": [entry | receipt for entry, receipt in zip(named, receipts, strict=True)]}
         index |= {"checksum": digest(index)}
         if isinstance(work.out, Path):
-            _publish(work.out, index, [work.path(unit) / shard for shard, unit in units.items()], work.folder / "export")
+            _publish(
+                work.out, index, [work.path(unit) / shard for shard, unit in units.items()], work.folder / "export"
+            )
         else:
             upload.commit(work.out / INDEX, None, format.json_bytes(index))
         work.remove()

@@ -42,7 +42,8 @@ def build(
         recipe: as read from its file.
         out: where the store is to be. What is built for an object store waits in the current folder until all is
             there that has to be sent: that much disk is needed.
-        progress: hears of the bases done, and of the bytes of sources that this took.
+        progress: hears of the bases done, and of the bytes of sources that this took, and once more right before all of
+            it is published: what it raises ends the build.
         expect: hears how many bytes these are in all, and again once it is known that some are not needed.
         force: build everything anew, also what is up to date, such as a store that is damaged. In an object store
             nothing else overwrites anything.
@@ -112,7 +113,7 @@ def _build(
     execute([partial(tracks.write_block, block, made.contigs, work) for block in missing], progress)
     execute([partial(rows.write, table, work) for table in tables if table.inputs not in known], progress)
     parts, reports = separation.separated(recipe, parts, made, work, old, execute, parallel)
-    _publish(made, blocks, tables, parts, reports, sources.provenance, work, old, force)
+    _publish(made, blocks, tables, parts, reports, sources.provenance, work, old, force, progress)
     return int(made.contigs.lengths.sum())
 
 
@@ -169,6 +170,7 @@ def _publish(
     work: Work,
     old: Store | None,
     force: bool,
+    progress: Progress,
 ) -> None:
     """Put everything under its key, then the manifest; only then anything of it can be seen.
 
@@ -201,17 +203,19 @@ def _publish(
     }
     if not isinstance(work.out, Path):
         _write_manifest(folder / MANIFEST, manifest)
-        upload.publish(folder, work.out, old.manifest if old else None, force=force)
+        upload.publish(folder, work.out, old.manifest if old else None, force=force, last=lambda: progress(0))
         return
     if made.fresh or old is None:
         _write_manifest(folder / MANIFEST, manifest)
         settle(folder)
+        progress(0)
         swap(folder, work)
         return
     draft = folder / f"{MANIFEST}.new"
     _write_manifest(draft, manifest)
     new = {key.split("/")[0] for key in manifest["arrays"].keys() - old.manifest["arrays"].keys()}
     settle(draft, *(folder / top for top in new))
+    progress(0)
     draft.rename(folder / MANIFEST)
     work.published = True
     sync(folder)

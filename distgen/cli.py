@@ -147,10 +147,9 @@ def _threads(count: int, stop: threading.Event) -> Iterator[Callable[..., Callab
 
 
 def _prune(place: Place) -> None:
-    from distgen.store.reader import open_store
     from distgen.store.verify import prune
 
-    for key in prune(open_store(place)):
+    for key in prune(place):
         typer.echo(f"{place / key}: removed")
 
 

@@ -19,7 +19,7 @@ from distgen.ingest.objects import Place
 from distgen.store import base, format, matrices, rows, separation, splits, tracks, upload, variants
 from distgen.store.base import Base
 from distgen.store.format import FORMAT, MANIFEST
-from distgen.store.reader import Store, open_store
+from distgen.store.reader import Store, is_ours, open_store
 from distgen.store.sources import Sources, examine
 from distgen.store.work import Execute, Progress, Work, in_this_process, recover, settle, silent, swap, sync
 
@@ -63,8 +63,10 @@ def build(
     sources, out = examine(recipe), work.out
     if not isinstance(out, Path):
         upload.refuse_others(out)
-    elif out.exists() and not (out / MANIFEST).exists():
-        raise ConfigError(f"{out} exists and is no store (it has no manifest): give another --out, or move it away")
+    elif out.exists() and not (out / MANIFEST).exists() and not (force and is_ours(out)):
+        what = "a store that has lost its manifest" if is_ours(out) else "no store (it has no manifest)"
+        how = "replace it with --force" if is_ours(out) else "move it away"
+        raise ConfigError(f"{out} exists and is {what}: give another --out, or {how}")
     if not force and _is_current(_published(out), sources) and not work.folder.exists():
         return 0
     with work.locked():
@@ -106,8 +108,12 @@ def _build(
     parts = base.resolve_splits(recipe, made.contigs)
     built = {inputs: entry["key"] for inputs, entry in old.manifest["inputs"]["tracks"].items()} if old else {}
     blocks = tracks.plan(recipe, sources.ids, made.contigs, built)
-    missing = [block for block in blocks if block.key is None]
+    missing = list({block.inputs: block for block in blocks if block.key is None}.values())
     tables, known = plan_tables(recipe, sources, made, old), rows.standing(old)
+    if old:
+        keys = [block.key for block in blocks if block.key]
+        keys += [known[table.inputs]["key"] for table in tables if table.inputs in known]
+        _check_standing(old, [*keys, *(() if made.fresh else made.arrays)])
     files = [*(b.sources for b in missing), *(table.sources for table in tables)]
     expect(first + sum(path.stat().st_size for path in itertools.chain(*files)))
     execute([partial(tracks.write_block, block, made.contigs, work) for block in missing], progress)
@@ -160,6 +166,20 @@ def _is_current(store: Store | None, sources: Sources) -> bool:
 # ---- publishing -----------------------------------------------------------------------------
 
 
+def _check_standing(old: Store, keys: list[str]) -> None:
+    """Refuse to go on with arrays (or groups of them) that have lost a shard; whoever reads a chunk checks it.
+
+    Raises:
+        StoreError: names the first.
+    """
+    if isinstance(old.path, Path):
+        for key in old.manifest["arrays"]:
+            if key in keys or key.rpartition("/")[0] in keys:
+                array = old.array(key)
+                for shard in range(array.layout.shards):
+                    array.check_shard(shard)
+
+
 def _publish(
     made: Base,
     blocks: list[tracks.Block],
@@ -177,7 +197,10 @@ def _publish(
     New tracks of a store that keeps its planes go into that store; otherwise a whole new store takes its place.
     """
     folder, arrays = _folder(made, work), dict(made.arrays)
-    placed = [(block, *tracks.place(block, made.contigs, work, folder, old, made.fresh)) for block in blocks]
+    # Tracks that are made of the same are one array with two names.
+    each = {block.inputs: block for block in reversed(blocks)}.items()
+    put = {inputs: tracks.place(block, made.contigs, work, folder, old, made.fresh) for inputs, block in each}
+    placed = [(block, *put[block.inputs]) for block in blocks]
     arrays |= {key: entry for _, key, entry, _ in placed}
     said: dict[str, dict[str, Any]] = {kind: {} for kind in (matrices.KIND, variants.KIND)}
     for table in tables:

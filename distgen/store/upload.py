@@ -112,9 +112,11 @@ def commit(item: Object, before: bytes | None, new: bytes) -> None:
         )
 
 
-def overwrite(place: Place, content: bytes | Path) -> None:
-    """Put a damaged file or object right."""
-    if isinstance(place, Path):
+def overwrite(place: Place, content: bytes | Path | None) -> None:
+    """Put a damaged file or object right; None: there should be none."""
+    if content is None:
+        place.delete([""]) if isinstance(place, Object) else place.unlink()
+    elif isinstance(place, Path):
         place.parent.mkdir(parents=True, exist_ok=True)
         new = place.with_name(f".{place.name}.new")
         with new.open("wb") as file:

@@ -7,10 +7,12 @@ import json
 import logging
 import os
 import sys
+import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -120,16 +122,22 @@ def _executor(workers: int, ray_address: str) -> tuple[Execute, int]:
 
 def _build_all(recipes: list[Recipe], out: Place | None, force: bool, execute: Execute, workers: int) -> None:
     """Build stores, at the same time if there are workers; what fails stops no other."""
-    from concurrent.futures import ThreadPoolExecutor
-
     from distgen.store.build import build, default_out, is_small
     from distgen.store.reader import open_store
+
+    stop = threading.Event()
 
     def one(recipe: Recipe, progress: Progress) -> str:
         target = out or default_out(recipe)
         task = progress.add_task(recipe.name, total=None, amount=0)
         began = time.perf_counter()
-        advance, expect = partial(_advance, progress, task), partial(_expect, progress, task)
+
+        def advance(amount: int, read: int = 0) -> None:
+            if stop.is_set():
+                raise KeyboardInterrupt
+            _advance(progress, task, amount, read)
+
+        expect = partial(_expect, progress, task)
         bases = build(recipe, target, advance, expect=expect, force=force, execute=execute, parallel=max(workers, 1))
         seconds = time.perf_counter() - began
         progress.update(task, visible=False)
@@ -140,11 +148,11 @@ def _build_all(recipes: list[Recipe], out: Place | None, force: bool, execute: E
         return f"{target}: {bases:,} bases in {seconds:.2f} s ({speed}){said}"
 
     failed: list[DistgenError] = []
-    at_once = max(1, min(4 * workers, 16), 8 * all(map(is_small, recipes)))
-    with _progress("bases") as progress, ThreadPoolExecutor(at_once) as pool:
-        for future in [pool.submit(one, recipe, progress) for recipe in recipes]:
+    at_once = min(len(recipes), max(1, min(4 * workers, 16), 8 * all(map(is_small, recipes))))
+    with _progress("bases") as progress, _threads(at_once, stop) as submit:
+        for result in [submit(one, recipe, progress) for recipe in recipes]:
             try:
-                typer.echo(future.result())
+                typer.echo(result())
             except DistgenError as error:
                 failed.append(error)
     for other in failed[:-1]:
@@ -153,11 +161,29 @@ def _build_all(recipes: list[Recipe], out: Place | None, force: bool, execute: E
         raise failed[-1]
 
 
+@contextmanager
+def _threads(count: int, stop: threading.Event) -> Iterator[Callable[..., Callable[[], Any]]]:
+    """What has a function called, and returns what waits for its result: in so many threads; one is this one.
+
+    Whoever presses Ctrl-C waits for no thread: `stop` is set, upon which none may publish anything.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    pool = ThreadPoolExecutor(count)
+    try:
+        yield partial if count == 1 else lambda *call: pool.submit(*call).result
+    except KeyboardInterrupt:
+        stop.set()
+        print("interrupted: nothing more is published; the same command goes on from here", file=sys.stderr)
+        raise
+    finally:
+        pool.shutdown(wait=not stop.is_set(), cancel_futures=True)
+
+
 def _prune(place: Place) -> None:
-    from distgen.store.reader import open_store
     from distgen.store.verify import prune
 
-    for key in prune(open_store(place)):
+    for key in prune(place):
         typer.echo(f"{place / key}: removed")
 
 

@@ -86,8 +86,8 @@ def read_blocks(path: Path, block: int = BLOCK, start: int = 0, stop: int | None
             number = int(np.searchsorted(blocks[1], start, side="right")) - 1
             raw.seek(int(blocks[0][number]))
             start -= int(blocks[1][number])
+        place = raw.tell()  # before its thread begins to read
         stream: io.BufferedReader = igzip_threaded.open(raw, "rb")
-        place = raw.tell()
         with stream:
             while start and (skipped := stream.read(min(start, block))):
                 start -= len(skipped)

@@ -239,10 +239,12 @@ def export(
         named = [{"name": shard.name, "part": shard.part} for shard in shards]
         index = described | {"shards": [entry | receipt for entry, receipt in zip(named, receipts, strict=True)]}
         index |= {"checksum": digest(index)}
-        if isinstance(out, Path):
-            _publish(out, index, [work.path(unit) / shard for shard, unit in units.items()], work.folder / "export")
+        if isinstance(work.out, Path):
+            _publish(
+                work.out, index, [work.path(unit) / shard for shard, unit in units.items()], work.folder / "export"
+            )
         else:
-            upload.commit(out / INDEX, None, format.json_bytes(index))
+            upload.commit(work.out / INDEX, None, format.json_bytes(index))
         work.remove()
     return read_export(out)
 

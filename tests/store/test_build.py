@@ -156,3 +156,13 @@ def test_a_contig_shorter_than_asked_is_left_out(small_recipe, tmp_path):
 def test_building_needs_no_torch():
     code = "import sys, distgen.store.build, distgen.store.verify; assert not {'torch', 'ray', 'zarr', 'numba', 'obstore'} & set(sys.modules)"
     assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code]) == 0
+
+
+def test_what_stands_in_a_store_is_not_written_again_when_it_gains_a_track(small, small_recipe, tmp_path):
+    before = {path: path.stat() for path in small.path.rglob("*") if path.is_file() and path.name != "manifest"}
+    (tmp_path / "small.bed").write_text("chr1\t2\t5\n")
+    small_recipe.write_text(small_recipe.read_text() + '[[track]]\nname = "peaks"\nsource = "small.bed"\n')
+    build(read(small_recipe, Recipe), small.path)
+    assert "peaks" in open_store(small.path).tracks
+    for path, was in before.items():
+        assert (path.stat().st_ino, path.stat().st_mtime_ns) == (was.st_ino, was.st_mtime_ns), path

@@ -25,6 +25,7 @@ from distgen.store.format import Entry
 from distgen.store.planes import PER_BYTE, Packer, Start, plane_layout
 from distgen.store.work import Execute, Part, Progress, Work, in_this_process, link, silent
 
+_RECEIPT = 2  # the form of what a unit says of itself: one that an earlier version left is built again
 _TINY = 1 << 20  # bytes of a source that are packed sooner than handed to a worker
 
 
@@ -103,7 +104,7 @@ def shard_path(work: Work, inputs: str, plane: str, number: int) -> Path:
 
 
 def _unit(inputs: str, number: int) -> str:
-    return f"{inputs}-{number}"
+    return f"{inputs}-{_RECEIPT}-{number}"
 
 
 def _cut(path: Path, wanted: Wanted, execute: Execute, parallel: int) -> tuple[Wanted, list[Start], Index | None]:

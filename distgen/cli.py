@@ -35,7 +35,14 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-Workers = Annotated[int, typer.Option(help="Spread the work over so many Ray workers.", show_default=False)]
+Workers = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Spread the work over so many Ray workers. [default: none; with --ray-address one for each of its cores]",
+        show_default=False,
+    ),
+]
 RayAddress = Annotated[str, typer.Option(help="A Ray cluster to use; every node sees the same files.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -85,8 +92,10 @@ def _executor(workers: int, ray_address: str) -> tuple[Execute, int]:
 
     if ray_address:
         os.environ["RAY_ADDRESS"] = ray_address
-        workers = max(workers, 1)
-    return (Pool(workers).execute if workers else in_this_process), workers
+    if not (workers or ray_address):
+        return in_this_process, 0
+    pool = Pool(workers)
+    return pool.execute, pool.workers
 
 
 def _build_all(recipes: list[Recipe], out: Place | None, force: bool, execute: Execute, workers: int) -> None:

@@ -106,8 +106,8 @@ class Track(Section):
     @classmethod
     def _tell_kind(cls, table: Any) -> Any:
         """The kind from the source's name; refuses keys of another kind, which would do nothing."""
-        if not isinstance(table, dict) or "source" not in table:
-            return table
+        if not isinstance(table, dict) or not isinstance(table.get("source"), str | list | tuple):
+            return table  # what is of another type is refused as such
         source = table["source"] if isinstance(table["source"], str) else (list(table["source"]) or [""])[0]
         stem = re.sub(r"\.(gz|bgz)$", "", source_name(str(source)))
         kind = table.get("kind") or next((k for k, ends in KINDS.items() if stem.endswith(ends)), None)
@@ -224,6 +224,10 @@ class Split(Section):
         if self.block_bp and ways[0]:
             raise ValueError("block_bp belongs to fraction and folds")
         return self
+
+    def called(self, name: str) -> list[str]:
+        """What the splits are called that this table makes under its own name."""
+        return [f"{name}-{number}" for number in range(self.folds)] if self.folds else [name]
 
     @property
     def drawn(self) -> bool:
@@ -363,6 +367,11 @@ class Recipe(File):
                 raise ValueError(f'two {what} are called "{twice[0]}"')
         if "default" in self.splits:
             raise ValueError("the split called default is [split]")
+        made = Counter(
+            fold for name, split in {"default": self.split, **self.splits}.items() for fold in split.called(name)
+        )
+        if twice := [name for name, count in made.items() if count > 1]:
+            raise ValueError(f'two splits are called "{twice[0]}", one of them for its folds: give one another name')
         if self.sequences and self.contigs != ContigRules():
             raise ValueError("[contigs] is about an assembly; a table of sequences is taken whole")
         if self.sequences and self.sequences.is_split and self.split != Split(homology=self.split.homology):

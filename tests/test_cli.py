@@ -105,6 +105,10 @@ def test_ray_workers_export_the_same_shards(small, tmp_path):
     assert {path.name: path.read_bytes() for path in (tmp_path / "spread").iterdir()} == files
 
 
+def test_fewer_workers_than_none_are_refused(small_recipe, tmp_path):
+    assert "greater than or equal to 0" in distgen("build", "small.toml", "--workers", -1, cwd=tmp_path, expect=2)
+
+
 def test_a_store_goes_beside_the_recipes_by_default(small_recipe, tmp_path):
     (tmp_path / "recipes").mkdir()
     for name in EXAMPLE:

@@ -34,7 +34,14 @@ def _say_version(asked: bool) -> None:
 
 
 DEFAULT_OUT = "NAME.zarr beside the recipe; ../store/NAME.zarr if that lies in a folder called recipes"
-Workers = Annotated[int, typer.Option(help="Spread the work over so many Ray workers.", show_default=False)]
+Workers = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Spread the work over so many Ray workers. [default: none; with --ray-address one for each of its cores]",
+        show_default=False,
+    ),
+]
 RayAddress = Annotated[str, typer.Option(help="A Ray cluster to use; every node sees the same files.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 

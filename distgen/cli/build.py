@@ -75,8 +75,10 @@ def executor(workers: int, ray_address: str) -> tuple[Execute, int]:
 
     if ray_address:
         os.environ["RAY_ADDRESS"] = ray_address
-        workers = max(workers, 1)
-    return (Pool(workers).execute if workers else in_this_process), workers
+    if not (workers or ray_address):
+        return in_this_process, 0
+    pool = Pool(workers)
+    return pool.execute, pool.workers
 
 
 def _build_all(recipes: list[Recipe], out: Place | None, force: bool, execute: Execute, workers: int) -> None:

@@ -240,6 +240,10 @@ class Split(Section):
             raise ValueError("block_bp belongs to fraction and folds")
         return self
 
+    def called(self, name: str) -> list[str]:
+        """What the splits are called that this table makes under its own name."""
+        return [f"{name}-{number}" for number in range(self.folds)] if self.folds else [name]
+
     @property
     def drawn(self) -> bool:
         """The parts are drawn: a fraction or folds."""
@@ -380,6 +384,11 @@ class Recipe(File):
                 raise TableError(f'two {what} are called "{twice[0]}"', kind, row, "name")
         if "default" in self.splits:
             raise ValueError("the split called default is [split]")
+        made = Counter(
+            fold for name, split in {"default": self.split, **self.splits}.items() for fold in split.called(name)
+        )
+        if twice := [name for name, count in made.items() if count > 1]:
+            raise ValueError(f'two splits are called "{twice[0]}", one of them for its folds: give one another name')
         if self.sequences and self.contigs != ContigRules():
             raise ValueError("[contigs] is about an assembly; a table of sequences is taken whole")
         if self.sequences and self.sequences.is_split and self.split != Split(homology=self.split.homology):

@@ -50,7 +50,7 @@ def is_gzip(path: Path) -> bool:
     Raises:
         SourceError: it is compressed in another way.
     """
-    with _explained(path), path.open("rb") as raw:
+    with explained(path), path.open("rb") as raw:
         head = raw.read(6)
     for magic, name in _NOT_READ.items():
         if head.startswith(magic):
@@ -72,7 +72,7 @@ def read_blocks(path: Path, block: int = BLOCK, start: int = 0, stop: int | None
         SourceError: no such file, not readable, or a gzip stream that is cut short or damaged.
     """
     gzipped = is_gzip(path)
-    with _explained(path), path.open("rb") as raw:
+    with explained(path), path.open("rb") as raw:
         if not gzipped:
             raw.seek(start)
             while data := raw.read(block if stop is None else min(block, stop - start)):
@@ -108,7 +108,7 @@ def content_size(path: Path) -> int | None:
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file as it lies there (compressed bytes, not content): what published lists state."""
-    with _explained(path), path.open("rb") as file:
+    with explained(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -116,7 +116,7 @@ def blake3(path: Path) -> str:
     """The BLAKE3 of a file as it lies there: what tells one version of a source from another, five times as fast."""
     from blake3 import blake3
 
-    with _explained(path), path.open("rb", buffering=0) as file:
+    with explained(path), path.open("rb", buffering=0) as file:
         digest, buffer = blake3(), bytearray(1 << 20)
         while size := file.readinto(buffer):
             digest.update(memoryview(buffer)[:size])
@@ -134,7 +134,7 @@ def _refuse_cut_bgzip(raw: io.BufferedReader) -> None:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
     """Whatever goes wrong with a file becomes a SourceError that names it."""
     try:
         yield

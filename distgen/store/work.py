@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from distgen.config import digest
-from distgen.errors import ConfigError, StoreError
+from distgen.errors import ConfigError, SourceError, StoreError
 from distgen.ingest.objects import Place
 from distgen.ingest.open import heard
 from distgen.store import format
@@ -115,6 +115,7 @@ class Work:
 
         Raises:
             ConfigError: another build of this store is running, or nothing can be written here.
+        ConfigError, SourceError: what went wrong inside, and where is kept what is finished.
             StoreError: the system failed while building (a full disk); what is finished is kept.
         """
         try:
@@ -125,6 +126,14 @@ class Work:
             for unfinished in self.folder.glob("units/*.part-*"):
                 shutil.rmtree(unfinished, ignore_errors=True)
             yield
+        except (ConfigError, SourceError) as error:
+            kept = [self.folder / name for name in ("units", "sources") if any(self.folder.glob(f"{name}/*"))]
+            if not kept:
+                self.remove()
+                raise
+            raise type(error)(
+                f"{str(error).rstrip('.')}. What is finished waits in {self.folder}, and the next build goes on from there"
+            ) from error
         except OSError as error:
             problem = error.strerror or error
             raise StoreError(

@@ -92,3 +92,24 @@ def test_a_source_of_unknown_kind_is_told_without_its_credentials(tmp_path):
     with pytest.raises(ConfigError, match='kind is missing: "https://host/a.xyz" does not tell it') as raised:
         _remote(tmp_path, "https://me:SECRET@host/a.xyz?sig=SECRET")
     assert "SECRET" not in str(raised.value)
+
+
+@pytest.mark.parametrize("source", ["3", "true", "{ a = 1 }", "1.5"])
+def test_a_source_of_another_type_is_refused_in_one_line(tmp_path, source):
+    text = 'format = 1\n[assembly]\nname = "a"\nfasta = "a.fa"\n[[track]]\nname = "t"\n'
+    with pytest.raises(ConfigError, match=r"track\[0\]\.source"):
+        read(write(tmp_path, f"{text}source = {source}\n"), Recipe)
+
+
+@pytest.mark.parametrize(
+    ("splits", "name"),
+    [
+        ('[splits.cv]\nfolds = 3\n[splits."cv-0"]\ntest = ["chr1"]\n', "cv-0"),
+        ('[split]\nfolds = 3\n[splits."default-2"]\ntest = ["chr1"]\n', "default-2"),
+    ],
+)
+def test_a_fold_and_a_split_of_one_name_are_refused(tmp_path, splits, name):
+    text = 'format = 1\n[assembly]\nname = "a"\nfasta = "a.fa"\n'
+    with pytest.raises(ConfigError, match=f'two splits are called "{name}"'):
+        read(write(tmp_path, text + splits), Recipe)
+    assert read(write(tmp_path, text + splits.replace(f'"{name}"', '"other-0"')), Recipe)

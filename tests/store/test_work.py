@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from distgen.config import Recipe, read
-from distgen.errors import ConfigError, StoreError
+from distgen.errors import ConfigError, SourceError, StoreError
 from distgen.genome import Interval
 from distgen.ingest.open import consumed
 from distgen.store import work
@@ -103,3 +103,19 @@ def _failing(function, name):
         function(path, *rest, **named)
 
     return called
+
+
+def test_a_mistake_in_the_recipe_says_where_is_kept_what_is_finished(small_recipe, tmp_path):
+    text = small_recipe.read_text()
+    small_recipe.write_text(text.replace("chr2:0-200", "chr4"))
+    with pytest.raises(
+        ConfigError, match=r'"chr4".*\. What is finished waits in \S+/\.a\.zarr\.building, and the next'
+    ):
+        build(read(small_recipe, Recipe), tmp_path / "a.zarr")
+    small_recipe.write_text(text)
+    build(read(small_recipe, Recipe), tmp_path / "a.zarr")
+    (tmp_path / "small.fa").write_text("nothing")
+    with pytest.raises(SourceError) as raised:
+        build(read(small_recipe, Recipe), tmp_path / "b.zarr")
+    assert "waits" not in str(raised.value)
+    assert not list(tmp_path.glob(".*"))

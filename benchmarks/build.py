@@ -1,4 +1,4 @@
-"""Sources to published stores: python -m benchmarks.build [plain gzip ray annotation memory ...] [--gigabases N]
+"""Sources to published stores: python -m benchmarks.build [plain gzip draft ray annotation memory ...] [--gigabases N]
 
 Each part prints a row or two: what was built, how fast, and beside it what bounds it on the same machine in the same run.
 Genomes are drawn with a fixed seed: half in lower case, runs of N in a twentieth, lines of 60. Waiting for the disk
@@ -196,6 +196,34 @@ def memory(folder: Path, bases: int) -> list[tuple[str, ...]]:
     return [(f"{total / 1e9:.1f} Gbases from gzip", f"{total / seconds / 1e6:,.0f} Mbases/s", f"peak {peak:,.0f} MB")]
 
 
+def draft(folder: Path, bases: int) -> list[tuple[str, ...]]:
+    """A draft assembly: 10^6 scaffolds of 300 bases from plain FASTA, in a process of its own on one core; and what opening
+    it takes in another, with the regions to train on."""
+    scaffolds, size = 1_000_000, 300
+    drawn = np.frombuffer(b"ACGT", np.uint8)[
+        np.random.default_rng(0).integers(0, 4, (scaffolds // 100, size), np.uint8)
+    ]
+    with (folder / "draft.fa").open("wb") as file:
+        for number in range(scaffolds):
+            file.write(b">scaffold_%d\n%s\n" % (number, drawn[number % len(drawn)].tobytes()))
+    recipe(folder, "draft.fa")
+    seconds, peak = alone(folder, "draft.fa.toml", 1)
+    done = subprocess.run([sys.executable, "-c", _OPEN], cwd=folder, check=True, stdout=subprocess.PIPE, text=True)
+    opened, known, resident = map(float, done.stdout.split())
+    return [
+        (
+            "draft of 10^6 scaffolds of 300 bases, one core, the whole command",
+            f"{seconds:.1f} s, {scaffolds * size / seconds / 1e6:,.0f} Mbases/s",
+            f"peak {peak:,.0f} MB",
+        ),
+        (
+            "its open_store",
+            f"{opened * 1e3:.1f} ms",
+            f"regions to train on: {known:.2f} s, peak {resident / 1e3:,.0f} MB",
+        ),
+    ]
+
+
 def alone(folder: Path, name: str, cores: int) -> tuple[float, float]:
     """Seconds and peak memory (MB) of `distgen build` in a process of its own."""
     shutil.rmtree(folder / "alone.zarr", ignore_errors=True)
@@ -219,9 +247,23 @@ sys.exit(status)
 """
 
 
+_OPEN = """
+import time
+from pathlib import Path
+from distgen import open_store
+began = time.perf_counter()
+store = open_store("alone.zarr")
+opened = time.perf_counter()
+store.regions("train")
+print(opened - began, time.perf_counter() - began)
+print(next(line.split()[1] for line in Path("/proc/self/status").open() if line.startswith("VmHWM")))
+"""
+
+
 PARTS: dict[str, Callable[[Path, int], list[tuple[str, ...]]]] = {
     "plain": plain,
     "gzip": zipped,
+    "draft": draft,
     "annotation": annotation,
     "memory": memory,
     "ray": ray,

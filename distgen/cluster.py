@@ -14,11 +14,14 @@ from distgen.errors import ConfigError, DistgenError, TrainError
 Task = Callable[[Callable[..., None]], Any]
 
 
-def connect(cpus: int) -> None:
+def connect(cpus: int) -> int:
     """Join the Ray cluster named by RAY_ADDRESS, or start one on this machine (loopback only).
 
     Args:
         cpus: processor cores the work needs in all.
+
+    Returns:
+        The cores there are.
 
     Raises:
         ConfigError: there are fewer cores. TrainError: Ray could not be started.
@@ -42,10 +45,16 @@ def connect(cpus: int) -> None:
         try:
             ray.init(**options, log_to_driver=verbose, logging_level=level)
         except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
+            if address := os.environ.get("RAY_ADDRESS"):
+                raise TrainError(
+                    f"the Ray cluster {address} cannot be joined ({error}): is it running, and of the same version? One that "
+                    "was started with a token is joined with the same RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+                ) from error
             raise TrainError(f"Ray did not start: {error}") from error
     available = int(ray.cluster_resources().get("CPU", 0))
     if available < cpus:
         raise _too_few(cpus, available)
+    return available
 
 
 def _too_few(asked: int, available: int) -> ConfigError:
@@ -61,13 +70,17 @@ class Pool:
     A task whose worker or node dies is done again, up to three times: tasks must bear that. They read and write
     files, so every node must see the same ones.
 
+    Args:
+        workers: how many; 0 for one on each core of the cluster.
+
     Raises:
         ConfigError: there are fewer cores than workers. TrainError: Ray could not be started.
     """
 
-    def __init__(self, workers: int):
-        connect(workers)
-        self._free = threading.Semaphore(workers)
+    def __init__(self, workers: int = 0):
+        cores = connect(max(workers, 1))
+        self.workers = workers or cores
+        self._free = threading.Semaphore(self.workers)
 
     def execute(self, tasks: Sequence[Task], progress: Callable[..., None]) -> list[Any]:
         """The results of tasks, in their order; `progress` hears of a task when it is done.

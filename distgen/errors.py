@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -13,9 +14,19 @@ class DistgenError(Exception):
 
 
 class ConfigError(DistgenError):
-    """A recipe, a run or an argument asks for what does not exist or does not fit."""
+    """A recipe, a run or an argument asks for what does not exist or does not fit.
+
+    Args:
+        problem: what is wrong, and what would be right.
+        key: the argument or key that is wrong, where whoever raises this knows no file.
+        placed: `problem` says in which file and line it stands.
+    """
 
     exit_status = 2
+
+    def __init__(self, problem: str, *, key: str = "", placed: bool = False):
+        super().__init__(f"{key}: {problem}" if key else problem)
+        self.problem, self.key, self.placed = problem, key, placed
 
 
 class SourceError(DistgenError):
@@ -56,3 +67,8 @@ def suggest(word: str, valid: Iterable[str]) -> str:
 def some(words: Sequence[str], most: int = 5) -> str:
     """The first words, and how many there are if these are not all."""
     return ", ".join(words[:most]) + (f", ... ({len(words)} in all)" if len(words) > most else "")
+
+
+def redact(text: str) -> str:
+    """A text without what may be secret in its URIs: user, password and query (RFC 3986, 3.2.1 and 3.4)."""
+    return re.sub(r"""([A-Za-z][\w+.-]*://)(?:[^\s"'/?]*@)?([^\s"'?]*)(?:\?[^\s"']*)?""", r"\1\2", text)

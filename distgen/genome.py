@@ -23,7 +23,11 @@ AMBIGUOUS = 4
 BASES = "ACGTN"
 COMPLEMENT: npt.NDArray[np.uint8] = np.array([3, 2, 1, 0, AMBIGUOUS], np.uint8)
 
+MISSING = 255  # among uint8 labels and signals: there is no value
+
 Int64 = npt.NDArray[np.int64]
+Bytes = npt.NDArray[np.uint8]
+Bits = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +124,7 @@ class Contigs:
         return np.maximum(rows, 0).astype(np.int64)
 
     def regions(self, patterns: Iterable[str]) -> Int64:
-        """Flat (n, 2) intervals, sorted and merged, of contigs and parts of contigs.
+        """Flat (n, 2) intervals, as `join` makes them, of contigs and parts of contigs.
 
         Each pattern is a contig, a glob over contigs, or `contig:start-end` with 0-based half-open
         positions or percentages ("chr1:90%-100%").
@@ -143,7 +147,7 @@ class Contigs:
             if not rows:
                 raise ConfigError(f'no contig matches "{pattern}". {suggest(pattern, self.names)}')
             found += [(int(self.offsets[r]), int(self.offsets[r] + self.lengths[r])) for r in rows]
-        return merge(np.array(sorted(found), np.int64).reshape(-1, 2))
+        return self.join(np.array(found, np.int64).reshape(-1, 2))
 
     def _position(self, row: int, text: str) -> int:
         digits = text.replace(",", "")
@@ -155,23 +159,21 @@ class Contigs:
         """Flat (C, 2) intervals of all contigs."""
         return np.stack([self.offsets, self.offsets + self.lengths], axis=1)
 
+    def join(self, intervals: Int64) -> Int64:
+        """Sorted disjoint intervals of any flat ones (n, 2) that lie inside contigs. Those of one contig that overlap or
+        touch become one, so that a window may lie across the seam; none ever crosses a contig."""
+        if not len(intervals):
+            return intervals
+        intervals = intervals[np.argsort(intervals[:, 0], kind="stable")]
+        reach, rows = np.maximum.accumulate(intervals[:, 1]), self.locate(intervals[:, 0])
+        first = np.flatnonzero(np.r_[True, (intervals[1:, 0] > reach[:-1]) | (rows[1:] != rows[:-1])])
+        return np.stack([intervals[first, 0], np.maximum.reduceat(intervals[:, 1], first)], axis=1)
+
 
 def match(pattern: str, names: Sequence[str]) -> list[int]:
     """Rows of the names that a case-sensitive glob matches; a pattern that is a name (scaffold[1], HLA*01:01) is no glob."""
     exact = [i for i, name in enumerate(names) if name == pattern]
     return exact or [i for i, name in enumerate(names) if fnmatch.fnmatchcase(name, pattern)]
-
-
-def merge(intervals: Int64) -> Int64:
-    """Join intervals (n, 2), sorted by start, that overlap; neighbours that only touch stay apart,
-    so that no interval ever crosses a contig."""
-    if len(intervals) == 0:
-        return intervals
-    reach = np.maximum.accumulate(intervals[:, 1])
-    first = np.r_[True, intervals[1:, 0] >= reach[:-1]]
-    starts = intervals[first, 0]
-    ends = np.maximum.reduceat(intervals[:, 1], np.flatnonzero(first))
-    return np.stack([starts, ends], axis=1)
 
 
 def intersect(left: Int64, right: Int64) -> Int64:

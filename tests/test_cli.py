@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from distgen import __version__
 from distgen.store.reader import open_store
 from tests.conftest import RUN
 
@@ -104,12 +105,92 @@ def test_ray_workers_export_the_same_shards(small, tmp_path):
     assert {path.name: path.read_bytes() for path in (tmp_path / "spread").iterdir()} == files
 
 
+def test_fewer_workers_than_none_are_refused(small_recipe, tmp_path):
+    assert "greater than or equal to 0" in distgen("build", "small.toml", "--workers", -1, cwd=tmp_path, expect=2)
+
+
 def test_a_store_goes_beside_the_recipes_by_default(small_recipe, tmp_path):
     (tmp_path / "recipes").mkdir()
     for name in EXAMPLE:
         (tmp_path / name).rename(tmp_path / "recipes" / name)
     distgen("build", "recipes/small.toml", cwd=tmp_path)
     assert open_store(tmp_path / "store" / "small.zarr").name == "small"
+
+
+def test_a_store_goes_beside_a_recipe_that_lies_in_no_folder_of_recipes(small_recipe, tmp_path):
+    (tmp_path / "project").mkdir()
+    for name in EXAMPLE:
+        (tmp_path / name).rename(tmp_path / "project" / name)
+    distgen("build", "project/small.toml", cwd=tmp_path)
+    assert open_store(tmp_path / "project" / "small.zarr").name == "small"
+
+
+def test_help_says_every_default_and_how_to_debug(tmp_path):
+    assert "[default: NAME.zarr beside the recipe;" in " ".join(distgen("build", "--help", cwd=tmp_path).split())
+    assert "[default: runs/NAME]" in " ".join(distgen("train", "--help", cwd=tmp_path).split())
+    assert "--debug" in distgen("--help", cwd=tmp_path)
+    assert distgen("--version", cwd=tmp_path) == f"distgen {__version__}\n"
+
+
+def test_a_tilde_is_the_home_folder_wherever_a_path_is_asked_for(run_file, tmp_path):
+    home = {"HOME": str(tmp_path), "cwd": tmp_path / "elsewhere"}
+    home["cwd"].mkdir()
+    distgen("build", "~/small.toml", "--out=~/a.zarr", **home)
+    assert "whole" in distgen("verify", "~/a.zarr", "--deep=~/small.toml", **home)
+    assert "whole" in distgen("repair", "~/small.toml", "--out=~/a.zarr", **home)
+    assert "1,764" in distgen("info", "~/a.zarr", **home)
+    assert "windows" in distgen("export", "~/a.zarr", "--out=~/tars", "--window", 64, **home)
+    assert "runs" in distgen("train", "~/tiny.toml", "train.steps=1", "--out=~/runs/a", **home)
+    assert "loss" in distgen("evaluate", "~/runs/a", **home)
+    assert not list(home["cwd"].iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("build", "s3://bucket/small.toml"),
+        ("repair", "s3://bucket/small.toml"),
+        ("verify", "small.zarr", "--deep", "s3://bucket/small.toml"),
+        ("train", "s3://bucket/tiny.toml"),
+        ("train", "tiny.toml", "--out", "s3://bucket/run"),
+        ("evaluate", "s3://bucket/run"),
+    ],
+)
+def test_a_uri_is_refused_where_only_a_path_can_stand(tmp_path, arguments):
+    said = distgen(*arguments, cwd=tmp_path, expect=2)
+    assert "is a URI, and only a path on this machine can stand here" in said
+
+
+def test_a_run_says_that_its_store_must_lie_in_a_folder(run_file, tmp_path):
+    said = distgen("train", "tiny.toml", "data.store=s3://bucket/small.zarr", cwd=tmp_path, expect=2)
+    assert "data.store: s3://bucket/small.zarr is a URI, and only a path on this machine can stand here" in said
+
+
+def test_what_is_left_out_of_a_store_is_said(tmp_path):
+    (tmp_path / "a.fa").write_text(">chr1\nACGTNNRU\n>chr1_alt\nACGT\n>s2_fix\nAC\n>phage\nAC\n")
+    (tmp_path / "a.bed").write_text("chr1\t0\t3\nchrX\t0\t3\nchrX\t4\t6\n")
+    (tmp_path / "a.toml").write_text(
+        'format = 1\n[assembly]\nname = "a"\nfasta = "a.fa"\n[contigs]\nexclude = ["phage"]\n'
+        '[[track]]\nname = "peaks"\nsource = "a.bed"\n'
+    )
+    sentence = "2 alternative, patch or decoy and 1 by the rules of [contigs] (chr1_alt, s2_fix, phage)"
+    assert f"contigs left out: {sentence}\n" in distgen("build", "a.toml", cwd=tmp_path)
+    shown = distgen("info", "a.zarr", cwd=tmp_path)
+    assert f"left out       {sentence}\n" in shown
+    assert "letters        N 2, R 1 kept as N; U 1 as T\n" in shown
+    assert "8 bins of 1 bp; 2 records on contigs that are not here: chrX" in shown
+    found = json.loads(distgen("info", "a.zarr", "--json", cwd=tmp_path))
+    assert found["left_out"] == {"contigs": 3, "alternative": 2, "first": ["chr1_alt", "s2_fix", "phage"]}
+    assert found["tracks"]["peaks"]["skipped"] == {"chrX": 2}
+    (tmp_path / "a.toml").write_text((tmp_path / "a.toml").read_text() + "bin_bp = 2\n")
+    assert sentence in distgen("build", "a.toml", cwd=tmp_path)  # the planes are not read again
+
+
+def test_a_collection_has_no_leakage(small, tmp_path):
+    (tmp_path / "all.toml").write_text('format = 1\n[collection]\nname = "all"\nstores = "*.zarr"\n')
+    distgen("build", "all.toml", cwd=tmp_path)
+    (index,) = tmp_path.glob("all.coll*")
+    assert "is a collection, which has no splits" in distgen("info", index, "--leakage", "x", cwd=tmp_path, expect=2)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distgen.errors import ConfigError, SourceError
-from distgen.genome import Contigs, match, merge, subtract
+from distgen.genome import Contigs, match, subtract
 
 CONTIGS = Contigs(("chr1", "chr2", "scaffold_10"), np.array([1000, 10, 64]), np.array([0, 1024, 1088]), ("", "II", ""))
 
@@ -17,21 +17,24 @@ def covered(table: np.ndarray) -> set[int]:
     return {base for start, end in table.tolist() for base in range(start, end)}
 
 
+ONE = Contigs(("c",), np.array([80]), np.array([0]), ("",))
+
+
 @given(intervals)
-def test_merging_keeps_the_bases_and_leaves_no_overlap(table):
-    merged = merge(table)
-    assert covered(merged) == covered(table)
-    assert (merged[1:, 0] >= merged[:-1, 1]).all()
+def test_joining_keeps_the_bases_and_leaves_nothing_that_touches(table):
+    joined = ONE.join(table[::-1])
+    assert covered(joined) == covered(table)
+    assert (joined[1:, 0] > joined[:-1, 1]).all()
 
 
 @given(intervals, intervals)
 def test_subtracting_is_the_difference_of_sets(table, holes):
-    assert covered(subtract(merge(table), merge(holes))) == covered(table) - covered(holes)
+    assert covered(subtract(ONE.join(table), ONE.join(holes))) == covered(table) - covered(holes)
 
 
 def test_contigs_that_touch_stay_apart():
-    whole = np.array([[0, 64], [64, 128]])
-    assert merge(whole).tolist() == whole.tolist()
+    two = Contigs(("a", "b"), np.array([64, 64]), np.array([0, 64]), ("", ""))
+    assert two.join(np.array([[64, 128], [0, 32], [32, 64]])).tolist() == [[0, 64], [64, 128]]
 
 
 def test_a_pattern_that_is_a_name_is_no_glob():

@@ -4,7 +4,7 @@
 """
 
 from distgen.config.collection import Collection, Mixture, Weighted, is_collection
-from distgen.config.file import File, Name, Positive, Section, digest, read, redact, source_name
+from distgen.config.file import File, Name, Positive, Section, digest, read, source_name
 from distgen.config.recipe import (
     ContigRules,
     Drawn,
@@ -15,7 +15,7 @@ from distgen.config.recipe import (
     Sequences,
     Split,
     Track,
-    Variants,
+    VariantsTable,
     is_bed,
 )
 from distgen.config.run import Cluster, Data, Log, Optimizer, Rate, Train
@@ -54,12 +54,11 @@ __all__ = [
     "Split",
     "Track",
     "Train",
-    "Variants",
+    "VariantsTable",
     "Weighted",
     "digest",
     "is_bed",
     "is_collection",
     "read",
-    "redact",
     "source_name",
 ]

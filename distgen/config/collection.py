@@ -67,6 +67,6 @@ class Collection(File):
 def is_collection(path: str | Path) -> bool:
     """Whether a TOML file describes a collection; one that cannot be read does not, and whoever reads it says why."""
     try:
-        return "collection" in tomllib.loads(Path(path).read_bytes().decode())
+        return "collection" in tomllib.loads(Path(path).read_bytes().decode("utf-8-sig"))
     except (OSError, ValueError):
         return False

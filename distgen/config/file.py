@@ -8,18 +8,40 @@ import os
 import re
 import tomllib
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic_core import ErrorDetails
 
-from distgen.errors import ConfigError, suggest
+from distgen.errors import ConfigError, redact, suggest
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=100)]
+NAME, SHA256 = r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", r"^[0-9a-f]{64}$"
+Name = Annotated[str, Field(pattern=NAME, max_length=100)]
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+# What pydantic would say in words of Python, in words of TOML.
+_IN_TOML = {
+    "tuple_type": 'it should be a list, such as ["chr2"]',
+    "model_type": "it should be a table, such as { key = value }",
+    "dict_type": "it should be a table, such as { key = value }",
+    NAME: "a name has letters, digits, dots, underscores, + and -, and begins with a letter or a digit",
+    SHA256: "it should be 64 hexadecimal digits in lower case",
+}
+
+
+class TableError(ValueError):
+    """What a validator of a table refuses, at a key below that table."""
+
+    def __init__(self, problem: str, *keys: int | str):
+        super().__init__(problem)
+        self.keys = keys
 
 
 class Section(BaseModel):
@@ -47,7 +69,10 @@ class File(Section):
 
     def resolve(self, path: str, key: str) -> Path:
         """The path that stands at a key, made absolute; $NAME stands for an environment variable."""
-        return (self._folder / Path(self.expand(path, key)).expanduser()).resolve()
+        expanded = self.expand(path, key)
+        if "://" in expanded:
+            raise self.error(key, f"{expanded} is a URI, and only a path on this machine can stand here")
+        return (self._folder / Path(expanded).expanduser()).resolve()
 
     def expand(self, text: str, key: str) -> str:
         """What stands at a key, with environment variables put in for their $NAMEs.
@@ -65,17 +90,22 @@ class File(Section):
         """The error to raise for a value that only turned out to be wrong after parsing."""
         kind = type(self).__name__.lower()
         keys: list[int | str] = [int(part) if part.isdigit() else part for part in key.split(".")]
-        return ConfigError(f"{kind} {_place(self._path, self._text, keys)}: {redact(problem)}")
+        return ConfigError(f"{kind} {_place(self._path, self._text, keys)}: {redact(problem)}", placed=True)
+
+    @contextmanager
+    def at(self, key: str) -> Iterator[None]:
+        """What is raised here about arguments that stand below a key is raised with the file, the line and the key."""
+        try:
+            yield
+        except ConfigError as error:
+            if error.placed:
+                raise
+            raise self.error(f"{key}.{error.key}" if error.key else key, error.problem) from None
 
 
 def source_name(source: str) -> str:
     """The file name at the end of a path or of a URI, whose query is no part of it."""
     return redact(source).rsplit("/", 1)[-1]
-
-
-def redact(text: str) -> str:
-    """A text without what may be secret in its URIs: user, password and query (RFC 3986, 3.2.1 and 3.4)."""
-    return re.sub(r"""([A-Za-z][\w+.-]*://)(?:[^\s"'/?]*@)?([^\s"'?]*)(?:\?[^\s"']*)?""", r"\1\2", text)
 
 
 F = TypeVar("F", bound=File)
@@ -95,7 +125,7 @@ def read(path: str | Path, schema: type[F], overrides: list[str] | None = None) 
     path = Path(path)
     kind = schema.__name__.lower()
     try:
-        text = path.read_bytes().decode()
+        text = path.read_bytes().decode("utf-8-sig")  # editors on Windows put a mark first
         table = tomllib.loads(text)
     except FileNotFoundError:
         near = sorted(str(other) for other in path.parent.glob("*.toml"))
@@ -141,24 +171,27 @@ def _explain(
     # A misspelled key is also a missing one: the spelling is what helps.
     first, *more = sorted(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
     keys = _keys(first["loc"], table)
-    where, given = _place(path, text, keys), first["input"]
+    where = _place(path, text, [*keys, *getattr(first.get("ctx", {}).get("error"), "keys", ())])
+    others = f" (and {len(more)} more)" if more else ""
+    return f"{kind} {where}: {redact(_problem(first, keys, schema))}{others}"
+
+
+def _problem(first: ErrorDetails, keys: list[int | str], schema: type[BaseModel]) -> str:
+    given, context = first["input"], first.get("ctx", {})
     if first["type"] == "extra_forbidden":
-        problem = f'there is no key "{keys[-1]}" here. {suggest(str(keys[-1]), _fields(schema, first["loc"]))}'
-    elif first["type"] == "missing":
-        problem = f'"{keys[-1]}" is missing'
-    elif first["type"] in ("literal_error", "union_tag_invalid"):
-        context = first["ctx"]
+        return f'there is no key "{keys[-1]}" here. {suggest(str(keys[-1]), _fields(schema, first["loc"]))}'
+    if first["type"] == "missing":
+        return f'"{keys[-1]}" is missing'
+    if first["type"] in ("literal_error", "union_tag_invalid"):
         expected = str(context.get("expected") or context.get("expected_tags"))
         choices = re.findall(r"'([^']*)'", expected) or [expected]
         word = given if first["type"] == "literal_error" else context["tag"]
-        problem = f'"{word}" is none of the choices. {suggest(str(word), choices)}'
-    else:
-        problem = first["msg"].removeprefix("Value error, ")
-        problem = problem[0].lower() + problem[1:]
-        if not isinstance(given, dict):
-            problem += f", not {json.dumps(given, default=str)}"
-    others = f" (and {len(more)} more)" if more else ""
-    return f"{kind} {where}: {redact(problem)}{others}"
+        return f'"{word}" is none of the choices. {suggest(str(word), choices)}'
+    if first["type"] == "tuple_type" and isinstance(given, dict):
+        return f"there may be several: write [[{keys[-1]}]]"
+    problem = first["msg"].removeprefix("Value error, ")
+    problem = _IN_TOML.get(context.get("pattern", first["type"]), problem[0].lower() + problem[1:])
+    return problem if isinstance(given, dict) else f"{problem}, not {json.dumps(given, default=str)}"
 
 
 def _keys(location: tuple[int | str, ...], table: Any) -> list[int | str]:

@@ -12,8 +12,19 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
-from distgen.config.file import File, Name, NotNegative, Positive, Section, Share, Strings, redact, source_name
-from distgen.errors import ConfigError, suggest
+from distgen.config.file import (
+    SHA256,
+    File,
+    Name,
+    NotNegative,
+    Positive,
+    Section,
+    Share,
+    Strings,
+    TableError,
+    source_name,
+)
+from distgen.errors import ConfigError, redact, suggest
 
 SCHEMES = ("s3", "gs", "az", "https", "http")  # of remote sources
 
@@ -25,7 +36,7 @@ KINDS = {
     "annotation": (".gtf", ".gff", ".gff3"),
     "intervals": (".bed", ".narrowPeak", ".broadPeak"),
     "signal": (".bw", ".bigwig", ".bigWig", ".bedgraph", ".bedGraph", ".bg", ".bdg"),
-    "alignments": (".bam", ".cram", ".fragments.tsv", "fragments.tsv"),
+    "alignments": (".bam", ".cram", "fragments.tsv"),
 }
 # Which keys of a track belong to which kind.
 _ONLY = {
@@ -42,7 +53,7 @@ class Assembly(Section):
 
     name: Name
     fasta: str
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    sha256: Annotated[str, Field(pattern=SHA256)] | None = None
 
 
 class ContigRules(Section):
@@ -108,11 +119,15 @@ class Track(Section):
         """The kind from the source's name; refuses keys of another kind, which would do nothing."""
         if not isinstance(table, dict) or "source" not in table:
             return table
-        source = table["source"] if isinstance(table["source"], str) else (list(table["source"]) or [""])[0]
-        stem = re.sub(r"\.(gz|bgz)$", "", source_name(str(source)))
+        source = table["source"]
+        if isinstance(source, (list, tuple)) and source:
+            source = source[0]
+        if not isinstance(source, str):
+            raise TableError('it should be a path, or a list of paths, such as ["a.bw", "b.bw"]', "source")
+        stem = re.sub(r"\.(gz|bgz)$", "", source_name(source))
         kind = table.get("kind") or next((k for k, ends in KINDS.items() if stem.endswith(ends)), None)
         if kind is None:
-            raise ValueError(f'kind is missing: "{redact(str(source))}" does not tell it. {suggest("", KINDS)}')
+            raise ValueError(f'kind is missing: "{redact(source)}" does not tell it. {suggest("", KINDS)}')
         if kind in _ONLY:
             for key in set().union(*_ONLY.values()) - _ONLY[kind]:
                 if key in table:
@@ -225,6 +240,10 @@ class Split(Section):
             raise ValueError("block_bp belongs to fraction and folds")
         return self
 
+    def called(self, name: str) -> list[str]:
+        """What the splits are called that this table makes under its own name."""
+        return [f"{name}-{number}" for number in range(self.folds)] if self.folds else [name]
+
     @property
     def drawn(self) -> bool:
         """The parts are drawn: a fraction or folds."""
@@ -244,7 +263,7 @@ class MatrixTable(Section):
     missing: Literal["refuse", "drop"] = "refuse"
 
 
-class Variants(Section):
+class VariantsTable(Section):
     """Substitutions of single bases from a VCF or BCF file, with the genotypes of `samples` (the sites alone if there
     are none). What is no substitution is refused, or counted and left out (`indels = "skip"`)."""
 
@@ -254,7 +273,7 @@ class Variants(Section):
     indels: Literal["refuse", "skip"] = "refuse"
 
     @model_validator(mode="after")
-    def _check(self) -> Variants:
+    def _check(self) -> VariantsTable:
         if len(set(self.samples)) < len(self.samples):
             raise ValueError("samples must differ")
         return self
@@ -348,7 +367,7 @@ class Recipe(File):
     contigs: ContigRules = ContigRules()
     track: Annotated[tuple[Track, ...], Field(strict=False)] = ()
     matrix: Annotated[tuple[MatrixTable, ...], Field(strict=False)] = ()
-    variants: Annotated[tuple[Variants, ...], Field(strict=False)] = ()
+    variants: Annotated[tuple[VariantsTable, ...], Field(strict=False)] = ()
     split: Split = Split()
     splits: dict[Name, Split] = Field(default_factory=dict)
     _fetch: Callable[[str], Path] | None = PrivateAttr(default=None)
@@ -357,16 +376,29 @@ class Recipe(File):
     def _check(self) -> Recipe:
         if (self.assembly is None) == (self.sequences is None):
             raise ValueError("give [assembly] or [sequences]: a store is made of one of the two")
-        for what, tables in (("tracks", self.track), ("matrices", self.matrix), ("variants", self.variants)):
+        several = (("track", "tracks", self.track), ("matrix", "matrices", self.matrix))
+        for kind, what, tables in (*several, ("variants", "variants", self.variants)):
             names = [table.name for table in tables]
             if twice := [name for name, count in Counter(names).items() if count > 1]:
-                raise ValueError(f'two {what} are called "{twice[0]}"')
+                row = max(row for row, name in enumerate(names) if name == twice[0])
+                raise TableError(f'two {what} are called "{twice[0]}"', kind, row, "name")
         if "default" in self.splits:
             raise ValueError("the split called default is [split]")
+        made = Counter(
+            fold for name, split in {"default": self.split, **self.splits}.items() for fold in split.called(name)
+        )
+        if twice := [name for name, count in made.items() if count > 1]:
+            raise ValueError(f'two splits are called "{twice[0]}", one of them for its folds: give one another name')
         if self.sequences and self.contigs != ContigRules():
             raise ValueError("[contigs] is about an assembly; a table of sequences is taken whole")
         if self.sequences and self.sequences.is_split and self.split != Split(homology=self.split.homology):
             raise ValueError("[sequences] says the parts already; but for homology, splits go to [splits.NAME]")
+        for name, split in {"default": self.split, **self.splits}.items():
+            own = name == "default" and self.sequences is not None and self.sequences.is_split
+            if split.homology and not (own or split.drawn or split.valid or split.test):
+                keys = ("split",) if name == "default" else ("splits", name)
+                problem = "what resembles valid or test is taken from other parts: name one of these, or draw a fraction or folds"
+                raise TableError(problem, *keys, "homology")
         for split in (self.split, *self.splits.values()) if self.sequences else ():
             given = split.homology.model_fields_set if split.homology else set()
             if useless := given & ({"tile", "neighbours", "action"} if split.drawn else {"tile", "neighbours"}):

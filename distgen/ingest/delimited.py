@@ -26,7 +26,7 @@ from distgen.genome import Int64
 from distgen.ingest.lines import LONGEST, read_lines
 
 BLOCK = 1 << 22
-MISSING = ("", "na", "n/a", "nan", "null")
+_NOTHING = ("", "na", "n/a", "nan", "null")
 _FASTA = ("id", "label", "split")
 
 
@@ -44,16 +44,20 @@ class Rows:
     lines: Int64
     columns: list[pl.Series]
 
+    def where(self, row: int) -> str:
+        """Where a row stands, for messages."""
+        return f"{self.path}:{self.lines[row]}"
+
     def refuse(self, bad: npt.ArrayLike, values: pl.Series, what: str) -> None:
         """Raise SourceError for the first row of a mask (n,), if there is one, with its value."""
         if (rows := np.flatnonzero(bad)).size:
             value = str(values[int(rows[0])])
-            raise SourceError(f'{self.path}:{self.lines[rows[0]]}: "{value[:40]}" {what}')
+            raise SourceError(f'{self.where(rows[0])}: "{value[:40]}" {what}')
 
 
 def is_missing(values: pl.Series) -> pl.Series:
     """Where a field holds no value: empty, NA, N/A, NaN or null, in any case."""
-    return values.str.to_lowercase().is_in(MISSING)
+    return values.str.to_lowercase().is_in(_NOTHING)
 
 
 def numbers(rows: Rows, values: pl.Series) -> npt.NDArray[np.float32]:
@@ -69,7 +73,7 @@ def numbers(rows: Rows, values: pl.Series) -> npt.NDArray[np.float32]:
     return found
 
 
-def read_columns(path: Path, wanted: Sequence[str | int], block: int = BLOCK) -> Iterator[Rows]:
+def read_named(path: Path, wanted: Sequence[str | int], block: int = BLOCK) -> Iterator[Rows]:
     """Some columns of a table: by name, or by 0-based number if the file has no header.
 
     Raises:

@@ -1,6 +1,6 @@
 """FASTA to headers and letters, and where in the text each of them stands.
 
-Accepted: plain or gzip; LF or CRLF; wrapped, unwrapped and blank lines; blanks and tabs in lines; any
+Accepted: plain or gzip; a byte order mark; LF or CRLF; wrapped, unwrapped and blank lines; blanks and tabs in lines; any
 case (lower case is the soft mask); all IUPAC letters (other than ACGTU they become ambiguous), "-" and
 "." (ambiguous). U is read as T. A leading ";" comment, other characters, a contig without sequence, a
 name that comes twice, and text before the first ">" are refused with file, line and contig.
@@ -8,10 +8,13 @@ name that comes twice, and text before the first ">" are refused with file, line
 
 from __future__ import annotations
 
+import base64
 import re
+from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from distgen.errors import SourceError
 from distgen.ingest.open import content_size, read_blocks
@@ -20,10 +23,10 @@ from distgen.ingest.packing import is_letter
 _BLANK = b" \t\r\n"
 BLOCK = 1 << 20  # so small that what is read is packed before it leaves the processor's second cache
 _LONGEST_HEADER = 1 << 16
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """One ">" line: the contig's name, its other name or "", and the bytes of text before the line."""
 
     name: str
@@ -31,8 +34,7 @@ class Header:
     position: int
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """A place in the text of a FASTA file from which reading can go on.
 
     Args:
@@ -48,8 +50,10 @@ class Place:
     bases: int = 0
 
 
-@dataclass(frozen=True)
-class Letters:
+_BEGINNING = Place()
+
+
+class Letters(NamedTuple):
     """Some letters of a contig without blanks, the text they come from, and where it begins."""
 
     letters: bytes
@@ -59,7 +63,7 @@ class Letters:
 
 def read_fasta(
     path: Path,
-    start: Place = Place(),
+    start: Place = _BEGINNING,
     block: int = BLOCK,
     stop: int | None = None,
 ) -> Iterator[Header | Letters]:
@@ -81,6 +85,11 @@ def read_fasta(
     for data in read_blocks(path, block, start.position, stop):
         data, rest = rest + data, b""
         cursor = 0
+        if at.position == 0 and _BYTE_ORDER_MARK.startswith(data[:3]):
+            if len(data) < 3:
+                rest = data
+                continue
+            cursor, at = 3, at._replace(position=3)
         while cursor < len(data):
             if at.fresh and data.startswith(b">", cursor):
                 end = data.find(b"\n", cursor)
@@ -99,7 +108,7 @@ def read_fasta(
             end = data.find(b">", cursor)
             text = data if cursor == 0 and end < 0 else data[cursor : end if end >= 0 else len(data)]
             letters = text.replace(b"\n", b"")
-            if any(blank in letters for blank in (b"\r", b" ", b"\t")):
+            if b"\r" in letters or b" " in letters or b"\t" in letters:
                 letters = letters.translate(None, _BLANK)
             if letters and at.header is None:
                 bad = at.position + len(text) - len(text.lstrip(_BLANK))
@@ -117,7 +126,7 @@ def read_fasta(
                 name = at.header.name if at.header else ""
                 raise refusal(path, at.position, f'">" inside a line of contig "{name}"')
             cursor = len(data) if end < 0 else end
-    if rest:
+    if rest.startswith(b">"):
         yield parse_header(path, rest[1:], at.position)
     elif at.header is None and stop is None:
         raise SourceError(f"{path}: the file is empty; a FASTA file begins with a line such as >chr1")
@@ -129,7 +138,7 @@ def parse_header(path: Path, text: bytes, position: int) -> Header:
     if not words:
         raise refusal(path, position, 'a header without a name; write ">name"')
     # NCBI's old style >gi|110640213|ref|NC_008253.1| is known by its accession.
-    old = re.fullmatch(r"(?:gi\|\d+\|)?(?:ref|gb|emb|dbj|tpg)\|([\w.]+)\|?\w*", words[0])
+    old = "|" in words[0] and re.fullmatch(r"(?:gi\|\d+\|)?(?:ref|gb|emb|dbj|tpg)\|([\w.]+)\|?\w*", words[0])
     return Header(old[1], words[0], position) if old else Header(words[0], "", position)
 
 
@@ -145,10 +154,12 @@ def strange(path: Path, held: Iterable[Letters]) -> SourceError:
     raise AssertionError("all letters are IUPAC letters")
 
 
-def refuse_doubles(path: Path, headers: Iterable[Header]) -> None:
+def refuse_doubles(path: Path, contigs: Listing) -> None:
     """Raises SourceError if two contigs have one name."""
+    if len(set(contigs.names)) == len(contigs):
+        return
     seen: dict[str, int] = {}
-    for header in headers:
+    for header in sorted((header for header, _ in contigs), key=lambda header: header.position):
         if header.name in seen:
             first = _line(path, seen[header.name])
             problem = f'contig "{header.name}" comes a second time (first in line {first})'
@@ -178,15 +189,65 @@ _MARK = 1 << 24  # bytes of text between two places at which a reader may begin
 
 
 @dataclass(frozen=True)
+class Listing:
+    """Headers and bases of contigs, a column each: as objects, 10^6 scaffolds would take most of a gigabyte."""
+
+    names: list[str] = field(default_factory=list)
+    aliases: list[str] = field(default_factory=list)
+    positions: array[int] = field(default_factory=lambda: array("q"))
+    bases: array[int] = field(default_factory=lambda: array("q"))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[tuple[Header, int]]:
+        return ((Header(*header), bases) for *header, bases in zip(*self._columns, strict=True))
+
+    @property
+    def _columns(self) -> tuple[Any, ...]:
+        return self.names, self.aliases, self.positions, self.bases
+
+    def header(self, number: int) -> Header:
+        """The header of one."""
+        return Header(self.names[number], self.aliases[number], self.positions[number])
+
+    def add(self, header: Header, bases: int = 0) -> None:
+        """One more at the end."""
+        self.names.append(header.name)
+        self.aliases.append(header.alias)
+        self.positions.append(header.position)
+        self.bases.append(bases)
+
+    def extend(self, more: Listing) -> None:
+        """All of another at the end."""
+        for column, values in zip(self._columns, more._columns, strict=True):
+            column.extend(values)
+
+    def __getitem__(self, some: slice) -> Listing:
+        return Listing(*(column[some] for column in self._columns))
+
+    def to_json(self) -> list[str]:
+        """As `from_json` reads it; names hold no ends of lines."""
+        numbers = (base64.b64encode(column.tobytes()).decode() for column in (self.positions, self.bases))
+        return ["\n".join(self.names), "\n".join(self.aliases), *numbers]
+
+    @classmethod
+    def from_json(cls, saved: list[str]) -> Listing:
+        names, aliases = (column.split("\n") for column in saved[:2])
+        positions, bases = (array("q", base64.b64decode(column)) for column in saved[2:])
+        return cls(names, aliases, positions, bases) if positions else cls()
+
+
+@dataclass(frozen=True)
 class Index:
     """The contigs of a FASTA file with their lengths, and places at which reading may begin.
 
     Args:
-        contigs: header and bases of each, in the file's order.
+        contigs: in the file's order.
         marks: places inside contigs, in the file's order, with the number of the contig each lies in.
     """
 
-    contigs: list[tuple[Header, int]]
+    contigs: Listing
     marks: list[tuple[int, Place]]
 
 
@@ -196,13 +257,14 @@ def scan_fasta(path: Path, begin: int = 0, end: int | None = None) -> Index:
     In a part that is not the first, a contig without a name stands for the one that had begun before.
     """
     unnamed = Header("", "", begin)
-    index = Index([(unnamed, 0)] if begin else [], [])
+    index = Index(Listing(), [])
+    if begin:
+        index.contigs.add(unnamed)
     for event in read_fasta(path, Place(begin, True, unnamed if begin else None), stop=end):
         if isinstance(event, Header):
-            index.contigs.append((event, 0))
+            index.contigs.add(event)
             continue
-        header, bases = index.contigs[-1]
-        index.contigs[-1] = header, bases + len(event.letters)
+        index.contigs.bases[-1] += len(event.letters)
         if not index.marks or event.place.position - index.marks[-1][1].position >= _MARK:
             index.marks.append((len(index.contigs) - 1, event.place))
     return index
@@ -210,20 +272,20 @@ def scan_fasta(path: Path, begin: int = 0, end: int | None = None) -> Index:
 
 def join(parts: Iterable[Index]) -> Index:
     """The index of a file from those of its parts, in order."""
-    whole = Index([], [])
+    whole = Index(Listing(), [])
     for part in parts:
-        contigs, first, before = list(part.contigs), len(whole.contigs), 0
-        goes_on = bool(contigs) and contigs[0][0].name == ""
-        if goes_on and whole.contigs:
-            header, before = whole.contigs.pop()
-            contigs[0] = header, before + contigs[0][1]
+        contigs, first, before = part.contigs, len(whole.contigs), 0
+        if len(contigs) and contigs.names[0] == "":  # what had begun before; or blank lines before the first header
             first -= 1
-        elif goes_on:  # blank lines before the first header
-            contigs, first = contigs[1:], -1
+            if first >= 0:
+                before = whole.contigs.bases[first]
+                whole.contigs.bases[first] += contigs.bases[0]
+            contigs = contigs[1:]
         whole.contigs.extend(contigs)
         for number, place in part.marks:
             bases = place.bases + (before if number == 0 else 0)
-            whole.marks.append((first + number, replace(place, header=whole.contigs[first + number][0], bases=bases)))
+            header = whole.contigs.header(first + number)
+            whole.marks.append((first + number, place._replace(header=header, bases=bases)))
     return whole
 
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from distgen.config import TIMEOUTS, redact
-from distgen.errors import ConfigError, DistgenError, RemoteError, SourceError, suggest
+from distgen.config import TIMEOUTS
+from distgen.errors import ConfigError, DistgenError, RemoteError, SourceError, redact, suggest
 from distgen.ingest.open import blake3
 
 if TYPE_CHECKING:
@@ -366,7 +366,7 @@ def locate(place: str | Path | Object) -> Place:
         return place
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/(/?)", str(place))
     if match is None or (not match[2] and match[1] not in SCHEMES):
-        return Path(place)
+        return Path(place).expanduser()
     text, shown = str(place), redact(str(place))
     if not match[2]:
         raise ConfigError(f"{shown}: a URI is given as a string; as a path it has lost a slash")

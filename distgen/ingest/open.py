@@ -1,4 +1,4 @@
-"""Open a source file, whatever its compression; damage is reported by name."""
+"""Open a source file: plain, gzip or bgzip; bzip2, xz, zstd and zip are refused, and damage is reported, by name."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def is_gzip(path: Path) -> bool:
     Raises:
         SourceError: it is compressed in another way.
     """
-    with _explained(path), path.open("rb") as raw:
+    with explained(path), path.open("rb") as raw:
         head = raw.read(6)
     for magic, name in _NOT_READ.items():
         if head.startswith(magic):
@@ -72,7 +72,7 @@ def read_blocks(path: Path, block: int = BLOCK, start: int = 0, stop: int | None
         SourceError: no such file, not readable, or a gzip stream that is cut short or damaged.
     """
     gzipped = is_gzip(path)
-    with _explained(path), path.open("rb") as raw:
+    with explained(path), path.open("rb") as raw:
         if not gzipped:
             raw.seek(start)
             while data := raw.read(block if stop is None else min(block, stop - start)):
@@ -86,8 +86,8 @@ def read_blocks(path: Path, block: int = BLOCK, start: int = 0, stop: int | None
             number = int(np.searchsorted(blocks[1], start, side="right")) - 1
             raw.seek(int(blocks[0][number]))
             start -= int(blocks[1][number])
+        place = raw.tell()  # before its thread begins to read
         stream: io.BufferedReader = igzip_threaded.open(raw, "rb")
-        place = raw.tell()
         with stream:
             while start and (skipped := stream.read(min(start, block))):
                 start -= len(skipped)
@@ -108,7 +108,7 @@ def content_size(path: Path) -> int | None:
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file as it lies there (compressed bytes, not content): what published lists state."""
-    with _explained(path), path.open("rb") as file:
+    with explained(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -116,7 +116,7 @@ def blake3(path: Path) -> str:
     """The BLAKE3 of a file as it lies there: what tells one version of a source from another, five times as fast."""
     from blake3 import blake3
 
-    with _explained(path), path.open("rb", buffering=0) as file:
+    with explained(path), path.open("rb", buffering=0) as file:
         digest, buffer = blake3(), bytearray(1 << 20)
         while size := file.readinto(buffer):
             digest.update(memoryview(buffer)[:size])
@@ -134,7 +134,7 @@ def _refuse_cut_bgzip(raw: io.BufferedReader) -> None:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
     """Whatever goes wrong with a file becomes a SourceError that names it."""
     try:
         yield

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from distgen.genome import ALIGNMENT, AMBIGUOUS
+from distgen.genome import ALIGNMENT, AMBIGUOUS, Bits, Bytes
 from distgen.ingest.compiled import compiled
-
-Bytes = npt.NDArray[np.uint8]
 
 IUPAC = b"RYSWKMBDHVN.-"  # what may stand for a base that is not known; "." and "-" are gaps
 _INVALID = 255
@@ -59,6 +57,24 @@ def pack_codes(codes: Bytes) -> Bytes:
 def pack_flags(flags: npt.NDArray[np.bool_]) -> Bytes:
     """Flags (n,) to 1 bit each."""
     return np.packbits(flags, bitorder="little")
+
+
+class Plane(Protocol):
+    """A packed plane, of which stretches of bytes can be had."""
+
+    def __getitem__(self, stretch: slice, /) -> Any: ...
+
+
+def codes_between(sequence: Plane, ambiguous: Plane, start: int, end: int) -> Bytes:
+    """The codes uint8 (end - start,) of the bases [start, end) of two planes; ambiguous ones are 4."""
+    codes: Bytes = unpack_codes(sequence[start // 4 : -(-end // 4)])[start % 4 :][: end - start]
+    codes[flags_between(ambiguous, start, end)] = AMBIGUOUS
+    return codes
+
+
+def flags_between(plane: Plane, start: int, end: int) -> Bits:
+    """The flags bool (end - start,) of the bases [start, end) of a plane of 1 bit."""
+    return np.unpackbits(plane[start // 8 : -(-end // 8)], bitorder="little")[start % 8 :][: end - start].view(np.bool_)
 
 
 def unpack_codes(packed: Bytes) -> Bytes:

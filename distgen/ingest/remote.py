@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distgen.config import digest, redact, source_name
-from distgen.errors import SourceError
+from distgen.config import digest, source_name
+from distgen.errors import SourceError, redact
 from distgen.ingest.objects import RANGE, ChangedError, Object, ShortError, stream
 from distgen.ingest.open import sha256 as sha256_of
 
@@ -136,6 +136,8 @@ class _Fetch:
         from obstore.exceptions import NotSupportedError
 
         size, count = self._remote.size, -(-self._remote.size // RANGE)
+        if not self._part.exists() or self._part.stat().st_size != size:
+            self._finished.unlink(missing_ok=True)  # its marks stand for bytes that are not there
         done = self._finished.read_bytes().ljust(count, b"\0") if self._finished.exists() else bytes(count)
         missing = [number for number in range(count) if not done[number]]
         needed = min(len(missing) * RANGE, size)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,13 +17,12 @@ import numpy.typing as npt
 import polars as pl
 
 from distgen.errors import ConfigError, SourceError, some, suggest
-from distgen.genome import Int64
-from distgen.ingest.delimited import BLOCK, Rows, is_missing, numbers, read_columns, read_table
+from distgen.genome import MISSING, Int64
+from distgen.ingest.delimited import BLOCK, Rows, is_missing, numbers, read_named, read_table
 from distgen.ingest.packing import CODES
 
 Kind = Literal["binary", "classes", "multilabel", "regression"]
 Files = Mapping[str, Path | Mapping[str, Path]]
-MISSING_BIT = 255
 NONE = "-"
 _MOST_CLASSES = 1 << 16
 _NUMBER = re.compile(r"[-+]?\d+(\.\d*)?")
@@ -35,6 +34,7 @@ class SequenceBlock:
 
     Args:
         ids: (n,), what the id column says, or "file:line". Nobody checks that they are unique.
+        where: of a row, where it stands, for messages: "path:line", or the window it comes from.
         parts: (n,), the part of the split that each row belongs to.
         letters: uint8 (letters,), the sequences one after another in ASCII, in the case of the file.
         offsets: int64 (n + 1,), where each sequence begins in `letters`, and the end of the last.
@@ -45,6 +45,7 @@ class SequenceBlock:
     """
 
     ids: list[str]
+    where: Callable[[int], str]
     parts: list[str]
     letters: npt.NDArray[np.uint8]
     offsets: Int64
@@ -54,7 +55,7 @@ class SequenceBlock:
 
 
 @dataclass(frozen=True)
-class Matrix:
+class MatrixFile:
     """Values by identifier and condition, read when asked for.
 
     Args:
@@ -132,6 +133,7 @@ def read_sequences(
             encoded = _bits(rows, values, names if kind == "binary" else ("0", "1"))
         yield SequenceBlock(
             [f"{rows.path.name}:{line}" for line in rows.lines] if id is None else ids.to_list(),
+            rows.where,
             [part] * len(rows.lines) if part else parts.to_list(),
             letters,
             offsets,
@@ -164,11 +166,11 @@ def _labelled(
     """The part, and the columns asked for, the labels last; in a file of one class that is its name."""
     for part, entry in files.items():
         if isinstance(entry, Path):
-            for rows in read_columns(entry, (*others, *labels), block):
+            for rows in read_named(entry, (*others, *labels), block):
                 yield part, rows
             continue
         for name, path in entry.items():
-            for rows in read_columns(path, others, block):
+            for rows in read_named(path, others, block):
                 constant = pl.Series([name]).new_from_index(0, len(rows.lines))
                 yield part, Rows(path, rows.lines, [*rows.columns, constant])
 
@@ -181,7 +183,7 @@ def _letters(rows: Rows, text: pl.Series) -> tuple[npt.NDArray[np.uint8], Int64]
         row = int(np.searchsorted(offsets, at, side="right")) - 1
         letter = text[row].encode()[at - offsets[row] :].decode(errors="replace")[0]
         raise SourceError(
-            f"{rows.path}:{rows.lines[row]}: {letter!r}, letter {at - offsets[row] + 1} of the sequence, "
+            f"{rows.where(row)}: {letter!r}, letter {at - offsets[row] + 1} of the sequence, "
             "is no IUPAC nucleotide letter"
         )
     return np.frombuffer(joined, np.uint8), offsets
@@ -200,7 +202,7 @@ def _names(kind: Kind, separator: str, blocks: Iterator[Rows]) -> tuple[str, ...
         table = table.unique("label", keep="first", maintain_order=True)
         for row, value in table.filter(~is_missing(table["label"])).iter_rows():
             for name in _parts(value, separator) if kind == "multilabel" else [value]:
-                where.setdefault(name, f"{rows.path}:{rows.lines[row]}")
+                where.setdefault(name, rows.where(row))
                 if not name:
                     raise SourceError(f'{where[name]}: "{value}" has an empty name beside a "{separator}"')
         if len(where) > _MOST_CLASSES:
@@ -225,7 +227,7 @@ def _plain(labels: pl.Series) -> pl.Series:
 
 
 def _bits(rows: Rows, values: list[pl.Series], pair: tuple[str, ...]) -> npt.NDArray[np.uint8]:
-    codes = np.full((len(rows.lines), len(values)), MISSING_BIT, np.uint8)
+    codes = np.full((len(rows.lines), len(values)), MISSING, np.uint8)
     for column, text in enumerate(values):
         known, missing = _number(_plain(text), pair), is_missing(text).to_numpy()
         rows.refuse((known < 0) & ~missing, text, f"is neither {pair[0]} nor {pair[1]}")
@@ -239,7 +241,7 @@ def _many(labels: pl.Series, names: tuple[str, ...], separator: str) -> npt.NDAr
     table = np.zeros((len(combinations), len(names)), np.uint8)
     for row, missing in enumerate(is_missing(pl.Series(combinations))):
         table[row, [] if missing else [order[name] for name in _parts(combinations[row], separator)]] = 1
-        table[row] |= MISSING_BIT * missing
+        table[row] |= MISSING * missing
     return table[_number(labels, combinations)]
 
 
@@ -256,7 +258,7 @@ def _parts(text: str, separator: str) -> list[str]:
 # ---- matrices ---------------------------------------------------------------------------------
 
 
-def read_matrix(path: Path, block: int = BLOCK) -> Matrix:
+def read_matrix(path: Path, block: int = BLOCK) -> MatrixFile:
     """A table of numbers by identifier (first column) and condition (header).
 
     Args:
@@ -280,7 +282,7 @@ def read_matrix(path: Path, block: int = BLOCK) -> Matrix:
         raise SourceError(
             f"{path}: the header must name each condition once; it has {', '.join(conditions[:8]) or 'none'}"
         )
-    return Matrix(path, tuple(lines), conditions, block)
+    return MatrixFile(path, tuple(lines), conditions, block)
 
 
 def join(found: Sequence[str], wanted: Sequence[str], where: str) -> Int64:

@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from distgen.errors import SourceError, suggest
-from distgen.genome import ALIGNMENT, Int64
+from distgen.genome import ALIGNMENT, Bytes, Int64
 
-Bytes = npt.NDArray[np.uint8]
 SIGNATURE = 0x1A412743
 
 

@@ -23,11 +23,10 @@ import numpy as np
 import numpy.typing as npt
 
 from distgen.errors import ConfigError, SourceError, suggest
-from distgen.genome import BASES, Contigs, Int64
+from distgen.genome import BASES, Bytes, Contigs, Int64
 from distgen.ingest.open import read_blocks
 from distgen.ingest.packing import CODES
 
-Bytes = npt.NDArray[np.uint8]
 Reference = Callable[[int, Int64], Bytes]
 _RECORDS = 1 << 16
 _REF_LETTERS = 1 << 22
@@ -86,17 +85,17 @@ def read_variants(
     Raises:
         ConfigError: a sample is not in the file.
         SourceError: the file is damaged, a record leaves its contig, REF is not the assembly's, or what cannot be
-            represented is not to be skipped; names file and contig:position (1-based, as the file has it).
+            represented is not to be skipped, or there are no records; names file and contig:position (1-based, as the file has it).
     """
     vcf = _open(path, samples)
     columns = [vcf.samples.index(name) for name in samples] if samples else None
     names, lengths = _declared(path, vcf)
     rows = _rows(path, contigs, names, lengths)
     most = min(records, max(1, _ALLELES // len(columns))) if columns else records
-    sites, order = _Sites(path, indels, columns), _Order()
+    sites, order, empty = _Sites(path, indels, columns), _Order(), True
     for variant in _records(path, vcf):
         name, start = variant.CHROM, variant.start
-        sites.counts["records"] += 1
+        sites.counts["records"], empty = sites.counts["records"] + 1, False
         sites.counts["unsorted"] += order.steps_back(name, start)
         if name not in rows:  # the header need not declare every contig
             names, lengths = [*names, name], [*lengths, -1]
@@ -109,6 +108,8 @@ def read_variants(
         if sites.counts["records"] >= most or sites.letters > _REF_LETTERS:
             yield sites.block(reference)
             sites = _Sites(path, indels, columns)
+    if empty:
+        raise SourceError(f"{path}: the file holds no variants below its header")
     if sites.counts["records"]:
         yield sites.block(reference)
 
@@ -273,7 +274,9 @@ def _kind(ref: str, alt: str) -> str | None:
 
 def _open(path: Path, samples: Sequence[str] | None) -> Any:
     from cyvcf2 import VCF
+    from cyvcf2.cyvcf2 import set_htslib_log_level
 
+    set_htslib_log_level(0)  # what is wrong is raised; what htslib only wonders about is no matter
     next(read_blocks(path, 1), b"")  # says what is wrong with a file that is not there or cut short
     try:
         vcf = VCF(str(path))

@@ -93,14 +93,15 @@ class GenomeLoader:
         target_length = window if target_length is None else target_length
         stride = target_length if stride is None else stride
         if target_length > window:
-            raise ConfigError(f"data.target_length: {target_length} is more than the window of {window}")
+            raise ConfigError(f"{target_length} is more than the window of {window}", key="target_length")
         if (window - target_length) % 2:
             raise ConfigError(
-                f"data.target_length: {target_length} does not lie in the middle of a window of {window}. "
-                f"Use {target_length - 1} or {target_length + 1}."
+                f"{target_length} does not lie in the middle of a window of {window}. "
+                f"Use {target_length - 1} or {target_length + 1}.",
+                key="target_length",
             )
         if batch_size < world_size:
-            raise ConfigError(f"data.batch_size: {batch_size} leaves some of {world_size} workers without samples")
+            raise ConfigError(f"{batch_size} leaves some of {world_size} workers without samples", key="batch_size")
         found = [self.store.track(name) for name in tracks]
         geometry = {"target_length": target_length, "stride": stride, "jitter": jitter}
         for track in found:
@@ -109,13 +110,13 @@ class GenomeLoader:
         name, _, part = split.rpartition("/") if split else ("", "", None)
         regions = align(self.store.regions(part, name or "default"), self.store.contigs, self._unit)
         if not len(regions):
-            raise ConfigError(f'data.split: "{split}" has no stretch as long as a bin of {self._unit} bases')
+            raise ConfigError(f'"{split}" has no stretch as long as a bin of {self._unit} bases', key="split")
         self.windows = Tiles(regions, window, target_length, stride)
         self.window, self.target_length, self.batch_size = window, target_length, batch_size
         self.seed, self.strand, self.jitter, self.order, self.last = seed, strand, jitter, order, last
         self.samples = len(self.windows) * (2 if strand == "both" else 1)
         if last == "drop" and self.samples < batch_size:
-            raise ConfigError(f"data.batch_size: {batch_size} is more than the {self.samples} samples of an epoch")
+            raise ConfigError(f"{batch_size} is more than the {self.samples} samples of an epoch", key="batch_size")
         self._rows = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
         self.device = torch.device(device)
         self._placement = place(placement, self.store, self.device)

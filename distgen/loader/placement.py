@@ -111,7 +111,7 @@ def place(name: str, store: Store, device: torch.device) -> Placement:
         return Device(store, device)
     if name == "host":
         return Host(store, device)
-    raise ConfigError(f'there is no placement "{name}". Valid: auto, device, host.')
+    raise ConfigError(f'there is no placement "{name}". Valid: auto, device, host.', key="placement")
 
 
 def _whole(array: Array, device: torch.device) -> Tensor | None:

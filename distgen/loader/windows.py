@@ -69,6 +69,4 @@ def check_geometry(values: dict[str, int], bin_bp: int, track: str) -> None:
         if value % bin_bp:
             below = value // bin_bp * bin_bp
             good = f"{below} or {below + bin_bp}" if below or key == "jitter" else f"{bin_bp}"
-            raise ConfigError(
-                f'data.{key}: {value} is no multiple of track "{track}" with bin_bp {bin_bp}. Use {good}.'
-            )
+            raise ConfigError(f'{value} is no multiple of track "{track}" with bin_bp {bin_bp}. Use {good}.', key=key)

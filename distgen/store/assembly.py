@@ -14,26 +14,29 @@ import numpy as np
 
 from distgen.config import Recipe, digest
 from distgen.errors import StoreError
-from distgen.genome import ALIGNMENT, Contigs
+from distgen.genome import ALIGNMENT, Contigs, Int64
 from distgen.ingest import fasta
 from distgen.ingest.fasta import Header, Index
 from distgen.ingest.open import content_size
 from distgen.ingest.twobit import is_twobit
 from distgen.store import contigs, format, planes
-from distgen.store.contigs import Wanted
+from distgen.store.contigs import Found, Wanted
 from distgen.store.format import Entry
 from distgen.store.planes import PER_BYTE, Packer, Start, plane_layout
 from distgen.store.work import Execute, Part, Progress, Work, in_this_process, link, silent
 
+_RECEIPT = 2  # the form of what a unit says of itself: one that an earlier version left is built again
 _TINY = 1 << 20  # bytes of a source that are packed sooner than handed to a worker
 
 
 @dataclass(frozen=True)
 class Built:
-    """The planes as they were built: the contig table, and the receipts of the units."""
+    """The planes as they were built: the contig table, what it lacks, what became N, and the receipts of the units."""
 
     inputs: str
     contigs: Contigs
+    left_out: dict[str, Any]
+    letters: Int64
     receipts: list[dict[str, Any]]
 
 
@@ -56,19 +59,31 @@ def build(recipe: Recipe, inputs: str, work: Work, progress: Progress, execute: 
         ConfigError, SourceError: the recipe's rules or the source are wrong.
     """
     path = recipe.resolve(recipe.genome.fasta, "assembly.fasta")
-    wanted, unit = Wanted.of(recipe), partial(_unit, inputs)
+    wanted, unit, found = Wanted.of(recipe), partial(_unit, inputs), None
     if path.stat().st_size < _TINY:
         execute = in_this_process
     if is_twobit(path):
         execute(planes.copy_tasks(path, wanted, work, unit), progress)
     else:
-        wanted, starts = _cut(path, wanted, execute, parallel)
+        wanted, starts, index = _cut(path, wanted, execute, parallel)
+        # Of units that were read each from its place, none may have come by a contig that was left out.
+        found = index and _checked(path, Found.of(index.contigs, wanted))
         counts = [*[1] * (len(starts) - 1), None]
         tasks = [partial(_pack, path, wanted, work, unit, s, n) for s, n in zip(starts, counts, strict=True)]
         execute(tasks, progress)
     receipts = _receipts(work, inputs)
-    fasta.refuse_doubles(path, contigs.headers(receipts))
-    return Built(inputs, contigs.table(recipe, wanted, receipts), receipts)
+    found = found or _checked(path, Found.joined(receipts))
+    table, others = contigs.table(recipe, wanted, found), contigs.left_out(wanted, found)
+    return Built(inputs, table, others, contigs.letters(found, receipts), receipts)
+
+
+def _checked(path: Path, found: Found) -> Found:
+    """Refuse names that come twice, and contigs that would be kept but have no sequence."""
+    fasta.refuse_doubles(path, found.everything())
+    for row in np.flatnonzero(np.array(found.kept.bases, np.int64) == 0)[:1].tolist():
+        header = found.kept.header(row)
+        raise fasta.refusal(path, header.position, f'contig "{header.name}" has no sequence')
+    return found
 
 
 def rebuild(recipe: Recipe, inputs: str, work: Work, number: int) -> dict[str, Any]:
@@ -78,7 +93,7 @@ def rebuild(recipe: Recipe, inputs: str, work: Work, number: int) -> dict[str, A
     if is_twobit(path):
         planes.copy_tasks(path, wanted, work, unit)[number](silent)
     else:
-        wanted, _ = _cut(path, wanted, in_this_process, 1)
+        wanted, *_ = _cut(path, wanted, in_this_process, 1)
         _pack(path, wanted, work, unit, Start(flat=number * planes.UNIT), 1, silent)
     return (work.receipt(unit(number)) or {})["arrays"]  # type: ignore[no-any-return]
 
@@ -89,20 +104,20 @@ def shard_path(work: Work, inputs: str, plane: str, number: int) -> Path:
 
 
 def _unit(inputs: str, number: int) -> str:
-    return f"{inputs}-{number}"
+    return f"{inputs}-{_RECEIPT}-{number}"
 
 
-def _cut(path: Path, wanted: Wanted, execute: Execute, parallel: int) -> tuple[Wanted, list[Start]]:
-    """Where to begin to read a FASTA file: at its beginning, or at each unit if it may be cut; and which contigs to
-    keep, if lengths decide it."""
+def _cut(path: Path, wanted: Wanted, execute: Execute, parallel: int) -> tuple[Wanted, list[Start], Index | None]:
+    """Which contigs of a FASTA file to keep, and where to begin to read it: at its beginning, or at each unit if it may be
+    cut; and its index, where that or lengths of contigs need one."""
     cuttable = parallel > 1 and (content_size(path) or 0) > planes.UNIT
     if not cuttable and not wanted.rules.min_length:
-        return wanted, [Start()]
+        return wanted, [Start()], None
     cuts: list[int | None] = [*fasta.cut_lines(path, parallel * 4 if cuttable else 1), None]
     parts = [partial(_scan, path, begin or 0, end) for begin, end in itertools.pairwise(cuts)]
     index = fasta.join(execute(parts, silent))
     wanted = wanted.long_enough(index.contigs)
-    return wanted, _starts(wanted, index) if cuttable else [Start()]
+    return wanted, _starts(wanted, index) if cuttable else [Start()], index
 
 
 def _scan(path: Path, begin: int, end: int | None, progress: Progress) -> Index:
@@ -135,14 +150,13 @@ def _starts(kept: Callable[[Header], bool], index: Index) -> list[Start]:
     """Where each unit begins: the last mark before its first base."""
     sizes = np.array([-(-bases // ALIGNMENT) * ALIGNMENT if kept(header) else 0 for header, bases in index.contigs])
     offsets = np.cumsum(sizes) - sizes
-    rows = np.cumsum(sizes > 0) - 1
     # A mark in a contig that is left out stands for the place where the next one begins.
     flats = [int(offsets[i]) + (place.bases if sizes[i] else 0) for i, place in index.marks]
     starts = []
     for flat in range(0, int(sizes.sum()), planes.UNIT):
         last = max(int(np.searchsorted(flats, flat, side="right")) - 1, 0)
         number, place = index.marks[last]
-        starts.append(Start(place, int(rows[number]), int(offsets[number]), flat) if flat else Start())
+        starts.append(Start(place, int(offsets[number]), flat) if flat else Start())
     return starts
 
 
@@ -168,6 +182,6 @@ def place(built: Built, work: Work, folder: Path) -> dict[str, Entry]:
                 link(shard, folder / plane / layout.key(number))
         arrays[plane] = format.finish_array(folder / plane, layout, [unit["arrays"][plane] for unit in units])
     format.write_group(folder / "contigs", {})
-    for name, column in contigs.columns(built.contigs, units).items():
+    for name, column in contigs.columns(built.contigs, built.letters).items():
         arrays[f"contigs/{name}"] = format.write_array(folder / "contigs" / name, column)
     return arrays

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distgen.config import Recipe
-from distgen.errors import ConfigError
 from distgen.genome import ALIGNMENT, Contigs
 from distgen.ingest.objects import Place
 from distgen.store import assembly, format, sequences, splits
@@ -35,6 +34,8 @@ class Base:
         folder: where they lie.
         arrays: their manifest entries by key.
         labels: what the manifest says of the labels, or None.
+        left_out: what the manifest says of the contigs of the assembly that are not in the store; None where that is not
+            known, or all of a table is.
         fresh: `folder` is that of a whole new store.
     """
 
@@ -43,13 +44,15 @@ class Base:
     folder: Place
     arrays: dict[str, Entry]
     labels: dict[str, Any] | None
+    left_out: dict[str, Any] | None
     fresh: bool
 
     @classmethod
     def of(cls, old: Store) -> Base:
         """The one of a store that is there."""
         arrays = {k: v for k, v in old.manifest["arrays"].items() if k.split("/")[0] in KEYS}
-        return cls(old.manifest["inputs"]["planes"], old.contigs, old.path, arrays, old.manifest["labels"], False)
+        inputs, labels = old.manifest["inputs"]["planes"], old.manifest["labels"]
+        return cls(inputs, old.contigs, old.path, arrays, labels, old.left_out, False)
 
 
 def inputs(recipe: Recipe, ids: dict[str, str]) -> str:
@@ -69,17 +72,17 @@ def build(recipe: Recipe, inputs: str, work: Work, progress: Progress, execute: 
         sequences.build(recipe, recipe.sequences, inputs, work, progress, execute)
     else:
         built = assembly.build(recipe, inputs, work, progress, execute, parallel)
-    folder, labels = work.folder / "store", None
+    folder, labels, left_out = work.folder / "store", None, None
     shutil.rmtree(folder, ignore_errors=True)
     if recipe.sequences:
         arrays, labels = sequences.place(work, inputs, folder)
     else:
-        arrays = assembly.place(built, work, folder)
+        arrays, left_out = assembly.place(built, work, folder), built.left_out
     table = read_contigs(lambda key: Array(folder / key, arrays[key]))
     length = assembly.flat_length(table)
     attributes = {"format": FORMAT, "assembly": recipe.name, "length": length, "alignment": ALIGNMENT}
     format.write_group(folder, {"distgen": attributes})
-    return Base(inputs, table, folder, arrays, labels, True)
+    return Base(inputs, table, folder, arrays, labels, left_out, True)
 
 
 # ---- splits ---------------------------------------------------------------------------------
@@ -95,14 +98,11 @@ def resolve_splits(recipe: Recipe, table: Contigs) -> dict[str, splits.Parts]:
     own = {} if recipe.sequences and recipe.sequences.is_split else {"default": recipe.split}
     for name, split in (own | recipe.splits).items():
         key = "split" if name == "default" else f"splits.{name}"
-        try:
-            made = splits.resolve(name, split, table, partial(recipe.resolve, key=key))
+        with recipe.at(key):
+            made = splits.resolve(name, split, table, partial(recipe.resolve, key=key), whole=bool(recipe.sequences))
             for parts in made.values() if recipe.sequences else ():
                 sequences.assign(parts, table)
             found |= made
-        except ConfigError as error:
-            part, _, problem = str(error).partition(": ")
-            raise recipe.error(f"{key}.{part}", problem) from None
     return found
 
 
@@ -112,7 +112,7 @@ def place_splits(
     """Put the new splits of a table of sequences into a folder; returns the arrays of all its splits by their keys, and
     what the manifest says of all splits."""
     if base.labels is None:
-        return {}, {name: splits.table(split) for name, split in parts.items()}
+        return {}, {name: splits.table(split, base.contigs) for name, split in parts.items()}
     arrays: dict[str, Entry] = {}
     said = {"default": sequences.own_split(base.labels, base.arrays)} if base.labels["parts"] else {}
     known = old.manifest["arrays"] if old and not base.fresh else {}

@@ -19,7 +19,7 @@ from distgen.ingest.objects import Place
 from distgen.store import base, format, matrices, rows, separation, splits, tracks, upload, variants
 from distgen.store.base import Base
 from distgen.store.format import FORMAT, MANIFEST
-from distgen.store.reader import Store, open_store
+from distgen.store.reader import Store, is_ours, open_store
 from distgen.store.sources import Sources, examine
 from distgen.store.work import Execute, Progress, Work, in_this_process, recover, settle, silent, swap, sync
 
@@ -42,7 +42,8 @@ def build(
         recipe: as read from its file.
         out: where the store is to be. What is built for an object store waits in the current folder until all is
             there that has to be sent: that much disk is needed.
-        progress: hears of the bases done, and of the bytes of sources that this took.
+        progress: hears of the bases done, and of the bytes of sources that this took, and once more right before all of
+            it is published: what it raises ends the build.
         expect: hears how many bytes these are in all, and again once it is known that some are not needed.
         force: build everything anew, also what is up to date, such as a store that is damaged. In an object store
             nothing else overwrites anything.
@@ -58,16 +59,19 @@ def build(
             from there.
         RemoteError: an object store cannot be reached, or refuses; likewise.
     """
-    sources, work = examine(recipe), Work(out)
+    work = Work(out)
+    sources, out = examine(recipe), work.out
     if not isinstance(out, Path):
         upload.refuse_others(out)
-    elif out.exists() and not (out / MANIFEST).exists():
-        raise ConfigError(f"{out} exists and is no store (it has no manifest): give another --out, or move it away")
+    elif out.exists() and not (out / MANIFEST).exists() and not (force and is_ours(out)):
+        what = "a store that has lost its manifest" if is_ours(out) else "no store (it has no manifest)"
+        how = "replace it with --force" if is_ours(out) else "move it away"
+        raise ConfigError(f"{out} exists and is {what}: give another --out, or {how}")
     if not force and _is_current(_published(out), sources) and not work.folder.exists():
         return 0
     with work.locked():
         if isinstance(out, Path):
-            recover(out)
+            recover(work)
         old, bases = None if force else _published(out), 0
         if not _is_current(old, sources):
             bases = _build(
@@ -104,14 +108,18 @@ def _build(
     parts = base.resolve_splits(recipe, made.contigs)
     built = {inputs: entry["key"] for inputs, entry in old.manifest["inputs"]["tracks"].items()} if old else {}
     blocks = tracks.plan(recipe, sources.ids, made.contigs, built)
-    missing = [block for block in blocks if block.key is None]
+    missing = list({block.inputs: block for block in blocks if block.key is None}.values())
     tables, known = plan_tables(recipe, sources, made, old), rows.standing(old)
+    if old:
+        keys = [block.key for block in blocks if block.key]
+        keys += [known[table.inputs]["key"] for table in tables if table.inputs in known]
+        _check_standing(old, [*keys, *(() if made.fresh else made.arrays)])
     files = [*(b.sources for b in missing), *(table.sources for table in tables)]
     expect(first + sum(path.stat().st_size for path in itertools.chain(*files)))
     execute([partial(tracks.write_block, block, made.contigs, work) for block in missing], progress)
     execute([partial(rows.write, table, work) for table in tables if table.inputs not in known], progress)
     parts, reports = separation.separated(recipe, parts, made, work, old, execute, parallel)
-    _publish(made, blocks, tables, parts, reports, sources.provenance, work, old, force)
+    _publish(made, blocks, tables, parts, reports, sources.provenance, work, old, force, progress)
     return int(made.contigs.lengths.sum())
 
 
@@ -134,8 +142,9 @@ def is_small(recipe: Recipe) -> bool:
 
 
 def default_out(recipe: Recipe) -> Path:
-    """Where a recipe's store goes unless told: `store/` beside the folder of recipes."""
-    out = recipe.path.resolve().parent.parent / "store" / f"{recipe.name}.zarr"
+    """Where a recipe's store goes unless told: beside it, or into `store/` beside a folder called `recipes`."""
+    folder = recipe.path.resolve().parent
+    out = (folder.parent / "store" if folder.name == "recipes" else folder) / f"{recipe.name}.zarr"
     return out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out
 
 
@@ -158,6 +167,20 @@ def _is_current(store: Store | None, sources: Sources) -> bool:
 # ---- publishing -----------------------------------------------------------------------------
 
 
+def _check_standing(old: Store, keys: list[str]) -> None:
+    """Refuse to go on with arrays (or groups of them) that have lost a shard; whoever reads a chunk checks it.
+
+    Raises:
+        StoreError: names the first.
+    """
+    if isinstance(old.path, Path):
+        for key in old.manifest["arrays"]:
+            if key in keys or key.rpartition("/")[0] in keys:
+                array = old.array(key)
+                for shard in range(array.layout.shards):
+                    array.check_shard(shard)
+
+
 def _publish(
     made: Base,
     blocks: list[tracks.Block],
@@ -168,13 +191,17 @@ def _publish(
     work: Work,
     old: Store | None,
     force: bool,
+    progress: Progress,
 ) -> None:
     """Put everything under its key, then the manifest; only then anything of it can be seen.
 
     New tracks of a store that keeps its planes go into that store; otherwise a whole new store takes its place.
     """
     folder, arrays = _folder(made, work), dict(made.arrays)
-    placed = [(block, *tracks.place(block, made.contigs, work, folder, old, made.fresh)) for block in blocks]
+    # Tracks that are made of the same are one array with two names.
+    each = {block.inputs: block for block in reversed(blocks)}.items()
+    put = {inputs: tracks.place(block, made.contigs, work, folder, old, made.fresh) for inputs, block in each}
+    placed = [(block, *put[block.inputs]) for block in blocks]
     arrays |= {key: entry for _, key, entry, _ in placed}
     said: dict[str, dict[str, Any]] = {kind: {} for kind in (matrices.KIND, variants.KIND)}
     for table in tables:
@@ -189,6 +216,7 @@ def _publish(
         "tracks": tracks.describe(placed),
         **said,
         "labels": made.labels,
+        "left_out": made.left_out,
         "splits": split_tables,
         "homology": reports,
         "inputs": {
@@ -200,17 +228,21 @@ def _publish(
     }
     if not isinstance(work.out, Path):
         _write_manifest(folder / MANIFEST, manifest)
-        upload.publish(folder, work.out, old.manifest if old else None, force=force)
+        upload.publish(folder, work.out, old.manifest if old else None, force=force, last=lambda: progress(0))
         return
     if made.fresh or old is None:
         _write_manifest(folder / MANIFEST, manifest)
-        swap(folder, work.out)
+        settle(folder)
+        progress(0)
+        swap(folder, work)
         return
     draft = folder / f"{MANIFEST}.new"
     _write_manifest(draft, manifest)
     new = {key.split("/")[0] for key in manifest["arrays"].keys() - old.manifest["arrays"].keys()}
     settle(draft, *(folder / top for top in new))
+    progress(0)
     draft.rename(folder / MANIFEST)
+    work.published = True
     sync(folder)
 
 

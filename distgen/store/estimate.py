@@ -24,7 +24,7 @@ from distgen.config import Track as TrackTable
 from distgen.genome import ALIGNMENT
 from distgen.ingest import packing
 from distgen.ingest.fasta import Letters, read_fasta
-from distgen.ingest.open import content_size, is_gzip, read_blocks
+from distgen.ingest.open import content_size, explained, is_gzip, read_blocks
 from distgen.ingest.twobit import TwoBit, is_twobit
 from distgen.store import tracks
 from distgen.store.format import CHUNK_BYTES, SHARD_CHUNKS
@@ -146,8 +146,8 @@ class _Source:
         if self.path is None:
             return b"", 0
         path = self.files[0]
-        with path.open("rb") as raw:
-            gzipped = is_gzip(path)
+        gzipped = is_gzip(path)
+        with explained(path), path.open("rb") as raw:
             text = (igzip.GzipFile(fileobj=raw) if gzipped else raw).read(_HEAD)
             # At the end of the content all of the file has been read.
             return text, raw.tell() if len(text) == _HEAD else self.size

@@ -29,11 +29,12 @@ import numpy.typing as npt
 
 from distgen.config import digest
 from distgen.errors import ConfigError, SourceError, suggest
-from distgen.genome import AMBIGUOUS, BASES, Interval
+from distgen.genome import AMBIGUOUS, BASES, MISSING, Bytes, Interval
 from distgen.ingest.objects import RANGE, Object, Place
 from distgen.ingest.packing import unpack_codes
 from distgen.store import format
 from distgen.store.ranges import Ranges, open_bytes
+from distgen.store.splits import PARTS
 from distgen.store.tar import npy_header, read_members
 
 if TYPE_CHECKING:
@@ -41,13 +42,9 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 INDEX = "index.json"
-PARTS = ("train", "valid", "test")
 _LARGEST_JSON = 1 << 16
 _BLOCK_BYTES = 1 << 22  # of samples, for a SequenceBlock
-_MISSING = 255  # of uint8
 _DTYPES = ("uint8", "float16", "float32")
-
-Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -333,14 +330,16 @@ def _block(export: Export, samples: list[Sample]) -> SequenceBlock:
     from distgen.ingest.tables import SequenceBlock
 
     labels, names = _labels(export, samples)
+    ids = [str(sample.where) for sample in samples]
     return SequenceBlock(
-        [str(sample.where) for sample in samples],
+        ids,
+        ids.__getitem__,
         [sample.part for sample in samples],
         np.concatenate([sample.letters for sample in samples]),
         np.arange(len(samples) + 1, dtype=np.int64) * export.window,
         labels,
         names,
-        int((labels == _MISSING if labels.dtype == np.uint8 else np.isnan(labels)).sum()),
+        int((labels == MISSING if labels.dtype == np.uint8 else np.isnan(labels)).sum()),
     )
 
 
@@ -353,7 +352,7 @@ def _labels(export: Export, samples: list[Sample]) -> tuple[npt.NDArray[Any], tu
     if track["classes"]:
         return stored, columns if len(columns) > 1 else ("0", "1")
     if stored.dtype == np.uint8:
-        stored = np.where(stored == _MISSING, np.nan, stored)
+        stored = np.where(stored == MISSING, np.nan, stored)
     return stored.astype(np.float32), columns
 
 

@@ -12,7 +12,7 @@ import base64
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from math import isnan, prod
@@ -24,7 +24,8 @@ import numpy.typing as npt
 from blake3 import blake3
 
 from distgen.config import digest
-from distgen.errors import StoreError
+from distgen.errors import ConfigError, StoreError
+from distgen.genome import Bytes
 from distgen.ingest.objects import Place
 from distgen.store.ranges import Ranges, open_bytes
 
@@ -33,12 +34,11 @@ MANIFEST = "manifest"
 CHUNK_BYTES = 1 << 16
 SHARD_CHUNKS = 1024
 _ABSENT = np.uint64(2**64 - 1)
-_ADVICE = "run distgen repair RECIPE"
+ADVICE = "run distgen repair RECIPE"
 
 _TOGETHER = 128  # chunks that are read in one go
 
 Codec = Literal["raw", "zstd"]
-Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -279,9 +279,14 @@ def json_bytes(content: Any) -> bytes:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `json_bytes` of something."""
+    """Write `json_bytes` of something, in one go: others may be reading what is there, and who writes may be killed."""
+    data = json_bytes(content)
+    if path.exists() and path.read_bytes() == data:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(json_bytes(content))
+    draft = path.with_name(f".{path.name}.new")
+    draft.write_bytes(data)
+    draft.rename(path)
 
 
 def group_json(attributes: dict[str, Any]) -> dict[str, Any]:
@@ -308,6 +313,11 @@ def _runs(numbers: list[int]) -> list[list[int]]:
 # ---- reading --------------------------------------------------------------------------------
 
 
+def rows(first: int, last: int) -> str:
+    """What the rows [first, last) of any array are called."""
+    return f"rows {first:,} to {last:,}"
+
+
 class Array:
     """One array of a store, read from memory-mapped shards, whose chunks are checked at first touch; or from objects,
     whose chunks are checked whenever they are read.
@@ -315,13 +325,14 @@ class Array:
     Args:
         folder: where its shards lie.
         entry: its manifest entry, with the metadata and the checksums.
+        where: what the rows [first, last) are called where they are damaged.
 
     Raises:
         StoreError: the metadata is unknown, or (from any read) a shard is missing or damaged.
     """
 
-    def __init__(self, folder: Place, entry: dict[str, Any]):
-        self.folder, self.id = folder, str(entry["id"])
+    def __init__(self, folder: Place, entry: dict[str, Any], where: Callable[[int, int], str] = rows):
+        self.folder, self.id, self._where = folder, str(entry["id"]), where
         self.layout = Layout.from_json(entry["metadata"], folder)
         self.crcs = np.frombuffer(base64.b64decode(entry["crc32c"]), "<u4")
         self.absent = np.zeros(self.layout.chunks, bool)
@@ -348,9 +359,13 @@ class Array:
         """No chunk is stored: every value is the fill value."""
         return bool(self.absent.all())
 
-    def __getitem__(self, rows: slice) -> npt.NDArray[Any]:
+    def __getitem__(self, span: slice) -> npt.NDArray[Any]:
         """Rows [start, stop) as an array of their own."""
-        start, stop, _ = rows.indices(self.shape[0])
+        start, stop, step = span.indices(self.shape[0])
+        if step != 1:
+            raise ConfigError(
+                f"{self.folder}: only whole stretches are read, not every {step}. row: read [start:stop][::{step}]"
+            )
         return self._assemble(start, max(start, stop))
 
     def read(self) -> npt.NDArray[Any]:
@@ -401,27 +416,27 @@ class Array:
     def _check(self, number: int, stored: Bytes) -> None:
         found, expected = crc32c(stored), int(self.crcs[number])
         if found != expected or (self.layout.codec == "raw" and stored.size != self.layout.chunk_bytes):
-            raise self._damage(number, f"crc32c {found:08x}, the manifest says {expected:08x}")
+            raise self._damage(number, number + 1, f"crc32c {found:08x}, the manifest says {expected:08x}")
 
-    def _damage(self, number: int, problem: str) -> StoreError:
+    def _damage(self, begin: int, end: int, problem: str) -> StoreError:
+        """What is to be said of the chunks [begin, end) of one shard."""
         layout = self.layout
-        first = number * layout.chunk
-        last = min(first + layout.chunk, self.shape[0])
-        shard = self.folder / layout.key(number // layout.chunks_per_shard)
-        return StoreError(f"{shard} is damaged ({problem}) in rows {first:,} to {last:,}; {_ADVICE}")
+        shard = self.folder / layout.key(begin // layout.chunks_per_shard)
+        where = self._where(begin * layout.chunk, min(end * layout.chunk, self.shape[0]))
+        return StoreError(f"{shard} is damaged ({problem}) in {where}; {ADVICE}")
 
     def _shard(self, number: int) -> tuple[Bytes | Ranges, npt.NDArray[np.uint64]]:
         if number not in self._maps:
             path = self.folder / self.layout.key(number)
-            first = number * self.layout.chunks_per_shard
+            first, last = number * self.layout.chunks_per_shard, (number + 1) * self.layout.chunks_per_shard
             size = self.layout.chunks_per_shard * 16 + 4
             try:
                 mapped = open_bytes(path)
             except (OSError, ValueError):
-                raise self._damage(first, "the shard is missing or empty") from None
+                raise self._damage(first, last, "the shard is missing or empty") from None
             tail = mapped[-size:]
             if tail.size < size or crc32c(tail[:-4]) != int.from_bytes(tail[-4:].tobytes(), "little"):
-                raise self._damage(first, "the shard's index is not whole")
+                raise self._damage(first, last, "the shard's index is not whole")
             index = np.frombuffer(tail[:-4].tobytes(), "<u8").reshape(-1, 2)
             self._check_index(first, index, mapped.size - size)
             self._maps[number] = mapped, index
@@ -436,7 +451,20 @@ class Array:
         ends = np.cumsum(stored[:, 1])
         in_order = np.array_equal(stored[:, 0], ends - stored[:, 1]) and (len(ends) == 0 or ends[-1] == payload)
         if not in_order or not np.array_equal(present, index[:, 0] != _ABSENT):
-            raise self._damage(first, "the shard's index does not match the manifest")
+            raise self._damage(first, first + count, "the shard's index does not match the manifest")
+
+    def check_shard(self, number: int) -> None:
+        """See that a shard is there, with its index and its size, or is not there; no chunk is read.
+
+        Raises:
+            StoreError: it is not as the manifest says.
+        """
+        at = number * self.layout.chunks_per_shard
+        last = min(at + self.layout.chunks_per_shard, self.layout.chunks)
+        if not self.absent[at:last].all():
+            self._shard(number)
+        elif (self.folder / self.layout.key(number)).is_file():
+            raise self._damage(at, last, "there should be no such shard")
 
     def verify_shard(self, number: int) -> Iterator[int]:
         """Read and check every chunk of one shard, touched before or not; yields the bytes of each.
@@ -450,6 +478,7 @@ class Array:
         at = number * layout.chunks_per_shard
         last = min(at + layout.chunks_per_shard, layout.chunks)
         self._checked[at:last] = False
+        self.check_shard(number)
         for chunk_number, chunk in self._chunks(at, last):
             for _ in range(at, chunk_number):
                 content.update(blank.data)

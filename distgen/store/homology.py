@@ -22,11 +22,11 @@ from typing import Any, Literal
 import numpy as np
 
 from distgen.errors import ConfigError, suggest
-from distgen.genome import Contigs, Int64, intersect, subtract
+from distgen.genome import Bits, Contigs, Int64, intersect, subtract
 from distgen.store import seeds
 from distgen.store.reader import Store
 from distgen.store.search import Floats, Likeness, Search
-from distgen.store.text import Bits, Text, with_mask
+from distgen.store.text import Text, with_mask
 from distgen.store.work import Execute, in_this_process
 
 Parts = dict[str, Int64]
@@ -169,7 +169,7 @@ def separate(
                 )
                 moved = near if action == "move" else near[:0]
                 current[loser] = subtract(current[loser], around)
-                current[winner] = join(np.concatenate([current[winner], moved]), store.contigs)
+                current[winner] = store.contigs.join(np.concatenate([current[winner], moved]))
                 lost["moved"][loser] += bases_of(moved)
                 lost["dropped"][loser] += bases_of(around) - bases_of(moved)
                 if len(stretches) and not len(current[loser]):
@@ -228,25 +228,13 @@ def bases_of(intervals: Int64) -> int:
     return int((intervals[:, 1] - intervals[:, 0]).sum())
 
 
-def join(intervals: Int64, contigs: Contigs) -> Int64:
-    """Sort intervals and join those of one contig that overlap or touch: a window may then lie across the seam."""
-    if not len(intervals):
-        return intervals
-    intervals = intervals[np.argsort(intervals[:, 0], kind="stable")]
-    reach, rows = np.maximum.accumulate(intervals[:, 1]), contigs.locate(intervals[:, 0])
-    first = np.flatnonzero(np.r_[True, (intervals[1:, 0] > reach[:-1]) | (rows[1:] != rows[:-1])])
-    return np.stack([intervals[first, 0], np.maximum.reduceat(intervals[:, 1], first)], axis=1)
-
-
 def _tiles(stretches: Int64, contigs: Contigs, tile: int, more: int) -> Int64:
     """The tiles that stretches touch, and `more` on both sides, inside their contigs."""
     rows = contigs.locate(stretches[:, 0])
     offsets = contigs.offsets[rows]
     first = np.maximum((stretches[:, 0] - offsets) // tile - more, 0)
     last = (stretches[:, 1] - 1 - offsets) // tile + 1 + more
-    return join(
-        np.stack([offsets + first * tile, offsets + np.minimum(last * tile, contigs.lengths[rows])], 1), contigs
-    )
+    return contigs.join(np.stack([offsets + first * tile, offsets + np.minimum(last * tile, contigs.lengths[rows])], 1))
 
 
 def _checked(parts: Mapping[str, Int64], contigs: Contigs) -> Parts:
@@ -268,7 +256,7 @@ def _checked(parts: Mapping[str, Int64], contigs: Contigs) -> Parts:
             raise ConfigError(
                 f"{name}: interval {place_name(part[row + 1], contigs)} begins before {place_name(part[row], contigs)} ends: sort and merge them"
             )
-    joined = {name: join(part, contigs) for name, part in parts.items()}
+    joined = {name: contigs.join(part) for name, part in parts.items()}
     for one, other in combinations(joined, 2):
         shared = intersect(joined[one], joined[other])
         if len(shared):
@@ -292,7 +280,7 @@ def _bands(pairs: Pairs, one: str, other: str, least: float, contigs: Contigs) -
     edges = [least, *(edge for edge in _BANDS if edge > least), 1.0]
     seen, bands = here[:0], {}
     for low, high in zip(edges[-2::-1], edges[:0:-1], strict=True):
-        union = join(np.concatenate([seen, here[pairs.identity[rows] >= low]]), contigs)
+        union = contigs.join(np.concatenate([seen, here[pairs.identity[rows] >= low]]))
         bands[f"{100 * low:g}-{100 * high:g} %"] = bases_of(union) - bases_of(seen)
         seen = union
     return bands

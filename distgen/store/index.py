@@ -22,7 +22,7 @@ from distgen.errors import ConfigError, SourceError, StoreError
 from distgen.store import format
 from distgen.store.collection import Collection, Member, is_index, open_member, sequence_id
 from distgen.store.format import FORMAT, MANIFEST
-from distgen.store.work import Work, recover, swap
+from distgen.store.work import Work, recover, settle, swap
 
 _ID_BYTES = 16
 _SHOWN = 3  # stores that cannot be used, in one message
@@ -62,10 +62,11 @@ def build_index(
     members = _read_members(config, _places(config, out), out, old, progress)
     work = Work(out)
     with work.locked():
-        recover(out)
+        recover(work)
         manifest = write_index(work.folder / "index", config.collection, members, _weights(config, members))
         if old is None or old.manifest != manifest:
-            swap(work.folder / "index", out)
+            settle(work.folder / "index")
+            swap(work.folder / "index", work)
         work.remove()
     return out
 

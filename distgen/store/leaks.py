@@ -12,7 +12,7 @@ import numpy as np
 
 from distgen.genome import Contigs, Int64
 from distgen.store import seeds
-from distgen.store.homology import bases_of, join, leakage, place_name
+from distgen.store.homology import bases_of, leakage, place_name
 from distgen.store.reader import Store
 from distgen.store.search import Floats, Likeness, Search
 from distgen.store.table_homology import Table, table_leakage, too_short
@@ -111,7 +111,7 @@ class _Side:
         """How many bases stretches (n, 2) cover, or sequences they lie in."""
         if self.is_table:
             return len(np.unique(self.text.contigs.locate(stretches[:, 0])))
-        return bases_of(join(stretches, self.text.contigs))
+        return bases_of(self.text.contigs.join(stretches))
 
 
 def _compare(one: _Side, two: _Side, shape: str, likeness: Likeness) -> dict[str, Any]:

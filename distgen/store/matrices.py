@@ -27,7 +27,7 @@ from distgen.store.work import Part
 
 if TYPE_CHECKING:
     from distgen.ingest.regions import Regions
-    from distgen.ingest.tables import Matrix as Source
+    from distgen.ingest.tables import MatrixFile
 
 KIND = "matrices"
 PIECE = 1 << 20  # values in memory at a time
@@ -126,7 +126,7 @@ def _fill(table: MatrixTable, matrix: Path, regions: Path, contigs: Contigs, fol
     return arrays, {"conditions": found.conditions, "rows": int(here.sum()), "skipped": skipped, "dropped": dropped}
 
 
-def _write(folder: Path, places: Regions, taken: Int64, found: Source, order: Int64) -> dict[str, Any]:
+def _write(folder: Path, places: Regions, taken: Int64, found: MatrixFile, order: Int64) -> dict[str, Any]:
     columns: dict[str, npt.NDArray[Any]] = {
         "contig": places.contig[taken].astype(np.int32),
         "start": places.start[taken],
@@ -142,7 +142,7 @@ def _write(folder: Path, places: Regions, taken: Int64, found: Source, order: In
     return arrays | {"values": stored.close()}
 
 
-def _ordered(found: Source, order: Int64, scratch: Path) -> Iterator[npt.NDArray[np.float32]]:
+def _ordered(found: MatrixFile, order: Int64, scratch: Path) -> Iterator[npt.NDArray[np.float32]]:
     """The rows `order` of a matrix, some at a time; they are put into this order on disk, where any number has room."""
     width = len(found.conditions)
     places = np.full(len(found.ids), -1, np.int64)

@@ -6,6 +6,8 @@ after another from one stream, or each from a place of its own if the file has b
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
@@ -14,17 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from distgen.genome import ALIGNMENT, Int64
+from distgen.genome import ALIGNMENT, Bytes, Int64
 from distgen.ingest import packing
-from distgen.ingest.fasta import Header, Letters, Place, read_fasta, refusal, strange
+from distgen.ingest.fasta import Header, Letters, Listing, Place, read_fasta, strange
 from distgen.ingest.twobit import TwoBit
-from distgen.store.contigs import Wanted
+from distgen.store.contigs import Wanted, added_up, pack
 from distgen.store.format import CHUNK_BYTES, Layout, ShardWriter
 from distgen.store.work import Progress, Work
 
 UNIT = 1 << 28  # bases
 _RARE = "U" + packing.IUPAC.decode()
 _SMALL = 1 << 25  # bytes of a source
+_TOGETHER = 1 << 19  # letters that are packed in one go at least: of short contigs many
 PER_BYTE = {"sequence": 4, "ambiguous": 8, "softmask": 8}
 
 
@@ -40,21 +43,18 @@ class Start:
 
     Args:
         place: where to begin to read.
-        row: the contig in which `place` lies, as a row of the contig table; -1 before the first.
-        offset: its first base in the flat coordinate.
+        offset: the first base, in the flat coordinate, of the contig in which `place` lies.
         flat: the unit's first base in the flat coordinate; what is read before is dropped.
     """
 
     place: Place = field(default_factory=Place)
-    row: int = -1
     offset: int = 0
     flat: int = 0
 
     @classmethod
     def from_json(cls, saved: dict[str, Any]) -> Start:
-        place = dict(saved["place"])
-        header = Header(**place.pop("header")) if place["header"] else None
-        return cls(**saved | {"place": Place(**place | {"header": header})})
+        position, fresh, header, bases = saved["place"]
+        return cls(**saved | {"place": Place(position, fresh, Header(*header) if header else None, bases)})
 
 
 class Packer:
@@ -85,15 +85,16 @@ class Packer:
         self._pack = packing.pack if path.stat().st_size > _SMALL else packing.reference
         self._start, self._number = start, start.flat // UNIT
         self._stop = None if count is None else self._number + count
-        self._header, self._row, self._offset = start.place.header, start.row, start.offset
+        self._header, self._offset = start.place.header, start.offset
         self._bases = start.place.bases  # letters of the contig that have come
-        self._keep = self._header is None or wanted(self._header)
-        self._rest = b""  # the last of them, less than an alignment
-        self._held: list[Letters] = []  # where they stand
+        self._keep = self._header is not None and wanted(self._header)
         self._place = start.place
+        self._held: list[bytes] = []  # letters that are not packed yet, each contig's filled up to whole alignments
+        self._flat, self._size = start.flat, 0  # where they begin, and how many they are
+        self._events: list[Letters] = []  # where they stand
+        self._unheard = 0
         self._out = _Unit(work, unit(self._number))
-        self._contigs: list[dict[str, Any]] = []
-        self._left_out: list[dict[str, Any]] = []
+        self._listed = _Listed()
 
     def run(self) -> None:
         """Read and write until the end, or until `count` units are whole.
@@ -107,90 +108,131 @@ class Packer:
                 self._begin_contig(event)
             else:
                 self._append(event)
-                self._progress(len(event.letters))
             if self._number == self._stop:
-                return
-        self._end_contig()
-        if self._number != self._stop:
-            self._close_unit(last=True)
+                break
+        else:
+            self._end_contig()
+            self._pack_held()
+            if self._number != self._stop:
+                self._close_unit(last=True)
+        self._progress(self._unheard)
 
     def _begin_contig(self, header: Header) -> None:
         self._header, self._bases, self._keep = header, 0, self._wanted(header)
-        if self._keep:
-            self._row += 1
-            if self._offset >= self._start.flat:
-                self._record()
-        elif self._offset >= self._start.flat:
-            self._left_out.append(asdict(header))
+        if self._offset >= self._start.flat:
+            if self._keep:
+                self._list()
+            else:
+                self._listed.others.add(header)
 
-    def _record(self) -> dict[str, Any]:
-        """What this unit knows of the contig."""
-        if not self._contigs or self._contigs[-1]["row"] != self._row:
-            assert self._header is not None
-            self._contigs.append({"row": self._row, **asdict(self._header), "length": 0, "letters": {}})
-        return self._contigs[-1]
+    def _list(self) -> None:
+        """Let this unit know the contig, and how many bases it has as far as that is known."""
+        assert self._header is not None
+        self._listed.keep(self._header, self._bases, self._offset)
 
     def _append(self, event: Letters) -> None:
+        letters = event.letters
         missing = self._start.flat - self._offset - self._bases
-        self._bases += len(event.letters)
-        if not self._keep or missing >= len(event.letters):
-            return
-        self._place = event.place
-        self._held.append(event)
-        # What lies before the unit is dropped; so the first letter kept begins an alignment, wherever reading began.
-        letters = event.letters[missing:] if missing > 0 else self._rest + event.letters
-        whole = len(letters) // ALIGNMENT * ALIGNMENT
-        self._rest = letters[whole:]
-        if whole:
-            self._write(letters, whole, self._offset + self._bases - len(letters))
-            self._held = [event]
+        self._bases += len(letters)
+        self._unheard += len(letters)
+        if self._unheard >= _TOGETHER:
+            self._progress(self._unheard)
+            self._unheard = 0
+        if self._keep and missing < len(letters):
+            self._place = event.place
+            self._events.append(event)
+            # What lies before the unit is dropped; so the first letter kept begins an alignment, wherever reading began.
+            self._hold(letters[missing:] if missing > 0 else letters)
 
     def _end_contig(self) -> None:
-        header = self._header
-        if header is None:
-            return
-        if not self._bases:
-            raise refusal(self._path, header.position, f'contig "{header.name}" has no sequence')
         if self._keep:
-            last, self._rest = self._rest, b""
-            if last:
-                self._write(packing.pad(last), len(last), self._offset + self._bases - len(last))
+            fill = _FILL[: -self._bases % ALIGNMENT]
+            if fill and self._offset + self._bases > self._start.flat:
+                self._hold(fill)
             self._offset += -(-self._bases // ALIGNMENT) * ALIGNMENT
-        self._held.clear()
 
-    def _write(self, letters: bytes, count: int, flat: int) -> None:
-        """Pack `count` letters (padded to whole alignments) that begin at `flat`, and cut them at the units' ends."""
-        array, first = np.frombuffer(letters, np.uint8), 0
-        while first < count and self._number != self._stop:
-            end = min(count, (self._number + 1) * UNIT - flat)
-            packed = self._pack(array[first : -(-end // ALIGNMENT) * ALIGNMENT])
-            record = self._record()
-            record["length"] += end - first
+    def _hold(self, letters: bytes) -> None:
+        """Keep letters until they are worth packing; no longer than to the unit's end, so that what it says of its end is
+        so."""
+        self._list()
+        self._held.append(letters)
+        self._size += len(letters)
+        if self._size >= _TOGETHER or self._flat + self._size >= (self._number + 1) * UNIT:
+            self._pack_held()
+
+    def _pack_held(self) -> None:
+        """Pack what is held, but for less than an alignment, and cut it at the units' ends."""
+        letters = b"".join(self._held)
+        array, first, whole = np.frombuffer(letters, np.uint8), 0, len(letters) // ALIGNMENT * ALIGNMENT
+        while first < whole and self._number != self._stop:
+            end = min(whole, (self._number + 1) * UNIT - self._flat)
+            packed = self._pack(array[first:end])
             if packed.mixed:
-                self._count(array[first:end], packed.ambiguous, record["letters"])
+                self._count(array[first:end], packed.ambiguous, self._flat + first)
             self._out.write(packed)
             first = end
-            if -(-(flat + first) // ALIGNMENT) * ALIGNMENT == (self._number + 1) * UNIT:
+            if self._flat + first == (self._number + 1) * UNIT:
                 self._close_unit(last=False)
+                if first < whole:
+                    self._list()
+        self._held, self._flat, self._size = [letters[whole:]], self._flat + whole, len(letters) - whole
+        self._events = self._events[-1:]
 
-    def _count(self, letters: packing.Bytes, ambiguous: packing.Bytes, counts: dict[str, int]) -> None:
-        """Add up the letters that are none of A C G T."""
+    def _count(self, letters: Bytes, ambiguous: Bytes, flat: int) -> None:
+        """Add up the letters that are none of A C G T, of each contig."""
+        listed, first = self._listed, bisect_right(self._listed.offsets, flat) - 1
+        rows = slice(first, bisect_left(listed.offsets, flat + len(letters)))
+        begins = np.maximum(np.array(listed.offsets[rows], np.int64) - flat, 0)
+
+        def counted(flags: np.ndarray[Any, np.dtype[np.bool_]]) -> Int64:
+            if len(begins) == 1:
+                return np.array([np.count_nonzero(flags)])
+            return np.add.reduceat(flags, begins, dtype=np.int64)
+
         upper = letters & np.uint8(0xDF)
-        found = {letter: int(np.count_nonzero(upper == ord(letter))) for letter in "NU"}
-        if found["N"] != int(np.bitwise_count(ambiguous).sum()):  # there are rarer ones
+        found = {letter: counted(upper == ord(letter)) for letter in "NU"}
+        if found["N"].sum() != np.bitwise_count(ambiguous).sum():  # there are rarer ones
             tally = np.bincount(letters, minlength=256)
             if any(tally[letter] and not packing.is_letter(letter) for letter in range(256)):
-                raise strange(self._path, self._held)
-            found = {letter: int(sum(tally[ord(c)] for c in {letter, letter.lower()})) for letter in _RARE}
-        for letter, number in found.items():
-            if number:
-                counts[letter] = counts.get(letter, 0) + number
+                raise strange(self._path, self._events)
+            forms = {letter: {ord(letter), ord(letter.lower())} for letter in _RARE}
+            present = {letter: both for letter, both in forms.items() if any(tally[form] for form in both)}
+            found = {letter: counted(np.isin(letters, list(both))) for letter, both in present.items()}
+        positions = np.array(listed.kept.positions[rows], np.int64)
+        for letter, counts in found.items():
+            some = np.flatnonzero(counts)
+            listed.letters.append(np.stack([positions[some], np.full(len(some), ord(letter)), counts[some]], axis=1))
 
     def _close_unit(self, *, last: bool) -> None:
-        end = Start(self._place, self._row, self._offset, (self._number + 1) * UNIT)
-        self._out.finish(contigs=self._contigs, left_out=self._left_out, end=asdict(end), last=last)
-        self._contigs, self._left_out, self._number = [], [], self._number + 1
+        end = Start(self._place, self._offset, (self._number + 1) * UNIT)
+        self._out.finish(**self._listed.to_json(), end=asdict(end), last=last)
+        self._listed, self._number = _Listed(), self._number + 1
         self._out = _Unit(self._work, self._unit(self._number))
+
+
+_FILL = b"A" * ALIGNMENT  # packs to zeros in all planes
+
+
+class _Listed:
+    """What a unit knows of contigs: those of which it has bases, with the offsets at which they begin, those that it came by
+    and left out, and rows (position, letter, how many) of what is none of A C G T."""
+
+    def __init__(self) -> None:
+        self.kept, self.others = Listing(), Listing()
+        self.offsets = array("q")
+        self.letters: list[Int64] = []
+
+    def keep(self, header: Header, bases: int, offset: int) -> None:
+        """A contig has so many bases so far."""
+        if not self.offsets or self.kept.positions[-1] != header.position:
+            self.kept.add(header)
+            self.offsets.append(offset)
+        self.kept.bases[-1] = bases
+
+    def to_json(self) -> dict[str, Any]:
+        """The part of a receipt that speaks of contigs."""
+        letters = added_up(np.concatenate([np.empty((0, 3), np.int64), *self.letters]))
+        return {"contigs": self.kept.to_json(), "others": self.others.to_json(), "letters": pack(letters)}
 
 
 class _Unit:
@@ -242,29 +284,45 @@ def _copy(path: Path, rows: Int64, work: Work, unit: Callable[[int], str], numbe
     """Write unit `number` of the contigs `rows` of a .2bit file."""
     if work.receipt(unit(number)) is not None:
         return
-    file, out, records = _open(path), _Unit(work, unit(number)), []
+    file, out, listed = _open(path), _Unit(work, unit(number)), _Listed()
     padded = -(-file.lengths[rows] // ALIGNMENT) * ALIGNMENT
     ends = np.cumsum(padded)
     begin, stop = number * UNIT, (number + 1) * UNIT
+    held: list[packing.Packed] = []
+    size = 0
     for i in range(int(np.searchsorted(ends, begin, side="right")), len(rows)):
         row, offset = int(rows[i]), int(ends[i] - padded[i])
         if offset >= stop:
             break
+        listed.keep(Header(file.names[row], "", row), int(file.lengths[row]), offset)
         low, high = max(begin - offset, 0), min(stop - offset, int(file.lengths[row]))
-        ambiguous = 0
         for first in range(low, high, _STRETCH):
             last = min(first + _STRETCH, high)
             sequence, unknown, soft = file.planes(row, first, last)
-            ambiguous += int(np.bitwise_count(unknown).sum())
-            out.write(packing.Packed(_whole(sequence, 16), _whole(unknown, 8), _whole(soft, 8), mixed=False))
-            progress(last - first, (last - first) // 4)
-        letters = {"N": ambiguous} if ambiguous else {}
-        records.append({"row": i, **asdict(Header(file.names[row], "", row)), "length": high - low, "letters": letters})
-    others = sorted(set(range(len(file.names))) - set(rows.tolist())) if number == 0 else ()
-    left_out = [asdict(Header(file.names[row], "", row)) for row in others]
-    out.finish(contigs=records, left_out=left_out, last=stop >= (int(ends[-1]) if len(ends) else 0))
+            if ambiguous := int(np.bitwise_count(unknown).sum()):
+                listed.letters.append(np.array([[row, ord("N"), ambiguous]]))
+            held.append(packing.Packed(_whole(sequence, 16), _whole(unknown, 8), _whole(soft, 8), mixed=False))
+            size += last - first
+            if size >= _TOGETHER:
+                _write(held, out)
+                progress(size, size // 4)
+                size = 0
+    _write(held, out)
+    progress(size, size // 4)
+    for row in sorted(set(range(len(file.names))) - set(rows.tolist())) if number == 0 else ():
+        listed.others.add(Header(file.names[row], "", row))
+    out.finish(**listed.to_json(), last=stop >= (int(ends[-1]) if len(ends) else 0))
 
 
-def _whole(plane: packing.Bytes, size: int) -> packing.Bytes:
+def _write(held: list[packing.Packed], out: _Unit) -> None:
+    """Write stretches that follow one another, and forget them."""
+    if held:
+        pieces = zip(*(packed[:3] for packed in held), strict=True)
+        sequence, ambiguous, softmask = (np.concatenate(parts) for parts in pieces)
+        out.write(packing.Packed(sequence, ambiguous, softmask, mixed=False))
+        held.clear()
+
+
+def _whole(plane: Bytes, size: int) -> Bytes:
     """A stretch of a plane with zeros up to a whole number of alignments, `size` bytes each."""
-    return np.pad(plane, (0, -len(plane) % size))
+    return np.pad(plane, (0, -len(plane) % size)) if len(plane) % size else plane

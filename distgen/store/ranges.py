@@ -8,15 +8,13 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from distgen.genome import Bytes
 from distgen.ingest.objects import RANGE, Object, Place
 
 BLOCK = 1 << 16  # bytes
 KEPT = 1024  # blocks in memory, of all objects together
 _SMALL = 4 * BLOCK  # what is read in one go beyond this is not kept
-
-Bytes = npt.NDArray[np.uint8]
 
 
 class Ranges:

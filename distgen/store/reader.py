@@ -6,22 +6,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from distgen.config import digest
-from distgen.errors import ConfigError, StoreError, suggest
-from distgen.genome import BASES, COMPLEMENT, Contigs, Int64, Interval
+from distgen.errors import ConfigError, StoreError, some, suggest
+from distgen.genome import BASES, COMPLEMENT, MISSING, Bytes, Contigs, Int64, Interval
 from distgen.ingest.objects import Object, Place, locate
-from distgen.ingest.packing import unpack_codes
+from distgen.ingest.packing import codes_between
 from distgen.store import format
-from distgen.store.format import Array, Bytes
+from distgen.store.format import Array
 from distgen.store.matrices import Matrix
+from distgen.store.planes import PER_BYTE
 from distgen.store.rows import words
-from distgen.store.splits import PARTS
+from distgen.store.splits import PARTS, intervals
 from distgen.store.variants import Unphased, Variants
 
 
@@ -76,7 +77,7 @@ class Track:
         of `scale`, `power` and `soft_clip`."""
         values = np.asarray(stored, np.float64)
         if np.asarray(stored).dtype == np.uint8 and not self.is_classes:
-            values = np.where(np.asarray(stored) == 255, np.nan, values)
+            values = np.where(np.asarray(stored) == MISSING, np.nan, values)
         if self.soft_clip is not None:
             clip = self.soft_clip
             values = np.where(values > clip, (values - clip + 1) ** 2 + clip - 1, values)
@@ -120,7 +121,31 @@ class Store:
 
     def array(self, key: str) -> Array:
         """One array by its key in the manifest."""
-        return Array(self.path / key, self.manifest["arrays"][key])
+        return Array(self.path / key, self.manifest["arrays"][key], partial(self._where, key))
+
+    def _where(self, key: str, first: int, last: int) -> str:
+        """What the rows [first, last) of an array are called where they are damaged: the stretches of contigs, if they lie
+        along the assembly."""
+        bin_bp = self.groups().get(key.rpartition("/")[0], {}).get("bin_bp")
+        if key not in PER_BYTE and bin_bp is None:
+            return format.rows(first, last)
+        per = PER_BYTE.get(key, 1)
+        first, last = first * per, last * per
+        try:
+            contigs = self.contigs
+        except StoreError:  # it is damaged as well
+            return f"{'bins' if bin_bp else 'bases'} {first:,} to {last:,} of all contigs"
+        if bin_bp is None:
+            starts, sizes, width = contigs.offsets, contigs.lengths, 1
+        else:
+            sizes, width = -(-contigs.lengths // bin_bp), bin_bp
+            starts = np.cumsum(sizes) - sizes
+        named = []
+        for row in np.flatnonzero((starts < last) & (starts + sizes > first)).tolist():
+            span = np.clip([first - starts[row], last - starts[row]], 0, sizes[row]) * width
+            start, end = np.minimum(span, contigs.lengths[row]).tolist()
+            named.append(f"{contigs.names[row]}:{start}-{end}")
+        return some(named) or "padding"
 
     @cached_property
     def contigs(self) -> Contigs:
@@ -134,6 +159,12 @@ class Store:
         for row, letter, count in self.array("contigs/letters").read().tolist():
             found.setdefault(self.contigs.names[row], {})[chr(letter)] = count
         return found
+
+    @property
+    def left_out(self) -> dict[str, Any] | None:
+        """How many contigs of the assembly are not in the store, how many of these are `alternative` (or patches or
+        decoys), and the `first` names; None where that is not known, or all of a table is there."""
+        return self.manifest.get("left_out")
 
     def groups(self) -> dict[str, dict[str, Any]]:
         """The groups inside the store and their attributes."""
@@ -240,7 +271,7 @@ class Store:
         if "array" in table:
             of = self.array(table["array"]).read()
             return self.contigs.whole()[np.flatnonzero(of == 1 + PARTS.index(part))]
-        return np.array(table[part], np.int64).reshape(-1, 2)
+        return intervals(table[part], self.contigs)
 
     def identity(self, split: str, tracks: tuple[str, ...]) -> dict[str, str]:
         """Content ids of what a run uses: a checkpoint records them."""
@@ -292,11 +323,7 @@ class Store:
 
     def _decode(self, row: int, first: int, last: int) -> Bytes:
         start = int(self.contigs.offsets[row]) + first
-        end = start + last - first
-        codes: Bytes = unpack_codes(self.planes["sequence"][start // 4 : -(-end // 4)])[start % 4 :][: end - start]
-        flags = self.planes["ambiguous"][start // 8 : -(-end // 8)]
-        codes[np.unpackbits(flags, bitorder="little")[start % 8 :][: end - start] == 1] = 4
-        return codes
+        return codes_between(self.planes["sequence"], self.planes["ambiguous"], start, start + last - first)
 
     def sequence(self, interval: Interval) -> str:
         """The letters of a stretch in upper case, N for ambiguous bases; as `codes`."""
@@ -329,15 +356,29 @@ def read_manifest(path: Place, kind: str, pattern: str) -> dict[str, Any]:
     """
     build = f"distgen build {'RECIPE' if kind == 'store' else 'COLLECTION.toml'}"
     if not (path / format.MANIFEST).is_file():
+        if is_ours(path):
+            raise ConfigError(f"{kind} {path} has lost its manifest. Run: {build} --force, which builds all of it anew")
         what = f"has no manifest: it is no whole {kind}" if _exists(path) else "does not exist"
-        raise ConfigError(f"{kind} {path} {what}. Run: {build}. {suggest(str(path), _beside(path, pattern))}")
+        others = [other for other in _beside(path, pattern) if other != str(path)]
+        raise ConfigError(f"{kind} {path} {what}. Run: {build}. {suggest(str(path), others)}")
     manifest: dict[str, Any] = format.read_json(path / format.MANIFEST)
+    if not isinstance(manifest, dict):
+        raise StoreError(f"{kind} {path}: the manifest is damaged. Run: {build} --force")
     if manifest.get("format") != format.FORMAT:
         found = manifest.get("format")
         raise StoreError(f"{kind} {path} has format {found}, this version reads {format.FORMAT}: build it again")
     if digest({key: value for key, value in manifest.items() if key != "checksum"}) != manifest.get("checksum"):
         raise StoreError(f"{kind} {path}: the manifest is damaged. Run: {build} --force")
     return manifest
+
+
+def is_ours(path: Place) -> bool:
+    """Whether a folder is a store or a collection by its group's metadata, whatever else there is of it."""
+    try:
+        group = format.read_json(path / "zarr.json")
+    except StoreError:
+        return False
+    return isinstance(group, dict) and "distgen" in (group.get("attributes") or {})
 
 
 def _exists(path: Place) -> bool:

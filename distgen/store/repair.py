@@ -38,13 +38,13 @@ def repair(recipe: Recipe, out: Place, progress: Progress = silent) -> Findings:
         What was damaged, and is whole now.
 
     Raises:
-        StoreError: the manifest itself is damaged, the recipe or a source has changed since the store was built, or
-            what is built now is not what the manifest says.
+        StoreError: the manifest itself is damaged; the recipe or a source no longer gives what is damaged; or what is
+            built now is not what the manifest says.
     """
-    store, sources = open_store(out), examine(recipe)
-    _refuse_change(recipe, sources, store)
-    found = verify(store, progress)
     work = Work(out)
+    out = work.out
+    store, sources = open_store(out), examine(recipe)
+    found = verify(store, progress)
     with work.locked():
         recipe = sources.fetched(recipe, work.folder)
         for key, shard, _ in found.damage:
@@ -56,7 +56,7 @@ def repair(recipe: Recipe, out: Place, progress: Progress = silent) -> Findings:
             array = store.array(key)
             with _rebuilt(recipe, sources, store, work, key, shard) as (file, entry):
                 _refuse_other(array, shard, entry)
-                overwrite(out / key / array.layout.key(shard), file)
+                overwrite(out / key / array.layout.key(shard), file if file.exists() else None)
         work.remove()
     left = verify(open_store(out)).damage
     if left:
@@ -70,18 +70,18 @@ def compare(recipe: Recipe, out: Place, progress: Progress = silent) -> list[str
     Returns:
         A sentence for each array that the sources do not give; none if the store is what they say.
     """
-    store, sources = open_store(out), examine(recipe)
-    _refuse_change(recipe, sources, store)
-    work = Work(out, ".deep")
+    store, sources, work = open_store(out), examine(recipe), Work(out, ".deep")
     with work.locked():
         try:
             recipe = sources.fetched(recipe, work.folder)
+            _refuse_change(recipe, sources, store)
             inputs = store.manifest["inputs"]["planes"]
             made = base.build(recipe, inputs, work, progress, in_this_process, 1)
             entries = _as_published(store, made, made.arrays)
             for block in _blocks(recipe, sources, store):
                 tracks.write_block(block, store.contigs, work, progress)
                 key = _key(store, block)
+                assert key is not None
                 entries[key] = format.array_entry(
                     block.layout(store.contigs), tracks.shards_of(block, store.contigs, work)
                 )
@@ -100,12 +100,22 @@ def compare(recipe: Recipe, out: Place, progress: Progress = silent) -> list[str
 
 
 def _refuse_change(recipe: Recipe, sources: Sources, store: Store) -> None:
+    """Other splits or other words of a recipe are no matter: what counts is what the arrays were made of."""
+    known = store.manifest["inputs"]
+    if (
+        base.inputs(recipe, sources.ids) != known["planes"]
+        or {block.inputs for block in _blocks(recipe, sources, store)} != known["tracks"].keys()
+        or {table.inputs for table in _tables(recipe, sources, store)} != rows.standing(store).keys()
+    ):
+        raise _changed(recipe, sources, store)
+
+
+def _changed(recipe: Recipe, sources: Sources, store: Store) -> StoreError:
     found, known = sources.provenance, store.manifest["provenance"]
-    for part, what in (("recipe", "the recipe has"), ("sources", "a source has"), ("distgen", "distgen has")):
-        if found[part] != known[part]:
-            raise StoreError(
-                f"{store.path}: {what} changed since this store was built; run distgen build {recipe.path}"
-            )
+    what = "the recipe has" if found["recipe"] != known["recipe"] else "distgen has"
+    if any(known["sources"].get(name, source) != source for name, source in found["sources"].items()):
+        what = "a source has"
+    return StoreError(f"{store.path}: {what} changed since this store was built; run distgen build {recipe.path}")
 
 
 def _write_metadata(store: Store, key: str) -> None:
@@ -128,14 +138,22 @@ def _rebuilt(
     """A shard built anew: its file, and what its writer says of it."""
     inputs, kind = store.manifest["inputs"]["planes"], key.split("/")[0]
     if kind == "tracks":
-        block = next(block for block in _blocks(recipe, sources, store) if _key(store, block) == key)
+        of = {_key(store, block): block for block in _blocks(recipe, sources, store)}
+        if key not in of:
+            raise _changed(recipe, sources, store)
+        block = of[key]
         tracks.write_block(block, store.contigs, work, silent, only=shard)
         yield tracks.shard_path(block, work, shard), tracks.shards_of(block, store.contigs, work, only=shard)[0]
     elif kind in (matrices.KIND, variants.KIND):
         group, name = key.rsplit("/", 1)
-        table = next(table for table in _tables(recipe, sources, store) if _table_key(store, table) == group)
+        tables = {_table_key(store, table): table for table in _tables(recipe, sources, store)}
+        if group not in tables:
+            raise _changed(recipe, sources, store)
+        table = tables[group]
         rows.write(table, work, silent)
         yield _shard(work.path(table.inputs) / name, (work.receipt(table.inputs) or {})["arrays"][name], shard)
+    elif inputs != base.inputs(recipe, sources.ids):
+        raise _changed(recipe, sources, store)
     elif kind in PER_BYTE and recipe.assembly:
         yield assembly.shard_path(work, inputs, key, shard), assembly.rebuild(recipe, inputs, work, shard)[key]
     else:
@@ -169,16 +187,17 @@ def _tables(recipe: Recipe, sources: Sources, store: Store) -> list[rows.Table]:
     return plan_tables(recipe, sources, Base.of(store), None)
 
 
-def _table_key(store: Store, table: rows.Table) -> str:
-    return str(rows.standing(store)[table.inputs]["key"])
+def _table_key(store: Store, table: rows.Table) -> str | None:
+    return rows.standing(store).get(table.inputs, {}).get("key")
 
 
 def _blocks(recipe: Recipe, sources: Sources, store: Store) -> list[Block]:
     return tracks.plan(recipe, sources.ids, store.contigs, {})
 
 
-def _key(store: Store, block: Block) -> str:
-    return str(store.manifest["inputs"]["tracks"][block.inputs]["key"])
+def _key(store: Store, block: Block) -> str | None:
+    """Where the store has a block's array; None if the recipe has gained it since."""
+    return store.manifest["inputs"]["tracks"].get(block.inputs, {}).get("key")  # type: ignore[no-any-return]
 
 
 def _refuse_other(array: Array, shard: int, entry: dict[str, Any]) -> None:

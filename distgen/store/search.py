@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from distgen.errors import ConfigError
-from distgen.genome import AMBIGUOUS, Contigs, Int64
+from distgen.genome import AMBIGUOUS, Bits, Bytes, Contigs, Int64
 from distgen.store import seeds
-from distgen.store.text import PIECE, Bits, Bytes, cut
+from distgen.store.text import PIECE, cut
 from distgen.store.work import Execute, Progress, in_this_process, silent
 
 Floats = npt.NDArray[np.float64]

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distgen.genome import Int64
+from distgen.genome import Bytes, Int64
 from distgen.ingest.compiled import compiled
 
-Bytes = npt.NDArray[np.uint8]
 Counts = npt.NDArray[np.uint32]
 
 PATTERNS = {  # the largest text in bases: what still keeps chance hits at a few per seed

@@ -16,7 +16,6 @@ import numpy as np
 from blake3 import blake3
 
 from distgen.config import Homology, Recipe, Split, digest
-from distgen.errors import ConfigError
 from distgen.genome import Int64
 from distgen.store import sequences, splits
 from distgen.store.base import Base
@@ -65,7 +64,8 @@ class _Job:
         """The splits of a table drawn by families."""
         name, contigs = next(iter(self.splits)), self.base.contigs
         stem = name.rsplit("-", 1)[0] if self.split.folds else name
-        return splits.resolve(stem, self.split, contigs, Path, family)
+        with self.recipe.at(self.key):
+            return splits.resolve(stem, self.split, contigs, Path, family)
 
 
 def cost(recipe: Recipe, bases: int, workers: int = 1) -> tuple[float, int]:
@@ -131,10 +131,8 @@ def separated(
         receipt = work.receipt(inputs)
         if receipt is None:
             folder = work.begin(inputs)
-            try:
+            with recipe.at(f"{job.key}.homology"):
                 receipt = _search(job, folder, execute, parallel)
-            except ConfigError as error:
-                raise recipe.error(f"{job.key}.homology", str(error)) from None
             work.finish(inputs, folder, receipt)
         parts |= _parts(job, receipt)
         reports |= {name: {"inputs": inputs, "report": receipt["report"]} for name in job.splits}
@@ -204,6 +202,6 @@ def _parts(job: _Job, receipt: dict[str, Any]) -> dict[str, Parts]:
         return job.draw(np.array(receipt["family"], np.int64))
     (name,) = job.splits
     if "parts" in receipt:
-        return {name: splits.parts_of(receipt["parts"])}
+        return {name: {part: splits.intervals(of, job.base.contigs) for part, of in receipt["parts"].items()}}
     codes = np.array(list(receipt["part"]), np.uint8)
     return {name: sequences.parts_of(codes, job.base.contigs)}

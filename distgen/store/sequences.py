@@ -23,11 +23,11 @@ from blake3 import blake3
 
 from distgen.config import Labelled, Recipe, Sequences, digest
 from distgen.errors import ConfigError, SourceError, suggest
-from distgen.genome import ALIGNMENT, Contigs, Int64
+from distgen.genome import ALIGNMENT, Bytes, Contigs, Int64
 from distgen.ingest import packing
 from distgen.ingest.objects import Place
 from distgen.store import format, planes
-from distgen.store.format import Bytes, Entry
+from distgen.store.format import Entry
 from distgen.store.planes import PER_BYTE, plane_layout
 from distgen.store.rows import Column, link_arrays
 from distgen.store.splits import PARTS, Parts
@@ -57,10 +57,8 @@ def build(recipe: Recipe, table: Sequences, unit: str, work: Work, progress: Pro
     files = {
         part: _each(entry, partial(recipe.resolve, key=f"sequences.{part}")) for part, entry in table.files.items()
     }
-    try:
+    with recipe.at("sequences"):
         execute([partial(_write, table, files, work, unit)], progress)
-    except ConfigError as error:
-        raise recipe.error("sequences", str(error)) from None
 
 
 def _write(table: Sequences, files: dict[str, Any], work: Work, unit: str, progress: Progress) -> None:
@@ -179,14 +177,14 @@ class _Table:
 
     def _check(self, block: SequenceBlock, lengths: Int64) -> None:
         for row in np.flatnonzero(lengths < 1)[:1].tolist():
-            raise SourceError(f"{block.ids[row]}: the sequence is empty")
+            raise SourceError(f"{block.where(row)}: the sequence is empty")
         bad = np.flatnonzero(packing.CODES[block.letters] == 255)
         for at in bad[:1].tolist():
             row = int(np.searchsorted(block.offsets, at, side="right")) - 1
-            raise SourceError(f"{block.ids[row]}: {chr(block.letters[at])!r} is no IUPAC nucleotide letter")
+            raise SourceError(f"{block.where(row)}: {chr(block.letters[at])!r} is no IUPAC nucleotide letter")
         unknown = set(block.parts) - _CALLED.keys() if self._split else ()
         for row, part in ((row, part) for row, part in enumerate(block.parts) if part in unknown):
-            raise SourceError(f'{block.ids[row]}: "{part}" is no part of a split. {suggest(part, _CALLED)}')
+            raise SourceError(f'{block.where(row)}: "{part}" is no part of a split. {suggest(part, _CALLED)}')
 
     def finish(self, kind: str) -> dict[str, Any]:
         """Close all arrays; returns the unit's receipt."""
@@ -371,14 +369,14 @@ def assign(parts: Parts, contigs: Contigs) -> Bytes:
     """The number of the part uint8 (n,) that each sequence is in.
 
     Raises:
-        ConfigError: a part cuts a sequence; the message begins with the part's name.
+        ConfigError: a part cuts a sequence; `key` is the part's.
     """
     codes, whole = np.zeros(len(contigs), np.uint8), contigs.whole()
     for part, number in reversed(_PART.items()):  # train may be what the others leave
         rows = contigs.locate(parts[part][:, 0])
         for row in rows[(whole[rows] != parts[part]).any(axis=1)][:1].tolist():
             raise ConfigError(
-                f'{part}: a part of a table takes sequences whole, not a stretch of "{contigs.names[row]}"'
+                f'a part of a table takes sequences whole, not a stretch of "{contigs.names[row]}"', key=part
             )
         codes[rows] = number
     return codes

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import distgen
-from distgen.config import Recipe, digest, redact
-from distgen.errors import suggest
+from distgen.config import Recipe, digest
+from distgen.errors import redact, suggest
 from distgen.ingest.open import blake3, sha256
 from distgen.ingest.remote import Remote, describe, fetch
 
@@ -66,6 +66,8 @@ def examine(recipe: Recipe) -> Sources:
 
 def _local(recipe: Recipe, source: str, key: str, expected: str | None) -> dict[str, Any]:
     path = recipe.resolve(source, key)
+    if path.is_dir():
+        raise recipe.error(key, f"{path} is a folder; name a file in it")
     if not path.is_file():
         near = sorted(other.name for other in path.parent.glob("*")) if path.parent.is_dir() else []
         raise recipe.error(key, f"there is no file {path}. {suggest(path.name, near)}")

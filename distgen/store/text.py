@@ -13,20 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from distgen.genome import AMBIGUOUS, Contigs, Int64
+from distgen.genome import AMBIGUOUS, Bits, Bytes, Contigs, Int64
 from distgen.ingest.objects import Place
-from distgen.ingest.packing import unpack_codes
+from distgen.ingest.packing import codes_between, flags_between
 from distgen.store import seeds
 from distgen.store.assembly import flat_length
 from distgen.store.format import Array, Entry
 from distgen.store.planes import PER_BYTE
 from distgen.store.reader import Store
 from distgen.store.work import Execute, Progress, silent
-
-Bytes = npt.NDArray[np.uint8]
-Bits = npt.NDArray[np.bool_]
 
 PIECE = 1 << 20  # bases read at a time
 _COUNTERS = 25  # at most 2 x 2**25 counters of seeds: 128 MiB
@@ -73,9 +69,7 @@ class Text:
 
     def codes(self, start: int, end: int) -> Bytes:
         """Codes (end - start,); ambiguous bases, and padding between contigs, are 4."""
-        packed = self._planes["sequence"][start // 4 : -(-end // 4)]
-        codes: Bytes = unpack_codes(packed)[start % 4 :][: end - start]
-        codes[self.flags("ambiguous", start, end)] = AMBIGUOUS
+        codes = codes_between(self._planes["sequence"], self._planes["ambiguous"], start, end)
         first, last = self.contigs.locate([start, max(end - 1, start)]).tolist()
         for contig_end, padded in zip(self._ends[first : last + 1], self._starts[first + 1 : last + 2], strict=True):
             codes[max(contig_end - start, 0) : max(padded - start, 0)] = AMBIGUOUS
@@ -90,13 +84,12 @@ class Text:
         return [*self.contigs.offsets.tolist(), self.length]
 
     def flags(self, plane: str, start: int, end: int) -> Bits:
-        """The bits (end - start,) of a plane, or of the mask."""
-        packed = (self._mask if plane == "mask" else self._planes[plane])[start // 8 : -(-end // 8)]
-        return np.unpackbits(packed, bitorder="little")[start % 8 :][: end - start].view(np.bool_)
+        """The bits (end - start,) of a plane."""
+        return flags_between(self._planes[plane], start, end)
 
     def read(self, start: int, end: int) -> tuple[Bytes, Bits]:
         """Codes and masked flags, both (end - start,)."""
-        masked = np.zeros(end - start, bool) if self.mask is None else self.flags("mask", start, end)
+        masked = np.zeros(end - start, bool) if self.mask is None else flags_between(self._mask, start, end)
         return self.codes(start, end), masked
 
     def masked(self, part: Int64) -> int:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from distgen.config import Recipe, Track, digest
 from distgen.errors import SourceError
-from distgen.genome import Contigs
+from distgen.genome import MISSING, Contigs
 from distgen.store import format
 from distgen.store.format import Entry, Layout, ShardWriter
 from distgen.store.reader import Store
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 COLUMNS = 64  # of a block at most
 PIECE = 1 << 21  # values in memory at a time
 _LARGEST = {"float16": 65504.0, "float32": 3.4e38, "uint8": 254.0}
-_NO_DATA = 255  # of uint8 signals
 
 Values = npt.NDArray[Any]
 
@@ -70,7 +69,7 @@ class Block:
         shape = (bins, len(self.columns))
         if self.track.is_classes:
             return format.rows_layout(shape, np.uint8, "zstd")
-        fill = _NO_DATA if self.track.dtype == "uint8" else float("nan")
+        fill = MISSING if self.track.dtype == "uint8" else float("nan")
         return format.rows_layout(shape, self.track.dtype, "zstd", fill)
 
 
@@ -195,7 +194,7 @@ def _store(block: Block, contig: str, first: int, values: Values) -> Values:
             f"{track.dtype} cannot hold ({low:g} to {_LARGEST[track.dtype]:g}): set scale, power or soft_clip"
         )
     if track.dtype == "uint8":
-        stored = np.rint(np.where(missing, _NO_DATA, kept)).astype(np.uint8)
+        stored = np.rint(np.where(missing, MISSING, kept)).astype(np.uint8)
         return stored
     stored = kept.astype(track.dtype)
     stored[missing] = np.nan  # one bit pattern for all

@@ -33,7 +33,7 @@ def refuse_others(out: Object) -> None:
         raise ConfigError(f"{out} is no store, it holds {some(others)}: give another --out, or move that away")
 
 
-def publish(folder: Path, out: Object, old: dict[str, Any] | None, *, force: bool) -> None:
+def publish(folder: Path, out: Object, old: dict[str, Any] | None, *, force: bool, last: Callable[[], None]) -> None:
     """Send the files of a folder, the manifest last, by which all of it becomes the store.
 
     Args:
@@ -41,6 +41,7 @@ def publish(folder: Path, out: Object, old: dict[str, Any] | None, *, force: boo
         out: where the store is to be.
         old: the manifest that this one follows; None if there is none.
         force: overwrite what differs; a manifest that is there goes away before.
+        last: called before the manifest is put.
 
     Raises:
         ConfigError: something else is there. StoreError: another builder was first. RemoteError: a request failed.
@@ -51,6 +52,7 @@ def publish(folder: Path, out: Object, old: dict[str, Any] | None, *, force: boo
     if force:
         before = _current(out / MANIFEST)
     send(files, out, force=force, hide=lambda: _hide(out, before, new))
+    last()
     commit(out / MANIFEST, _current(out / MANIFEST) if force else before, new)
 
 
@@ -110,9 +112,11 @@ def commit(item: Object, before: bytes | None, new: bytes) -> None:
         )
 
 
-def overwrite(place: Place, content: bytes | Path) -> None:
-    """Put a damaged file or object right."""
-    if isinstance(place, Path):
+def overwrite(place: Place, content: bytes | Path | None) -> None:
+    """Put a damaged file or object right; None: there should be none."""
+    if content is None:
+        place.delete([""]) if isinstance(place, Object) else place.unlink()
+    elif isinstance(place, Path):
         place.parent.mkdir(parents=True, exist_ok=True)
         new = place.with_name(f".{place.name}.new")
         with new.open("wb") as file:

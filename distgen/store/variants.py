@@ -22,10 +22,10 @@ import numpy.typing as npt
 from distgen import config
 from distgen.config import Recipe, digest
 from distgen.errors import ConfigError, SourceError, suggest
-from distgen.genome import AMBIGUOUS, Contigs, Int64
+from distgen.genome import AMBIGUOUS, Bytes, Contigs, Int64
 from distgen.ingest.objects import Place
 from distgen.store import rows
-from distgen.store.format import Array, Bytes, Entry
+from distgen.store.format import Array, Entry
 from distgen.store.work import Part
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def plan(
     return tables
 
 
-def _fill(table: config.Variants, path: Path, bases: Bases, folder: Path, part: Part) -> rows.Made:
+def _fill(table: config.VariantsTable, path: Path, bases: Bases, folder: Path, part: Part) -> rows.Made:
     from distgen.ingest.variants import read_variants
 
     columns = _columns(folder, len(table.samples))

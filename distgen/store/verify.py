@@ -13,9 +13,9 @@ from distgen.errors import StoreError
 from distgen.ingest.objects import Object, Place
 from distgen.store import format
 from distgen.store.format import MANIFEST, Array
-from distgen.store.planes import PER_BYTE
-from distgen.store.reader import Store
+from distgen.store.reader import Store, open_store
 from distgen.store.splits import PARTS
+from distgen.store.work import Work
 
 KINDS = ("tracks", "matrices", "variants", "splits")  # groups of arrays that a recipe may gain and lose
 
@@ -47,7 +47,7 @@ def verify(store: Store, progress: Callable[[int], None] = lambda size: None) ->
         for shard in range(array.layout.shards):
             _check_shard(key, array, shard, found, progress)
         if len(found.damage) == before and not array.has_content_id():
-            found.damage.append((key, None, f"{store.path / key} is not the array that was published"))
+            found.damage.append((key, None, f"{store.path / key} is not the array that was published; {format.ADVICE}"))
     for key, attributes in store.groups().items():
         _check_json(store.path / key / "zarr.json", format.group_json(attributes), key, found)
     return found
@@ -60,22 +60,16 @@ def _check_shard(key: str, array: Array, shard: int, found: Findings, progress: 
             found.bytes += size
             progress(size)
     except StoreError as error:
-        per = PER_BYTE.get(key)
-        layout = array.layout
-        where = ""
-        if per:
-            first, last = shard * layout.shard * per, min((shard + 1) * layout.shard, layout.shape[0]) * per
-            where = f" (bases {first:,} to {last:,} of the flat coordinate)"
-        found.damage.append((key, shard, f"{error}{where}"))
+        found.damage.append((key, shard, str(error)))
 
 
 def _check_json(path: Place, expected: Any, key: str, found: Findings) -> None:
     """Metadata must be the very bytes that were published."""
     try:
         if path.read_bytes() != format.json_bytes(expected):
-            found.damage.append((key, None, f"{path} is not what was published"))
+            found.damage.append((key, None, f"{path} is not what was published; {format.ADVICE}"))
     except OSError as error:
-        found.damage.append((key, None, f"{path} cannot be read: {error.strerror}"))
+        found.damage.append((key, None, f"{path} cannot be read ({error.strerror}); {format.ADVICE}"))
 
 
 def sizes(store: Store) -> dict[str, int]:
@@ -97,15 +91,23 @@ def leftovers(store: Store, names: Iterable[str]) -> list[str]:
     return sorted(folders - store.groups().keys())
 
 
-def prune(store: Store) -> list[str]:
-    """Remove what `leftovers` finds, and say what that was; nothing may read it any longer."""
-    names = sizes(store)
-    found = leftovers(store, names)
-    if isinstance(store.path, Object):
-        store.path.delete([name for name in names if "/".join(name.split("/")[:2]) in found])
-    else:
-        for key in found:
-            shutil.rmtree(store.path / key)
+def prune(place: Place) -> list[str]:
+    """Remove what `leftovers` finds, and say what that was; nothing may read it any longer.
+
+    Raises:
+        ConfigError: there is no store, or a build of it is running: what it has put there, no manifest names yet.
+    """
+    work = Work(place)
+    with work.locked():
+        store = open_store(work.out)
+        names = sizes(store)
+        found = leftovers(store, names)
+        if isinstance(store.path, Object):
+            store.path.delete([name for name in names if "/".join(name.split("/")[:2]) in found])
+        else:
+            for key in found:
+                shutil.rmtree(store.path / key)
+        work.remove()
     return found
 
 
@@ -121,9 +123,11 @@ def describe(store: Store) -> dict[str, Any]:
         "bytes": sum(files.values()),
         "unused": leftovers(store, files),
         "contigs": {n: int(length) for n, length in zip(contigs.names, contigs.lengths, strict=True)},
+        "left_out": store.left_out,
         "letters": store.letters,
         "tracks": {
             name: {"columns": list(track.columns), "bin_bp": track.bin_bp, "bins": track.bins}
+            | _counted(store, "tracks", name)
             for name, track in store.tracks.items()
         },
         "splits": {
@@ -150,7 +154,7 @@ def _bases(store: Store, split: str, part: str) -> int:
 
 
 def _counted(store: Store, kind: str, name: str) -> dict[str, Any]:
-    """What a build counted of a table of rows."""
+    """What a build counted of a track or a table of rows."""
     entry = store.manifest[kind][name]
     return {key: entry[key] for key in ("counts", "skipped", "dropped") if key in entry}
 

@@ -17,14 +17,13 @@ import numpy.typing as npt
 
 from distgen.config import digest
 from distgen.errors import ConfigError, suggest
-from distgen.genome import AMBIGUOUS, Contigs, Int64
+from distgen.genome import AMBIGUOUS, MISSING, Bytes, Contigs, Int64
 from distgen.ingest.objects import Place
-from distgen.ingest.packing import pack_codes, unpack_codes
+from distgen.ingest.packing import codes_between, flags_between, pack_codes
 from distgen.store import format, upload
 from distgen.store.exported import (
     FORMAT,
     INDEX,
-    PARTS,
     Export,
     Shard,
     read_blocks_of_export,
@@ -32,6 +31,7 @@ from distgen.store.exported import (
     sample_key,
 )
 from distgen.store.reader import Store, Track, open_store
+from distgen.store.splits import PARTS
 from distgen.store.tar import BLOCK, END, npy_header, tar_header
 from distgen.store.work import Execute, Progress, Work, in_this_process, link, settle, silent, sync
 
@@ -41,7 +41,6 @@ SHARD_BYTES = 256_000_000
 _LARGEST_OBJECT = 512_000_000  # bytes: it is in memory while it is sent
 _IN_MEMORY = 1 << 24  # bytes of samples at a time
 
-Bytes = npt.NDArray[np.uint8]
 Values = npt.NDArray[Any]
 
 
@@ -240,10 +239,12 @@ def export(
         named = [{"name": shard.name, "part": shard.part} for shard in shards]
         index = described | {"shards": [entry | receipt for entry, receipt in zip(named, receipts, strict=True)]}
         index |= {"checksum": digest(index)}
-        if isinstance(out, Path):
-            _publish(out, index, [work.path(unit) / shard for shard, unit in units.items()], work.folder / "export")
+        if isinstance(work.out, Path):
+            _publish(
+                work.out, index, [work.path(unit) / shard for shard, unit in units.items()], work.folder / "export"
+            )
         else:
-            upload.commit(out / INDEX, None, format.json_bytes(index))
+            upload.commit(work.out / INDEX, None, format.json_bytes(index))
         work.remove()
     return read_export(out)
 
@@ -253,7 +254,7 @@ def _is_taken(out: Place, shards: list[Shard], shard_bytes: int) -> bool:
     if isinstance(out, Path):
         return out.exists() and not (out.is_dir() and not any(out.iterdir()))
     if shard_bytes > _LARGEST_OBJECT:
-        raise ConfigError(f"shard_bytes: {shard_bytes} is more than is sent at once ({_LARGEST_OBJECT})")
+        raise ConfigError(f"{shard_bytes} is more than is sent at once ({_LARGEST_OBJECT})", key="shard_bytes")
     return bool(out.names().keys() - {shard.name for shard in shards})
 
 
@@ -302,9 +303,9 @@ def _plan(
     lengths = {"window": window, "target_length": target_length, "stride": stride, "shard_bytes": shard_bytes}
     for key, value in lengths.items():
         if value < 1:
-            raise ConfigError(f"{key}: {value} is not above 0")
+            raise ConfigError(f"{value} is not above 0", key=key)
     if target_length > window or (window - target_length) % 2:
-        raise ConfigError(f"target_length: {target_length} does not lie in the middle of a window of {window}")
+        raise ConfigError(f"{target_length} does not lie in the middle of a window of {window}", key="target_length")
     found = tuple(store.track(name) for name in sorted(tracks))
     coarsest = max(found, key=lambda track: track.bin_bp, default=None)
     for track in found:
@@ -313,16 +314,20 @@ def _plan(
                 below = lengths[key] - rest
                 good = " or ".join(str(value) for value in (below, below + track.bin_bp) if value)
                 raise ConfigError(
-                    f'{key}: {lengths[key]} is no multiple of track "{track.name}" with bin_bp {track.bin_bp}. Use {good}.'
+                    f'{lengths[key]} is no multiple of track "{track.name}" with bin_bp {track.bin_bp}. Use {good}.',
+                    key=key,
                 )
         if coarsest and coarsest.bin_bp % track.bin_bp:
             raise ConfigError(
-                f'tracks: the bins of "{coarsest.name}" ({coarsest.bin_bp} bp) are no whole bins of "{track.name}" '
-                f"({track.bin_bp} bp); export them apart"
+                f'the bins of "{coarsest.name}" ({coarsest.bin_bp} bp) are no whole bins of "{track.name}" '
+                f"({track.bin_bp} bp); export them apart",
+                key="tracks",
             )
     # webdataset reads suffixes in lower case.
     if len({name.lower() for name in tracks}) < len(tracks):
-        raise ConfigError(f"tracks: of {', '.join(tracks)}, two have the same name in lower case; export them apart")
+        raise ConfigError(
+            f"of {', '.join(tracks)}, two have the same name in lower case; export them apart", key="tracks"
+        )
     if split not in store.manifest["splits"]:
         raise ConfigError(f'store {store.path} has no split "{split}". {suggest(split, store.manifest["splits"])}')
     whole = {part: regions for part, regions in store.manifest["splits"][split].items() if part != "id" and regions}
@@ -332,7 +337,7 @@ def _plan(
     plan = _Plan(store, split, tuple(order), window, target_length, stride, found, shard_bytes)
     for track in found:
         if len(sample_key(max(order, key=len), 0)) + len(f".{track.name}.npy") > 100:
-            raise ConfigError(f'tracks: "{track.name}" is too long a name for a member of a tar file')
+            raise ConfigError(f'"{track.name}" is too long a name for a member of a tar file', key="tracks")
     return plan
 
 
@@ -379,7 +384,7 @@ def _dtype(track: Track) -> np.dtype[Any]:
 
 
 def _missing(dtype: np.dtype[Any]) -> float:
-    return 255 if dtype == np.uint8 else math.nan
+    return MISSING if dtype == np.uint8 else math.nan
 
 
 def _bases(store: Store, start: int, end: int, first: int, last: int) -> tuple[Bytes, npt.NDArray[np.bool_]]:
@@ -387,13 +392,8 @@ def _bases(store: Store, start: int, end: int, first: int, last: int) -> tuple[B
     codes, soft = np.full(end - start, AMBIGUOUS, np.uint8), np.zeros(end - start, bool)
     low, high = max(start, first), min(end, last)
     inside = slice(low - start, high - start)
-    codes[inside] = unpack_codes(store.planes["sequence"][low // 4 : -(-high // 4)])[low % 4 :][: high - low]
-    bits = {}
-    for plane in ("ambiguous", "softmask"):
-        flags = store.planes[plane][low // 8 : -(-high // 8)]
-        bits[plane] = np.unpackbits(flags, bitorder="little")[low % 8 :][: high - low].view(bool)
-    codes[inside][bits["ambiguous"]] = AMBIGUOUS
-    soft[inside] = bits["softmask"]
+    codes[inside] = codes_between(store.planes["sequence"], store.planes["ambiguous"], low, high)
+    soft[inside] = flags_between(store.planes["softmask"], low, high)
     return codes, soft
 
 

@@ -7,6 +7,7 @@ made of; it is written under another name and renamed when whole: a unit that is
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -18,12 +19,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from distgen.config import digest
-from distgen.errors import ConfigError, StoreError
+from distgen.errors import ConfigError, SourceError, StoreError
 from distgen.ingest.objects import Place
 from distgen.ingest.open import heard
 from distgen.store import format
 
 _RECEIPT = "receipt.json"
+_NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
 
 
 class Progress(Protocol):
@@ -89,12 +91,19 @@ class Work:
     be sent to an object store waits.
 
     Args:
-        out: where the store is to be.
+        out: where the store is to be; as `Work.out` an absolute path, behind all links.
         purpose: tells the folder from others for the same store.
+
+    Raises:
+        ConfigError: there can be no store.
     """
 
     def __init__(self, out: Place, purpose: str = ""):
-        self.out = out
+        # What is renamed is the store itself, not a link to it, and on its own disk; workers elsewhere stand in other folders.
+        self.out = out = out.resolve() if isinstance(out, Path) else out
+        self.published = False
+        if not out.name:
+            raise ConfigError(f"{out} cannot be a store: name a folder below it")
         if isinstance(out, Path):
             self.folder = out.with_name(f".{out.name}{purpose}.building")
         else:
@@ -106,6 +115,7 @@ class Work:
 
         Raises:
             ConfigError: another build of this store is running, or nothing can be written here.
+        ConfigError, SourceError: what went wrong inside, and where is kept what is finished.
             StoreError: the system failed while building (a full disk); what is finished is kept.
         """
         try:
@@ -116,10 +126,21 @@ class Work:
             for unfinished in self.folder.glob("units/*.part-*"):
                 shutil.rmtree(unfinished, ignore_errors=True)
             yield
+        except (ConfigError, SourceError) as error:
+            kept = [self.folder / name for name in ("units", "sources") if any(self.folder.glob(f"{name}/*"))]
+            if not kept:
+                self.remove()
+                raise
+            raise type(error)(
+                f"{str(error).rstrip('.')}. What is finished waits in {self.folder}, and the next build goes on from there"
+            ) from error
         except OSError as error:
+            problem = error.strerror or error
             raise StoreError(
-                f"{self.out}: the build stopped ({error.strerror or error}); nothing was published, and the same "
-                "command goes on from here"
+                f"{self.out} is published, but {error.filename or self.folder} cannot be tidied up ({problem})"
+                if self.published
+                else f"{self.out}: the build stopped ({problem}); nothing was published, and the same command goes on "
+                "from here"
             ) from error
         finally:
             os.close(lock)
@@ -187,6 +208,10 @@ def sync(place: Path) -> None:
     handle = os.open(place, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        # Some file systems (CIFS, FUSE) know no fsync of a folder: they see to its names themselves.
+        if error.errno not in _NO_FSYNC or not place.is_dir():
+            raise
     finally:
         os.close(handle)
 
@@ -202,20 +227,32 @@ def _replaced(out: Path) -> Path:
     return out.with_name(f".{out.name}.old")
 
 
-def swap(folder: Path, out: Path) -> None:
-    """Put the finished folder in the place of `out`; a store that was there goes away afterwards."""
-    settle(folder)
+def swap(folder: Path, work: Work) -> None:
+    """Put the finished and settled folder in the place of `work.out`; a store that was there goes away afterwards."""
+    out = work.out
+    assert isinstance(out, Path)
     if out.exists():
         out.rename(_replaced(out))
     folder.rename(out)
+    work.published = True
     sync(out.parent)
-    shutil.rmtree(_replaced(out), ignore_errors=True)
+    _remove(_replaced(out))
 
 
-def recover(out: Path) -> None:
+def recover(work: Work) -> None:
     """Finish what a builder left that died between the two renames of `swap`."""
-    if _replaced(out).exists():
+    out = work.out
+    assert isinstance(out, Path)
+    if os.path.lexists(_replaced(out)):
         if out.exists():
-            shutil.rmtree(_replaced(out), ignore_errors=True)
+            _remove(_replaced(out))
         else:
             _replaced(out).rename(out)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, or a link to one, if it is there."""
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)

@@ -10,7 +10,6 @@ import torch
 
 from distgen import models, objectives
 from distgen.config import Cluster, Data, File, Log, Name, Optimizer, Train, digest, read
-from distgen.errors import ConfigError
 from distgen.loader.loader import GenomeLoader
 from distgen.objectives import Objective
 from distgen.store.reader import Store, open_store
@@ -85,17 +84,13 @@ class Run(File):
 
     def build_objective(self, store: Store) -> Objective:
         """The objective on the tracks of a store; see `distgen.objectives.build`."""
-        try:
+        with self.at("objective.track"):
             return objectives.build(self.objective, store)
-        except ConfigError as error:
-            raise self.error("objective.track", str(error).removeprefix("objective.track: ")) from None
 
     def open_store(self) -> Store:
         """The store this run trains on. Raises ConfigError naming the file and key if there is none."""
-        try:
+        with self.at("data.store"):
             return open_store(self.resolve(self.data.store, "data.store"))
-        except ConfigError as error:
-            raise self.error("data.store", str(error)) from None
 
     def loader(
         self,
@@ -110,7 +105,7 @@ class Run(File):
     ) -> GenomeLoader:
         """The loader of one part: shuffled and augmented for training, else whole and along the assembly."""
         data = self.data
-        try:
+        with self.at("data"):
             return GenomeLoader(
                 store,
                 window=data.window,
@@ -129,11 +124,6 @@ class Run(File):
                 tracks=objective.tracks,
                 last="drop" if training else "pad",
             )
-        except ConfigError as error:
-            key, colon, problem = str(error).partition(": ")
-            if colon and key.startswith("data."):
-                raise self.error(key, problem) from None
-            raise self.error("data", str(error)) from None
 
     def precision(self, device: torch.device) -> torch.dtype:
         """bfloat16 where asked for, or by `auto` where the hardware multiplies it; else float32."""

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from tests.store.test_build import tree
 UNIT = 1 << 19
 BUILD = f"""
 import sys
+import time
 from pathlib import Path
 from distgen.store import planes
 planes.UNIT = {UNIT}
@@ -199,3 +201,42 @@ def test_every_fault_in_a_store_is_found_and_never_served(small, faults):
         path.write_bytes(content)
     assert found > 0.8 * faults
     assert not verify(open_store(small.path)).damage
+
+
+SLOW = """
+import sys, time
+from distgen import cli
+from distgen.store import build
+
+def settle(*places):
+    print("settling", flush=True)
+    time.sleep(3)
+
+build.settle = settle
+sys.argv = ["distgen", "build", *sys.argv[1:]]
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("stores", [1, 2])
+def test_after_an_interrupt_nothing_is_published_and_nobody_waits(small_recipe, tmp_path, stores):
+    (tmp_path / "recipes").mkdir()
+    for name in ("a", "b")[:stores]:
+        text = small_recipe.read_text().replace('"small"', f'"{name}"').replace('"small.', '"../small.')
+        (tmp_path / f"recipes/{name}.toml").write_text(text)
+    recipes = sorted((tmp_path / "recipes").iterdir())
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, *recipes],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline().startswith("settling")
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130
+    assert time.monotonic() - began < 2.5
+    assert said == "interrupted: nothing more is published; the same command goes on from here\n"
+    assert not list(tmp_path.glob("store/*.zarr"))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distgen.errors import ConfigError, SourceError
-from distgen.ingest.delimited import numbers, read_columns, read_table
+from distgen.ingest.delimited import numbers, read_named, read_table
 
 FIELDS = st.text("acgtN0-;,\t\"' é.", max_size=6).map(str.strip)
 
@@ -71,7 +71,7 @@ def test_the_delimiter_is_told_by_suffix_or_first_line(tmp_path):
 
 def test_without_a_header_columns_go_by_number(tmp_path):
     path = write(tmp_path, "EI,   A-1,    ACGT\n\nN,B,   AC\n")
-    (rows,) = read_columns(path, [2, 0])
+    (rows,) = read_named(path, [2, 0])
     assert rows.lines.tolist() == [1, 3]
     assert [column.to_list() for column in rows.columns] == [["ACGT", "AC"], ["EI", "N"]]
 
@@ -141,16 +141,16 @@ def test_rows_with_plain_quotes_need_no_parser(tmp_path, monkeypatch):
 )
 def test_a_column_that_is_not_there_is_named_with_the_nearest(tmp_path, header, wanted, message):
     with pytest.raises(ConfigError, match=message):
-        list(read_columns(write(tmp_path, header + "\nA,1\n"), [wanted]))
+        list(read_named(write(tmp_path, header + "\nA,1\n"), [wanted]))
 
 
 def test_numbers_know_missing_from_malformed(tmp_path):
-    (rows,) = read_columns(write(tmp_path, "x,\n1.5,\n-2e3,\n,\nNA,\nnan,\nn/a,\nNull,\n"), ["x"])
+    (rows,) = read_named(write(tmp_path, "x,\n1.5,\n-2e3,\n,\nNA,\nnan,\nn/a,\nNull,\n"), ["x"])
     assert str(numbers(rows, rows.columns[0]).tolist()) == "[1.5, -2000.0, nan, nan, nan, nan, nan]"
 
 
 @pytest.mark.parametrize("value", ["one", "1,5", "inf", "-Infinity", "1e39", "0x10", "1_000", "--1", "None"])
 def test_what_float32_cannot_hold_is_no_number(tmp_path, value):
-    (rows,) = read_columns(write(tmp_path, f"x\t\n1\t\n{value}\t\n", "a.tsv"), ["x"])
+    (rows,) = read_named(write(tmp_path, f"x\t\n1\t\n{value}\t\n", "a.tsv"), ["x"])
     with pytest.raises(SourceError, match=f'a.tsv:3: "{value}" is no number that float32 holds'):
         numbers(rows, rows.columns[0])

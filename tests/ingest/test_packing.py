@@ -49,3 +49,16 @@ def test_base_i_is_in_bits_2_i_mod_4(codes):
 
 def test_flags_are_packed_from_the_lowest():
     assert packing.pack_flags(np.array([1, 0, 0, 0, 0, 0, 0, 0, 0, 1], bool)).tolist() == [1, 2]
+
+
+@given(st.lists(st.sampled_from(range(5)), min_size=1, max_size=200), st.data())
+def test_any_stretch_of_the_planes_decodes_to_its_codes(codes, data):
+    start = data.draw(st.integers(0, len(codes)))
+    end = data.draw(st.integers(start, len(codes)))
+    padded = np.array(codes + [0] * (-len(codes) % 8), np.uint8)
+    sequence, ambiguous = (
+        packing.pack_codes(np.where(padded > 3, 0, padded).astype(np.uint8)),
+        packing.pack_flags(padded > 3),
+    )
+    assert packing.codes_between(sequence, ambiguous, start, end).tolist() == codes[start:end]
+    assert packing.flags_between(ambiguous, start, end).tolist() == [code > 3 for code in codes[start:end]]

@@ -366,3 +366,22 @@ def test_a_disk_that_fills_up_keeps_what_is_finished(name, tmp_path, monkeypatch
         server.served.clear()
         assert fetch(found, tmp_path).read_bytes() == BODY
         assert {begin for begin, _ in server.served}.isdisjoint(written[:5])
+
+
+def test_marks_of_bytes_that_are_gone_count_for_nothing(tmp_path, monkeypatch):
+    def full(file, data, offset):
+        if len(data) > 1 and offset:
+            raise OSError(28, "No space left on device")
+        return real(file, data, offset)
+
+    real = os.pwrite
+    with Server() as server:
+        found = describe(server.uri("genome.fa"))
+        with monkeypatch.context() as patched:
+            patched.setattr(remote.os, "pwrite", full)
+            with pytest.raises(SourceError, match="No space left on device"):
+                fetch(found, tmp_path)
+        (part,) = tmp_path.glob("*.part")
+        part.unlink()
+        assert any(next(tmp_path.glob("*.finished")).read_bytes())
+        assert fetch(found, tmp_path).read_bytes() == BODY

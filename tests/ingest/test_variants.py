@@ -255,6 +255,16 @@ def test_what_is_no_vcf_is_refused(tmp_path, content):
         read(tmp_path / "a.vcf")
 
 
+def test_a_file_without_variants_is_refused(tmp_path):
+    with pytest.raises(SourceError, match=r"a\.vcf: the file holds no variants below its header$"):
+        read(write(tmp_path, ""))
+
+
+def test_what_htslib_only_wonders_about_is_not_printed(tmp_path, capfd):
+    read(write(tmp_path, record(2, "C", "G"), declared=""))
+    assert capfd.readouterr().err == ""
+
+
 def test_a_file_that_is_missing_or_cut_short_is_refused(tmp_path):
     with pytest.raises(SourceError, match="there is no such file"):
         read(tmp_path / "none.vcf")

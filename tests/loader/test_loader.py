@@ -182,12 +182,12 @@ def test_a_state_of_other_data_is_refused(small, other):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"window": 10, "target_length": 11}, r"data\.target_length: 11 is more than the window of 10"),
+        ({"window": 10, "target_length": 11}, r"target_length: 11 is more than the window of 10"),
         (
             {"window": 10, "target_length": 7},
-            r"data\.target_length: 7 does not lie in the middle of a window of 10. Use 6 or 8",
+            r"target_length: 7 does not lie in the middle of a window of 10. Use 6 or 8",
         ),
-        ({"batch_size": 10_000}, r"data\.batch_size: 10000 is more than the .* samples"),
+        ({"batch_size": 10_000}, r"batch_size: 10000 is more than the .* samples"),
         ({"split": "tarin"}, 'no part "tarin"'),
         ({"placement": "gpu"}, 'no placement "gpu"'),
         ({"tracks": ("gene",)}, 'no track "gene"'),

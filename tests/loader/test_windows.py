@@ -44,6 +44,6 @@ def test_aligned_regions_begin_on_a_bin_of_their_contig(bin_bp, start, length):
 )
 def test_a_length_that_is_no_multiple_of_a_bin_names_the_nearest_good_ones(key, value, good):
     with pytest.raises(
-        ConfigError, match=rf'data\.{key}: {value} is no multiple of track "atac" with bin_bp 128. Use {good}\.'
+        ConfigError, match=rf'{key}: {value} is no multiple of track "atac" with bin_bp 128. Use {good}\.'
     ):
         check_geometry({key: value}, 128, "atac")

@@ -86,6 +86,7 @@ def test_a_folder_that_is_no_store_is_not_touched(small_recipe, tmp_path):
     ("old", "new", "message"),
     [
         ('"small.fa"', '"smal.fa"', r'small\.toml:4: assembly\.fasta: .*Did you mean "small\.fa"'),
+        ('"small.fa"', '"."', r"small\.toml:4: assembly\.fasta: .* is a folder; name a file in it"),
         ('"small.gtf"', '"nothing.gtf"', r"small\.toml:9: track\[0\]\.source: there is no file"),
         ('fasta = "small.fa"', f'fasta = "small.fa"\nsha256 = "{"0" * 64}"', r"small\.toml:5: assembly\.sha256"),
         ('"chrM"', '"MT"', r'small\.toml:6: contigs\.exclude: no contig matches "MT"'),
@@ -155,3 +156,13 @@ def test_a_contig_shorter_than_asked_is_left_out(small_recipe, tmp_path):
 def test_building_needs_no_torch():
     code = "import sys, distgen.store.build, distgen.store.verify; assert not {'torch', 'ray', 'zarr', 'numba', 'obstore'} & set(sys.modules)"
     assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code]) == 0
+
+
+def test_what_stands_in_a_store_is_not_written_again_when_it_gains_a_track(small, small_recipe, tmp_path):
+    before = {path: path.stat() for path in small.path.rglob("*") if path.is_file() and path.name != "manifest"}
+    (tmp_path / "small.bed").write_text("chr1\t2\t5\n")
+    small_recipe.write_text(small_recipe.read_text() + '[[track]]\nname = "peaks"\nsource = "small.bed"\n')
+    build(read(small_recipe, Recipe), small.path)
+    assert "peaks" in open_store(small.path).tracks
+    for path, was in before.items():
+        assert (path.stat().st_ino, path.stat().st_mtime_ns) == (was.st_ino, was.st_mtime_ns), path

@@ -143,3 +143,13 @@ def test_time_and_memory_of_a_real_genome_are_as_said(data, tmp_path):
     assert int(done.stdout.splitlines()[-1]) * 1024 < found.memory
     assert found.seconds / 3 < seconds < 3 * found.seconds + 3
     assert stored(tmp_path / "h.zarr") < found.bytes
+
+
+@pytest.mark.parametrize(
+    ("spoil", "what"), [(lambda text: text[:40], "cut short"), (lambda text: text[:10] + b"\xff" * 90, "damaged")]
+)
+@pytest.mark.parametrize("name", ["small.fa", "small.gtf"])
+def test_a_damaged_source_is_told_as_a_build_would(small_recipe, tmp_path, name, spoil, what):
+    (tmp_path / name).write_bytes(spoil(gzip.compress((tmp_path / name).read_bytes())))
+    with pytest.raises(SourceError, match=f"{name}: the gzip stream is {what}.*; fetch the file again"):
+        estimate(read(small_recipe, Recipe))

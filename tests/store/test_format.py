@@ -1,4 +1,5 @@
 import base64
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,3 +132,16 @@ def test_checksums_are_crc32c(tmp_path):
     entry = write(tmp_path, np.frombuffer(b"123456789", np.uint8), chunk=9, shard=9)
     assert np.frombuffer(base64.b64decode(entry["crc32c"]), "<u4").tolist() == [0xE3069283]
     assert format.crc32c(b"123456789") == 0xE3069283
+
+
+def test_metadata_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    format.write_json(tmp_path / "a", {"old": 1})
+
+    def killed(path, data):
+        path.touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", killed)
+    with pytest.raises(KeyboardInterrupt):
+        format.write_json(tmp_path / "a", {"new": 2})
+    assert format.read_json(tmp_path / "a") == {"old": 1}

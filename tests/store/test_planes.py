@@ -126,6 +126,54 @@ def test_a_least_length_needs_no_second_reader(recipe, tmp_path):
     assert store.sequence(Interval("c6", UNIT, UNIT + 99)) == genome(0)["c6"][UNIT : UNIT + 99].upper()
 
 
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_a_contig_that_is_left_out_at_the_end_of_a_unit_is_known_of(tmp_path, monkeypatch, parallel):
+    monkeypatch.setattr(planes, "UNIT", UNIT)
+    source, toml = tmp_path / "a.fa", tmp_path / "a.toml"
+    source.write_text(f">c0\n{'A' * UNIT}\n>no1\nACGT\n>c2\n{'C' * UNIT}\n")
+    toml.write_text(RECIPE.format("a.fa"))
+    build(read(toml, Recipe), tmp_path / "a.zarr", parallel=parallel)
+    assert open_store(tmp_path / "a.zarr").contigs.names == ("c0", "c2")
+    with source.open("a") as file:
+        file.write(">no1\nA\n")
+    with pytest.raises(SourceError, match='contig "no1" comes a second time .first in line 3'):
+        build(read(toml, Recipe), tmp_path / "a.zarr", parallel=parallel)
+
+
+@pytest.mark.parametrize("rule", ["", "min_length = 1\n"])
+def test_a_contig_without_sequence_may_be_left_out(tmp_path, rule):
+    (tmp_path / "a.fa").write_text(">no0\n>a\nACGT\n>b\n\n>c\nA\n")
+    (tmp_path / "a.toml").write_text(RECIPE.format("a.fa") + rule)
+    if rule:
+        build(read(tmp_path / "a.toml", Recipe), tmp_path / "a.zarr")
+        assert open_store(tmp_path / "a.zarr").contigs.names == ("a", "c")
+    else:
+        with pytest.raises(SourceError, match='a.fa:4: contig "b" has no sequence'):
+            build(read(tmp_path / "a.toml", Recipe), tmp_path / "a.zarr")
+
+
+def test_contigs_of_an_alignment_or_less_are_packed_together_and_counted_each(tmp_path, monkeypatch):
+    """As of a draft assembly: 5,000 contigs in a few packings."""
+    rng, calls = np.random.default_rng(2), []
+    reference = planes.packing.reference
+    monkeypatch.setattr(planes.packing, "reference", lambda letters: calls.append(len(letters)) or reference(letters))
+    contigs = {f"c{i}": "".join(rng.choice(list("ACGTNRu"), rng.integers(1, 200))) for i in range(5_000)}
+    (tmp_path / "a.fa").write_text("".join(f">{name}\n{letters}\n" for name, letters in contigs.items()))
+    (tmp_path / "a.toml").write_text(RECIPE.format("a.fa").partition("[contigs]")[0])
+    build(read(tmp_path / "a.toml", Recipe), tmp_path / "a.zarr")
+    store = open_store(tmp_path / "a.zarr")
+    assert len(calls) < 5
+    assert store.letters == {
+        name: {letter: letters.upper().count(letter) for letter in "NRU" if letter in letters.upper()}
+        for name, letters in contigs.items()
+        if set("NRu") & set(letters)
+    }
+    assert all(
+        store.sequence(Interval(name, 0, len(letters))) == letters.translate({ord("u"): "T", ord("R"): "N"})
+        for name, letters in list(contigs.items())[::50]
+    )
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

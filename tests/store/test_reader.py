@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distgen.config import Recipe, read
 from distgen.errors import ConfigError, StoreError
 from distgen.genome import Interval
+from distgen.store.build import build
 from distgen.store.reader import open_store
 from distgen.store.verify import describe
 from tests.conftest import flat_codes
@@ -38,7 +40,7 @@ def test_a_missing_store_suggests_its_neighbour(small):
 
 def test_a_store_without_manifest_is_no_store(small):
     (small.path / "manifest").unlink()
-    with pytest.raises(ConfigError, match="has no manifest"):
+    with pytest.raises(ConfigError, match="has lost its manifest. Run: distgen build RECIPE --force"):
         open_store(small.path)
 
 
@@ -72,3 +74,29 @@ def test_the_embedded_genome(ecoli):
     assert ecoli.contigs.index("gi|110640213|ref|NC_008253.1|") == 0
     assert ecoli.sequence(Interval("NC_008253.1", 0, 20)) == "AGCTTTTCATTCTGACTGCA"
     assert found["bytes"] < 0.34 * found["bases"]
+
+
+def test_a_lost_or_foolish_manifest_is_told_and_the_store_built_anew_by_force(small_recipe, small):
+    recipe = read(small_recipe, Recipe)
+    (small.path / "manifest").write_text("[1, 2]")
+    with pytest.raises(StoreError, match="the manifest is damaged. Run: distgen build RECIPE --force"):
+        open_store(small.path)
+    build(recipe, small.path)
+    (small.path / "manifest").unlink()
+    with pytest.raises(ConfigError, match="a store that has lost its manifest: give another --out, or replace it with"):
+        build(recipe, small.path)
+    assert build(recipe, small.path, force=True) == 1764
+    assert open_store(small.path).contigs.names == ("chr1", "chr2", "chr3")
+
+
+def test_a_folder_that_is_no_store_is_not_suggested_for_itself(tmp_path):
+    (tmp_path / "a.zarr").mkdir()
+    (tmp_path / "b.zarr").mkdir()
+    with pytest.raises(ConfigError, match=r"b\.zarr has no manifest.*Valid: \S+a\.zarr\.$"):
+        open_store(tmp_path / "b.zarr")
+
+
+def test_rows_with_a_step_are_refused_not_served_without_it(small):
+    for what in (small.planes["sequence"], small.track("genes")):
+        with pytest.raises(ConfigError, match="only whole stretches are read"):
+            what[0:10:5]

@@ -157,3 +157,34 @@ def test_a_store_that_is_whole_and_wrong_is_told_by_its_sources(built):
     format.write_json(out / "manifest", manifest | {"checksum": digest(manifest)})
     assert not verify(open_store(out)).damage
     assert compare(recipe, out) == [f"{out}/sequence is not what its sources say"]
+
+
+def test_a_recipe_with_other_words_or_another_track_mends_what_it_still_gives(built):
+    recipe, out, _ = built
+    text = recipe.path.read_text()
+    for more in ("# a comment\n", '[[track]]\nname = "u"\nsource = "a.bed"\nbin_bp = 100\n'):
+        (out / "sequence/c/3").unlink()
+        recipe.path.write_text(text + more)
+        changed = read(recipe.path, Recipe)
+        with pytest.raises(StoreError, match="sequence/c/3 is damaged .* run distgen repair RECIPE"):
+            build(changed, out)  # publishes nothing that stands on it
+        assert len(repair(changed, out).damage) == 1
+        build(changed, out)
+        assert not verify(open_store(out)).damage
+    assert compare(changed, out) == []
+    with pytest.raises(StoreError, match="the recipe has changed since this store was built"):
+        compare(recipe.model_copy(update={"track": ()}), out)
+
+
+def test_two_tracks_of_the_same_are_one_array_that_is_mended(built):
+    recipe, out, _ = built
+    recipe.path.write_text(recipe.path.read_text() + '[[track]]\nname = "again"\nsource = "a.bed"\n')
+    changed = read(recipe.path, Recipe)
+    for force in (False, True):
+        build(changed, out, force=force)
+        tracks = open_store(out).manifest["tracks"]
+        assert tracks["t"]["arrays"] == tracks["again"]["arrays"]
+        shard = next((out / "tracks").glob("t.*/values/c/0/0"))
+        shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+        assert len(repair(changed, out).damage) == 1
+        assert compare(changed, out) == []

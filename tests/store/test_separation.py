@@ -103,7 +103,7 @@ def test_families_of_a_drawn_split_stay_together(tmp_path, how):
 def test_a_family_larger_than_the_part_is_named(tmp_path):
     write(tmp_path, families_of(np.random.default_rng(4), 3, 10))
     text = TABLE + 'table = "t.csv"\n[split]\nfraction = { test = 0.1 }\nhomology = {}\n'
-    message = r"t\.toml:8: split\.homology: .*every family .* is larger than 0\.1 of the table, test's share"
+    message = r"t\.toml:7: split\.fraction: every family .* is larger than 0\.1 of the table, test's share"
     with pytest.raises(ConfigError, match=message):
         built(tmp_path, text)
     with pytest.raises(ConfigError, match=r"3 families of sequences that resemble each other make no 4 folds"):

@@ -205,10 +205,21 @@ def test_tracks_matrices_and_variants_lie_on_sequences_too(made):
             r'p\.csv:3: "tset" is no part of a split\. Did you mean "test"',
         ),
         (
+            'kind = "binary"\ntable = "p.csv"\nsplit = "part"\nid = "id"\n',
+            {"p.csv": "id,sequence,label,part\nx,A,1,Train\n"},
+            r'p\.csv:2: "Train" is no part of a split\. Did you mean "train"',
+        ),
+        (
             THREE + '[splits.x]\ntest = ["2:10-20"]\n',
             {},
             r"t\.toml:9: splits\.x\.test: a part of a table takes sequences whole",
         ),
+        (
+            THREE + "[splits.x]\nfraction = { valid = 0.4, test = 0.59 }\n",
+            {},
+            r"t\.toml:9: splits\.x\.fraction: of \d sequences none is left to train on$",
+        ),
+        (THREE + "[splits.x]\nfolds = 99\n", {}, r"t\.toml:9: splits\.x\.folds: \d sequences make no 99 folds$"),
         (THREE + '[splits.x]\ntest = ["9"]\n', {}, r't\.toml:9: splits\.x\.test: no contig matches "9"'),
     ],
 )
@@ -254,6 +265,7 @@ def block(rows, parts=None):
     text = "".join(rows)
     return SequenceBlock(
         [f"s:{i}" for i in range(len(rows))],
+        "s:{}".format,
         parts or ["train"] * len(rows),
         np.frombuffer(text.encode(), np.uint8),
         np.cumsum([0, *map(len, rows)]),

@@ -1,12 +1,20 @@
-"""What a build tells of its progress."""
+"""What a build tells of its progress, and how it puts a store into its place."""
 
+import errno
 import gzip
+import os
+import stat
+from pathlib import Path
 
 import pytest
 
 from distgen.config import Recipe, read
+from distgen.errors import ConfigError, SourceError, StoreError
+from distgen.genome import Interval
 from distgen.ingest.open import consumed
+from distgen.store import work
 from distgen.store.build import build
+from distgen.store.reader import open_store
 from distgen.store.work import Part, silent
 
 
@@ -41,3 +49,73 @@ def test_a_part_is_told_once_however_often_its_source_is_read(tmp_path):
     part.reach(0.3)
     assert told == [25, 75]
     assert part.share == 1
+
+
+def test_a_store_behind_a_link_stays_on_its_disk_however_often_it_is_built_anew(small_recipe, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "a.zarr").symlink_to("disk/b.zarr")
+    for letters in ("ACGT", "ACGA", "ACGG", "ACGC"):
+        (tmp_path / "small.fa").write_text(f">chr1\n{letters * 225}\n>chr2\n{letters * 225}\n>chr3\nACG\n>chrM\nA\n")
+        build(read(small_recipe, Recipe), tmp_path / "a.zarr")
+        assert open_store(tmp_path / "disk/b.zarr").sequence(Interval("chr1", 0, 4)) == letters
+        assert (tmp_path / "a.zarr").is_symlink()
+        assert [path.name for path in (tmp_path / "disk").iterdir()] == ["b.zarr"]
+
+
+def test_a_link_that_an_earlier_version_left_goes_away(small_recipe, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / ".a.zarr.old").symlink_to("disk")
+    build(read(small_recipe, Recipe), tmp_path / "a.zarr")
+    build(read(small_recipe, Recipe), tmp_path / "a.zarr", force=True)
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("out", [".", "/", ""])
+def test_what_can_be_no_store_is_refused_in_one_line(small_recipe, tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="exists and is no store|cannot be a store: name a folder below it"):
+        build(read(small_recipe, Recipe), Path(out))
+
+
+def test_a_file_system_that_flushes_no_folders_is_built_upon(small_recipe, tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def files_only(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", files_only)
+    assert build(read(small_recipe, Recipe), tmp_path / "a.zarr") == 1764
+
+
+def test_what_fails_after_publishing_is_not_called_unpublished(small_recipe, tmp_path, monkeypatch):
+    build(read(small_recipe, Recipe), tmp_path / "a.zarr")
+    monkeypatch.setattr(work.shutil, "rmtree", _failing(work.shutil.rmtree, ".a.zarr.old"))
+    with pytest.raises(StoreError, match="a.zarr is published, but .*/.a.zarr.old cannot be tidied up .Input/output"):
+        build(read(small_recipe, Recipe), tmp_path / "a.zarr", force=True)
+
+
+def _failing(function, name):
+    def called(path, *rest, **named):
+        if Path(path).name == name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        function(path, *rest, **named)
+
+    return called
+
+
+def test_a_mistake_in_the_recipe_says_where_is_kept_what_is_finished(small_recipe, tmp_path):
+    text = small_recipe.read_text()
+    small_recipe.write_text(text.replace("chr2:0-200", "chr4"))
+    with pytest.raises(
+        ConfigError, match=r'"chr4".*\. What is finished waits in \S+/\.a\.zarr\.building, and the next'
+    ):
+        build(read(small_recipe, Recipe), tmp_path / "a.zarr")
+    small_recipe.write_text(text)
+    build(read(small_recipe, Recipe), tmp_path / "a.zarr")
+    (tmp_path / "small.fa").write_text("nothing")
+    with pytest.raises(SourceError) as raised:
+        build(read(small_recipe, Recipe), tmp_path / "b.zarr")
+    assert "waits" not in str(raised.value)
+    assert not list(tmp_path.glob(".*"))

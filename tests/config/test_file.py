@@ -1,7 +1,9 @@
+"""TOML files read, and what is said of what is wrong in them."""
+
 import pytest
 
-from distgen.config import Recipe, digest, is_bed, read, redact, source_name
-from distgen.errors import ConfigError
+from distgen.config import Recipe, digest, is_collection, read
+from distgen.errors import ConfigError, redact
 from distgen.train.run import Run
 
 RUN = """name = "a-run"
@@ -86,6 +88,55 @@ def test_the_second_track_is_told_from_the_first(tmp_path):
         read(write(tmp_path, text), Recipe)
 
 
+RECIPE = 'format = 1\n[assembly]\nname = "a"\nfasta = "a.fa"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            '[contigs]\nexclude = "chr2"\n',
+            r'toml:6: contigs\.exclude: it should be a list, such as \["chr2"\], not "chr2"$',
+        ),
+        ('[track]\nname = "a"\n', r"toml:5: track: there may be several: write \[\[track\]\]$"),
+        ('[[track]]\nname = "a b"\nsource = "a.bed"\n', r'track\[0\]\.name: a name has letters, .* digit, not "a b"$'),
+        ("[split]\nfraction = 0.1\n", r"split\.fraction: it should be a table, such as \{ key = value \}, not 0\.1$"),
+        ('[[track]]\nname = "a"\nsource = 3\n', r"toml:7: track\[0\]\.source: it should be a path, or a list of paths"),
+        (
+            '[[track]]\nname = "a"\nsource = []\n',
+            r"toml:7: track\[0\]\.source: it should be a path, or a list of paths",
+        ),
+        (2 * '[[track]]\nname = "a"\nsource = "a.bed"\n', r'toml:9: track\[1\]\.name: two tracks are called "a"$'),
+        (
+            "[split]\nhomology = {}\n",
+            r"toml:6: split\.homology: what resembles valid or test is taken from other parts",
+        ),
+        ("[splits.x]\nhomology = {}\n", r"toml:6: splits\.x\.homology: what resembles valid or test"),
+    ],
+)
+def test_what_is_wrong_is_told_in_words_of_toml(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        read(write(tmp_path, RECIPE + text), Recipe)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
+    path = write(tmp_path, "\ufeff" + RECIPE)
+    assert read(path, Recipe).text == RECIPE
+    path.write_text("\ufeff[collection]\n")
+    assert is_collection(path)
+
+
+def test_what_is_found_to_be_wrong_further_down_is_said_with_file_line_and_key(tmp_path):
+    run = Run.read(write(tmp_path, RUN))
+    with pytest.raises(ConfigError, match=r"run .*a\.toml:4: data\.jitter: 3 is odd$") as found, run.at("data"):
+        raise ConfigError("3 is odd", key="jitter")
+    with pytest.raises(ConfigError) as again, run.at("model"):
+        raise found.value
+    assert str(again.value) == str(found.value)
+    with pytest.raises(ConfigError, match=r"a\.toml:2: data: there is none$"), run.at("data"):
+        raise ConfigError("there is none")
+
+
 def test_overrides_are_toml_or_bare_words(tmp_path):
     path = write(tmp_path, RUN)
     run = Run.read(path, ["train.steps=200", "data.strand=random", "model.dilations=[1, 2]", "optimizer.lr=1e-4"])
@@ -144,52 +195,11 @@ def test_the_hash_ignores_how_long_and_where_but_not_what(tmp_path):
     assert len({Run.read(path, [change]).hash() for change in other} | {Run.read(path).hash()}) == len(other) + 1
 
 
-def test_columns_that_differ_in_strand_swap_places(tmp_path):
-    text = 'format = 1\n[assembly]\nname = "a"\nfasta = "a.fa"\n[[track]]\nname = "g"\nsource = "x.gtf"\nclasses = ["exon", "cds-", "cds+"]\n'
-
-    def permutation(text):
-        track = read(write(tmp_path, text), Recipe).track[0]
-        return track.permutation(track.names)
-
-    assert permutation(text) == (0, 2, 1)
-    assert permutation(text + 'swap = [["exon", "cds+"]]') == (2, 1, 0)
-    with pytest.raises(ConfigError, match='swap names column "cds"'):
-        permutation(text + 'swap = [["exon", "cds"]]')
-
-
-def test_the_kind_of_a_track_is_told_by_its_source(tmp_path):
-    text = 'format = 1\n[assembly]\nname = "a"\nfasta = "a.fa"\n[[track]]\nname = "g"\n'
-    for source, keys, kind in [
-        ("a.gff3.gz", 'classes = ["exon"]', "annotation"),
-        ("a.narrowPeak.gz", "summit = 100", "intervals"),
-        ("a.bw", "bin_bp = 16", "signal"),
-        ("a.bam", "tn5 = true", "alignments"),
-    ]:
-        track = read(write(tmp_path, f'{text}source = "{source}"\n{keys}\n'), Recipe).track[0]
-        assert track.kind == kind
-    assert track.names == ("a",)
-    for source, keys, message in [
-        ("a.txt", "", "kind is missing"),
-        ("a.bw", 'classes = ["exon"]', '"classes" does not belong to a track of kind "signal"'),
-        ("a.gtf", "", "classes is missing"),
-        ("a.bam", "min_covered = 0.5", '"min_covered" does not belong'),
-    ]:
-        with pytest.raises(ConfigError, match=message):
-            read(write(tmp_path, f'{text}source = "{source}"\n{keys}\n'), Recipe)
-    with pytest.raises(ConfigError, match="the same name"):
-        read(write(tmp_path, text + 'source = ["x/a.bw", "y/a.bw"]\n'), Recipe)
-
-
 def test_digests_do_not_depend_on_the_order_of_keys():
     assert digest({"a": 1, "b": [2, 3]}) == digest({"b": [2, 3], "a": 1}) != digest({"a": 1, "b": [3, 2]})
 
 
 # ---- remote sources -----------------------------------------------------------------------------
-
-
-def _remote(tmp_path, uri):
-    track = f'[[track]]\nname = "t"\nsource = "{uri}"\n'
-    return read(write(tmp_path, f'format = 1\n[assembly]\nname = "a"\nfasta = "a.fa"\n{track}'), Recipe)
 
 
 @pytest.mark.parametrize(
@@ -203,49 +213,3 @@ def _remote(tmp_path, uri):
 )
 def test_what_may_be_secret_in_a_uri_is_not_shown(text, shown):
     assert redact(text) == shown
-
-
-def test_the_query_of_a_uri_is_no_part_of_the_name(tmp_path):
-    recipe = _remote(tmp_path, "https://me:pw@host/a/signal.bw?sig=a/b.bed")
-    assert recipe.track[0].kind == "signal"
-    assert recipe.track[0].names == ("signal",)
-    assert is_bed("s3://b/valid.bed.gz")
-    assert source_name("gs://b/c/d.fa.gz") == "d.fa.gz"
-
-
-def test_a_remote_source_is_fetched_when_it_is_needed(tmp_path, monkeypatch):
-    monkeypatch.setenv("BUCKET", "s3://b")
-    recipe, fetched = _remote(tmp_path, "$BUCKET/a.bw"), []
-    with pytest.raises(
-        ConfigError, match=r"track\[0\]\.source: s3://b/a\.bw is not on this machine; distgen build fetches"
-    ):
-        recipe.resolve("$BUCKET/a.bw", "track.0.source")
-    there = recipe.fetching(lambda uri: fetched.append(uri) or tmp_path / "there")
-    assert there.resolve("$BUCKET/a.bw", "track.0.source") == tmp_path / "there"
-    assert there.resolve("a.fa", "assembly.fasta") == tmp_path / "a.fa"
-    assert fetched == ["s3://b/a.bw"]
-
-
-@pytest.mark.parametrize(
-    ("uri", "message"),
-    [
-        ("ftp://host/a.bw", "ftp://host/a.bw: .*Valid: s3, gs, az, https, http. A file is named by its path"),
-        ("s3://key:SECRET@bucket/a.bw", "s3://bucket/a.bw: credentials belong into the environment"),
-        ("https://me:SEC?RET@host/a.bw", "this is no valid URI; in a password, @ is written %40"),
-        ("https://me:SEC RET@host/a.bw", "this is no valid URI"),
-        ("s3://bucket/", "s3://bucket/ names no file; write s3://BUCKET/NAME"),
-        ("s3://bucket", "s3://bucket names no file"),
-        ("https://host/a/..", "https://host/a/.. names no file"),
-    ],
-)
-def test_a_uri_that_names_no_source_is_refused(tmp_path, uri, message):
-    recipe = _remote(tmp_path, "a.bw")
-    with pytest.raises(ConfigError, match=message) as raised:
-        recipe.uri(uri, "track.0.source")
-    assert "SEC" not in str(raised.value)
-
-
-def test_a_source_of_unknown_kind_is_told_without_its_credentials(tmp_path):
-    with pytest.raises(ConfigError, match='kind is missing: "https://host/a.xyz" does not tell it') as raised:
-        _remote(tmp_path, "https://me:SECRET@host/a.xyz?sig=SECRET")
-    assert "SECRET" not in str(raised.value)

@@ -1,0 +1,5 @@
+"""`python -m distgen.cli`: the same as `distgen`."""
+
+from distgen.cli import main
+
+main()

@@ -1,0 +1,55 @@
+"""The command line itself, and what its commands have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import distgen
+from distgen.errors import ConfigError, redact
+
+app = typer.Typer(
+    help="Train deep-learning models on whole genomes.",
+    epilog="--debug, with any command: log more, and show where an error comes from.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # markup would swallow [default: ...]
+)
+
+
+def local(text: str) -> Path:
+    """A path on this machine, where nothing else can be read or written."""
+    if "://" in text:
+        raise ConfigError(f"{redact(text)} is a URI, and only a path on this machine can stand here")
+    return Path(text).expanduser()
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"distgen {distgen.__version__}")
+        raise typer.Exit
+
+
+DEFAULT_OUT = "NAME.zarr beside the recipe; ../store/NAME.zarr if that lies in a folder called recipes"
+Workers = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Spread the work over so many Ray workers. [default: none; with --ray-address one for each of its cores]",
+        show_default=False,
+    ),
+]
+RayAddress = Annotated[str, typer.Option(help="A Ray cluster to use; every node sees the same files.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_say_version)
+    ] = False,
+) -> None:
+    """What is asked before any command."""

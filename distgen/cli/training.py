@@ -1,0 +1,136 @@
+"""`distgen train` and `evaluate`, and the schemas of the files people write."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from distgen.cli import show
+from distgen.cli.app import Json, app, local
+from distgen.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from rich.progress import Progress
+
+
+@app.command()
+def train(
+    run: Annotated[Path, typer.Argument(help="A run file (TOML).", show_default=False, parser=local, metavar="RUN")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run directory. [default: runs/NAME]", parser=local, metavar="DIR")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Ray Train workers; 0 trains in this process.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint of the run directory.")] = False,
+) -> None:
+    """Train what a run file describes."""
+    from distgen.report.html import write_report
+    from distgen.train.ray import launch
+    from distgen.train.run import Run
+
+    extra = [] if workers is None else [f"cluster.workers={workers}"]
+    parsed = Run.read(run, [*(overrides or []), *extra])
+    folder = out or Path("runs") / parsed.name
+    if folder.exists() and not (folder.is_dir() and (resume or not any(folder.iterdir()))):
+        raise ConfigError(f"{folder} exists. Give --resume to go on with it, or another --out.")
+    began = time.perf_counter()
+    with show.progress("steps") as progress:
+        launch(parsed, folder, _Display(progress, parsed.name))
+    typer.echo(f"trained {parsed.name} in {time.perf_counter() - began:.0f} s: {_summary(_last(folder))}")
+    _say_paths(folder, write_report(folder))
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="A run directory, or one of its checkpoints.", show_default=False, parser=local, metavar="DIR"
+        ),
+    ],
+    split: Annotated[str, typer.Option(help="Which part: train, valid or test.")] = "test",
+    json_: Json = False,
+) -> None:
+    """Measure a trained model on held-out sequence, beside simple baselines."""
+    from distgen.report.html import evaluation_rows, write_report
+    from distgen.train.evaluation import evaluate
+
+    folder, found = evaluate(checkpoint, split)
+    (folder / f"evaluate-{split}.json").write_text(json.dumps(found, indent=1) + "\n")
+    page = write_report(folder)
+    if json_:
+        typer.echo(json.dumps(found))
+        return
+    show.table(f"{folder.name} on {split}", evaluation_rows(found))
+    for name, bits in found.get("baselines", {}).items():
+        if bits <= found["metrics"]["bits_per_base"]:
+            typer.echo(
+                f"The network loses to the baseline {name}: {found['metrics']['bits_per_base']:.4f} against {bits:.4f} bits."
+            )
+    _say_paths(folder, page)
+
+
+@app.command()
+def schema(kind: Annotated[str, typer.Argument(help="recipe, run or collection", show_default=False)]) -> None:
+    """Print the JSON schema of recipe, run or collection files, for editors."""
+    from distgen.config import Collection, Recipe
+    from distgen.errors import suggest
+    from distgen.train.run import Run
+
+    schemas: dict[str, type[BaseModel]] = {"recipe": Recipe, "run": Run, "collection": Collection}
+    if kind not in schemas:
+        raise ConfigError(f'there is no schema "{kind}". {suggest(kind, schemas)}')
+    typer.echo(json.dumps(schemas[kind].model_json_schema(), indent=1))
+
+
+def print_record(record: dict[str, Any]) -> None:
+    """One line for one metrics record."""
+    print(f"step {record['step']:,}/{record['steps']:,}  {_summary(record)}", flush=True)
+
+
+class _Display:
+    """A live line in a terminal; elsewhere a line every ten seconds and at the end."""
+
+    def __init__(self, progress: Progress, name: str):
+        self._progress, self._name = progress, name
+        self._task: Any = None
+        self._printed = 0.0
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        if not self._progress.disable:
+            if self._task is None:
+                self._task = self._progress.add_task(self._name, total=record["steps"])
+            self._progress.update(self._task, completed=record["step"], description=_summary(record))
+        elif time.monotonic() - self._printed > 10 or record["step"] == record["steps"]:
+            self._printed = time.monotonic()
+            print_record(record)
+
+
+def _summary(record: dict[str, Any]) -> str:
+    parts = [f"loss {record['loss']:.4f}"] if "loss" in record else []
+    if "bits_per_base" in record:
+        parts.append(f"{record['bits_per_base']:.4f} bits/base")
+    if "valid" in record:
+        parts.append(f"valid loss {record['valid']['loss']:.4f}")
+    if "bases_per_second" in record:
+        parts += [f"{record['bases_per_second'] / 1e3:,.0f} kbases/s", f"waiting {record['wait_share']:.1%}"]
+    return "  ".join(parts)
+
+
+def _last(folder: Path) -> dict[str, Any]:
+    """The last value of everything in a run's metrics."""
+    last: dict[str, Any] = {}
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        last |= json.loads(line)
+    return last
+
+
+def _say_paths(folder: Path, page: Path) -> None:
+    typer.echo(f"checkpoint  {folder / 'checkpoints' / 'best'}")
+    typer.echo(f"metrics     {folder / 'metrics.jsonl'}")
+    typer.echo(f"report      {page}")

@@ -197,8 +197,8 @@ def memory(folder: Path, bases: int) -> list[tuple[str, ...]]:
 
 
 def draft(folder: Path, bases: int) -> list[tuple[str, ...]]:
-    """A draft assembly: 10^6 scaffolds of 300 bases from plain FASTA, in a process of its own on one core; and what opening
-    it takes in another, with the regions to train on."""
+    """A draft assembly: 10^6 scaffolds of 300 bases from plain FASTA, in a process of its own on one core; and what
+    opening it takes in another, with the regions to train on."""
     scaffolds, size = 1_000_000, 300
     drawn = np.frombuffer(b"ACGT", np.uint8)[
         np.random.default_rng(0).integers(0, 4, (scaffolds // 100, size), np.uint8)

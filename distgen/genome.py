@@ -160,8 +160,8 @@ class Contigs:
         return np.stack([self.offsets, self.offsets + self.lengths], axis=1)
 
     def join(self, intervals: Int64) -> Int64:
-        """Sorted disjoint intervals of any flat ones (n, 2) that lie inside contigs. Those of one contig that overlap or
-        touch become one, so that a window may lie across the seam; none ever crosses a contig."""
+        """Sorted disjoint intervals of any flat ones (n, 2) that lie inside contigs. Those of one contig that overlap
+        or touch become one, so that a window may lie across the seam; none ever crosses a contig."""
         if not len(intervals):
             return intervals
         intervals = intervals[np.argsort(intervals[:, 0], kind="stable")]

@@ -1,7 +1,7 @@
 """FASTA to headers and letters, and where in the text each of them stands.
 
-Accepted: plain or gzip; a byte order mark; LF or CRLF; wrapped, unwrapped and blank lines; blanks and tabs in lines; any
-case (lower case is the soft mask); all IUPAC letters (other than ACGTU they become ambiguous), "-" and
+Accepted: plain or gzip; a byte order mark; LF or CRLF; wrapped, unwrapped and blank lines; blanks and tabs in lines;
+any case (lower case is the soft mask); all IUPAC letters (other than ACGTU they become ambiguous), "-" and
 "." (ambiguous). U is read as T. A leading ";" comment, other characters, a contig without sequence, a
 name that comes twice, and text before the first ">" are refused with file, line and contig.
 """

@@ -108,8 +108,8 @@ def _unit(inputs: str, number: int) -> str:
 
 
 def _cut(path: Path, wanted: Wanted, execute: Execute, parallel: int) -> tuple[Wanted, list[Start], Index | None]:
-    """Which contigs of a FASTA file to keep, and where to begin to read it: at its beginning, or at each unit if it may be
-    cut; and its index, where that or lengths of contigs need one."""
+    """Which contigs of a FASTA file to keep, and where to begin to read it: at its beginning, or at each unit if it may
+    be cut; and its index, where that or lengths of contigs need one."""
     cuttable = parallel > 1 and (content_size(path) or 0) > planes.UNIT
     if not cuttable and not wanted.rules.min_length:
         return wanted, [Start()], None

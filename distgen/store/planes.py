@@ -141,7 +141,7 @@ class Packer:
         if self._keep and missing < len(letters):
             self._place = event.place
             self._events.append(event)
-            # What lies before the unit is dropped; so the first letter kept begins an alignment, wherever reading began.
+            # What lies before the unit is dropped; so the first letter kept begins an alignment, wherever one began.
             self._hold(letters[missing:] if missing > 0 else letters)
 
     def _end_contig(self) -> None:
@@ -152,8 +152,8 @@ class Packer:
             self._offset += -(-self._bases // ALIGNMENT) * ALIGNMENT
 
     def _hold(self, letters: bytes) -> None:
-        """Keep letters until they are worth packing; no longer than to the unit's end, so that what it says of its end is
-        so."""
+        """Keep letters until they are worth packing; no longer than to the unit's end, so that what it says of its end
+        is so."""
         self._list()
         self._held.append(letters)
         self._size += len(letters)
@@ -214,8 +214,8 @@ _FILL = b"A" * ALIGNMENT  # packs to zeros in all planes
 
 
 class _Listed:
-    """What a unit knows of contigs: those of which it has bases, with the offsets at which they begin, those that it came by
-    and left out, and rows (position, letter, how many) of what is none of A C G T."""
+    """What a unit knows of contigs: those of which it has bases, with the offsets at which they begin, those that it
+    came by and left out, and rows (position, letter, how many) of what is none of A C G T."""
 
     def __init__(self) -> None:
         self.kept, self.others = Listing(), Listing()

@@ -56,8 +56,8 @@ def resolve(
 
 
 def table(parts: Parts, contigs: Contigs) -> dict[str, Any]:
-    """A split as the manifest keeps it: an id, and the stretches of each part, which run on from contig to contig. So of
-    10^6 scaffolds that all train two numbers are kept."""
+    """A split as the manifest keeps it: an id, and the stretches of each part, which run on from contig to contig. So
+    of 10^6 scaffolds that all train two numbers are kept."""
     stretches = {part: _run_on(parts[part], contigs).tolist() for part in PARTS}
     return {"id": digest(stretches), **stretches}
 

@@ -131,7 +131,7 @@ def _build_all(recipes: list[Recipe], out: Place | None, force: bool, execute: E
             except DistgenError as error:
                 failed.append(error)
     for other in failed[:-1]:
-        print(f"error: {other}", file=sys.stderr)
+        _say_error(other)
     if failed:
         raise failed[-1]
 
@@ -612,11 +612,16 @@ def run(arguments: list[str]) -> int:
         if debug:
             traceback.print_exc()
         if isinstance(error, DistgenError):
-            print(f"error: {error}", file=sys.stderr)
+            _say_error(error)
             return error.exit_status
         print(f"error: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _say_error(error: DistgenError) -> None:
+    said = [str(error).rstrip("."), *getattr(error, "__notes__", ())]
+    print(f"error: {'. '.join(said) if len(said) > 1 else error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -127,7 +127,7 @@ class Work:
                 shutil.rmtree(unfinished, ignore_errors=True)
             yield
         except (ConfigError, SourceError) as error:
-            if any(found for name in ("units", "sources") for found in self.folder.glob(f"{name}/*")):
+            if any(found for name in (f"units/*/{_RECEIPT}", "sources/*") for found in self.folder.glob(name)):
                 error.add_note(f"What is finished waits in {self.folder}, and the next build goes on from there")
             else:
                 self.remove()

@@ -6,6 +6,9 @@ import sys
 
 import pytest
 
+from distgen import cluster as distgen_cluster
+from distgen.cluster import Pool
+from distgen.errors import TrainError
 from distgen.store.reader import open_store
 from distgen.store.verify import verify
 from tests.test_cli import distgen
@@ -51,3 +54,21 @@ def test_a_relative_out_is_where_the_command_stands_not_where_the_cluster_does(c
     distgen("build", "small.toml", "--out", "out/a.zarr", "--ray-address", cluster, cwd=tmp_path)
     assert set(open_store(tmp_path / "out/a.zarr").tracks) == {"genes", "peaks"}
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_cluster_that_cannot_be_joined_is_told_with_what_may_be_missing(monkeypatch):
+    import ray
+
+    def refused(**options):
+        raise ConnectionError("Failed to connect")
+
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setattr(ray, "init", refused)
+    with pytest.raises(TrainError, match="the Ray cluster 127.0.0.1:1 cannot be joined .*RAY_AUTH_TOKEN"):
+        Pool()
+
+
+def test_a_pool_takes_all_cores_of_a_cluster_unless_told(monkeypatch):
+    monkeypatch.setattr(distgen_cluster, "connect", lambda cpus: 7)
+    assert Pool().workers == 7
+    assert Pool(3).workers == 3

@@ -10,7 +10,7 @@ import sys
 import traceback
 
 from distgen.cli import build, info, stores, training  # noqa: F401 - importing them registers the commands
-from distgen.cli.app import app
+from distgen.cli.app import app, say_error
 from distgen.errors import DistgenError
 
 __all__ = ["app", "main", "run"]
@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> int:
         if debug:
             traceback.print_exc()
         if isinstance(error, DistgenError):
-            print(f"error: {error}", file=sys.stderr)
+            say_error(error)
             return error.exit_status
         print(f"error: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
         return 1

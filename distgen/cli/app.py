@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import distgen
-from distgen.errors import ConfigError, redact
+from distgen.errors import ConfigError, DistgenError, redact
 
 app = typer.Typer(
     help="Train deep-learning models on whole genomes.",
@@ -25,6 +26,12 @@ def local(text: str) -> Path:
     if "://" in text:
         raise ConfigError(f"{redact(text)} is a URI, and only a path on this machine can stand here")
     return Path(text).expanduser()
+
+
+def say_error(error: DistgenError) -> None:
+    """What was wrong, and what is said beside it, in one line."""
+    said = [str(error).rstrip("."), *getattr(error, "__notes__", ())]
+    print(f"error: {'. '.join(said) if len(said) > 1 else error}", file=sys.stderr)
 
 
 def _say_version(asked: bool) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from distgen.cli import show
-from distgen.cli.app import DEFAULT_OUT, RayAddress, Workers, app, local
+from distgen.cli.app import DEFAULT_OUT, RayAddress, Workers, app, local, say_error
 from distgen.errors import ConfigError, DistgenError
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _build_all(recipes: list[Recipe], out: Place | None, force: bool, execute: E
             except DistgenError as error:
                 failed.append(error)
     for other in failed[:-1]:
-        print(f"error: {other}", file=sys.stderr)
+        say_error(other)
     if failed:
         raise failed[-1]
 

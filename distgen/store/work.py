@@ -115,7 +115,7 @@ class Work:
 
         Raises:
             ConfigError: another build of this store is running, or nothing can be written here.
-        ConfigError, SourceError: what went wrong inside, and where is kept what is finished.
+        ConfigError, SourceError: what went wrong inside, with a note where is kept what is finished.
             StoreError: the system failed while building (a full disk); what is finished is kept.
         """
         try:
@@ -127,13 +127,11 @@ class Work:
                 shutil.rmtree(unfinished, ignore_errors=True)
             yield
         except (ConfigError, SourceError) as error:
-            kept = [self.folder / name for name in ("units", "sources") if any(self.folder.glob(f"{name}/*"))]
-            if not kept:
+            if any(found for name in (f"units/*/{_RECEIPT}", "sources/*") for found in self.folder.glob(name)):
+                error.add_note(f"What is finished waits in {self.folder}, and the next build goes on from there")
+            else:
                 self.remove()
-                raise
-            raise type(error)(
-                f"{str(error).rstrip('.')}. What is finished waits in {self.folder}, and the next build goes on from there"
-            ) from error
+            raise
         except OSError as error:
             problem = error.strerror or error
             raise StoreError(

@@ -128,11 +128,17 @@ def _threads(count: int, stop: threading.Event) -> Iterator[Callable[..., Callab
 
     Whoever presses Ctrl-C waits for no thread: `stop` is set, upon which none may publish anything.
     """
-    from concurrent.futures import ThreadPoolExecutor
+    from concurrent.futures import Future, ThreadPoolExecutor, wait
+
+    def awaited(future: Future[Any]) -> Any:
+        # Libraries (polars) have system calls begun again after a signal: only a wait that ends by itself hears of one.
+        while not wait([future], timeout=0.2).done:
+            pass
+        return future.result()
 
     pool = ThreadPoolExecutor(count)
     try:
-        yield partial if count == 1 else lambda *call: pool.submit(*call).result
+        yield partial if count == 1 else lambda *call: partial(awaited, pool.submit(*call))
     except KeyboardInterrupt:
         stop.set()
         print("interrupted: nothing more is published; the same command goes on from here", file=sys.stderr)

@@ -197,6 +197,7 @@ def _problem(first: ErrorDetails, keys: list[int | str], schema: type[BaseModel]
 def _keys(location: tuple[int | str, ...], table: Any) -> list[int | str]:
     """A pydantic location as it stands in the file: without the tags of unions."""
     keys: list[int | str] = []
+    location = tuple(part for part in location if part != "[key]")  # which key it is stands before
     for number, part in enumerate(location):
         inside = part in table if isinstance(table, dict) else isinstance(part, int)
         if inside:

@@ -21,9 +21,9 @@ from benchmarks.measure import machine, table
 from distgen.config import Recipe, read
 from distgen.genome import Int64, Interval
 from distgen.store.build import build
-from distgen.store.homology import find_pairs, leakage, separate
+from distgen.store.homology.search import Likeness
+from distgen.store.homology.tiles import find_pairs, leakage, separate
 from distgen.store.reader import Store, open_store
-from distgen.store.search import Likeness
 
 ROOT = Path(__file__).parent.parent
 IDENTITIES = (0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99)

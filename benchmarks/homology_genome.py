@@ -23,9 +23,9 @@ import numpy as np
 from benchmarks.homology import COPIES, IDENTITIES, LENGTHS, LETTERS, diverge, machine, table
 from distgen.config import Recipe, read
 from distgen.store.build import build
-from distgen.store.homology import find_pairs
+from distgen.store.homology.search import Likeness
+from distgen.store.homology.tiles import find_pairs
 from distgen.store.reader import open_store
-from distgen.store.search import Likeness
 
 _CONTIG = 50_000_000
 _ELEMENT = 300

@@ -98,7 +98,7 @@ def _label_rows(labels: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _say_leakage(store: str, split: str, json_: bool) -> None:
-    from distgen.store.leaks import leaks
+    from distgen.store.homology.leaks import leaks
     from distgen.store.reader import open_store
 
     found = leaks(open_store(store), split)
@@ -120,7 +120,7 @@ def _say_leakage(store: str, split: str, json_: bool) -> None:
 
 
 def _say_leakage_against(store: str, split: str, other: str, json_: bool) -> None:
-    from distgen.store.leaks import leaks_against
+    from distgen.store.homology.leaks import leaks_against
     from distgen.store.reader import open_store
 
     found = leaks_against(open_store(store), open_store(other), split)

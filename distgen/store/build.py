@@ -16,9 +16,10 @@ from typing import Any
 from distgen.config import Recipe, digest
 from distgen.errors import ConfigError, StoreError
 from distgen.ingest.objects import Place
-from distgen.store import base, format, matrices, rows, separation, splits, tracks, upload, variants
+from distgen.store import base, format, matrices, rows, splits, tracks, upload, variants
 from distgen.store.base import Base
 from distgen.store.format import FORMAT, MANIFEST
+from distgen.store.homology import separation
 from distgen.store.reader import Store, is_ours, open_store
 from distgen.store.sources import Sources, examine
 from distgen.store.work import Execute, Progress, Work, in_this_process, recover, settle, silent, swap, sync

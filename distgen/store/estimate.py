@@ -110,7 +110,7 @@ def estimate(recipe: Recipe, workers: int = 1) -> Estimate:
     parts += [_matrix(m.name, sources[m.matrix], sources[m.regions]) for m in recipe.matrix]
     parts += [_variants(v.name, sources[v.source], len(v.samples)) for v in recipe.variants]
     if any(split.homology for split in (recipe.split, *recipe.splits.values())):
-        from distgen.store.separation import cost
+        from distgen.store.homology.separation import cost
 
         seconds, memory = cost(recipe, bases, workers)
         parts.append(Part("homology", 0, seconds, memory))

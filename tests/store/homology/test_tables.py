@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from distgen.errors import ConfigError
-from distgen.store.search import Likeness
-from distgen.store.table_homology import table_leakage
-from tests.store.test_homology import diverged, letters, turned
+from distgen.store.homology.search import Likeness
+from distgen.store.homology.tables import table_leakage
+from tests.store.homology.test_tiles import diverged, letters, turned
 
 
 def entry(report, part, other):

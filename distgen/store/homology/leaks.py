@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 
 from distgen.genome import Contigs, Int64
-from distgen.store import seeds
-from distgen.store.homology import bases_of, leakage, place_name
+from distgen.store.homology import seeds
+from distgen.store.homology.search import Floats, Likeness, Search
+from distgen.store.homology.tables import Table, table_leakage, too_short
+from distgen.store.homology.text import Text, with_mask
+from distgen.store.homology.tiles import bases_of, leakage, place_name
 from distgen.store.reader import Store
-from distgen.store.search import Floats, Likeness, Search
-from distgen.store.table_homology import Table, table_leakage, too_short
-from distgen.store.text import Text, with_mask
 from distgen.store.work import in_this_process
 
 _EXAMPLES = 5
 
 
 def leaks(store: Store, split: str = "default") -> dict[str, Any]:
-    """As `homology.leakage` for an assembly, as `table_homology.table_leakage` for a table of sequences.
+    """As `tiles.leakage` for an assembly, as `tables.table_leakage` for a table of sequences.
 
     Raises:
         ConfigError: there is no such split, or it has fewer than two parts.

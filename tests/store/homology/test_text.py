@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distgen.genome import AMBIGUOUS
-from distgen.store import seeds, text
-from distgen.store.text import Text, cut, with_mask
+from distgen.store.homology import seeds, text
+from distgen.store.homology.text import Text, cut, with_mask
 from distgen.store.work import in_this_process
 from tests.conftest import flat_codes
-from tests.store.test_homology import letters, store_of, turned
+from tests.store.homology.test_tiles import letters, store_of, turned
 
 
 def masked_by_hand(store, shape, copies):

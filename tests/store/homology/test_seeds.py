@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distgen.store import seeds
+from distgen.store.homology import seeds
 
 SHAPE = "1101011"
 

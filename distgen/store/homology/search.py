@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from distgen.errors import ConfigError
 from distgen.genome import AMBIGUOUS, Bits, Bytes, Contigs, Int64
-from distgen.store import seeds
-from distgen.store.text import PIECE, cut
+from distgen.store.homology import seeds
+from distgen.store.homology.text import PIECE, cut
 from distgen.store.work import Execute, Progress, in_this_process, silent
 
 Floats = npt.NDArray[np.float64]

@@ -15,10 +15,10 @@ from blake3 import blake3
 
 from distgen.errors import ConfigError
 from distgen.genome import AMBIGUOUS, BASES, COMPLEMENT, Bits, Bytes, Int64
-from distgen.store import seeds
+from distgen.store.homology import seeds
+from distgen.store.homology.search import OVERLAP, Floats, Likeness, Search, Searched
+from distgen.store.homology.text import PIECE, Codes, Text
 from distgen.store.reader import Store
-from distgen.store.search import OVERLAP, Floats, Likeness, Search, Searched
-from distgen.store.text import PIECE, Codes, Text
 from distgen.store.work import Execute, in_this_process
 
 _EXAMPLES = 5

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from distgen.config import Recipe, read
 from distgen.errors import ConfigError
-from distgen.store import search
 from distgen.store.build import build
-from distgen.store.homology import find_pairs, leakage, separate
+from distgen.store.homology import search
+from distgen.store.homology.search import Likeness
+from distgen.store.homology.tiles import find_pairs, leakage, separate
 from distgen.store.reader import open_store
-from distgen.store.search import Likeness
 
 LETTERS = np.frombuffer(b"ACGT", np.uint8)
 

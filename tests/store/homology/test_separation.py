@@ -8,12 +8,12 @@ import pytest
 from distgen.config import Recipe, read
 from distgen.errors import ConfigError
 from distgen.store.build import build
-from distgen.store.leaks import leaks
+from distgen.store.homology.leaks import leaks
+from distgen.store.homology.separation import cost
 from distgen.store.reader import open_store
-from distgen.store.separation import cost
 from distgen.store.verify import describe, verify
 from tests.conftest import ROOT
-from tests.store.test_homology import diverged, letters, turned
+from tests.store.homology.test_tiles import diverged, letters, turned
 
 TABLE = 'format = 1\n[sequences]\nname = "t"\nkind = "binary"\n'
 
@@ -165,7 +165,7 @@ def test_tasks_on_several_threads_make_the_same_store(tmp_path, what):
 def test_a_search_that_is_published_is_not_made_again(tmp_path, monkeypatch):
     first = built(tmp_path, assembly(tmp_path))
     assert first.manifest["homology"]["default"]["report"]["dropped"]["train"] > 4_000
-    monkeypatch.setattr("distgen.store.separation._search", None)
+    monkeypatch.setattr("distgen.store.homology.separation._search", None)
     (tmp_path / "x.bed").write_text("a\t1\t9\n")
     again = built(tmp_path, assembly(tmp_path) + '[[track]]\nname = "x"\nsource = "x.bed"\n')
     assert again.manifest["splits"] == first.manifest["splits"]

@@ -23,10 +23,10 @@ import numpy as np
 
 from distgen.errors import ConfigError, suggest
 from distgen.genome import Bits, Contigs, Int64, intersect, subtract
-from distgen.store import seeds
+from distgen.store.homology import seeds
+from distgen.store.homology.search import Floats, Likeness, Search
+from distgen.store.homology.text import Text, with_mask
 from distgen.store.reader import Store
-from distgen.store.search import Floats, Likeness, Search
-from distgen.store.text import Text, with_mask
 from distgen.store.work import Execute, in_this_process
 
 Parts = dict[str, Int64]

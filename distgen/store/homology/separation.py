@@ -76,7 +76,7 @@ def cost(recipe: Recipe, bases: int, workers: int = 1) -> tuple[float, int]:
         bases: of the assembly or table.
         workers: that share the work.
     """
-    from distgen.store.search import BLOCK
+    from distgen.store.homology.search import BLOCK
 
     seconds, largest = 0.0, 0
     for split in (recipe.split, *recipe.splits.values()):
@@ -162,10 +162,10 @@ def _stored(store: Store, name: str) -> Parts:
 
 def _search(job: _Job, folder: Path, execute: Execute, parallel: int) -> dict[str, Any]:
     """The receipt of a search: `report`, and `parts` (flat intervals), a `part` for each sequence, or its `family`."""
-    from distgen.store.homology import separate
-    from distgen.store.search import Likeness
-    from distgen.store.table_homology import Table, families, separate_table
-    from distgen.store.text import Text
+    from distgen.store.homology.search import Likeness
+    from distgen.store.homology.tables import Table, families, separate_table
+    from distgen.store.homology.text import Text
+    from distgen.store.homology.tiles import separate
 
     rules, made = job.rules, job.base
     likeness = Likeness(rules.identity, rules.coverage, rules.tile)

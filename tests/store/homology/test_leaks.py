@@ -9,7 +9,7 @@ from distgen.config import Recipe, read
 from distgen.errors import ConfigError
 from distgen.genome import Interval
 from distgen.store.build import build
-from distgen.store.leaks import leaks, leaks_against
+from distgen.store.homology.leaks import leaks, leaks_against
 from distgen.store.reader import open_store
 
 COMPLEMENT = str.maketrans("ACGT", "TGCA")

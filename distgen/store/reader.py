@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -121,31 +122,7 @@ class Store:
 
     def array(self, key: str) -> Array:
         """One array by its key in the manifest."""
-        return Array(self.path / key, self.manifest["arrays"][key], partial(self._where, key))
-
-    def _where(self, key: str, first: int, last: int) -> str:
-        """What the rows [first, last) of an array are called where they are damaged: the stretches of contigs, if they lie
-        along the assembly."""
-        bin_bp = self.groups().get(key.rpartition("/")[0], {}).get("bin_bp")
-        if key not in PER_BYTE and bin_bp is None:
-            return format.rows(first, last)
-        per = PER_BYTE.get(key, 1)
-        first, last = first * per, last * per
-        try:
-            contigs = self.contigs
-        except StoreError:  # it is damaged as well
-            return f"{'bins' if bin_bp else 'bases'} {first:,} to {last:,} of all contigs"
-        if bin_bp is None:
-            starts, sizes, width = contigs.offsets, contigs.lengths, 1
-        else:
-            sizes, width = -(-contigs.lengths // bin_bp), bin_bp
-            starts = np.cumsum(sizes) - sizes
-        named = []
-        for row in np.flatnonzero((starts < last) & (starts + sizes > first)).tolist():
-            span = np.clip([first - starts[row], last - starts[row]], 0, sizes[row]) * width
-            start, end = np.minimum(span, contigs.lengths[row]).tolist()
-            named.append(f"{contigs.names[row]}:{start}-{end}")
-        return some(named) or "padding"
+        return Array(self.path / key, self.manifest["arrays"][key], partial(_stretches, self.path, key))
 
     @cached_property
     def contigs(self) -> Contigs:
@@ -343,6 +320,32 @@ def read_contigs(array: Callable[[str], Array]) -> Contigs:
     )
 
 
+def _stretches(path: Place, key: str, first: int, last: int) -> str:
+    """What the rows [first, last) of an array are called where they are damaged: the stretches of contigs, if they lie
+    along the assembly. An array that knew its store would keep it, and its maps, from being closed."""
+    store = Store(path)
+    bin_bp = store.groups().get(key.rpartition("/")[0], {}).get("bin_bp")
+    if key not in PER_BYTE and bin_bp is None:
+        return format.rows(first, last)
+    per = PER_BYTE.get(key, 1)
+    first, last = first * per, last * per
+    try:
+        contigs = store.contigs
+    except StoreError:  # it is damaged as well
+        return f"{'bins' if bin_bp else 'bases'} {first:,} to {last:,} of all contigs"
+    if bin_bp is None:
+        starts, sizes, width = contigs.offsets, contigs.lengths, 1
+    else:
+        sizes, width = -(-contigs.lengths // bin_bp), bin_bp
+        starts = np.cumsum(sizes) - sizes
+    named = []
+    for row in np.flatnonzero((starts < last) & (starts + sizes > first)).tolist():
+        span = np.clip([first - starts[row], last - starts[row]], 0, sizes[row]) * width
+        start, end = np.minimum(span, contigs.lengths[row]).tolist()
+        named.append(f"{contigs.names[row]}:{start}-{end}")
+    return some(named) or "padding"
+
+
 def read_manifest(path: Place, kind: str, pattern: str) -> dict[str, Any]:
     """The manifest of a store or a collection, with its checksum tried.
 
@@ -356,7 +359,7 @@ def read_manifest(path: Place, kind: str, pattern: str) -> dict[str, Any]:
     """
     build = f"distgen build {'RECIPE' if kind == 'store' else 'COLLECTION.toml'}"
     if not (path / format.MANIFEST).is_file():
-        if is_ours(path):
+        if isinstance(path, Path) and is_ours(path):  # elsewhere it is sent last: a build may be about to finish
             raise ConfigError(f"{kind} {path} has lost its manifest. Run: {build} --force, which builds all of it anew")
         what = f"has no manifest: it is no whole {kind}" if _exists(path) else "does not exist"
         others = [other for other in _beside(path, pattern) if other != str(path)]

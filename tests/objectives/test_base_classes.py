@@ -72,7 +72,5 @@ def test_a_bin_scores_as_its_highest_base(small_recipe, tmp_path):
         )
     assert float(total) == pytest.approx(expected, rel=1e-5)
     assert int(count) == 2 * int(valid.sum())
-    with pytest.raises(
-        ConfigError, match=r'data\.jitter: 12 is no multiple of track "genes" with bin_bp 8. Use 8 or 16'
-    ):
+    with pytest.raises(ConfigError, match=r'jitter: 12 is no multiple of track "genes" with bin_bp 8. Use 8 or 16'):
         GenomeLoader(store, window=64, jitter=12, tracks=("genes",))

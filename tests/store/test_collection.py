@@ -220,7 +220,7 @@ def test_every_flipped_byte_of_an_index_is_found_at_opening(many, tmp_path):
             with pytest.raises(StoreError, match="damaged|cannot be read|has format"):
                 open_collection(index)
         path.unlink()
-        with pytest.raises((StoreError, ConfigError), match="damaged|has no manifest"):
+        with pytest.raises((StoreError, ConfigError), match="damaged|has (no|lost its) manifest"):
             open_collection(index)
         path.write_bytes(whole)
     assert open_collection(index).names == open_collection(many).names

@@ -158,7 +158,7 @@ def test_prune_removes_what_only_an_earlier_recipe_used(recipe, s3):  # noqa: F8
     recipe.write_text(text)
     build(read(recipe, Recipe), locate(URI))
     whole = objects(s3)
-    assert [name.split(".")[0] for name in prune(open_store(URI))] == ["tracks/peaks"]
+    assert [name.split(".")[0] for name in prune(locate(URI))] == ["tracks/peaks"]
     assert {name for name in whole if name not in objects(s3)} == {name for name in whole if "peaks" in name}
     assert not verify(open_store(URI)).damage
 

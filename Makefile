@@ -24,7 +24,7 @@ demo: install
 	$(BIN)/distgen evaluate runs/quickstart
 
 test: install
-	$(BIN)/python -m pytest -m "$(MARK)"
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "$(MARK)"
 
 faults: install
 	$(BIN)/python -m pytest -m "slow or not slow" tests/faults

@@ -63,6 +63,7 @@ def test_a_cluster_that_cannot_be_joined_is_told_with_what_may_be_missing(monkey
         raise ConnectionError("Failed to connect")
 
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # another test may have left one
     monkeypatch.setattr(ray, "init", refused)
     with pytest.raises(TrainError, match="the Ray cluster 127.0.0.1:1 cannot be joined .*RAY_AUTH_TOKEN"):
         Pool()

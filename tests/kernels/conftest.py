@@ -25,7 +25,7 @@ MODULES = {schema.partition("(")[0]: module for module, schemas in library._SCHE
 settings.register_profile(
     "kernels", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-settings.register_profile("interpreted", parent=settings.get_profile("kernels"), max_examples=15)
+settings.register_profile("interpreted", parent=settings.get_profile("kernels"), max_examples=8)
 settings.load_profile("kernels")
 
 

@@ -45,6 +45,7 @@ bench: install
 	$(BIN)/python -m benchmarks.collection
 	$(BIN)/python -m benchmarks.homology
 	$(BIN)/python -m benchmarks.encode
+	$(BIN)/python -m benchmarks.stem
 	$(BIN)/python -m benchmarks.loader
 
 clean:

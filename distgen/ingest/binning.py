@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from distgen.ingest.compiled import compiled
+from distgen.compiled import compiled
 
 REDUCES = ("mean", "mean_covered", "max", "sum", "coverage")
 _MEAN, _MEAN_COVERED, _MAX, _SUM, _COVERAGE = range(5)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from distgen.compiled import compiled
 from distgen.errors import ConfigError
 from distgen.genome import Int64
-from distgen.ingest.compiled import compiled
 
 Integers = npt.NDArray[np.signedinteger[Any]]
 

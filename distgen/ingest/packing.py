@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from distgen.compiled import compiled
 from distgen.genome import ALIGNMENT, AMBIGUOUS, Bits, Bytes
-from distgen.ingest.compiled import compiled
 
 IUPAC = b"RYSWKMBDHVN.-"  # what may stand for a base that is not known; "." and "-" are gaps
 _INVALID = 255

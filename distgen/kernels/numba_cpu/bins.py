@@ -9,7 +9,8 @@ import torch
 from numpy import uint64
 from torch import Tensor
 
-from distgen.kernels.numba_cpu.decode import bits_of, compiled, flags, inside
+from distgen.compiled import compiled
+from distgen.kernels.numba_cpu.decode import bits_of, flags, inside
 
 # All bits but the sign, and infinity: what is above it is NaN. A uint8 has neither sign nor NaN.
 _INFINITY = {

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
 from numpy import uint8, uint32, uint64
 from torch import Tensor
 
+from distgen.compiled import compiled
 from distgen.kernels.reference import check_bounds
 
 Bytes = npt.NDArray[np.uint8]
@@ -25,14 +25,6 @@ NO_BYTES = np.empty(0, np.uint8)
 _NO_FLAGS = np.empty(0, np.bool_)
 _NO_LIMITS = np.empty((0, 2), np.int64)
 BLOCK = 8192  # bases decoded at a time: the codes stay in the first-level cache
-
-
-def compiled(function: Any) -> Any:
-    """A function compiled on first use, and cached; other Python threads run meanwhile.
-
-    The cache goes by the date of the function's own file: who changes what is called here, touches the callers' files.
-    """
-    return numba.njit(function, cache=True, nogil=True, boundscheck=False)
 
 
 @compiled

@@ -9,8 +9,9 @@ import torch
 from numpy import uint8, uint32, uint64
 from torch import Tensor
 
+from distgen.compiled import compiled
 from distgen.kernels.draws import MASKING, threshold
-from distgen.kernels.numba_cpu.decode import compiled, flags
+from distgen.kernels.numba_cpu.decode import flags
 from distgen.kernels.reference import IGNORE_INDEX, span_rate
 
 _BLOCK = 2048  # positions whose draws are made at a time: they stay in the first-level cache

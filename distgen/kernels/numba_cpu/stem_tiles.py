@@ -6,10 +6,12 @@ A tile is (n positions, W features); codes, tables and the like have the shapes 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
-import numba
 import numpy as np
+
+from distgen.compiled import compiled
 
 W = 64  # features side by side
 ROWS = 5  # rows added at a time
@@ -17,9 +19,7 @@ NONE, RELU, GELU, GELU_64 = range(4)
 _f = np.float32
 
 
-def _jit(function: Any) -> Any:
-    # numpy's error model: a division that could raise keeps LLVM from vectorizing its loop.
-    return numba.njit(function, cache=True, nogil=True, boundscheck=False, error_model="numpy")
+_jit = partial(compiled, error_model="numpy")
 
 
 # ---- a tile of positions (n, W) -----------------------------------------------------------------

@@ -9,7 +9,8 @@ import torch
 from numpy import uint8, uint32, uint64
 from torch import Tensor
 
-from distgen.kernels.numba_cpu.decode import BLOCK, NO_BYTES, Bytes, compiled, decode, lines, workspace
+from distgen.compiled import compiled
+from distgen.kernels.numba_cpu.decode import BLOCK, NO_BYTES, Bytes, decode, lines, workspace
 from distgen.kernels.reference import bases_of, check_bounds, check_replacements
 
 _ANY = [[-(2**63), 2**63 - 1]]

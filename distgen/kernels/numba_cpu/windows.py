@@ -9,6 +9,7 @@ import torch
 from numpy import uint8, uint32, uint64
 from torch import Tensor
 
+from distgen.compiled import compiled
 from distgen.kernels.numba_cpu.decode import (
     BLOCK,
     NO_BYTES,
@@ -16,7 +17,6 @@ from distgen.kernels.numba_cpu.decode import (
     any_set,
     bits_of,
     block,
-    compiled,
     decode_bits,
     flags,
     inside,

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from distgen.compiled import compiled
 from distgen.genome import Bytes, Int64
-from distgen.ingest.compiled import compiled
 
 Counts = npt.NDArray[np.uint32]
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from distgen.errors import ConfigError
 from distgen.genome import ALIGNMENT, Int64
 from distgen.store.format import Array
+from distgen.store.planes import PER_BYTE
 from distgen.store.reader import Store, Track
 
 log = logging.getLogger("distgen")
-_BASES_PER_BYTE = {"sequence": 4, "ambiguous": 8, "softmask": 8}
 
 
 class Rows(NamedTuple):
@@ -75,7 +75,7 @@ class Host:
         )
 
     def _gather(self, name: str, floor: Int64, limits: Int64, stride: int) -> Tensor:
-        array, per = self._planes[name], _BASES_PER_BYTE[name]
+        array, per = self._planes[name], PER_BYTE[name]
         out = np.zeros((len(floor), stride // per), np.uint8)
         first = np.maximum(floor, limits[:, 0]) // per
         last = -(-np.minimum(floor + stride, limits[:, 1]) // per)

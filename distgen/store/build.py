@@ -199,6 +199,7 @@ def _publish(
     New tracks of a store that keeps its planes go into that store; otherwise a whole new store takes its place.
     """
     folder, arrays = _folder(made, work), dict(made.arrays)
+    standing = None if made.fresh else old  # the generation that this one follows
     # Tracks that are made of the same are one array with two names.
     each = {block.inputs: block for block in reversed(blocks)}.items()
     put = {inputs: tracks.place(block, made.contigs, work, folder, old, made.fresh) for inputs, block in each}
@@ -211,8 +212,8 @@ def _publish(
     split_arrays, split_tables = base.place_splits(made, parts, folder, old)
     manifest = {
         "format": FORMAT,
-        "generation": 1 if made.fresh or old is None else old.manifest["generation"] + 1,
-        "group": format.read_json(folder / "zarr.json") if made.fresh or old is None else old.manifest["group"],
+        "generation": standing.manifest["generation"] + 1 if standing else 1,
+        "group": standing.manifest["group"] if standing else format.read_json(folder / "zarr.json"),
         "arrays": arrays | split_arrays,
         "tracks": tracks.describe(placed),
         **said,
@@ -231,7 +232,7 @@ def _publish(
         _write_manifest(folder / MANIFEST, manifest)
         upload.publish(folder, work.out, old.manifest if old else None, force=force, last=lambda: progress(0))
         return
-    if made.fresh or old is None:
+    if standing is None:
         _write_manifest(folder / MANIFEST, manifest)
         settle(folder)
         progress(0)
@@ -239,7 +240,7 @@ def _publish(
         return
     draft = folder / f"{MANIFEST}.new"
     _write_manifest(draft, manifest)
-    new = {key.split("/")[0] for key in manifest["arrays"].keys() - old.manifest["arrays"].keys()}
+    new = {key.split("/")[0] for key in manifest["arrays"].keys() - standing.manifest["arrays"].keys()}
     settle(draft, *(folder / top for top in new))
     progress(0)
     draft.rename(folder / MANIFEST)

@@ -186,24 +186,21 @@ def _decode(
     **constants: int,
 ) -> None:
     block = _block(length, out.shape[2] if decoder is _one_hot_last else 1)
-    arguments = (
-        out,
-        cells(plane),
-        cells(ambiguous),
-        *contiguous(starts, reverse, limits),
-        length,
-        bases_of(plane, ambiguous),
-    )
-    launch(
-        decoder,
-        starts.numel(),
-        triton.cdiv(length, block),
-        plane,
-        *arguments,
-        first_bad(plane.device),
-        BLOCK=block,
-        **constants,
-    )
+    blocks, given = triton.cdiv(length, block), _given(plane, starts, length, reverse, ambiguous, limits)
+    launch(decoder, starts.numel(), blocks, plane, out, *given, first_bad(plane.device), BLOCK=block, **constants)
+
+
+def _given(
+    plane: Tensor,
+    starts: Tensor,
+    length: int,
+    reverse: Tensor | None,
+    ambiguous: Tensor | None,
+    limits: Tensor | None,
+) -> tuple[Any, ...]:
+    """Windows as the kernels take them."""
+    rows = contiguous(starts, reverse, limits)
+    return cells(plane), cells(ambiguous), *rows, length, bases_of(plane, ambiguous)
 
 
 def kmers(
@@ -219,26 +216,9 @@ def kmers(
 ) -> Tensor:
     many = max(length - k + stride, 0) // stride
     out = torch.empty((starts.numel(), many), dtype=dtype, device=plane.device)
-    arguments = (
-        out,
-        cells(plane),
-        cells(ambiguous),
-        *contiguous(starts, reverse, limits),
-        length,
-        bases_of(plane, ambiguous),
-    )
-    launch(
-        _kmers,
-        starts.numel(),
-        triton.cdiv(many, 1024),
-        plane,
-        *arguments,
-        many,
-        stride,
-        first_bad(plane.device),
-        K=k,
-        BLOCK=1024,
-    )
+    given, sizes = _given(plane, starts, length, reverse, ambiguous, limits), {"K": k, "BLOCK": 1024}
+    blocks = triton.cdiv(many, sizes["BLOCK"])
+    launch(_kmers, starts.numel(), blocks, plane, out, *given, many, stride, first_bad(plane.device), **sizes)
     return out
 
 

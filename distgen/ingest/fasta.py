@@ -11,18 +11,22 @@ from __future__ import annotations
 import base64
 import re
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from distgen.errors import SourceError
-from distgen.ingest.open import content_size, read_blocks
-from distgen.ingest.packing import is_letter
+import numpy as np
 
-_BLANK = b" \t\r\n"
-BLOCK = 1 << 20  # so small that what is read is packed before it leaves the processor's second cache
+from distgen.errors import SourceError
+from distgen.genome import Bytes
+from distgen.ingest import packing
+from distgen.ingest.open import content_size, explained, fill_blocks, read_blocks
+from distgen.ingest.packing import BLANK
+
+BLOCK = 1 << 18  # so small that what is read is packed before it leaves the processor's second cache
 _LONGEST_HEADER = 1 << 16
+_ROOM = _LONGEST_HEADER + 2
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -54,11 +58,12 @@ _BEGINNING = Place()
 
 
 class Letters(NamedTuple):
-    """Some letters of a contig without blanks, the text they come from, and where it begins."""
+    """Some letters uint8 (n,) of a contig without blanks, which hold until the next are asked for; the place where their
+    text begins, and the bytes of text before its end."""
 
-    letters: bytes
-    text: bytes
+    letters: Bytes
     place: Place
+    end: int
 
 
 def read_fasta(
@@ -80,24 +85,26 @@ def read_fasta(
     Raises:
         SourceError: what the module refuses; names the file, the line and the contig.
     """
-    at = start
-    rest = b""  # a header line whose end has not come yet
-    for data in read_blocks(path, block, start.position, stop):
-        data, rest = rest + data, b""
-        cursor = 0
-        if at.position == 0 and _BYTE_ORDER_MARK.startswith(data[:3]):
-            if len(data) < 3:
-                rest = data
+    at, squeeze = start, _squeezer(path)
+    # A block is put behind room for the rest of the one before it: a header line whose end has not come yet.
+    data, room = bytearray(_ROOM + block), np.empty(_ROOM + block, np.uint8)
+    texts, rest = np.frombuffer(data, np.uint8), b""
+    for size in fill_blocks(path, memoryview(data)[_ROOM:], start.position, stop):
+        cursor, stretch = _ROOM - len(rest), _ROOM + size
+        data[cursor:_ROOM], rest = rest, b""
+        if at.position == 0 and _BYTE_ORDER_MARK.startswith(data[cursor : min(cursor + 3, stretch)]):
+            if stretch - cursor < 3:
+                rest = bytes(data[cursor:stretch])
                 continue
-            cursor, at = 3, at._replace(position=3)
-        while cursor < len(data):
-            if at.fresh and data.startswith(b">", cursor):
-                end = data.find(b"\n", cursor)
-                text = data[cursor + 1 : end if end >= 0 else len(data)]
+            cursor, at = cursor + 3, at._replace(position=3)
+        while cursor < stretch:
+            if at.fresh and data[cursor] == ord(">"):
+                end = data.find(b"\n", cursor, stretch)
+                text = bytes(data[cursor + 1 : end if end >= 0 else stretch])
                 if len(text) > _LONGEST_HEADER or b"\r" in text.rstrip(b"\r"):
                     raise refusal(path, at.position, "the header does not end; lines must end in LF or CRLF")
                 if end < 0:
-                    rest = data[cursor:]
+                    rest = b">" + text
                     break
                 header = parse_header(path, text, at.position)
                 yield header
@@ -105,31 +112,43 @@ def read_fasta(
                 cursor = end + 1
                 continue
             # Letters run up to the next ">" that begins a line, or to the block's end.
-            end = data.find(b">", cursor)
-            text = data if cursor == 0 and end < 0 else data[cursor : end if end >= 0 else len(data)]
-            letters = text.replace(b"\n", b"")
-            if b"\r" in letters or b" " in letters or b"\t" in letters:
-                letters = letters.translate(None, _BLANK)
-            if letters and at.header is None:
-                bad = at.position + len(text) - len(text.lstrip(_BLANK))
+            found = data.find(b">", cursor, stretch)
+            end = found if found >= 0 else stretch
+            count = squeeze(texts[cursor:end], room)
+            if count and at.header is None:
+                text = bytes(data[cursor:end])
+                bad = at.position + len(text) - len(text.lstrip(BLANK))
                 shown = text.strip().split(b"\n")[0][:40].decode(errors="replace")
                 raise refusal(path, bad, f'{shown!r} stands before the first header; a FASTA file begins with ">"')
-            if letters:
-                yield Letters(letters, text, at)
-            at = Place(
-                at.position + len(text),
-                text.endswith(b"\n") or (not text and at.fresh),
-                at.header,
-                at.bases + len(letters),
-            )
-            if end >= 0 and not at.fresh:
+            if count:
+                yield Letters(room[:count], at, at.position + end - cursor)
+            fresh = data[end - 1] == ord("\n") if end > cursor else at.fresh
+            at = Place(at.position + end - cursor, fresh, at.header, at.bases + count)
+            if found >= 0 and not at.fresh:
                 name = at.header.name if at.header else ""
                 raise refusal(path, at.position, f'">" inside a line of contig "{name}"')
-            cursor = len(data) if end < 0 else end
+            cursor = end
     if rest.startswith(b">"):
         yield parse_header(path, rest[1:], at.position)
     elif at.header is None and stop is None:
         raise SourceError(f"{path}: the file is empty; a FASTA file begins with a line such as >chr1")
+
+
+def _squeezer(path: Path) -> Callable[[Bytes, Bytes], int]:
+    """What takes the blanks out of a file's text."""
+    with explained(path):
+        if path.stat().st_size <= packing.SMALL:
+            return _squeeze
+    from distgen.ingest.squeezing import squeeze
+
+    return squeeze
+
+
+def _squeeze(text: Bytes, letters: Bytes) -> int:
+    """The specification of `squeezing.squeeze`."""
+    found = text.tobytes().translate(None, BLANK)
+    letters[: len(found)] = np.frombuffer(found, np.uint8)
+    return len(found)
 
 
 def parse_header(path: Path, text: bytes, position: int) -> Header:
@@ -142,15 +161,18 @@ def parse_header(path: Path, text: bytes, position: int) -> Header:
     return Header(old[1], words[0], position) if old else Header(words[0], "", position)
 
 
-def strange(path: Path, held: Iterable[Letters]) -> SourceError:
-    """The error for letters of which one is no nucleotide letter."""
-    for letters in held:
-        for i, letter in enumerate(letters.text):
-            if not is_letter(letter) and letter not in _BLANK:
-                name = letters.place.header.name if letters.place.header else ""
-                shown = repr(chr(letter)) if letter < 128 else f"byte 0x{letter:02x}"
-                problem = f'{shown} in contig "{name}" is no IUPAC nucleotide letter'
-                return refusal(path, letters.place.position + i, problem)
+def strange(path: Path, start: Place, wanted: Callable[[Header], bool]) -> SourceError:
+    """The error for the first letter from `start` on, in a contig that is wanted, that is no nucleotide letter."""
+    for event in read_fasta(path, start):
+        if isinstance(event, Header) or event.place.header is None or not wanted(event.place.header):
+            continue
+        if packing.foreign(event.letters).any():
+            position = event.place.position
+            text = np.frombuffer(next(read_blocks(path, event.end - position, position)), np.uint8)
+            i = int(np.flatnonzero(packing.foreign(text) & ~np.isin(text, list(BLANK)))[0])
+            shown = repr(chr(text[i])) if text[i] < 128 else f"byte 0x{text[i]:02x}"
+            problem = f'{shown} in contig "{event.place.header.name}" is no IUPAC nucleotide letter'
+            return refusal(path, position + i, problem)
     raise AssertionError("all letters are IUPAC letters")
 
 

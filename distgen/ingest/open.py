@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-from isal import igzip_lib, igzip_threaded
+from isal import igzip, igzip_lib
 
 from distgen.errors import SourceError, suggest
 from distgen.ingest import bgzf
+from distgen.ingest.ahead import Ahead
 
 BLOCK = 1 << 24
 INFLATE_ERROR = cast("type[Exception]", igzip_lib.IsalError)  # its stub declares an instance
@@ -59,11 +60,19 @@ def is_gzip(path: Path) -> bool:
 
 
 def read_blocks(path: Path, block: int = BLOCK, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-    """The decompressed content of a plain, gzip or bgzip file, `block` bytes at a time.
+    """As `fill_blocks`, of which each block may be kept."""
+    buffer = memoryview(bytearray(block))
+    return (bytes(buffer[:size]) for size in fill_blocks(path, buffer, start, stop))
+
+
+def fill_blocks(path: Path, buffer: memoryview, start: int = 0, stop: int | None = None) -> Iterator[int]:
+    """The decompressed content of a plain, gzip or bgzip file, as much at a time as a buffer takes: how much that is.
+
+    Pages that the system has to find anew for each block would cost as much as reading it.
 
     Args:
         path: the file. gzip is decompressed in a thread of its own.
-        block: bytes at a time.
+        buffer: where each block is put.
         start: where to begin, in bytes of the content; in a gzip file that is no bgzip, what comes before has to be
             decompressed.
         stop: where to end, in bytes of the content; None for its end.
@@ -75,10 +84,10 @@ def read_blocks(path: Path, block: int = BLOCK, start: int = 0, stop: int | None
     with explained(path), path.open("rb") as raw:
         if not gzipped:
             raw.seek(start)
-            while data := raw.read(block if stop is None else min(block, stop - start)):
-                consumed(len(data))
-                yield data
-                start += len(data)
+            while size := raw.readinto(buffer if stop is None else buffer[: stop - start]):
+                consumed(size)
+                yield size
+                start += size
             return
         _refuse_cut_bgzip(raw)
         left = None if stop is None else stop - start
@@ -87,15 +96,14 @@ def read_blocks(path: Path, block: int = BLOCK, start: int = 0, stop: int | None
             raw.seek(int(blocks[0][number]))
             start -= int(blocks[1][number])
         place = raw.tell()  # before its thread begins to read
-        stream: io.BufferedReader = igzip_threaded.open(raw, "rb")
-        with stream:
-            while start and (skipped := stream.read(min(start, block))):
-                start -= len(skipped)
-            while data := stream.read(block if left is None else min(block, left)):
+        with io.BufferedReader(Ahead(igzip.IGzipFile(fileobj=raw))) as stream:
+            while start and (size := stream.readinto(buffer[:start])):
+                start -= size
+            while size := stream.readinto(buffer if left is None else buffer[:left]):
                 before, place = place, raw.tell()
                 consumed(place - before)
-                yield data
-                left = None if left is None else left - len(data)
+                yield size
+                left = None if left is None else left - size
 
 
 def content_size(path: Path) -> int | None:
@@ -117,7 +125,7 @@ def blake3(path: Path) -> str:
     from blake3 import blake3
 
     with explained(path), path.open("rb", buffering=0) as file:
-        digest, buffer = blake3(), bytearray(1 << 20)
+        digest, buffer = blake3(max_threads=blake3.AUTO), bytearray(1 << 22)
         while size := file.readinto(buffer):
             digest.update(memoryview(buffer)[:size])
         return str(digest.hexdigest())

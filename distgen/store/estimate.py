@@ -207,9 +207,8 @@ def _planes(source: _Source, workers: int) -> tuple[int, Part]:
         began, count = time.perf_counter(), 0
         for event in islice(read_fasta(source.path, stop=min(_SAMPLE, source.content)), 1 << 16):
             if isinstance(event, Letters):
-                packing.pack(np.frombuffer(packing.pad(event.letters), np.uint8))
-                count += len(event.letters)
-                read = event.place.position + len(event.text)
+                packing.pack(event.letters[: len(event.letters) // ALIGNMENT * ALIGNMENT])
+                count, read = count + len(event.letters), event.end
         share = source.content / max(read, 1)
         letters, seconds = math.ceil(count * share), (time.perf_counter() - began) * share
         if content_size(source.path) is None:

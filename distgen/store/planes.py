@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from distgen.genome import ALIGNMENT, Bytes, Int64
-from distgen.ingest import packing
-from distgen.ingest.fasta import Header, Letters, Listing, Place, read_fasta, strange
+from distgen.ingest import fasta, packing
+from distgen.ingest.fasta import Header, Letters, Listing, Place, read_fasta
 from distgen.ingest.twobit import TwoBit
 from distgen.store.contigs import Wanted, added_up, pack
 from distgen.store.format import CHUNK_BYTES, Layout, ShardWriter
@@ -26,8 +26,8 @@ from distgen.store.work import Progress, Work
 
 UNIT = 1 << 28  # bases
 _RARE = "U" + packing.IUPAC.decode()
-_SMALL = 1 << 25  # bytes of a source
-_TOGETHER = 1 << 19  # letters that are packed in one go at least: of short contigs many
+_TOGETHER = 1 << 18  # letters that are packed in one go at least: of short contigs many
+_ROOM = _TOGETHER + fasta.BLOCK + ALIGNMENT  # letters
 PER_BYTE = {"sequence": 4, "ambiguous": 8, "softmask": 8}
 
 
@@ -81,17 +81,16 @@ class Packer:
         progress: Progress,
     ):
         self._path, self._wanted, self._work, self._unit, self._progress = path, wanted, work, unit, progress
-        # Loading the compiler costs more than a small genome.
-        self._pack = packing.pack if path.stat().st_size > _SMALL else packing.reference
+        compiling = path.stat().st_size > packing.SMALL
+        self._pack = partial(packing.pack, into=packing.room(_ROOM)) if compiling else packing.reference
         self._start, self._number = start, start.flat // UNIT
         self._stop = None if count is None else self._number + count
         self._header, self._offset = start.place.header, start.offset
         self._bases = start.place.bases  # letters of the contig that have come
         self._keep = self._header is not None and wanted(self._header)
         self._place = start.place
-        self._held: list[bytes] = []  # letters that are not packed yet, each contig's filled up to whole alignments
+        self._held = np.empty(_ROOM, np.uint8)  # letters to be packed, each contig's filled up to whole alignments
         self._flat, self._size = start.flat, 0  # where they begin, and how many they are
-        self._events: list[Letters] = []  # where they stand
         self._unheard = 0
         self._out = _Unit(work, unit(self._number))
         self._listed = _Listed()
@@ -140,43 +139,42 @@ class Packer:
             self._unheard = 0
         if self._keep and missing < len(letters):
             self._place = event.place
-            self._events.append(event)
             # What lies before the unit is dropped; so the first letter kept begins an alignment, wherever one began.
             self._hold(letters[missing:] if missing > 0 else letters)
 
     def _end_contig(self) -> None:
         if self._keep:
             fill = _FILL[: -self._bases % ALIGNMENT]
-            if fill and self._offset + self._bases > self._start.flat:
+            if len(fill) and self._offset + self._bases > self._start.flat:
                 self._hold(fill)
             self._offset += -(-self._bases // ALIGNMENT) * ALIGNMENT
 
-    def _hold(self, letters: bytes) -> None:
+    def _hold(self, letters: Bytes) -> None:
         """Keep letters until they are worth packing; no longer than to the unit's end, so that what it says of its end
         is so."""
         self._list()
-        self._held.append(letters)
+        self._held[self._size : self._size + len(letters)] = letters
         self._size += len(letters)
         if self._size >= _TOGETHER or self._flat + self._size >= (self._number + 1) * UNIT:
             self._pack_held()
 
     def _pack_held(self) -> None:
         """Pack what is held, but for less than an alignment, and cut it at the units' ends."""
-        letters = b"".join(self._held)
-        array, first, whole = np.frombuffer(letters, np.uint8), 0, len(letters) // ALIGNMENT * ALIGNMENT
+        letters = self._held[: self._size]
+        first, whole = 0, len(letters) // ALIGNMENT * ALIGNMENT
         while first < whole and self._number != self._stop:
             end = min(whole, (self._number + 1) * UNIT - self._flat)
-            packed = self._pack(array[first:end])
+            packed = self._pack(letters[first:end])
             if packed.mixed:
-                self._count(array[first:end], packed.ambiguous, self._flat + first)
+                self._count(letters[first:end], packed.ambiguous, self._flat + first)
             self._out.write(packed)
             first = end
             if self._flat + first == (self._number + 1) * UNIT:
                 self._close_unit(last=False)
                 if first < whole:
                     self._list()
-        self._held, self._flat, self._size = [letters[whole:]], self._flat + whole, len(letters) - whole
-        self._events = self._events[-1:]
+        self._flat, self._size = self._flat + whole, len(letters) - whole
+        self._held[: self._size] = letters[whole:].copy()
 
     def _count(self, letters: Bytes, ambiguous: Bytes, flat: int) -> None:
         """Add up the letters that are none of A C G T, of each contig."""
@@ -192,9 +190,9 @@ class Packer:
         upper = letters & np.uint8(0xDF)
         found = {letter: counted(upper == ord(letter)) for letter in "NU"}
         if found["N"].sum() != np.bitwise_count(ambiguous).sum():  # there are rarer ones
+            if packing.foreign(letters).any():
+                raise fasta.strange(self._path, self._start.place, self._wanted)
             tally = np.bincount(letters, minlength=256)
-            if any(tally[letter] and not packing.is_letter(letter) for letter in range(256)):
-                raise strange(self._path, self._events)
             forms = {letter: {ord(letter), ord(letter.lower())} for letter in _RARE}
             present = {letter: both for letter, both in forms.items() if any(tally[form] for form in both)}
             found = {letter: counted(np.isin(letters, list(both))) for letter, both in present.items()}
@@ -210,7 +208,7 @@ class Packer:
         self._out = _Unit(self._work, self._unit(self._number))
 
 
-_FILL = b"A" * ALIGNMENT  # packs to zeros in all planes
+_FILL = np.full(ALIGNMENT, ord("A"), np.uint8)  # packs to zeros in all planes
 
 
 class _Listed:

@@ -36,7 +36,6 @@ from distgen.store.work import Execute, Part, Progress, Work, silent
 if TYPE_CHECKING:
     from distgen.ingest.tables import SequenceBlock
 
-_SMALL = 1 << 25  # letters; loading the compiler costs more than packing so many
 _PART = {part: number for number, part in enumerate(PARTS, 1)}
 _CALLED = {**_PART, "training": 1, "dev": 2, "val": 2, "validation": 2}
 
@@ -156,8 +155,7 @@ class _Table:
         lengths = np.diff(block.offsets)
         self._check(block, lengths)
         padded = _padded(block, lengths)
-        # Loading the compiler costs more than a small table.
-        packed = (packing.pack if self._bases > _SMALL else packing.reference)(padded)
+        packed = (packing.pack if self._bases > packing.SMALL else packing.reference)(padded)
         for plane, column in self._planes.items():
             column.write(getattr(packed, plane))
         if packed.mixed:

@@ -285,7 +285,7 @@ def test_blocks_are_packed_as_one_would_by_hand(tmp_path_factory, blocks, compil
     """Planes, lengths and letters against the sequences taken one by one."""
     work = Work(tmp_path_factory.mktemp("work") / "a.zarr")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sequences, "_SMALL", compiled_after)
+        patch.setattr(sequences.packing, "SMALL", compiled_after)
         sequences.build_from_blocks(map(block, blocks), "regression", work, "u", named=False)
     folder = work.path("u")
     receipt = work.receipt("u")

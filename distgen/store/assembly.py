@@ -23,7 +23,7 @@ from distgen.store import contigs, format, planes
 from distgen.store.contigs import Found, Wanted
 from distgen.store.format import Entry
 from distgen.store.planes import PER_BYTE, Packer, Start, plane_layout
-from distgen.store.work import Execute, Part, Progress, Work, in_this_process, link, silent
+from distgen.store.work import Execute, Part, Progress, Task, Work, in_this_process, link, silent
 
 _RECEIPT = 2  # the form of what a unit says of itself: one that an earlier version left is built again
 _TINY = 1 << 20  # bytes of a source that are packed sooner than handed to a worker
@@ -52,8 +52,16 @@ def inputs(recipe: Recipe, ids: dict[str, str]) -> str:
     return digest(["planes/1", [ids[path] for path in used], rules, recipe.name, planes.UNIT])
 
 
-def build(recipe: Recipe, inputs: str, work: Work, progress: Progress, execute: Execute, parallel: int) -> Built:
-    """Write the units of the planes that are not finished.
+def build(
+    recipe: Recipe,
+    inputs: str,
+    work: Work,
+    progress: Progress,
+    execute: Execute,
+    parallel: int,
+    index: Index | None,
+) -> Built:
+    """Write the units of the planes that are not finished; each on its own if the assembly can be cut.
 
     Raises:
         ConfigError, SourceError: the recipe's rules or the source are wrong.
@@ -65,7 +73,9 @@ def build(recipe: Recipe, inputs: str, work: Work, progress: Progress, execute: 
     if is_twobit(path):
         execute(planes.copy_tasks(path, wanted, work, unit), progress)
     else:
-        wanted, starts, index = _cut(path, wanted, execute, parallel)
+        if index is None and (tasks := scans(path, parallel)):
+            index = fasta.join(execute(tasks, silent))
+        wanted, starts, index = _cut(path, wanted, index)
         # Of units that were read each from its place, none may have come by a contig that was left out.
         found = index and _checked(path, Found.of(index.contigs, wanted))
         counts = [*[1] * (len(starts) - 1), None]
@@ -93,7 +103,7 @@ def rebuild(recipe: Recipe, inputs: str, work: Work, number: int) -> dict[str, A
     if is_twobit(path):
         planes.copy_tasks(path, wanted, work, unit)[number](silent)
     else:
-        wanted, *_ = _cut(path, wanted, in_this_process, 1)
+        wanted, *_ = _cut(path, wanted, None)
         _pack(path, wanted, work, unit, Start(flat=number * planes.UNIT), 1, silent)
     return (work.receipt(unit(number)) or {})["arrays"]  # type: ignore[no-any-return]
 
@@ -107,17 +117,23 @@ def _unit(inputs: str, number: int) -> str:
     return f"{inputs}-{_RECEIPT}-{number}"
 
 
-def _cut(path: Path, wanted: Wanted, execute: Execute, parallel: int) -> tuple[Wanted, list[Start], Index | None]:
-    """Which contigs of a FASTA file to keep, and where to begin to read it: at its beginning, or at each unit if it may
-    be cut; and its index, where that or lengths of contigs need one."""
-    cuttable = parallel > 1 and (content_size(path) or 0) > planes.UNIT
-    if not cuttable and not wanted.rules.min_length:
+def scans(path: Path, parallel: int) -> list[Task]:
+    """The tasks whose results `fasta.join` makes the index of a FASTA file of; none if it can't be read from everywhere, or
+    is of one unit."""
+    if parallel == 1 or is_twobit(path) or (content_size(path) or 0) <= planes.UNIT:
+        return []
+    cuts: list[int | None] = [*fasta.cut_lines(path, parallel * 4), None]
+    return [partial(_scan, path, begin or 0, end) for begin, end in itertools.pairwise(cuts)]
+
+
+def _cut(path: Path, wanted: Wanted, index: Index | None) -> tuple[Wanted, list[Start], Index | None]:
+    """Which contigs of a FASTA file to keep, and where to begin to read it: at each unit, or at its beginning if it has no
+    index; and the index, if lengths of contigs need one, too."""
+    if index is None and not wanted.rules.min_length:
         return wanted, [Start()], None
-    cuts: list[int | None] = [*fasta.cut_lines(path, parallel * 4 if cuttable else 1), None]
-    parts = [partial(_scan, path, begin or 0, end) for begin, end in itertools.pairwise(cuts)]
-    index = fasta.join(execute(parts, silent))
-    wanted = wanted.long_enough(index.contigs)
-    return wanted, _starts(wanted, index) if cuttable else [Start()], index
+    whole = index or fasta.scan_fasta(path)
+    wanted = wanted.long_enough(whole.contigs)
+    return wanted, _starts(wanted, whole) if index else [Start()], whole
 
 
 def _scan(path: Path, begin: int, end: int | None, progress: Progress) -> Index:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from distgen.config import Recipe
 from distgen.genome import ALIGNMENT, Contigs
+from distgen.ingest.fasta import Index
 from distgen.ingest.objects import Place
 from distgen.store import assembly, format, sequences, splits
 from distgen.store.format import FORMAT, Array, Entry
@@ -62,8 +63,17 @@ def inputs(recipe: Recipe, ids: dict[str, str]) -> str:
     return assembly.inputs(recipe, ids)
 
 
-def build(recipe: Recipe, inputs: str, work: Work, progress: Progress, execute: Execute, parallel: int) -> Base:
-    """Build what is missing of a base, and put it into the folder of a store to be, `work.folder / "store"`.
+def build(
+    recipe: Recipe,
+    inputs: str,
+    work: Work,
+    progress: Progress,
+    execute: Execute,
+    parallel: int = 1,
+    index: Index | None = None,
+) -> Base:
+    """Build what is missing of a base, and put it into the folder of a store to be, `work.folder / "store"`; `index` is that
+    of the assembly, if it is known.
 
     Raises:
         ConfigError, SourceError: the recipe's rules or a source are wrong.
@@ -71,7 +81,7 @@ def build(recipe: Recipe, inputs: str, work: Work, progress: Progress, execute: 
     if recipe.sequences:
         sequences.build(recipe, recipe.sequences, inputs, work, progress, execute)
     else:
-        built = assembly.build(recipe, inputs, work, progress, execute, parallel)
+        built = assembly.build(recipe, inputs, work, progress, execute, parallel, index)
     folder, labels, left_out = work.folder / "store", None, None
     shutil.rmtree(folder, ignore_errors=True)
     if recipe.sequences:

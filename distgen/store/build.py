@@ -61,14 +61,16 @@ def build(
         RemoteError: an object store cannot be reached, or refuses; likewise.
     """
     work = Work(out)
-    sources, out = examine(recipe), work.out
+    out = work.out
     if not isinstance(out, Path):
         upload.refuse_others(out)
     elif out.exists() and not (out / MANIFEST).exists() and not (force and is_ours(out)):
         what = "a store that has lost its manifest" if is_ours(out) else "no store (it has no manifest)"
         how = "replace it with --force" if is_ours(out) else "move it away"
         raise ConfigError(f"{out} exists and is {what}: give another --out, or {how}")
-    if not force and _is_current(_published(out), sources) and not work.folder.exists():
+    there = None if force else _published(out)
+    sources = examine(recipe, execute, 1 if there else parallel)
+    if _is_current(there, sources) and not work.folder.exists():
         return 0
     with work.locked():
         if isinstance(out, Path):
@@ -105,7 +107,7 @@ def _build(
         of_base = (source for source, key in recipe.files().items() if key.startswith(("assembly.", "sequences.")))
         first = sum(sources.sizes[source] for source in of_base)
         expect(sum(sources.sizes.values()))
-        made = base.build(recipe, inputs, work, progress, execute, parallel)
+        made = base.build(recipe, inputs, work, progress, execute, parallel, sources.index)
     parts = base.resolve_splits(recipe, made.contigs)
     built = {inputs: entry["key"] for inputs, entry in old.manifest["inputs"]["tracks"].items()} if old else {}
     blocks = tracks.plan(recipe, sources.ids, made.contigs, built)

@@ -34,6 +34,7 @@ MANIFEST = "manifest"
 CHUNK_BYTES = 1 << 16
 SHARD_CHUNKS = 1024
 _ABSENT = np.uint64(2**64 - 1)
+_SENT = 1 << 22  # bytes
 ADVICE = "run distgen repair RECIPE"
 
 _TOGETHER = 128  # chunks that are read in one go
@@ -164,7 +165,7 @@ class ShardWriter:
         self._held = 0  # bytes of the next chunk that have come
         self._file: Any = None
         self._index = np.full((layout.chunks_per_shard, 2), _ABSENT, "<u8")
-        self._end = 0
+        self._end = self._sent = 0  # bytes written, and of these on their way to the disk
         self._content = blake3()
         self._crcs: list[int] = []
 
@@ -222,6 +223,12 @@ class ShardWriter:
         self._end += chunk.size
         if self._file.write(chunk.data) != chunk.size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+        if self._end - self._sent >= _SENT:
+            # Linux begins to write to the disk what it is told will not be needed; so fsync has little left to wait for.
+            # What is on its way, it keeps in the page cache all the same.
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(self._file.fileno(), self._sent, self._end - self._sent, os.POSIX_FADV_DONTNEED)
+            self._sent = self._end
 
 
 def finish_array(folder: Path, layout: Layout, shards: list[Entry]) -> Entry:

@@ -76,7 +76,7 @@ def compare(recipe: Recipe, out: Place, progress: Progress = silent) -> list[str
             recipe = sources.fetched(recipe, work.folder)
             _refuse_change(recipe, sources, store)
             inputs = store.manifest["inputs"]["planes"]
-            made = base.build(recipe, inputs, work, progress, in_this_process, 1)
+            made = base.build(recipe, inputs, work, progress, in_this_process)
             entries = _as_published(store, made, made.arrays)
             for block in _blocks(recipe, sources, store):
                 tracks.write_block(block, store.contigs, work, progress)
@@ -158,7 +158,7 @@ def _rebuilt(
         yield assembly.shard_path(work, inputs, key, shard), assembly.rebuild(recipe, inputs, work, shard)[key]
     else:
         # Contig tables and tables of sequences are read as a whole; that takes a moment, or is needed anyway.
-        made = base.build(recipe, inputs, work, silent, in_this_process, 1)
+        made = base.build(recipe, inputs, work, silent, in_this_process)
         assert isinstance(made.folder, Path)
         entries, _ = base.place_splits(made, base.resolve_splits(recipe, made.contigs), made.folder, None)
         own = _as_published(store, made, {name: name for name in made.arrays | entries}).get(key)

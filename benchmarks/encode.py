@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.measure import machine, median_seconds, table
+from benchmarks.measure import in_turn, machine, median_seconds, table
 from distgen import kernels
 from distgen.kernels import reference
 
@@ -102,8 +102,7 @@ def main() -> None:
         made = results(work())
         if not all(torch.equal(*pair) for pair in zip(made, results(expected()), strict=True)):
             raise SystemExit(f"{name} differs from the reference: not timed")
-        seconds = median_seconds(work, 101)
-        fill = median_seconds(lambda made=made: [torch.empty_like(m).fill_(1) for m in made], 101)
+        seconds, fill = in_turn(work, lambda made=made: [torch.empty_like(m).fill_(1) for m in made])
         rows.append((name, f"{ROWS * WINDOW / seconds / 1e6:,.0f}", f"{fill / seconds:.0%}"))
     for name, work in peers(generator).items():
         rows.append((name, f"{ROWS * WINDOW / median_seconds(work) / 1e6:,.0f}", ""))

@@ -23,6 +23,17 @@ def median_seconds(work: Callable[[], object], repeats: int = 15) -> float:
     return statistics.median(seconds)
 
 
+def in_turn(*works: Callable[[], object], repeats: int = 101) -> list[float]:
+    """The median times of calls that take turns, so that what else the machine does meets all of them."""
+    seconds: list[list[float]] = [[] for _ in works]
+    for _ in range(repeats):
+        for work, found in zip(works, seconds, strict=True):
+            began = time.perf_counter()
+            work()
+            found.append(time.perf_counter() - began)
+    return [statistics.median(found) for found in seconds]
+
+
 def machine() -> str:
     """One line: processor, cores, versions."""
     cpuinfo = Path("/proc/cpuinfo")

@@ -23,6 +23,7 @@ from distgen.kernels.numba_cpu.decode import (
     lines,
     workspace,
 )
+from distgen.kernels.numba_cpu.hot import known
 from distgen.kernels.reference import bases_of
 
 
@@ -93,14 +94,22 @@ def _fill_one_hot(
     for b in range(starts.size):
         low, high, backward = limits[b, 0], limits[b, 1], reverse.size > 0 and reverse[b]
         for first in range(0, length, BLOCK):
-            size = min(BLOCK, length - first)
+            end = min(first + BLOCK, length)
+            # Of bytes, sixteen are too few to be written at a time.
+            if not last and out.itemsize > 1:
+                first += known(
+                    plane, ambiguous, starts[b], length, low, high, first, end - first, backward, one, out[b]
+                )
+                if first == end:
+                    continue
+            size = end - first
             codes = block(plane, ambiguous, starts[b], length, low, high, first, size, backward, work, other)
             if last:
                 _differ(codes, differing)
-                _where(differing[: 4 * size], 0, one, out[b, 4 * first : 4 * (first + size)])
+                _where(differing[: 4 * size], 0, one, out[b, 4 * first : 4 * end])
             else:
                 for c in range(4):
-                    _where(codes, c, one, out[b, c * length + first : c * length + first + size])
+                    _where(codes, c, one, out[b, c * length + first : c * length + end])
 
 
 def one_hot(

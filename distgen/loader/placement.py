@@ -11,7 +11,7 @@ from torch import Tensor
 
 from distgen.errors import ConfigError
 from distgen.genome import ALIGNMENT, Int64
-from distgen.store.format import Array
+from distgen.store.array import Array
 from distgen.store.planes import PER_BYTE
 from distgen.store.reader import Store, Track
 

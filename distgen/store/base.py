@@ -14,7 +14,8 @@ from distgen.genome import ALIGNMENT, Contigs
 from distgen.ingest.fasta import Index
 from distgen.ingest.objects import Place
 from distgen.store import assembly, format, sequences, splits
-from distgen.store.format import FORMAT, Array, Entry
+from distgen.store.array import Array
+from distgen.store.format import FORMAT, Entry
 from distgen.store.planes import PER_BYTE
 from distgen.store.reader import read_contigs
 from distgen.store.work import Execute, Progress, Work

@@ -23,7 +23,8 @@ from distgen.config import digest
 from distgen.errors import ConfigError, StoreError, suggest
 from distgen.genome import Int64
 from distgen.store import format
-from distgen.store.format import MANIFEST, Array
+from distgen.store.array import Array
+from distgen.store.format import MANIFEST
 from distgen.store.planes import PER_BYTE
 from distgen.store.reader import Store, read_manifest
 

@@ -22,7 +22,7 @@ from distgen.config import MatrixTable, Recipe, digest
 from distgen.errors import SourceError
 from distgen.genome import Contigs, Int64, Interval
 from distgen.store import format, rows
-from distgen.store.format import Array
+from distgen.store.array import Array
 from distgen.store.work import Part
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from distgen.genome import BASES, COMPLEMENT, MISSING, Bytes, Contigs, Int64, In
 from distgen.ingest.objects import Object, Place, locate
 from distgen.ingest.packing import codes_between
 from distgen.store import format
-from distgen.store.format import Array
+from distgen.store.array import Array, rows
 from distgen.store.matrices import Matrix
 from distgen.store.planes import PER_BYTE
 from distgen.store.rows import words
@@ -326,7 +326,7 @@ def _stretches(path: Place, key: str, first: int, last: int) -> str:
     store = Store(path)
     bin_bp = store.groups().get(key.rpartition("/")[0], {}).get("bin_bp")
     if key not in PER_BYTE and bin_bp is None:
-        return format.rows(first, last)
+        return rows(first, last)
     per = PER_BYTE.get(key, 1)
     first, last = first * per, last * per
     try:

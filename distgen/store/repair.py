@@ -12,9 +12,10 @@ from distgen.config import Recipe
 from distgen.errors import StoreError
 from distgen.ingest.objects import Place
 from distgen.store import assembly, base, format, matrices, rows, tracks, variants
+from distgen.store.array import Array
 from distgen.store.base import Base
 from distgen.store.build import plan_tables
-from distgen.store.format import MANIFEST, Array, Entry
+from distgen.store.format import MANIFEST, Entry
 from distgen.store.planes import PER_BYTE
 from distgen.store.reader import Store, open_store
 from distgen.store.sources import Sources, examine

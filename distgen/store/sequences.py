@@ -27,6 +27,7 @@ from distgen.genome import ALIGNMENT, Bytes, Contigs, Int64
 from distgen.ingest import packing
 from distgen.ingest.objects import Place
 from distgen.store import format, planes
+from distgen.store.array import Array
 from distgen.store.format import Entry
 from distgen.store.planes import PER_BYTE, plane_layout
 from distgen.store.rows import Column, link_arrays
@@ -338,7 +339,7 @@ def own_split(labels: dict[str, Any], arrays: dict[str, Entry]) -> dict[str, Any
 def own_parts(labels: dict[str, Any], folder: Place, arrays: dict[str, Entry], contigs: Contigs) -> Parts:
     """The parts of that split; `folder` has the arrays."""
     key = f"{labels['key']}/part"
-    return parts_of(format.Array(folder / key, arrays[key]).read(), contigs)
+    return parts_of(Array(folder / key, arrays[key]).read(), contigs)
 
 
 def place_split(

@@ -25,7 +25,8 @@ from distgen.errors import ConfigError, SourceError, suggest
 from distgen.genome import AMBIGUOUS, Bytes, Contigs, Int64
 from distgen.ingest.objects import Place
 from distgen.store import rows
-from distgen.store.format import Array, Entry
+from distgen.store.array import Array
+from distgen.store.format import Entry
 from distgen.store.work import Part
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ import numpy as np
 from distgen.errors import StoreError
 from distgen.ingest.objects import Object, Place
 from distgen.store import format
-from distgen.store.format import MANIFEST, Array
+from distgen.store.array import Array
+from distgen.store.format import MANIFEST
 from distgen.store.reader import Store, open_store
 from distgen.store.splits import PARTS
 from distgen.store.work import Work

@@ -24,6 +24,7 @@ from distgen.store.reader import open_store
 from distgen.store.verify import verify
 from tests.faults.test_build import UNIT, recipe  # noqa: F401 - fixture
 from tests.ingest.test_remote import moto_server, quick, s3  # noqa: F401 - fixtures
+from tests.servers import Answering
 from tests.store.test_upload import objects, tree
 
 URI = "s3://genomes/stores/a.zarr"
@@ -40,35 +41,16 @@ build(read(sys.argv[1], Recipe), locate(sys.argv[2]))
 """
 
 
-class Proxy:
+class Proxy(Answering):
     """Hands requests on to moto, and spoils the next of some: `faults` has (method, what the path ends with, fault)."""
 
     def __init__(self, target):
         self.target, self.faults, self.spoiled, self.lock = urlsplit(target).netloc, [], [], threading.Lock()
 
     def __enter__(self):
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_):
-                pass
-
-            def answer(self):
-                outer.answer(self)
-
-            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer  # noqa: N815
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        super().__enter__()
+        self.url = f"http://127.0.0.1:{self.port}"
         return self
-
-    def __exit__(self, *_):
-        self._server.shutdown()
-        self._server.server_close()
 
     def fault(self, method, path):
         with self.lock:

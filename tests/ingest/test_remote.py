@@ -1,6 +1,5 @@
 """Remote sources against a small web server that can be told to fail, and against moto's S3."""
 
-import http.server
 import os
 import re
 import socket
@@ -22,12 +21,13 @@ from distgen.errors import SourceError
 from distgen.ingest import open as ingest_open
 from distgen.ingest import remote
 from distgen.ingest.remote import describe, fetch
+from tests.servers import Answering
 
 BODY = np.random.default_rng(0).integers(0, 256, 10_500, np.uint8).tobytes()
 DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
 
 
-class Server:
+class Server(Answering):
     """A web server of one file. `faults` are used up, one for each GET; `ranges_served` has what was sent in full."""
 
     def __init__(self, body=BODY, etag='"v1"', modified=None, ranges=True, conditions=True, status=None, head=None):
@@ -35,32 +35,8 @@ class Server:
         self.status, self.head, self.faults, self.requests, self.served = status, head, [], [], []
         self.lock, self.delay = threading.Lock(), 0.0
 
-    def __enter__(self):
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_):
-                pass
-
-            def do_HEAD(self):
-                outer.answer(self)
-
-            def do_GET(self):
-                outer.answer(self)
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self._server.shutdown()
-        self._server.server_close()
-
     def uri(self, name="genome.fa", login=""):
-        return f"http://{login}127.0.0.1:{self._server.server_port}/d/{name}"
+        return f"http://{login}127.0.0.1:{self.port}/d/{name}"
 
     def gets(self):
         return [request for request in self.requests if request[0] == "GET"]

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from distgen.errors import StoreError
 from distgen.store import format
-from distgen.store.format import Array, Layout, ShardWriter
+from distgen.store.array import Array
+from distgen.store.format import Layout, ShardWriter
 
 
 def write(folder, values, chunk=4, shard=12, codec="raw", sparse=False, piece=5, fill=0):

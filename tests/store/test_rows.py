@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from distgen.config import Recipe, read
 from distgen.errors import DistgenError
 from distgen.store import format, matrices, rows
+from distgen.store.array import Array
 from distgen.store.build import build
-from distgen.store.format import Array, Layout
+from distgen.store.format import Layout
 from distgen.store.reader import open_store
 from distgen.store.verify import verify
 from tests.store.test_build import tree

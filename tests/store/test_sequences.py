@@ -307,7 +307,7 @@ def test_blocks_are_packed_as_one_would_by_hand(tmp_path_factory, blocks, compil
 
 
 def format_array(folder, entry):
-    from distgen.store.format import Array
+    from distgen.store.array import Array
 
     return Array(folder, entry).read()
 

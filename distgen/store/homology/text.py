@@ -17,8 +17,9 @@ import numpy as np
 from distgen.genome import AMBIGUOUS, Bits, Bytes, Contigs, Int64
 from distgen.ingest.objects import Place
 from distgen.ingest.packing import codes_between, flags_between
+from distgen.store.array import Array
 from distgen.store.assembly import flat_length
-from distgen.store.format import Array, Entry
+from distgen.store.format import Entry
 from distgen.store.homology import seeds
 from distgen.store.planes import PER_BYTE
 from distgen.store.reader import Store

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ from distgen.ingest.open import heard
 from distgen.store import format
 
 _RECEIPT = "receipt.json"
+_REMOVED = "removed"
 _NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
 
 
@@ -123,7 +124,7 @@ class Work:
         except OSError as error:
             raise ConfigError(f"{self.out}: cannot write to {self.folder.parent} ({error.strerror or error})") from None
         try:
-            for unfinished in self.folder.glob("units/*.part-*"):
+            for unfinished in (*self.folder.glob("units/*.part-*"), self.folder / _REMOVED):
                 shutil.rmtree(unfinished, ignore_errors=True)
             yield
         except (ConfigError, SourceError) as error:
@@ -165,6 +166,9 @@ class Work:
 
     def remove(self) -> None:
         """Forget everything; the store is published."""
+        units = self.folder / "units"
+        with suppress(FileNotFoundError):
+            units.rename(self.folder / _REMOVED)  # in one go: of a builder that dies here, no half of a unit is left
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def path(self, unit: str) -> Path:

@@ -3,6 +3,7 @@
 import errno
 import gzip
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from distgen.store import work
 from distgen.store.build import build
 from distgen.store.reader import open_store
 from distgen.store.work import Part, silent
+from tests.store.test_build import tree
 from tests.test_cli import distgen
 
 
@@ -123,3 +125,25 @@ def test_a_mistake_in_the_recipe_says_where_is_kept_what_is_finished(small_recip
         build(read(small_recipe, Recipe), tmp_path / "b.zarr")
     assert not hasattr(raised.value, "__notes__")
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_builder_that_dies_while_it_tidies_up_leaves_no_half_of_a_unit(small_recipe, tmp_path, monkeypatch):
+    recipe = read(small_recipe, Recipe)
+    build(recipe, tmp_path / "right.zarr")
+    rmtree = shutil.rmtree
+
+    def dies(folder, **how):
+        if folder.name != ".a.zarr.building":
+            return rmtree(folder, **how)
+        for receipt in folder.rglob("receipt.json"):
+            receipt.unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", dies)
+    with pytest.raises(KeyboardInterrupt):
+        build(recipe, tmp_path / "a.zarr")
+    monkeypatch.undo()
+    shutil.rmtree(tmp_path / "a.zarr")
+    build(recipe, tmp_path / "a.zarr")
+    assert tree(tmp_path / "a.zarr") == tree(tmp_path / "right.zarr")
+    assert not (tmp_path / ".a.zarr.building").exists()

@@ -33,7 +33,7 @@ class Ahead(io.RawIOBase):
 
     def _read(self) -> None:
         size: int | Exception = 1
-        while size and not isinstance(size, Exception) and (block := self._free.get()) is not None:
+        while size and not isinstance(size, Exception) and (block := self._free.get()) is not None and not self._over:
             try:
                 size = self._stream.readinto(block)
             except Exception as error:
@@ -59,6 +59,7 @@ class Ahead(io.RawIOBase):
 
     def close(self) -> None:
         if not self.closed:
+            self._over = True
             self._free.put(None)
             self._thread.join()
             self._stream.close()

@@ -116,10 +116,7 @@ def read_fasta(
             end = found if found >= 0 else stretch
             count = squeeze(texts[cursor:end], room)
             if count and at.header is None:
-                text = bytes(data[cursor:end])
-                bad = at.position + len(text) - len(text.lstrip(BLANK))
-                shown = text.strip().split(b"\n")[0][:40].decode(errors="replace")
-                raise refusal(path, bad, f'{shown!r} stands before the first header; a FASTA file begins with ">"')
+                raise _headless(path, bytes(data[cursor:end]), at.position)
             if count:
                 yield Letters(room[:count], at, at.position + end - cursor)
             fresh = data[end - 1] == ord("\n") if end > cursor else at.fresh
@@ -132,6 +129,13 @@ def read_fasta(
         yield parse_header(path, rest[1:], at.position)
     elif at.header is None and stop is None:
         raise SourceError(f"{path}: the file is empty; a FASTA file begins with a line such as >chr1")
+
+
+def _headless(path: Path, text: bytes, position: int) -> SourceError:
+    """The error for text at a position before the first header."""
+    shown = text.strip().split(b"\n")[0][:40].decode(errors="replace")
+    begin = position + len(text) - len(text.lstrip(BLANK))
+    return refusal(path, begin, f'{shown!r} stands before the first header; a FASTA file begins with ">"')
 
 
 def _squeezer(path: Path) -> Callable[[Bytes, Bytes], int]:

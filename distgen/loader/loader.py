@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -106,7 +107,7 @@ class GenomeLoader:
         geometry = {"target_length": target_length, "stride": stride, "jitter": jitter}
         for track in found:
             check_geometry(geometry, track.bin_bp, track.name)
-        self._unit = max([track.bin_bp for track in found], default=1)
+        self._unit = math.lcm(*(track.bin_bp for track in found))
         name, _, part = split.rpartition("/") if split else ("", "", None)
         regions = align(self.store.regions(part, name or "default"), self.store.contigs, self._unit)
         if not len(regions):

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distgen import GenomeLoader, kernels
-from distgen.config import TIMEOUTS
+from distgen.config import TIMEOUTS, Recipe, read
 from distgen.errors import CheckpointError, ConfigError, TrainError
+from distgen.store.build import build
 from tests.conftest import flat_codes
 
 
@@ -78,6 +79,23 @@ def test_an_epoch_serves_every_window_exactly_once(small):
     served = [w for batch in loader for w, weight in zip(batch.where(), batch.weight.tolist(), strict=True) if weight]
     assert len(served) == len(set(served)) == loader.samples
     assert loader.epoch == 1
+
+
+def test_bins_that_do_not_nest_are_all_met(tmp_path):
+    """Jittered windows begin where bins of 4 and bins of 6 do, and have the values of both."""
+    (tmp_path / "a.fa").write_text(f">a\n{'ACGTTGCA' * 60}\n")
+    lines = (f"a\t{first}\t{first + 2}\t{first}\n" for first in range(0, 480, 2))
+    (tmp_path / "a.bedGraph").write_text("".join(lines))
+    tracks = (f'[[track]]\nname = "of{n}"\nsource = "a.bedGraph"\nbin_bp = {n}\nreduce = "max"\n' for n in (4, 6))
+    (tmp_path / "a.toml").write_text('format = 1\n[assembly]\nname = "a"\nfasta = "a.fa"\n' + "".join(tracks))
+    build(read(tmp_path / "a.toml", Recipe), tmp_path / "a.zarr")
+    geometry = {"window": 24, "stride": 12, "jitter": 12, "split": None, "batch_size": 7}
+    loader = GenomeLoader(tmp_path / "a.zarr", tracks=("of4", "of6"), last="pad", **geometry)
+    for batch in loader:
+        for row, place in enumerate(batch.where()):
+            for n in (4, 6):
+                expected = [first + n - 2 for first in range(place.start, place.end, n)]
+                assert batch.targets[f"of{n}"][row].flatten().tolist() == expected
 
 
 def test_dropping_the_last_batch_leaves_whole_ones(small):

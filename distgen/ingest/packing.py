@@ -20,6 +20,7 @@ IUPAC = b"RYSWKMBDHVN.-"  # what may stand for a base that is not known; "." and
 BLANK = b" \t\r\n"
 SMALL = 1 << 25  # letters: loading the compiler costs more than packing so many
 _INVALID = 255
+_PER_BYTE = (4, 8, 8)  # letters of each plane
 
 
 class Packed(NamedTuple):
@@ -97,13 +98,13 @@ def reference(letters: Bytes) -> Packed:
 
 def room(most: int) -> tuple[Bytes, ...]:
     """What the planes of so many letters take, to be used again and again."""
-    return tuple(np.empty(most // per, np.uint8) for per in (4, 8, 8))
+    return tuple(np.empty(most // per, np.uint8) for per in _PER_BYTE)
 
 
 def pack(letters: Bytes, into: tuple[Bytes, ...] | None = None) -> Packed:
     """As `reference`, some twenty times as fast; `into` some `room`, where the planes hold until it is used again."""
     n = len(letters)
-    planes = zip(into or room(n), (4, 8, 8), strict=True)
+    planes = zip(into or room(n), _PER_BYTE, strict=True)
     sequence, ambiguous, softmask = (plane[: n // per] for plane, per in planes)
     mixed = _kernel()(letters.view(np.uint64), sequence.view(np.uint16), ambiguous, softmask)
     return Packed(sequence, ambiguous, softmask, bool(mixed))

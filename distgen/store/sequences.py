@@ -177,7 +177,7 @@ class _Table:
     def _check(self, block: SequenceBlock, lengths: Int64) -> None:
         for row in np.flatnonzero(lengths < 1)[:1].tolist():
             raise SourceError(f"{block.where(row)}: the sequence is empty")
-        bad = np.flatnonzero(packing.CODES[block.letters] == 255)
+        bad = np.flatnonzero(packing.foreign(block.letters))
         for at in bad[:1].tolist():
             row = int(np.searchsorted(block.offsets, at, side="right")) - 1
             raise SourceError(f"{block.where(row)}: {chr(block.letters[at])!r} is no IUPAC nucleotide letter")

@@ -42,12 +42,12 @@ def known(
     if ambiguous.size and any_set(ambiguous, begin >> 3, (begin + size + 7) >> 3):
         return 0
     whole = size // _BASES * _BASES
+    at, step, complement, turn = begin, _BASES, uint32(0), uint32(0)
     if backward:
-        for i in range(0, whole, _BASES):
-            _write(plane, begin + size - _BASES - i, uint32(0xFFFFFFFF), uint32(30), one, out, first + i, length)
-    else:
-        for i in range(0, whole, _BASES):
-            _write(plane, begin + i, uint32(0), uint32(0), one, out, first + i, length)
+        at, step, complement, turn = begin + size - _BASES, -_BASES, uint32(0xFFFFFFFF), uint32(30)
+    for i in range(0, whole, _BASES):
+        _write(plane, at, complement, turn, one, out, first + i, length)
+        at += step
     return whole
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distgen.config import digest
+from distgen.config import Lengths, digest
 from distgen.errors import CheckpointError, ConfigError
 from distgen.genome import Interval
 from distgen.loader.ahead import ahead
@@ -20,7 +23,7 @@ from distgen.loader.batch import Batch, places
 from distgen.loader.order import VERSIONS
 from distgen.loader.placement import TrackRows, place
 from distgen.loader.sampling import Drawn, Last, Sampling, Strand
-from distgen.loader.windows import Tiles, align, check_geometry
+from distgen.loader.windows import Tiles, align, check_lengths
 from distgen.store.reader import Store, open_store
 
 _THREADS = 1  # that make batches before they are asked for
@@ -47,6 +50,7 @@ class GenomeLoader:
         placement: "device", "host" or "auto".
         device: where batches are to be.
         tracks: names of the tracks to serve as targets.
+        curriculum: lengths of windows that other epochs have before the one this says stays.
         last: "drop" an incomplete last batch, "pad" it with rows of weight 0, or "wrap": fill it with the epoch's first samples.
 
     Raises:
@@ -71,37 +75,31 @@ class GenomeLoader:
         placement: Literal["auto", "device", "host"] = "auto",
         device: torch.device | str = "cpu",
         tracks: tuple[str, ...] = (),
+        curriculum: Sequence[Lengths] = (),
         last: Last = "drop",
     ):
         self.store = store if isinstance(store, Store) else open_store(store)
-        target_length = window if target_length is None else target_length
-        stride = target_length if stride is None else stride
-        if target_length > window:
-            raise ConfigError(f"{target_length} is more than the window of {window}", key="target_length")
-        if (window - target_length) % 2:
-            raise ConfigError(
-                f"{target_length} does not lie in the middle of a window of {window}. "
-                f"Use {target_length - 1} or {target_length + 1}.",
-                key="target_length",
-            )
         if batch_size < world_size:
             raise ConfigError(f"{batch_size} leaves some of {world_size} workers without samples", key="batch_size")
         found = [self.store.track(name) for name in tracks]
-        geometry = {"target_length": target_length, "stride": stride, "jitter": jitter}
-        for track in found:
-            check_geometry(geometry, track.bin_bp, track.name)
         unit = math.lcm(*(track.bin_bp for track in found))
         name, _, part = split.rpartition("/") if split else ("", "", None)
         regions = align(self.store.regions(part, name or "default"), self.store.contigs, unit)
         if not len(regions):
             raise ConfigError(f'"{split}" has no stretch as long as a bin of {unit} bases', key="split")
-        self.windows = Tiles(regions, window, target_length, stride)
-        self.window, self.target_length, self.batch_size = window, target_length, batch_size
-        self.seed, self.order, self.last = seed, order, last
-        self.sampling = Sampling(self.windows, order, seed, strand, jitter, unit, last)
-        self.samples = len(self.sampling)
-        if last == "drop" and self.samples < batch_size:
-            raise ConfigError(f"{batch_size} is more than the {self.samples} samples of an epoch", key="batch_size")
+        # The run's own lengths come last and stay.
+        stages = [*curriculum, Lengths(epochs=1, window=window, target_length=target_length, stride=stride)]
+        self._stages: list[tuple[int, Sampling]] = []
+        begins = 0
+        for lengths in stages:
+            window, target_length, stride = check_lengths(lengths, jitter, [(t.name, t.bin_bp) for t in found])
+            windows = Tiles(regions, window, target_length, stride)
+            self._stages.append((begins, Sampling(windows, order, seed, strand, jitter, unit, last)))
+            begins += lengths.epochs
+        self.batch_size, self.seed, self.order, self.last = batch_size, seed, order, last
+        samples = min(len(sampling) for _, sampling in self._stages)
+        if last == "drop" and samples < batch_size:
+            raise ConfigError(f"{batch_size} is more than the {samples} samples of an epoch", key="batch_size")
         self._rows = np.arange(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
         self.device = torch.device(device)
         self._placement = place(placement, self.store, self.device)
@@ -110,16 +108,41 @@ class GenomeLoader:
             {
                 "store": self.store.identity(name or "default", tracks),
                 "split": split,
-                "geometry": [window, target_length, stride, jitter],
+                "lengths": [lengths.model_dump() for lengths in stages],
+                "jitter": jitter,
                 "strand": strand,
             }
         )
         self.epoch, self.position = 0, 0
 
-    def __len__(self) -> int:
-        """Batches per epoch."""
-        whole, rest = divmod(self.samples, self.batch_size)
+    def sampling(self, epoch: int) -> Sampling:
+        """The samples of an epoch."""
+        return self._stages[bisect_right(self._stages, epoch, key=itemgetter(0)) - 1][1]
+
+    def batches(self, epoch: int) -> int:
+        """How many global batches an epoch has."""
+        whole, rest = divmod(len(self.sampling(epoch)), self.batch_size)
         return whole + (rest > 0 and self.last != "drop")
+
+    def at_step(self, step: int) -> tuple[int, int]:
+        """The epoch, and its first sample, of the global batch that comes after `step` others since the very first."""
+        for (begins, _), (ends, _) in pairwise(self._stages):
+            if step < (batches := (ends - begins) * self.batches(begins)):
+                break
+            step -= batches
+        else:
+            begins, _ = self._stages[-1]
+        epochs, number = divmod(step, self.batches(begins))
+        return begins + epochs, number * self.batch_size
+
+    def steps(self, epochs: int) -> int:
+        """How many global batches so many epochs have."""
+        bounds = [*(begins for begins, _ in self._stages), max(epochs, self._stages[-1][0])]
+        return sum(self.batches(a) * max(min(b, epochs) - a, 0) for a, b in pairwise(bounds))
+
+    def __len__(self) -> int:
+        """How many global batches the current epoch has, those already served as well."""
+        return self.batches(self.epoch)
 
     def __iter__(self) -> Iterator[Batch]:
         """The rest of the current epoch. `state_dict` always speaks of the batch that comes next.
@@ -128,7 +151,9 @@ class GenomeLoader:
             TrainError: no batch came within `TIMEOUTS["next_batch"]` seconds.
         """
         epoch, first, end = self.epoch, self.position // self.batch_size, len(self)
-        step = min(_MOST, max(1, int(_TOGETHER // (len(self._rows) * self._row_bytes))))
+        windows = self.sampling(epoch).windows
+        bytes_ = windows.window / 4 + sum(t.bytes_per_base * windows.target_length for t in self._tracks.values())
+        step = min(_MOST, max(1, int(_TOGETHER // (len(self._rows) * bytes_))))
         calls = (partial(self._make, epoch, at, min(step, end - at)) for at in range(first, end, step))
         for batches in ahead(calls, _THREADS, _AHEAD):
             for batch in batches:
@@ -136,33 +161,30 @@ class GenomeLoader:
                 self.epoch, self.position = (epoch, first * self.batch_size) if first < end else (epoch + 1, 0)
                 yield batch
 
-    @property
-    def _row_bytes(self) -> float:
-        """About how many bytes are read for a row."""
-        return self.window / 4 + sum(track.bytes_per_base * self.target_length for track in self._tracks.values())
-
     def batch(self, epoch: int, position: int) -> Batch:
         """This rank's rows of the global batch whose first sample is `position` of `epoch`: past or future, always the same."""
         (batch,) = self._make(epoch, position // self.batch_size, 1)
         return batch
 
-    def places(self, epoch: int, position: int) -> list[Interval]:
-        """Where the samples of that batch lie, without reading them; see `Batch.where`."""
+    def places(self, epoch: int, position: int) -> tuple[list[int], list[Interval]]:
+        """The samples of that batch and where they lie, without reading them; see `Batch.samples` and `Batch.where`."""
         drawn = self._draw(epoch, position // self.batch_size, 1)
-        return places(self.store.contigs, drawn.positions, drawn.limits, drawn.reverse, self.window)
+        length = self.sampling(epoch).windows.window
+        found = places(self.store.contigs, drawn.positions, drawn.limits, drawn.reverse, length)
+        return drawn.samples.tolist(), found
 
     def _draw(self, epoch: int, first: int, count: int) -> Drawn:
         """This rank's rows of the batches [first, first + count)."""
         begins = (first + np.arange(count, dtype=np.int64)) * self.batch_size
-        return self.sampling.draw((begins[:, None] + self._rows).reshape(-1), epoch)
+        return self.sampling(epoch).draw((begins[:, None] + self._rows).reshape(-1), epoch)
 
     def _make(self, epoch: int, first: int, count: int) -> list[Batch]:
         """The batches [first, first + count) of an epoch."""
-        drawn = self._draw(epoch, first, count)
-        rows = self._placement.rows(drawn.positions, drawn.limits, self.window)
+        drawn, windows = self._draw(epoch, first, count), self.sampling(epoch).windows
+        rows = self._placement.rows(drawn.positions, drawn.limits, windows.window)
         targets, mask = {}, {}
         for name, track in self._tracks.items():
-            values, known = track.rows(drawn.target_starts, drawn.limits, self.target_length, drawn.reverse)
+            values, known = track.rows(drawn.target_starts, drawn.limits, windows.target_length, drawn.reverse)
             targets[name], mask[name] = values.to(self.device), known.to(self.device)
         columns = {
             name: torch.from_numpy(getattr(drawn, name)).to(self.device) for name in ("reverse", "keys", "weight")
@@ -177,8 +199,8 @@ class GenomeLoader:
                 limits=here.limits,
                 ambiguous=here.ambiguous,
                 softmask=here.softmask,
-                length=self.window,
-                target_length=self.target_length,
+                length=windows.window,
+                target_length=windows.target_length,
                 targets={name: values[number] for name, (values, _) in of_tracks.items()},
                 mask={name: known[number] for name, (_, known) in of_tracks.items()},
                 contigs=self.store.contigs,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from distgen.genome import Bits, Contigs, Int64, Interval
@@ -57,6 +58,17 @@ class Batch:
         """The windows as the kernels take them: `kernels.tokens(**batch.packed)`."""
         names = ("plane", "starts", "length", "reverse", "ambiguous", "limits")
         return {name: getattr(self, name) for name in names}
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch with all that kernels and models take on another device."""
+        moved: dict[str, Any] = {}
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if isinstance(value, dict):
+                moved[entry.name] = {name: tensor.to(device, non_blocking=True) for name, tensor in value.items()}
+            elif isinstance(value, Tensor) and entry.name not in ("samples", "positions"):
+                moved[entry.name] = value.to(device, non_blocking=True)
+        return replace(self, **moved)
 
     def where(self) -> list[Interval]:
         """Contig, start, end and strand of each row; a window that sticks out of its contig at the left starts below 0."""

@@ -6,7 +6,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
 
 from distgen.config import Lengths, digest
 from distgen.errors import CheckpointError, ConfigError
@@ -32,8 +33,11 @@ _TOGETHER = 1 << 20  # bytes of batches that are made in one go: what is paid pe
 _MOST = 64  # batches in one go
 
 
-class GenomeLoader:
+class GenomeLoader(IterableDataset[Batch]):
     """Iterates over one epoch of one rank's batches at a time; the next iteration is the next epoch.
+
+    It is its own data loader, with threads that work ahead. Inside a `torch.utils.data.DataLoader(loader, batch_size=None)`
+    each of its worker processes makes every so many-th batch, so that they come in the same order.
 
     Args:
         store: an open store, or the path of one.
@@ -151,36 +155,40 @@ class GenomeLoader:
             TrainError: no batch came within `TIMEOUTS["next_batch"]` seconds.
         """
         epoch, first, end = self.epoch, self.position // self.batch_size, len(self)
+        worker = get_worker_info()
+        mine = range(first, end) if worker is None else range(first + worker.id, end, worker.num_workers)
         windows = self.sampling(epoch).windows
         bytes_ = windows.window / 4 + sum(t.bytes_per_base * windows.target_length for t in self._tracks.values())
         step = min(_MOST, max(1, int(_TOGETHER // (len(self._rows) * bytes_))))
-        calls = (partial(self._make, epoch, at, min(step, end - at)) for at in range(first, end, step))
-        for batches in ahead(calls, _THREADS, _AHEAD):
-            for batch in batches:
-                first += 1
-                self.epoch, self.position = (epoch, first * self.batch_size) if first < end else (epoch + 1, 0)
-                yield batch
+        calls = (partial(self._make, epoch, mine[at : at + step]) for at in range(0, len(mine), step))
+        for number, batch in zip(mine, chain.from_iterable(ahead(calls, _THREADS, _AHEAD)), strict=True):
+            self.epoch, self.position = (epoch, (number + 1) * self.batch_size) if number + 1 < end else (epoch + 1, 0)
+            yield batch
 
     def batch(self, epoch: int, position: int) -> Batch:
         """This rank's rows of the global batch whose first sample is `position` of `epoch`: past or future, always the same."""
-        (batch,) = self._make(epoch, position // self.batch_size, 1)
+        (batch,) = self._make(epoch, self._at(position))
         return batch
 
     def places(self, epoch: int, position: int) -> tuple[list[int], list[Interval]]:
         """The samples of that batch and where they lie, without reading them; see `Batch.samples` and `Batch.where`."""
-        drawn = self._draw(epoch, position // self.batch_size, 1)
+        drawn = self._draw(epoch, self._at(position))
         length = self.sampling(epoch).windows.window
         found = places(self.store.contigs, drawn.positions, drawn.limits, drawn.reverse, length)
         return drawn.samples.tolist(), found
 
-    def _draw(self, epoch: int, first: int, count: int) -> Drawn:
-        """This rank's rows of the batches [first, first + count)."""
-        begins = (first + np.arange(count, dtype=np.int64)) * self.batch_size
+    def _at(self, position: int) -> range:
+        number = position // self.batch_size
+        return range(number, number + 1)
+
+    def _draw(self, epoch: int, batches: range) -> Drawn:
+        """This rank's rows of some batches."""
+        begins = np.array(batches, np.int64) * self.batch_size
         return self.sampling(epoch).draw((begins[:, None] + self._rows).reshape(-1), epoch)
 
-    def _make(self, epoch: int, first: int, count: int) -> list[Batch]:
-        """The batches [first, first + count) of an epoch."""
-        drawn, windows = self._draw(epoch, first, count), self.sampling(epoch).windows
+    def _make(self, epoch: int, batches: range) -> list[Batch]:
+        """Some batches of an epoch."""
+        drawn, windows, count = self._draw(epoch, batches), self.sampling(epoch).windows, len(batches)
         rows = self._placement.rows(drawn.positions, drawn.limits, windows.window)
         targets, mask = {}, {}
         for name, track in self._tracks.items():

@@ -243,3 +243,24 @@ def test_wrapping_fills_the_last_batch_with_the_first_samples(small):
     assert last.samples.tolist() == [*range(n - n % 7, n), *range(7 - n % 7)]
     again = loader.batch(0, 0)
     assert torch.equal(last.positions[n % 7 :], again.positions[: 7 - n % 7])
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_torch_data_loader_serves_the_same_batches_in_the_same_order(small, workers):
+    arguments = {"window": 64, "stride": 10, "batch_size": 8, "strand": "random", "placement": "host", "seed": 3}
+    loader = GenomeLoader(small, **arguments)
+    loader.load_state_dict(loader.state_dict() | {"epoch": 1, "position": 16})
+    expected = [tokens(loader.batch(1, position)) for position in range(16, len(loader) * 8, 8)]
+    context = "spawn" if workers == 1 else "fork" if workers else None
+    wrapped = torch.utils.data.DataLoader(loader, batch_size=None, num_workers=workers, multiprocessing_context=context)
+    served = [tokens(batch) for batch in wrapped]
+    assert len(served) == len(expected) > 3
+    assert all(map(torch.equal, served, expected))
+
+
+def test_a_batch_moves_to_another_device(small):
+    batch = GenomeLoader(small, window=64, batch_size=8, tracks=("genes",)).batch(0, 0)
+    moved = batch.to("meta")
+    assert {t.device.type for t in (moved.plane, moved.starts, moved.targets["genes"], moved.weight)} == {"meta"}
+    assert moved.positions.device.type == "cpu"
+    assert moved.length == batch.length

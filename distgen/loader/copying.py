@@ -21,8 +21,8 @@ def _moving(context: Any, to: Any, address: Any, size: Any) -> Any:
     """The C library's memcpy, from one address to another."""
 
     def code(target: Any, builder: Any, signature: Any, given: Any) -> Any:
-        to, address = (builder.inttoptr(end, cgutils.voidptr_t) for end in given[:2])
-        cgutils.raw_memcpy(builder, to, address, given[2], 1)
+        copy: Any = cgutils.raw_memcpy
+        copy(builder, *(builder.inttoptr(end, cgutils.voidptr_t) for end in given[:2]), given[2], 1)
         return target.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64), code

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from distgen.config import Lengths
 from distgen.errors import ConfigError
 from distgen.genome import Bits, Contigs, Int64
 
@@ -89,14 +90,33 @@ def align(regions: Int64, contigs: Contigs, bin_bp: int) -> Int64:
     return aligned[aligned[:, 0] < aligned[:, 1]]
 
 
-def check_geometry(values: dict[str, int], bin_bp: int, track: str) -> None:
-    """Refuse lengths (bases, by key) that are no multiple of a track's bin.
+def check_lengths(lengths: Lengths, jitter: int, bins: list[tuple[str, int]]) -> tuple[int, int, int]:
+    """Window, target and stride, in bases, where none of them and no jitter goes against the others or a track.
+
+    Args:
+        lengths: as asked for.
+        jitter: bases.
+        bins: name and `bin_bp` of each track.
 
     Raises:
         ConfigError: names the key and the nearest good values.
     """
-    for key, value in values.items():
-        if value % bin_bp:
-            below = value // bin_bp * bin_bp
-            good = f"{below} or {below + bin_bp}" if below or key == "jitter" else f"{bin_bp}"
-            raise ConfigError(f'{value} is no multiple of track "{track}" with bin_bp {bin_bp}. Use {good}.', key=key)
+    window = lengths.window
+    target_length = window if lengths.target_length is None else lengths.target_length
+    stride = target_length if lengths.stride is None else lengths.stride
+    if target_length > window:
+        raise ConfigError(f"{target_length} is more than the window of {window}", key="target_length")
+    if (window - target_length) % 2:
+        raise ConfigError(
+            f"{target_length} does not lie in the middle of a window of {window}. "
+            f"Use {target_length - 1} or {target_length + 1}.",
+            key="target_length",
+        )
+    for track, bin_bp in bins:
+        for key, value in {"target_length": target_length, "stride": stride, "jitter": jitter}.items():
+            if value % bin_bp:
+                below = value // bin_bp * bin_bp
+                good = f"{below} or {below + bin_bp}" if below or key == "jitter" else f"{bin_bp}"
+                problem = f'{value} is no multiple of track "{track}" with bin_bp {bin_bp}. Use {good}.'
+                raise ConfigError(problem, key=key)
+    return window, target_length, stride

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -12,8 +11,9 @@ from distgen.compiled import compiled
 from distgen.errors import ConfigError
 from distgen.genome import Contigs, Int64, subtract
 from distgen.kernels.draws import NEGATIVE, philox
-from distgen.loader.placement import Host
+from distgen.loader.gather import Chunks, gather
 from distgen.loader.windows import Located, Windows
+from distgen.store.planes import PER_BYTE
 from distgen.store.reader import Store
 
 VERSION = "matched/1"
@@ -87,7 +87,8 @@ class Matched:
         candidates: int = 64,
         unit: int = 1,
     ):
-        self._store, self._positives = store, positives
+        self._positives = positives
+        self._chunks = {n: Chunks(store.planes[n]) for n in ("sequence", "ambiguous") if not store.planes[n].empty}
         self.window, self.target_length = positives.window, positives.target_length
         self._tolerance, self._seed, self._candidates, self._unit = tolerance, seed, candidates, unit
         self._anew = drawn == "epoch"
@@ -148,21 +149,23 @@ class Matched:
         before = np.concatenate([np.zeros(1, np.int64), self._ends])[rows]
         return self._firsts[rows] + (places - before) * self._unit, self._allowed[rows]
 
-    @cached_property
-    def _planes(self) -> Host:
-        return Host(self._store, torch.device("cpu"))
-
     def _composition(self, target_starts: Int64, limits: Int64) -> Composition:
         """What lies outside of the limits counts as unknown."""
-        rows = self._planes.rows(target_starts - self._flank, limits, self.window)
-        starts, limits = rows.starts.numpy(), rows.limits.numpy()
+        starts = target_starts - self._flank
         firsts = np.maximum(starts, limits[:, 0])
         lasts = np.maximum(firsts, np.minimum(starts + self.window, limits[:, 1]))
-        count, known = compiled(_count), lasts - firsts
-        gc = count(rows.plane.numpy().view(np.uint64), firsts, lasts, 2)
-        if rows.ambiguous is not None:
-            known -= count(rows.ambiguous.numpy().view(np.uint64), firsts, lasts, 1)
+        known = lasts - firsts - (self._counted("ambiguous", firsts, lasts) if "ambiguous" in self._chunks else 0)
+        gc = self._counted("sequence", firsts, lasts)
         return Composition(gc / np.maximum(known, 1), 1 - known / self.window)
+
+    def _counted(self, name: str, firsts: Int64, lasts: Int64) -> Int64:
+        per = PER_BYTE[name]
+        begin = firsts // (8 * per) * 8  # whole words
+        rows = np.empty((len(firsts), (self.window // (8 * per) + 2) * 8), np.uint8)
+        gather(self._chunks[name], begin, -(-lasts // per), rows, np.zeros_like(begin))
+        shift = (np.arange(len(firsts)) * rows.shape[1] - begin) * per
+        counted: Int64 = compiled(_count)(rows.reshape(-1).view(np.uint64), firsts + shift, lasts + shift, 8 // per)
+        return counted
 
 
 def _count(words: Any, firsts: Any, lasts: Any, width: Any) -> Any:

@@ -137,12 +137,12 @@ def _interleave(counts: Any) -> Any:
     which, ordinal = np.empty(period, np.int32), np.empty(period, np.int32)
     served, following = np.zeros(classes, np.int64), np.full(classes, -1, np.int64)
     first = np.full(period + 1, -1, np.int64)  # of the classes whose time comes at a slot; `following` is the next
-    for row in range(classes):
-        if counts[row]:
-            following[row], first[0] = first[0], row
+    for number in range(classes):
+        if counts[number]:
+            following[number], first[0] = first[0], number
     heap = [np.int64(0) for _ in range(0)]
     for slot in range(period):
-        row = first[slot]
+        row: Any = first[slot]
         while row >= 0:
             deadline = ((served[row] + 1) * period + counts[row] - 1) // counts[row]
             heappush(heap, deadline * classes + row)

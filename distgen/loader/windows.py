@@ -3,12 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from distgen.config import Lengths
 from distgen.errors import ConfigError
-from distgen.genome import Contigs, Int64
+from distgen.genome import Bits, Contigs, Int64
+
+
+class Located(NamedTuple):
+    """Where windows are.
+
+    Args:
+        target_starts: int64 (n,), flat: first base of each window's target.
+        limits: int64 (n, 2), flat: the bases the window may read, also after jitter: a stretch of its part of the split.
+        reverse: bool (n,), the region's own strand is the minus strand; None where windows have no strand.
+        rows: int64 (n,), row of the table the windows come from; None for tiles.
+    """
+
+    target_starts: Int64
+    limits: Int64
+    reverse: Bits | None = None
+    rows: Int64 | None = None
+
+
+class Windows(Protocol):
+    """Numbered windows of one length."""
+
+    window: int
+    target_length: int
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def locate(self, windows: Int64) -> Located:
+        """Where the windows of these numbers (n,) are."""
 
 
 @dataclass(frozen=True)

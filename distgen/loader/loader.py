@@ -112,7 +112,7 @@ class GenomeLoader:
         regions = align(self.store.regions(part, name or "default"), self.store.contigs, self._unit)
         if not len(regions):
             raise ConfigError(f'"{split}" has no stretch as long as a bin of {self._unit} bases', key="split")
-        self.windows = Tiles(regions, window, target_length, stride)
+        self.windows = Tiles(regions, window, target_length, stride, jitter=jitter, unit=self._unit)
         self.window, self.target_length, self.batch_size = window, target_length, batch_size
         self.seed, self.strand, self.jitter, self.order, self.last = seed, strand, jitter, order, last
         self.samples = len(self.windows) * (2 if strand == "both" else 1)
@@ -224,8 +224,8 @@ class GenomeLoader:
             windows, reverse = windows // 2, windows % 2 == 1
         else:
             reverse = (strand.numpy() < 2**31) & (self.strand == "random")
-        target_starts, limits = self.windows.locate(windows)
-        target_starts = self._move(target_starts, limits, jitter.numpy())
+        target_starts, limits, *_ = self.windows.locate(windows)
+        target_starts = self.windows.moved(target_starts, limits, jitter.numpy())
         return Drawn(
             samples,
             (index < self.samples).astype(np.float32),
@@ -235,13 +235,6 @@ class GenomeLoader:
             self.windows.window_start(target_starts),
             limits,
         )
-
-    def _move(self, target_starts: Int64, limits: Int64, draw: Int64) -> Int64:
-        """Jitter in whole bins; no target leaves its region further than its tile does."""
-        steps = self.jitter // self._unit
-        moved = target_starts + self._unit * (((draw * (2 * steps + 1)) >> 32) - steps)
-        room = (limits[:, 1] - self.target_length - limits[:, 0]) // self._unit * self._unit
-        return np.clip(moved, limits[:, 0], np.maximum(target_starts, limits[:, 0] + room))
 
     def state_dict(self) -> dict[str, Any]:
         """Where the next batch stands; the same on every rank, without a world size in it."""

@@ -85,6 +85,10 @@ class Array:
             return mapped[: self.shape[0] * row_bytes].view(self.layout.dtype).reshape(self.shape)
         return self._assemble(0, self.shape[0])
 
+    def stored(self) -> Iterator[tuple[int, Bytes]]:
+        """Number and decoded bytes of each chunk that is stored."""
+        return self._chunks(0, self.layout.chunks)
+
     def _assemble(self, start: int, stop: int) -> npt.NDArray[Any]:
         layout = self.layout
         out = np.full((stop - start, *self.shape[1:]), layout.fill, layout.dtype)

@@ -146,7 +146,7 @@ def jittered(loader):
 
     for position in range(0, len(loader) * loader.batch_size, loader.batch_size):
         index = np.arange(position, position + loader.batch_size)
-        starts, _ = loader.windows.locate(permute(index, loader.samples, loader.seed, 0))
+        starts, *_ = loader.windows.locate(permute(index, loader.samples, loader.seed, 0))
         yield loader.batch(0, position), torch.from_numpy(starts)
 
 

@@ -109,8 +109,8 @@ class GenomeLoader(IterableDataset[Batch]):
         epoch, first, end = self.epoch, self.position // self.batch_size, len(self)
         worker = get_worker_info()
         mine = range(first, end) if worker is None else range(first + worker.id, end, worker.num_workers)
-        sampling = self.plan.sampling(epoch)
-        bytes_ = sampling.window / 4 + sum(t.bytes_per_base * sampling.target_length for t in self._tracks.values())
+        geometry = self.plan.sampling(epoch).geometry
+        bytes_ = geometry.window / 4 + sum(t.bytes_per_base * geometry.target_length for t in self._tracks.values())
         step = min(_MOST, max(1, int(_TOGETHER // (len(self._rows) * bytes_))))
         calls = (partial(self._make, epoch, mine[at : at + step]) for at in range(0, len(mine), step))
         for number, batch in zip(mine, chain.from_iterable(ahead(calls, _THREADS, _AHEAD)), strict=True):
@@ -125,7 +125,7 @@ class GenomeLoader(IterableDataset[Batch]):
     def places(self, epoch: int, position: int) -> tuple[list[int], list[Interval]]:
         """The samples of that batch and where they lie, without reading them; see `Batch.samples` and `Batch.where`."""
         drawn = self._draw(epoch, self._at(position))
-        length = self.plan.sampling(epoch).window
+        length = self.plan.sampling(epoch).geometry.window
         found = places(self.store.contigs, drawn.positions, drawn.limits, drawn.reverse, length)
         return drawn.samples.tolist(), found
 
@@ -140,11 +140,11 @@ class GenomeLoader(IterableDataset[Batch]):
 
     def _make(self, epoch: int, batches: range) -> list[Batch]:
         """Some batches of an epoch."""
-        drawn, sampling, count = self._draw(epoch, batches), self.plan.sampling(epoch), len(batches)
-        rows = self._placement.rows(drawn.positions, drawn.limits, sampling.window)
+        drawn, geometry, count = self._draw(epoch, batches), self.plan.sampling(epoch).geometry, len(batches)
+        rows = self._placement.rows(drawn.positions, drawn.limits, geometry.window)
         targets, mask = {}, {}
         for name, track in self._tracks.items():
-            values, known = track.rows(drawn.target_starts, drawn.limits, sampling.target_length, drawn.reverse)
+            values, known = track.rows(drawn.target_starts, drawn.limits, geometry.target_length, drawn.reverse)
             targets[name], mask[name] = values.to(self.device), known.to(self.device)
         columns = {
             name: torch.from_numpy(getattr(drawn, name)).to(self.device) for name in ("reverse", "keys", "weight")
@@ -159,8 +159,8 @@ class GenomeLoader(IterableDataset[Batch]):
                 limits=here.limits,
                 ambiguous=here.ambiguous,
                 softmask=here.softmask,
-                length=sampling.window,
-                target_length=sampling.target_length,
+                length=geometry.window,
+                target_length=geometry.target_length,
                 targets={name: values[number] for name, (values, _) in of_tracks.items()},
                 mask={name: known[number] for name, (_, known) in of_tracks.items()},
                 contigs=self.store.contigs,

@@ -28,7 +28,7 @@ class Batch:
         samples: int64 (B,), which sample of the epoch each row is.
         weight: float32 (B,), 0 for a row that only pads the last batch.
         targets: per track (B, bins, classes), in the window's orientation.
-        mask: per track bool (B, bins), True where the target is known.
+        mask: per track bool (B, bins, 1) or (B, bins, columns), True where the target is known.
         positions: int64 (B,), first base of each window in the assembly's flat coordinate.
         contigs: the assembly's.
     """

@@ -21,7 +21,9 @@ from distgen.genome import Int64
 from distgen.kernels import SAMPLE, philox
 from distgen.loader.batch import Batch
 from distgen.loader.order import VERSIONS, permute
-from distgen.loader.placement import TrackRows, place
+from distgen.loader.placement import place
+from distgen.loader.targets import HostTrack
+from distgen.loader.transfer import Transfer
 from distgen.loader.windows import Tiles, align, check_geometry
 from distgen.store.reader import Store, open_store
 
@@ -120,8 +122,9 @@ class GenomeLoader:
             raise ConfigError(f"{batch_size} is more than the {self.samples} samples of an epoch", key="batch_size")
         self._rows = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
         self.device = torch.device(device)
-        self._placement = place(placement, self.store, self.device)
-        self._tracks = {track.name: TrackRows(self.store, track) for track in found}
+        transfer = Transfer(self.device)
+        self._placement = place(placement, self.store, transfer)
+        self._tracks = {track.name: HostTrack(self.store, track, target_length, transfer) for track in found}
         self._data = digest(
             {
                 "store": self.store.identity(name or "default", tracks),
@@ -192,7 +195,7 @@ class GenomeLoader:
         rows = self._placement.rows(drawn.positions, drawn.limits, self.window)
         targets, mask = {}, {}
         for name, track in self._tracks.items():
-            values, known = track.rows(drawn.target_starts, drawn.limits, self.target_length, drawn.reverse)
+            values, known = track.rows(drawn.target_starts, drawn.limits, drawn.reverse)
             targets[name], mask[name] = values.to(self.device), known.to(self.device)
         return Batch(
             plane=rows.plane,

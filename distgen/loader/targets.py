@@ -132,9 +132,7 @@ class DeviceTrack:
         found = spans(self._contigs, track, starts, limits, self._bins)
         allowed = np.stack([found.first + found.begin, found.first + found.stop], axis=1)
         mark = None if track.is_classes or self._blocks[0].dtype != torch.uint8 else MISSING
-        first, allowed, backward = (
-            self._transfer.send(self._transfer.fill(a)) for a in (found.first, allowed, reverse)
-        )
+        first, inside, backward = (self._transfer.send(self._transfer.fill(a)) for a in (found.first, allowed, reverse))
         with self._transfer.beside():
             made = [
                 gather_bins(block, first, self._bins, reverse=backward, limits=inside, missing=mark)

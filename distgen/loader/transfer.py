@@ -120,7 +120,7 @@ def check_room(arrays: list[Array], device: torch.device, key: str) -> None:
     size, free = decoded_bytes(arrays), torch.cuda.mem_get_info(device)[0]
     if size > free:
         raise ConfigError(
-            f'{size / 1e9:.2f} GB do not fit into the {free / 1e9:.2f} GB that are free on {device}. Use "host".',
+            f'{size / 1e9:.3g} GB do not fit into the {free / 1e9:.3g} GB that are free on {device}. Use "host".',
             key=key,
         )
 

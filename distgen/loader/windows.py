@@ -7,7 +7,7 @@ excluded, and a window at a place of its own is a run of one. Window w is found 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -342,13 +342,16 @@ def align(regions: Int64, contigs: Contigs, bin_bp: int) -> Int64:
     return aligned[aligned[:, 0] < aligned[:, 1]]
 
 
-def check_lengths(lengths: Lengths, jitter: int, bins: list[tuple[str, int]]) -> tuple[int, int, int]:
+def check_lengths(
+    lengths: Lengths, jitter: int, bins: list[tuple[str, int]], along: Collection[str] = ()
+) -> tuple[int, int, int]:
     """Window, target and stride, in bases, where none of them and no jitter goes against the others or a track.
 
     Args:
         lengths: as asked for.
         jitter: bases.
         bins: name and `bin_bp` of each track.
+        along: those of them that are served along the whole window.
 
     Raises:
         ConfigError: names the key and the nearest good values.
@@ -371,4 +374,8 @@ def check_lengths(lengths: Lengths, jitter: int, bins: list[tuple[str, int]]) ->
                 good = f"{below} or {below + bin_bp}" if below or key == "jitter" else f"{bin_bp}"
                 problem = f'{value} is no multiple of track "{track}" with bin_bp {bin_bp}. Use {good}.'
                 raise ConfigError(problem, key=key)
+        if track in along and (window - target_length) // 2 % bin_bp:
+            below = target_length + (window - target_length) // (2 * bin_bp) * 2 * bin_bp
+            problem = f'{window} does not begin on a bin of the input track "{track}" with bin_bp {bin_bp}'
+            raise ConfigError(f"{problem}. Use {below} or {below + 2 * bin_bp}.", key="window")
     return window, target_length, stride

@@ -49,7 +49,7 @@ def grouped(n, seed, epoch, *, batch_size, lanes, piece, group, rounds=12):
 
     windows = []
     for number, first in enumerate(range(0, len(turn), group)):
-        entries = sum(turn[first : first + group], [])
+        entries = [window for each in turn[first : first + group] for window in each]
         tweak = mix(key[24:25] + np.array([number], np.uint64) * np.uint64(0x9E3779B97F4A7C15))
         inner = key[12 : 12 + rounds] + tweak
         windows += [entries[i] for i in walked(np.arange(len(entries)), len(entries), inner)]

@@ -68,8 +68,9 @@ class Transfer:
 
     def use(self, tensors: list[Tensor]) -> None:
         """Tensors that work done `beside` reads for as long as they are there, made elsewhere."""
-        for tensor in tensors if self._stream is not None else []:
-            tensor.record_stream(self._stream)
+        if self._stream is not None:
+            for tensor in tensors:
+                tensor.record_stream(self._stream)
 
     def sent(self) -> torch.cuda.Event | None:
         """When all that was sent until now will be there; None on a CPU, where it is."""

@@ -84,6 +84,27 @@ def copy_rows(
 
 
 @compiled
+def span(
+    offsets: Int64, lengths: Int64, bin_offsets: Int64, bin_bp: int, starts: Int64, limits: Int64, bins: int, out: Int64
+) -> None:
+    """Windows as bins of a track: the fields of `targets.Spans` into `out` (4, n)."""
+    for row in range(starts.size):
+        low, high = limits[row, 0], limits[row, 1]
+        contig = max(np.searchsorted(offsets, max(starts[row], low), side="right") - 1, 0)
+        offset, length = offsets[contig], lengths[contig]
+        number = (starts[row] - offset) // bin_bp
+        begin = -((offset - max(low, offset)) // bin_bp) - number
+        last = (min(high, offset + length) - offset) // bin_bp
+        if high >= offset + length:
+            last = -(-length // bin_bp)
+        begin = min(max(begin, 0), bins)
+        out[0, row] = bin_offsets[contig] + number
+        out[1, row] = begin
+        out[2, row] = max(min(last - number, bins), begin)
+        out[3, row] = offset + number * bin_bp
+
+
+@compiled
 def frame(begin: Int64, stop: Int64, reverse: Bits, values: Any, known: Any, all_inside: bool) -> None:
     """What lies outside the bins [begin, stop) of each row (on the forward strand) is 0 and unknown.
 

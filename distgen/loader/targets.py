@@ -34,7 +34,14 @@ class Targets(Protocol):
 
 
 class Spans(NamedTuple):
-    """Windows as bins of a track; see `spans`."""
+    """Windows as bins of a track.
+
+    Args:
+        first: int64 (n,), the window's bin 0 among all of the track; not always one of its contig's.
+        begin, stop: int64 (n,), the bins [begin, stop) of the window that are known: all their bases lie inside the
+            limits. A contig's last bin may be short.
+        bases: int64 (n,), the flat position of the first base of bin 0.
+    """
 
     first: Int64
     begin: Int64
@@ -43,23 +50,12 @@ class Spans(NamedTuple):
 
 
 def spans(contigs: Contigs, track: Track, starts: Int64, limits: Int64, bins: int) -> Spans:
-    """Windows of so many bins that begin at flat `starts` (n,) and may read the bases `limits` (n, 2) of one contig.
+    """Windows of so many bins that begin at flat `starts` (n,) and may read the bases `limits` (n, 2) of one contig."""
+    from distgen.loader.copying import span
 
-    Returns:
-        first: int64 (n,), the window's bin 0 among all of the track; not always one of its contig's.
-        begin, stop: int64 (n,), the bins [begin, stop) of the window that are known: all their bases lie inside the
-            limits. A contig's last bin may be short.
-        bases: int64 (n,), the flat position of the first base of bin 0.
-    """
-    row = contigs.locate(np.maximum(starts, limits[:, 0]))
-    offset, length, bin_bp = contigs.offsets[row], contigs.lengths[row], track.bin_bp
-    number = (starts - offset) // bin_bp
-    low = -((offset - np.maximum(limits[:, 0], offset)) // bin_bp)
-    whole = -(-length // bin_bp)
-    high = np.where(limits[:, 1] >= offset + length, whole, (limits[:, 1] - offset) // bin_bp)
-    begin = np.clip(low - number, 0, bins)
-    stop = np.clip(high - number, begin, bins)
-    return Spans(track.bin_offsets[row] + number, begin, stop, offset + number * bin_bp)
+    out = np.empty((4, len(starts)), np.int64)
+    span(contigs.offsets, contigs.lengths, track.bin_offsets, track.bin_bp, starts, limits, bins, out)
+    return Spans(*out)
 
 
 class HostTrack:
@@ -75,8 +71,12 @@ class HostTrack:
 
     def __init__(self, store: Store, track: Track, length: int, transfer: Transfer, holes: Int64 = _NO_HOLES):
         self._contigs, self._track, self._transfer, self._holes = store.contigs, track, transfer, holes
+        from distgen.kernels.numba_cpu.bins import INFINITY, missing_bits
+
         self._bins = length // track.bin_bp
         self._dtype = torch.from_numpy(np.empty(0, track.blocks[0].layout.dtype)).dtype
+        mark = MISSING if self._dtype == torch.uint8 else None
+        self._meaning = INFINITY[self._dtype], missing_bits(mark, self._dtype)
         back = np.argsort(track.swap)
         self._blocks = []
         for block, end in zip(
@@ -88,7 +88,6 @@ class HostTrack:
 
     def rows(self, starts: Int64, limits: Int64, reverse: Bits, rows: Int64 | None = None) -> tuple[Tensor, Tensor]:
         """Values (n, bins, columns) as the store has them; the mask is (n, bins, 1) of classes, else as the values."""
-        from distgen.kernels.numba_cpu.bins import INFINITY, missing_bits
         from distgen.kernels.numba_cpu.decode import bits_of
         from distgen.loader.copying import cut, frame, keep_rows
 
@@ -99,12 +98,11 @@ class HostTrack:
         known = self._transfer.room((*shape[:2], 1) if track.is_classes else shape, torch.bool)
         bits, flags = bits_of(values), known.numpy()
         frame(found.begin, found.stop, reverse, bits, flags, track.is_classes)
-        meaning = INFINITY[self._dtype], missing_bits(MISSING if self._dtype == torch.uint8 else None, self._dtype)
         for chunks, columns, straight in self._blocks:
             for part in chunks.parts(found.first + found.begin, found.first + found.stop):
                 keep_rows(
                     *part[:3], chunks.array.layout.chunk, *found[:3], reverse,
-                    columns, straight, *meaning, not track.is_classes, bits, flags,
+                    columns, straight, *self._meaning, not track.is_classes, bits, flags,
                 )  # fmt: skip
         if len(self._holes):
             cut(self._holes, found.bases, track.bin_bp, found.begin, found.stop, reverse, bits, flags)
@@ -122,6 +120,7 @@ class DeviceTrack:
         self._contigs, self._track, self._transfer, self._holes = store.contigs, track, transfer, holes
         self._bins = length // track.bin_bp
         self._blocks = resident(list(track.blocks), transfer.device)
+        transfer.use(self._blocks)
         plain = track.swap == tuple(range(len(track.columns)))
         self._swap = None if plain else torch.tensor(track.swap, device=transfer.device)
 

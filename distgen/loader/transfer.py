@@ -38,7 +38,8 @@ class Transfer:
     def room(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A tensor on the host, its content anything."""
         if self._stream is not None:
-            return torch.empty(shape, dtype=dtype, pin_memory=True)
+            with torch.cuda.device(self.device):  # a thread would begin with the first GPU, and take memory there
+                return torch.empty(shape, dtype=dtype, pin_memory=True)
         size = max(prod(shape) * dtype.itemsize, 1)
         waiting = self._waiting.setdefault(size, deque(maxlen=_WAITING))
         try:
@@ -64,6 +65,12 @@ class Transfer:
     def beside(self) -> AbstractContextManager[Any]:
         """Work done inside is done on the stream on which things are sent, after what was sent."""
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+    def use(self, tensors: list[Tensor]) -> None:
+        """Tensors that work done `beside` reads for as long as they are there, made elsewhere."""
+        if self._stream is not None:
+            for tensor in tensors:
+                tensor.record_stream(self._stream)
 
     def sent(self) -> torch.cuda.Event | None:
         """When all that was sent until now will be there; None on a CPU, where it is."""

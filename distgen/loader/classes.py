@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,7 +10,7 @@ from distgen.errors import ConfigError, some
 from distgen.genome import Int64
 from distgen.loader.negatives import Matched
 from distgen.loader.order import permute
-from distgen.loader.schedule import Schedule
+from distgen.loader.schedule import Schedule, own_seed
 from distgen.loader.windows import Located, Windows
 
 VERSION = "balanced/1"
@@ -51,7 +50,7 @@ class Balanced:
         self.window, self.target_length = self._pools[0].window, self._pools[0].target_length
         self._sizes = np.array([len(pool) for pool in self._pools], np.int64)
         self._schedule = Schedule([shares[name] for name in self.names], names=self.names)
-        self._seeds = [_seed(seed, name) for name in self.names]
+        self._seeds = [own_seed(seed, name) for name in self.names]
         first = int(self._schedule.counts[0])
         if epoch_samples is None and not first:
             raise ConfigError(f'"{self.names[0]}" has no share, so say how long an epoch is', key="epoch_samples")
@@ -88,11 +87,6 @@ class Balanced:
         for cycle, rows in zip(numbers.tolist(), np.split(order, firsts[1:]), strict=True):
             windows[rows] = permute(places[rows], int(self._sizes[label]), self._seeds[label], cycle)
         return windows
-
-
-def _seed(seed: int, name: str) -> int:
-    key = hashlib.shake_256(f"distgen order {VERSION} {seed} {name}".encode()).digest(8)
-    return int.from_bytes(key, "little")
 
 
 def _together(parts: list[tuple[Int64, Located]], n: int) -> Located:

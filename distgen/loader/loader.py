@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from functools import partial
-from itertools import chain, pairwise
+from collections.abc import Sequence
+from itertools import pairwise
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
@@ -14,12 +13,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
 
 from distgen.config import Lengths, digest
-from distgen.errors import CheckpointError, ConfigError
+from distgen.errors import ConfigError
 from distgen.genome import Interval
-from distgen.loader.ahead import ahead
+from distgen.loader.base import Loader
 from distgen.loader.batch import Batch, places
 from distgen.loader.order import VERSIONS
 from distgen.loader.placement import TrackRows, place
@@ -27,17 +25,9 @@ from distgen.loader.sampling import Drawn, Last, Sampling, Strand
 from distgen.loader.windows import Tiles, align, check_lengths
 from distgen.store.reader import Store, open_store
 
-_THREADS = 1  # that make batches before they are asked for
-_AHEAD = 2  # how many times `_TOGETHER` are made before they are asked for
-_TOGETHER = 1 << 20  # bytes of batches that are made in one go: what is paid per call is paid once for many of them
-_MOST = 64  # batches in one go
 
-
-class GenomeLoader(IterableDataset[Batch]):
-    """Iterates over one epoch of one rank's batches at a time; the next iteration is the next epoch.
-
-    It is its own data loader, with threads that work ahead. Inside a `torch.utils.data.DataLoader(loader, batch_size=None)`
-    each of its worker processes makes every so many-th batch, so that they come in the same order.
+class GenomeLoader(Loader):
+    """The batches of one store; see `Loader` for how they are walked.
 
     Args:
         store: an open store, or the path of one.
@@ -82,6 +72,7 @@ class GenomeLoader(IterableDataset[Batch]):
         curriculum: Sequence[Lengths] = (),
         last: Last = "drop",
     ):
+        super().__init__(batch_size)
         self.store = store if isinstance(store, Store) else open_store(store)
         if batch_size < world_size:
             raise ConfigError(f"{batch_size} leaves some of {world_size} workers without samples", key="batch_size")
@@ -100,7 +91,7 @@ class GenomeLoader(IterableDataset[Batch]):
             windows = Tiles(regions, window, target_length, stride)
             self._stages.append((begins, Sampling(windows, order, seed, strand, jitter, unit, last)))
             begins += lengths.epochs
-        self.batch_size, self.seed, self.order, self.last = batch_size, seed, order, last
+        self.seed, self.order, self.last = seed, order, last
         samples = min(len(sampling) for _, sampling in self._stages)
         if last == "drop" and samples < batch_size:
             raise ConfigError(f"{batch_size} is more than the {samples} samples of an epoch", key="batch_size")
@@ -117,7 +108,6 @@ class GenomeLoader(IterableDataset[Batch]):
                 "strand": strand,
             }
         )
-        self.epoch, self.position = 0, 0
 
     def sampling(self, epoch: int) -> Sampling:
         """The samples of an epoch."""
@@ -144,50 +134,26 @@ class GenomeLoader(IterableDataset[Batch]):
         bounds = [*(begins for begins, _ in self._stages), max(epochs, self._stages[-1][0])]
         return sum(self.batches(a) * max(min(b, epochs) - a, 0) for a, b in pairwise(bounds))
 
-    def __len__(self) -> int:
-        """How many global batches the current epoch has, those already served as well."""
-        return self.batches(self.epoch)
-
-    def __iter__(self) -> Iterator[Batch]:
-        """The rest of the current epoch. `state_dict` always speaks of the batch that comes next.
-
-        Raises:
-            TrainError: no batch came within `TIMEOUTS["next_batch"]` seconds.
-        """
-        epoch, first, end = self.epoch, self.position // self.batch_size, len(self)
-        worker = get_worker_info()
-        mine = range(first, end) if worker is None else range(first + worker.id, end, worker.num_workers)
+    def batch_bytes(self, epoch: int) -> float:
+        """About how many bytes a rank's rows of a batch take."""
         windows = self.sampling(epoch).windows
-        bytes_ = windows.window / 4 + sum(t.bytes_per_base * windows.target_length for t in self._tracks.values())
-        step = min(_MOST, max(1, int(_TOGETHER // (len(self._rows) * bytes_))))
-        calls = (partial(self._make, epoch, mine[at : at + step]) for at in range(0, len(mine), step))
-        for number, batch in zip(mine, chain.from_iterable(ahead(calls, _THREADS, _AHEAD)), strict=True):
-            self.epoch, self.position = (epoch, (number + 1) * self.batch_size) if number + 1 < end else (epoch + 1, 0)
-            yield batch
-
-    def batch(self, epoch: int, position: int) -> Batch:
-        """This rank's rows of the global batch whose first sample is `position` of `epoch`: past or future, always the same."""
-        (batch,) = self._make(epoch, self._at(position))
-        return batch
+        tracks = sum(track.bytes_per_base * windows.target_length for track in self._tracks.values())
+        return len(self._rows) * (windows.window / 4 + tracks)
 
     def places(self, epoch: int, position: int) -> tuple[list[int], list[Interval]]:
         """The samples of that batch and where they lie, without reading them; see `Batch.samples` and `Batch.where`."""
-        drawn = self._draw(epoch, self._at(position))
+        drawn = self._draw(epoch, [position // self.batch_size])
         length = self.sampling(epoch).windows.window
         found = places(self.store.contigs, drawn.positions, drawn.limits, drawn.reverse, length)
         return drawn.samples.tolist(), found
 
-    def _at(self, position: int) -> range:
-        number = position // self.batch_size
-        return range(number, number + 1)
-
-    def _draw(self, epoch: int, batches: range) -> Drawn:
+    def _draw(self, epoch: int, batches: Sequence[int]) -> Drawn:
         """This rank's rows of some batches."""
         begins = np.array(batches, np.int64) * self.batch_size
         return self.sampling(epoch).draw((begins[:, None] + self._rows).reshape(-1), epoch)
 
-    def _make(self, epoch: int, batches: range) -> list[Batch]:
-        """Some batches of an epoch."""
+    def make(self, epoch: int, batches: Sequence[int]) -> list[Batch]:
+        """This rank's rows of some global batches of an epoch, by their numbers in it."""
         drawn, windows, count = self._draw(epoch, batches), self.sampling(epoch).windows, len(batches)
         rows = self._placement.rows(drawn.positions, drawn.limits, windows.window)
         targets, mask = {}, {}
@@ -217,27 +183,9 @@ class GenomeLoader(IterableDataset[Batch]):
             for number, here in enumerate(rows.split(count))
         ]
 
-    def state_dict(self) -> dict[str, Any]:
-        """Where the next batch stands; the same on every rank, without a world size in it."""
-        return {
-            "data": self._data,
-            "order": VERSIONS[self.order],
-            "seed": self.seed,
-            "epoch": self.epoch,
-            "position": self.position,
-            "batch_size": self.batch_size,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to where another loader of the same data was, on any number of ranks.
-
-        Raises:
-            CheckpointError: the state belongs to other data, another order, seed or batch size.
-        """
-        for key, value in self.state_dict().items():
-            if key not in ("epoch", "position") and state.get(key) != value:
-                raise CheckpointError(f"the loader's state has {key} {state.get(key)!r}, this loader {value!r}")
-        self.epoch, self.position = int(state["epoch"]), int(state["position"])
+    def identity(self) -> dict[str, Any]:
+        """What must be the same wherever a state is loaded; nothing in it depends on ranks."""
+        return {"data": self._data, "order": VERSIONS[self.order], "seed": self.seed}
 
 
 def _parts(column: Tensor, count: int) -> tuple[Tensor, ...]:

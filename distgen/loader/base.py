@@ -6,8 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
+import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from distgen.errors import CheckpointError
@@ -21,6 +22,19 @@ _TOGETHER = 1 << 20  # bytes of batches that are made in one go: what is paid pe
 _MOST = 64  # batches in one go
 
 
+class Steps(Protocol):
+    """Which global batches there are."""
+
+    def batches(self, epoch: int) -> int:
+        """How many an epoch has."""
+
+    def at_step(self, step: int) -> tuple[int, int]:
+        """The epoch, and its first sample, of the one that comes after `step` others since the very first."""
+
+    def steps(self, epochs: int) -> int:
+        """How many so many epochs have."""
+
+
 class Loader(IterableDataset[Batch], ABC):
     """Iterates over one epoch of one rank's batches at a time; the next iteration is the next epoch.
 
@@ -29,15 +43,14 @@ class Loader(IterableDataset[Batch], ABC):
 
     Args:
         batch_size: samples per global batch, all ranks together.
+        device: where batches are to be.
     """
 
-    def __init__(self, batch_size: int):
-        self.batch_size = batch_size
-        self.epoch, self.position = 0, 0
+    plan: Steps
 
-    @abstractmethod
-    def batches(self, epoch: int) -> int:
-        """How many global batches an epoch has."""
+    def __init__(self, batch_size: int, device: torch.device):
+        self.batch_size, self.device = batch_size, device
+        self.epoch, self.position = 0, 0
 
     @abstractmethod
     def make(self, epoch: int, batches: Sequence[int]) -> list[Batch]:
@@ -46,14 +59,6 @@ class Loader(IterableDataset[Batch], ABC):
     @abstractmethod
     def places(self, epoch: int, position: int) -> tuple[list[int], list[Interval]]:
         """The samples of a batch and where they lie, without reading them; see `Batch.samples` and `Batch.where`."""
-
-    @abstractmethod
-    def at_step(self, step: int) -> tuple[int, int]:
-        """The epoch, and its first sample, of the global batch that comes after `step` others since the very first."""
-
-    @abstractmethod
-    def steps(self, epochs: int) -> int:
-        """How many global batches so many epochs have."""
 
     @abstractmethod
     def batch_bytes(self, epoch: int) -> float:
@@ -65,7 +70,7 @@ class Loader(IterableDataset[Batch], ABC):
 
     def __len__(self) -> int:
         """How many global batches the current epoch has, those already served as well."""
-        return self.batches(self.epoch)
+        return self.plan.batches(self.epoch)
 
     def __iter__(self) -> Iterator[Batch]:
         """The rest of the current epoch. `state_dict` always speaks of the batch that comes next.

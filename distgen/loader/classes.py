@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -60,6 +61,12 @@ class Balanced:
         """Samples per epoch."""
         return self._samples
 
+    @property
+    def identity(self) -> Any:
+        """What else than the order's name, the seed and the windows says which sample is which, as plain data."""
+        own = [pool.identity if isinstance(pool, Matched) else [] for pool in self._pools]
+        return [VERSION, self._samples, list(self.names), self._schedule.counts.tolist(), own]
+
     def draw(self, samples: Int64, epoch: int) -> tuple[Located, Int64]:
         """Where samples (n,) of an epoch are, and the number of the class of each: int64 (n,)."""
         labels, ordinals = self._schedule.at(samples + epoch * self._samples)
@@ -92,16 +99,20 @@ class Balanced:
 def _together(parts: list[tuple[Int64, Located]], n: int) -> Located:
     """One table of n rows from the tables of the classes, each with the rows it has there.
 
-    Where only some classes have a strand or a table, the others' windows are forward, and of row -1.
+    Where only some classes have a strand or a table, the others' windows are forward, of row -1 and of haplotype 0.
     """
-    starts, limits = np.empty(n, np.int64), np.empty((n, 2), np.int64)
-    reverse, table = np.zeros(n, np.bool_), np.full(n, -1, np.int64)
+    together = Located(
+        np.empty(n, np.int64),
+        np.empty((n, 2), np.int64),
+        np.zeros(n, np.bool_),
+        np.full(n, -1, np.int64),
+        np.zeros(n, np.int64),
+    )
+    said: set[str] = set()
     for rows, located in parts:
-        starts[rows], limits[rows] = located.target_starts, located.limits
-        if located.reverse is not None:
-            reverse[rows] = located.reverse
-        if located.rows is not None:
-            table[rows] = located.rows
-    stranded = any(located.reverse is not None for _, located in parts)
-    listed = any(located.rows is not None for _, located in parts)
-    return Located(starts, limits, reverse if stranded else None, table if listed else None)
+        for name, column in located._asdict().items():
+            if column is not None:
+                getattr(together, name)[rows] = column
+                said.add(name)
+    unsaid: dict[str, Any] = {name: None for name in Located._fields if name not in said}
+    return together._replace(**unsaid)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import pairwise
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distgen.config import Lengths, digest
+from distgen.config import Lengths
 from distgen.errors import ConfigError
 from distgen.genome import Interval
 from distgen.loader.base import Loader
 from distgen.loader.batch import Batch, places
 from distgen.loader.order import VERSIONS
 from distgen.loader.placement import TrackRows, place
-from distgen.loader.sampling import Drawn, Last, Sampling, Strand
-from distgen.loader.windows import Tiles, align, check_lengths
+from distgen.loader.plan import Plan
+from distgen.loader.sampling import Drawn, Last, Order, Strand
 from distgen.store.reader import Store, open_store
 
 
@@ -39,7 +35,9 @@ class GenomeLoader(Loader):
         seed: of the order and of all draws.
         strand: "forward"; "random" draws one for each sample; "both" serves each window twice.
         jitter: windows move by up to this many bases to either side, drawn for each sample.
-        order: "flat", a new permutation each epoch, or "sequential", along the assembly.
+        order: "flat", a new permutation each epoch; "grouped", one that reads few shards at any time; or "sequential".
+        lanes: for "grouped", from how many places a batch is drawn; it divides `batch_size`. As many as workers are read with
+            the least traffic. None: the largest divisor up to 8.
         rank, world_size: this rank serves rows floor(rank B / W) to floor((rank + 1) B / W).
         placement: "device", "host" or "auto".
         device: where batches are to be.
@@ -50,6 +48,8 @@ class GenomeLoader(Loader):
     Raises:
         ConfigError: an argument does not fit the store or the others; names the key and what would fit.
     """
+
+    plan: Plan
 
     def __init__(
         self,
@@ -63,7 +63,8 @@ class GenomeLoader(Loader):
         seed: int = 0,
         strand: Strand = "forward",
         jitter: int = 0,
-        order: Literal["flat", "sequential"] = "flat",
+        order: Order = "flat",
+        lanes: int | None = None,
         rank: int = 0,
         world_size: int = 1,
         placement: Literal["auto", "device", "host"] = "auto",
@@ -72,93 +73,47 @@ class GenomeLoader(Loader):
         curriculum: Sequence[Lengths] = (),
         last: Last = "drop",
     ):
-        super().__init__(batch_size)
+        super().__init__(batch_size, torch.device(device))
         self.store = store if isinstance(store, Store) else open_store(store)
         if batch_size < world_size:
             raise ConfigError(f"{batch_size} leaves some of {world_size} workers without samples", key="batch_size")
-        found = [self.store.track(name) for name in tracks]
-        unit = math.lcm(*(track.bin_bp for track in found))
-        name, _, part = split.rpartition("/") if split else ("", "", None)
-        regions = align(self.store.regions(part, name or "default"), self.store.contigs, unit)
-        if not len(regions):
-            raise ConfigError(f'"{split}" has no stretch as long as a bin of {unit} bases', key="split")
         # The run's own lengths come last and stay.
-        stages = [*curriculum, Lengths(epochs=1, window=window, target_length=target_length, stride=stride)]
-        self._stages: list[tuple[int, Sampling]] = []
-        begins = 0
-        for lengths in stages:
-            window, target_length, stride = check_lengths(lengths, jitter, [(t.name, t.bin_bp) for t in found])
-            windows = Tiles(regions, window, target_length, stride)
-            self._stages.append((begins, Sampling(windows, order, seed, strand, jitter, unit, last)))
-            begins += lengths.epochs
-        self.seed, self.order, self.last = seed, order, last
-        samples = min(len(sampling) for _, sampling in self._stages)
-        if last == "drop" and samples < batch_size:
-            raise ConfigError(f"{batch_size} is more than the {samples} samples of an epoch", key="batch_size")
+        lengths = [*curriculum, Lengths(epochs=1, window=window, target_length=target_length, stride=stride)]
+        self.plan = Plan(self.store, lengths, split, batch_size, seed, strand, jitter, order, lanes, last, tracks)
+        self._identity = {"data": self.plan.id, "order": VERSIONS[order], "seed": seed}
         self._rows = np.arange(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
-        self.device = torch.device(device)
         self._placement = place(placement, self.store, self.device)
-        self._tracks = {track.name: TrackRows(self.store, track) for track in found}
-        self._data = digest(
-            {
-                "store": self.store.identity(name or "default", tracks),
-                "split": split,
-                "lengths": [lengths.model_dump() for lengths in stages],
-                "jitter": jitter,
-                "strand": strand,
-            }
-        )
+        self._tracks = {name: TrackRows(self.store, self.store.track(name)) for name in tracks}
 
-    def sampling(self, epoch: int) -> Sampling:
-        """The samples of an epoch."""
-        return self._stages[bisect_right(self._stages, epoch, key=itemgetter(0)) - 1][1]
-
-    def batches(self, epoch: int) -> int:
-        """How many global batches an epoch has."""
-        whole, rest = divmod(len(self.sampling(epoch)), self.batch_size)
-        return whole + (rest > 0 and self.last != "drop")
-
-    def at_step(self, step: int) -> tuple[int, int]:
-        """The epoch, and its first sample, of the global batch that comes after `step` others since the very first."""
-        for (begins, _), (ends, _) in pairwise(self._stages):
-            if step < (batches := (ends - begins) * self.batches(begins)):
-                break
-            step -= batches
-        else:
-            begins, _ = self._stages[-1]
-        epochs, number = divmod(step, self.batches(begins))
-        return begins + epochs, number * self.batch_size
-
-    def steps(self, epochs: int) -> int:
-        """How many global batches so many epochs have."""
-        bounds = [*(begins for begins, _ in self._stages), max(epochs, self._stages[-1][0])]
-        return sum(self.batches(a) * max(min(b, epochs) - a, 0) for a, b in pairwise(bounds))
+    def identity(self) -> dict[str, Any]:
+        """What must be the same wherever a state is loaded; nothing in it depends on ranks."""
+        return self._identity
 
     def batch_bytes(self, epoch: int) -> float:
         """About how many bytes a rank's rows of a batch take."""
-        windows = self.sampling(epoch).windows
-        tracks = sum(track.bytes_per_base * windows.target_length for track in self._tracks.values())
-        return len(self._rows) * (windows.window / 4 + tracks)
+        sampling = self.plan.sampling(epoch)
+        tracks = sum(track.bytes_per_base * sampling.target_length for track in self._tracks.values())
+        return len(self._rows) * (sampling.window / 4 + tracks)
 
     def places(self, epoch: int, position: int) -> tuple[list[int], list[Interval]]:
         """The samples of that batch and where they lie, without reading them; see `Batch.samples` and `Batch.where`."""
         drawn = self._draw(epoch, [position // self.batch_size])
-        length = self.sampling(epoch).windows.window
+        length = self.plan.sampling(epoch).window
         found = places(self.store.contigs, drawn.positions, drawn.limits, drawn.reverse, length)
         return drawn.samples.tolist(), found
 
     def _draw(self, epoch: int, batches: Sequence[int]) -> Drawn:
         """This rank's rows of some batches."""
         begins = np.array(batches, np.int64) * self.batch_size
-        return self.sampling(epoch).draw((begins[:, None] + self._rows).reshape(-1), epoch)
+        return self.plan.sampling(epoch).draw((begins[:, None] + self._rows).reshape(-1), epoch)
 
     def make(self, epoch: int, batches: Sequence[int]) -> list[Batch]:
         """This rank's rows of some global batches of an epoch, by their numbers in it."""
-        drawn, windows, count = self._draw(epoch, batches), self.sampling(epoch).windows, len(batches)
-        rows = self._placement.rows(drawn.positions, drawn.limits, windows.window)
+        drawn, sampling, count = self._draw(epoch, batches), self.plan.sampling(epoch), len(batches)
+        rows = self._placement.rows(drawn.positions, drawn.limits, sampling.window)
         targets, mask = {}, {}
         for name, track in self._tracks.items():
-            values, known = track.rows(drawn.target_starts, drawn.limits, windows.target_length, drawn.reverse)
+            values, known = track.rows(drawn.target_starts, drawn.limits, sampling.target_length, drawn.reverse)
             targets[name], mask[name] = values.to(self.device), known.to(self.device)
         columns = {
             name: torch.from_numpy(getattr(drawn, name)).to(self.device) for name in ("reverse", "keys", "weight")
@@ -173,8 +128,8 @@ class GenomeLoader(Loader):
                 limits=here.limits,
                 ambiguous=here.ambiguous,
                 softmask=here.softmask,
-                length=windows.window,
-                target_length=windows.target_length,
+                length=sampling.window,
+                target_length=sampling.target_length,
                 targets={name: values[number] for name, (values, _) in of_tracks.items()},
                 mask={name: known[number] for name, (_, known) in of_tracks.items()},
                 contigs=self.store.contigs,
@@ -182,10 +137,6 @@ class GenomeLoader(Loader):
             )
             for number, here in enumerate(rows.split(count))
         ]
-
-    def identity(self) -> dict[str, Any]:
-        """What must be the same wherever a state is loaded; nothing in it depends on ranks."""
-        return {"data": self._data, "order": VERSIONS[self.order], "seed": self.seed}
 
 
 def _parts(column: Tensor, count: int) -> tuple[Tensor, ...]:

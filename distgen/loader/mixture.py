@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 
 from distgen.config import digest
 from distgen.errors import ConfigError
-from distgen.genome import Interval
+from distgen.genome import Int64, Interval
 from distgen.loader.base import Loader
 from distgen.loader.batch import Batch
 from distgen.loader.loader import GenomeLoader
@@ -23,6 +23,39 @@ from distgen.loader.schedule import VERSION, Schedule, own_seed
 from distgen.store.collection import Collection, open_collection
 
 _COUNTED = 1000  # stores that are opened to say how many batches all of them have
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Which store serves which global batch.
+
+    Args:
+        schedule: deals batches to stores.
+        epoch: batches of an epoch of the mixture.
+        batch_size: samples of a batch.
+    """
+
+    schedule: Schedule
+    epoch: int
+    batch_size: int
+
+    def batches(self, epoch: int) -> int:
+        """How many global batches an epoch of the mixture has."""
+        return self.epoch
+
+    def at_step(self, step: int) -> tuple[int, int]:
+        """The epoch, and its first sample, of the global batch that comes after `step` others since the very first."""
+        epoch, number = divmod(step, self.epoch)
+        return epoch, number * self.batch_size
+
+    def steps(self, epochs: int) -> int:
+        """How many global batches so many epochs have."""
+        return epochs * self.epoch
+
+    def turn(self, epoch: int, batches: Sequence[int]) -> tuple[Int64, Int64]:
+        """The rows of the stores that serve batches (n,) of an epoch, by their numbers in it, and how many batches
+        each of them has served before."""
+        return self.schedule.at(epoch * self.epoch + np.array(batches, np.int64))
 
 
 class MixtureLoader(Loader):
@@ -45,6 +78,8 @@ class MixtureLoader(Loader):
         ConfigError: a store does not fit (when its turn comes; it names the store), or there are too many to count.
     """
 
+    plan: Turns
+
     def __init__(
         self,
         collection: Collection | str | Path,
@@ -55,11 +90,10 @@ class MixtureLoader(Loader):
         tracks: tuple[str, ...] = (),
         **options: Any,
     ):
-        super().__init__(batch_size)
+        super().__init__(batch_size, torch.device(options.get("device", "cpu")))
         self.collection = collection if isinstance(collection, Collection) else open_collection(collection)
-        self.seed, self.device = seed, torch.device(options.get("device", "cpu"))
+        self.seed = seed
         self._tracks, self._options = tracks, {"last": "wrap", **options, "batch_size": batch_size}
-        self._schedule = Schedule(self.collection.weights, names=self.collection.names)
         self._loaders: dict[int, GenomeLoader] = {}
         self._lock = threading.Lock()
         stores = len(self.collection)
@@ -69,7 +103,8 @@ class MixtureLoader(Loader):
                 "say how many an epoch of the mixture has",
                 key="epoch_batches",
             )
-        self._epoch_batches = epoch_batches or sum(self.loader(row).batches(0) for row in range(stores))
+        epoch = epoch_batches or sum(self.loader(row).plan.batches(0) for row in range(stores))
+        self.plan = Turns(Schedule(self.collection.weights, names=self.collection.names), epoch, batch_size)
 
     def loader(self, row: int) -> GenomeLoader:
         """The loader of one store, by its row in the collection.
@@ -91,34 +126,15 @@ class MixtureLoader(Loader):
                     raise ConfigError(f'store "{name}" of {self.collection.path}: {error}') from None
             return self._loaders[row]
 
-    def batches(self, epoch: int) -> int:
-        """How many global batches an epoch of the mixture has."""
-        return self._epoch_batches
-
-    def at_step(self, step: int) -> tuple[int, int]:
-        """The epoch, and its first sample, of the global batch that comes after `step` others since the very first."""
-        epoch, number = divmod(step, self._epoch_batches)
-        return epoch, number * self.batch_size
-
-    def steps(self, epochs: int) -> int:
-        """How many global batches so many epochs have."""
-        return epochs * self._epoch_batches
-
-    def turn(self, epoch: int, number: int) -> tuple[int, int]:
-        """The row of the store that serves a batch of an epoch, and how many batches it has served before."""
-        which, ordinal = self._schedule.at(np.array([epoch * self._epoch_batches + number]))
-        return int(which[0]), int(ordinal[0])
-
     def make(self, epoch: int, batches: Sequence[int]) -> list[Batch]:
         """This rank's rows of some global batches of an epoch, by their numbers in it."""
-        slots = epoch * self._epoch_batches + np.array(batches, np.int64)
-        which, ordinals = self._schedule.at(slots)
+        which, ordinals = self.plan.turn(epoch, batches)
         made: dict[int, Batch] = {}
         for row in np.unique(which).tolist():
             loader = self.loader(row)
             groups: dict[int, dict[int, int]] = {}  # by the store's own epoch: number of the batch there by place
             for place in np.flatnonzero(which == row).tolist():
-                own, position = loader.at_step(int(ordinals[place]))
+                own, position = loader.plan.at_step(int(ordinals[place]))
                 groups.setdefault(own, {})[place] = position // self.batch_size
             for own, numbers in groups.items():
                 for place, batch in zip(numbers, loader.make(own, list(numbers.values())), strict=True):
@@ -126,25 +142,27 @@ class MixtureLoader(Loader):
         return [made[place] for place in range(len(made))]
 
     def places(self, epoch: int, position: int) -> tuple[list[int], list[Interval]]:
-        """The samples of a batch, of its store's own epoch, and where they lie there; see `turn` for whose they are."""
-        row, ordinal = self.turn(epoch, position // self.batch_size)
-        loader = self.loader(row)
-        return loader.places(*loader.at_step(ordinal))
+        """The samples of a batch, of its store's own epoch, and where they lie there; see `Turns` for whose they are."""
+        loader, ordinal = self._turn(epoch, position // self.batch_size)
+        return loader.places(*loader.plan.at_step(ordinal))
 
     def batch_bytes(self, epoch: int) -> float:
         """About how many bytes a rank's rows of a batch take."""
-        row, ordinal = self.turn(epoch, 0)
-        loader = self.loader(row)
-        return loader.batch_bytes(loader.at_step(ordinal)[0])
+        loader, ordinal = self._turn(epoch, 0)
+        return loader.batch_bytes(loader.plan.at_step(ordinal)[0])
+
+    def _turn(self, epoch: int, number: int) -> tuple[GenomeLoader, int]:
+        which, ordinal = self.plan.turn(epoch, [number])
+        return self.loader(int(which[0])), int(ordinal[0])
 
     def own_epochs(self, rows: Sequence[int]) -> dict[str, float]:
         """How often stores, by their rows, have been served whole before the next batch, by name; opens them."""
-        had = self._schedule.before(self.epoch * self._epoch_batches + self.position // self.batch_size)
+        had = self.plan.schedule.before(self.plan.steps(self.epoch) + self.position // self.batch_size)
         found = {}
         for row in rows:
             loader = self.loader(row)
-            own, position = loader.at_step(int(had[row]))
-            found[self.collection.names[row]] = own + position / self.batch_size / loader.batches(own)
+            own, position = loader.plan.at_step(int(had[row]))
+            found[self.collection.names[row]] = own + position / self.batch_size / loader.plan.batches(own)
         return found
 
     def identity(self) -> dict[str, Any]:
@@ -160,7 +178,7 @@ class MixtureLoader(Loader):
             {
                 "stores": [[member.name, member.id.hex()] for member in members],
                 "weights": self.collection.weights.tolist(),
-                "epoch_batches": self._epoch_batches,
+                "epoch_batches": self.plan.epoch,
                 "tracks": self._tracks,
                 "options": {
                     key: [stage.model_dump() for stage in value] if key == "curriculum" else value

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from distgen.compiled import compiled
+from distgen.config import digest
 from distgen.errors import ConfigError
 from distgen.genome import Contigs, Int64, subtract
 from distgen.kernels.draws import NEGATIVE
@@ -108,6 +109,13 @@ class Matched:
     def __len__(self) -> int:
         """How many positives there are."""
         return len(self._positives)
+
+    @property
+    def identity(self) -> Any:
+        """All that says which negatives are drawn, besides the positives and the store."""
+        places = [self._allowed.tolist(), self._unit]
+        drawn = [self._tolerance, self._seed, self._anew, self._candidates]
+        return [VERSION, digest(places), *drawn]
 
     def draw(self, windows: Int64, cycles: Int64) -> Located:
         """Where the negatives of positives (n,) in cycles (n,) are.

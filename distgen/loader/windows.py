@@ -20,19 +20,26 @@ class Located(NamedTuple):
         limits: int64 (n, 2), flat: the bases the window may read, also after jitter: a stretch of its part of the split.
         reverse: bool (n,), the region's own strand is the minus strand; None where windows have no strand.
         rows: int64 (n,), row of the table the windows come from; None for tiles.
+        haplotypes: int64 (n,), which of the haplotypes the window is read in; None where there is the assembly alone.
     """
 
     target_starts: Int64
     limits: Int64
     reverse: Bits | None = None
     rows: Int64 | None = None
+    haplotypes: Int64 | None = None
 
 
 class Windows(Protocol):
     """Numbered windows of one length."""
 
-    window: int
-    target_length: int
+    @property
+    def window(self) -> int:
+        """Bases per window."""
+
+    @property
+    def target_length(self) -> int:
+        """Bases of the target in its middle."""
 
     def __len__(self) -> int:
         """How many there are."""
@@ -71,15 +78,11 @@ class Tiles:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def locate(self, windows: Int64) -> tuple[Int64, Int64]:
-        """First base of each window's target (B,), flat, and the region it lies in (B, 2)."""
+    def locate(self, windows: Int64) -> Located:
+        """Where the windows of these numbers (n,) are."""
         rows = np.searchsorted(self._ends, windows, side="right")
         number = windows - np.r_[0, self._ends][rows]
-        return self.regions[rows, 0] + number * self.stride, self.regions[rows]
-
-    def window_start(self, target_start: Int64) -> Int64:
-        """First base of the window around each target (B,), flat; before the region where the window sticks out."""
-        return target_start - (self.window - self.target_length) // 2
+        return Located(self.regions[rows, 0] + number * self.stride, self.regions[rows])
 
 
 def align(regions: Int64, contigs: Contigs, bin_bp: int) -> Int64:

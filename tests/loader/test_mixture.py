@@ -48,7 +48,7 @@ def walk(loader: Loader, epochs: int) -> list:
 
 def test_each_store_serves_its_share_in_epochs_of_its_own(collection):
     loader = MixtureLoader(collection, **ARGUMENTS)
-    sizes = [loader.loader(row).batches(0) for row in range(4)]
+    sizes = [loader.loader(row).plan.batches(0) for row in range(4)]
     assert len(loader) == sum(sizes)
     batches = walk(loader, 9)
     source = np.array([batch.source[0].item() for batch in batches])
@@ -95,12 +95,12 @@ def test_any_number_of_ranks_goes_on_from_any_step(collection):
 @given(st.integers(0, 2**40))
 def test_any_batch_is_found_without_the_others(folder, step):
     loader = MixtureLoader(folder / "all.collection", **ARGUMENTS, epoch_batches=1000)
-    epoch, position = loader.at_step(step)
-    assert loader.steps(epoch) + position // 6 == step
+    epoch, position = loader.plan.at_step(step)
+    assert loader.plan.steps(epoch) + position // 6 == step
     batch = loader.batch(epoch, position)
     samples, places = loader.places(epoch, position)
     assert (batch.samples.tolist(), batch.where()) == (samples, places)
-    assert loader.turn(epoch, position // 6)[0] == batch.source[0]
+    assert loader.plan.turn(epoch, [position // 6])[0] == batch.source[0]
     several = loader.make(epoch, range(position // 6, position // 6 + 5))
     assert content([several[0]]) == content([batch])
     assert content([several[3]]) == content([loader.batch(epoch, position + 18)])
@@ -133,7 +133,7 @@ def test_no_store_is_opened_before_its_turn(folder):
     loader = MixtureLoader(collection, **ARGUMENTS, epoch_batches=10)
     loader.state_dict()
     assert not any(collection.is_open(row) for row in range(4))
-    row, _ = loader.turn(0, 0)
+    ((row,), _) = loader.plan.turn(0, [0])
     loader.batch(0, 0)
     assert [collection.is_open(other) for other in range(4)] == [other == row for other in range(4)]
 

@@ -21,7 +21,7 @@ def test_targets_tile_every_region_and_begin_inside_it(gaps, target, extra, stri
         regions.append((position + gap, position + gap + length))
         position += gap + length
     tiles = Tiles(np.array(regions), target + extra, target, stride)
-    starts, limits = tiles.locate(np.arange(len(tiles)))
+    starts, limits, *_ = tiles.locate(np.arange(len(tiles)))
     expected = []
     for start, end in regions:
         for at in range(start, end, stride):

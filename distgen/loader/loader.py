@@ -91,14 +91,14 @@ class GenomeLoader(Loader):
 
     def batch_bytes(self, epoch: int) -> float:
         """About how many bytes a rank's rows of a batch take."""
-        sampling = self.plan.sampling(epoch)
-        tracks = sum(track.bytes_per_base * sampling.target_length for track in self._tracks.values())
-        return len(self._rows) * (sampling.window / 4 + tracks)
+        geometry = self.plan.sampling(epoch).geometry
+        tracks = sum(track.bytes_per_base * geometry.target_length for track in self._tracks.values())
+        return len(self._rows) * (geometry.window / 4 + tracks)
 
     def places(self, epoch: int, position: int) -> tuple[list[int], list[Interval]]:
         """The samples of that batch and where they lie, without reading them; see `Batch.samples` and `Batch.where`."""
         drawn = self._draw(epoch, [position // self.batch_size])
-        length = self.plan.sampling(epoch).window
+        length = self.plan.sampling(epoch).geometry.window
         found = places(self.store.contigs, drawn.positions, drawn.limits, drawn.reverse, length)
         return drawn.samples.tolist(), found
 
@@ -109,11 +109,11 @@ class GenomeLoader(Loader):
 
     def make(self, epoch: int, batches: Sequence[int]) -> list[Batch]:
         """This rank's rows of some global batches of an epoch, by their numbers in it."""
-        drawn, sampling, count = self._draw(epoch, batches), self.plan.sampling(epoch), len(batches)
-        rows = self._placement.rows(drawn.positions, drawn.limits, sampling.window)
+        drawn, geometry, count = self._draw(epoch, batches), self.plan.sampling(epoch).geometry, len(batches)
+        rows = self._placement.rows(drawn.positions, drawn.limits, geometry.window)
         targets, mask = {}, {}
         for name, track in self._tracks.items():
-            values, known = track.rows(drawn.target_starts, drawn.limits, sampling.target_length, drawn.reverse)
+            values, known = track.rows(drawn.target_starts, drawn.limits, geometry.target_length, drawn.reverse)
             targets[name], mask[name] = values.to(self.device), known.to(self.device)
         columns = {
             name: torch.from_numpy(getattr(drawn, name)).to(self.device) for name in ("reverse", "keys", "weight")
@@ -128,8 +128,8 @@ class GenomeLoader(Loader):
                 limits=here.limits,
                 ambiguous=here.ambiguous,
                 softmask=here.softmask,
-                length=sampling.window,
-                target_length=sampling.target_length,
+                length=geometry.window,
+                target_length=geometry.target_length,
                 targets={name: values[number] for name, (values, _) in of_tracks.items()},
                 mask={name: known[number] for name, (_, known) in of_tracks.items()},
                 contigs=self.store.contigs,

@@ -14,7 +14,7 @@ from distgen.config import Lengths, digest
 from distgen.errors import ConfigError
 from distgen.genome import Int64
 from distgen.loader.sampling import Copied, Last, Order, Ordered, Sampling, Strand
-from distgen.loader.windows import Tiles, Windows, align, check_lengths
+from distgen.loader.windows import Geometry, Numbered, Tiles, align, check_lengths
 from distgen.store.planes import PER_BYTE
 from distgen.store.reader import Store
 
@@ -120,12 +120,12 @@ class Plan:
         return self.lanes or max(n for n in range(1, _LANES + 1) if self.batch_size % n == 0)
 
     def _sampling(self, lengths: Lengths) -> Sampling:
-        window, target_length, stride = check_lengths(lengths, self.jitter, self._bins)
-        windows: Windows = Tiles(self._regions, window, target_length, stride)
+        sizes = check_lengths(lengths, self.jitter, self._bins)
+        geometry = Geometry(*sizes, self.jitter, self._unit)
+        windows: Numbered = Tiles(self._regions, *sizes, jitter=self.jitter, unit=self._unit)
         if self.strand == "both":
             windows = Copied(windows, strands=2, haplotypes=1)
         layout = self.store.planes["sequence"].layout
-        shard_bases = layout.shard * PER_BYTE["sequence"]
-        piece = max(1, len(windows) * shard_bases // self.store.length)
+        piece = max(1, len(windows) * layout.shard * PER_BYTE["sequence"] // self.store.length)
         pool = Ordered(windows, self.order, self.seed, self.batch_size, self._lanes, piece)
-        return Sampling(pool, window, target_length, self.seed, self.strand, self.jitter, self._unit, self.last)
+        return Sampling(pool, geometry, self.seed, self.strand, self.last)

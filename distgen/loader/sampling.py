@@ -11,7 +11,7 @@ import numpy.typing as npt
 from distgen.genome import Bits, Int64
 from distgen.kernels import SAMPLE
 from distgen.loader.order import draws, grouped, permute
-from distgen.loader.windows import Located, Windows
+from distgen.loader.windows import Geometry, Located, Numbered
 
 Order = Literal["flat", "grouped", "sequential"]
 Strand = Literal["forward", "region", "random", "both"]
@@ -36,7 +36,7 @@ class Drawn(NamedTuple):
 
 @dataclass(frozen=True)
 class Copied:
-    """Windows, each of them several times in a row: for each haplotype, and within for each strand.
+    """Numbered, each of them several times in a row: for each haplotype, and within for each strand.
 
     Args:
         windows: once each.
@@ -44,7 +44,7 @@ class Copied:
         haplotypes: how many there are.
     """
 
-    windows: Windows
+    windows: Numbered
     strands: int
     haplotypes: int
 
@@ -98,7 +98,7 @@ class Ordered:
         piece: for "grouped": windows that are read together, such as those of one shard.
     """
 
-    windows: Windows
+    windows: Numbered
     order: Order
     seed: int
     batch_size: int
@@ -130,21 +130,16 @@ class Sampling:
 
     Args:
         pool: what they are drawn from.
-        window, target_length: bases.
+        geometry: of every window.
         seed: of all draws.
         strand: "forward", "region" (as the table of regions has it), "random" or "both".
-        jitter: windows move by up to this many bases to either side.
-        unit: bases; windows move by multiples of it.
         last: what stands where the last batch has no more samples: with "wrap" the first ones, else padding.
     """
 
     pool: Pool
-    window: int
-    target_length: int
+    geometry: Geometry
     seed: int
     strand: Strand
-    jitter: int
-    unit: int
     last: Last
 
     def __len__(self) -> int:
@@ -155,28 +150,19 @@ class Sampling:
         samples = index % len(self) if self.last == "wrap" else np.minimum(index, len(self) - 1)
         located, labels = self.pool.draw(samples, epoch)
         low, high, strand, jitter = draws(samples, self.seed, epoch, SAMPLE)
-        target_starts = self._move(located.target_starts, located.limits, jitter)
+        target_starts = self.geometry.moved(located.target_starts, located.limits, jitter)
         return Drawn(
             samples,
             ((index < len(self)) | (self.last == "wrap")).astype(np.float32),
             low | (high << 32),
             self._reversed(located.reverse, strand),
             target_starts,
-            target_starts - (self.window - self.target_length) // 2,
+            target_starts - self.geometry.margin,
             located.limits,
             located.rows,
             located.haplotypes,
             labels,
         )
-
-    def _move(self, target_starts: Int64, limits: Int64, draw: Int64) -> Int64:
-        """Jitter in whole units; no target leaves its region further than its tile does."""
-        if not self.jitter:
-            return target_starts
-        steps = self.jitter // self.unit
-        moved = target_starts + self.unit * (((draw * (2 * steps + 1)) >> 32) - steps)
-        room = (limits[:, 1] - self.target_length - limits[:, 0]) // self.unit * self.unit
-        return np.clip(moved, limits[:, 0], np.maximum(target_starts, limits[:, 0] + room))
 
     def _reversed(self, own: Bits | None, draw: Int64) -> Bits:
         if self.strand == "random":

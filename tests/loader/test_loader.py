@@ -223,7 +223,7 @@ def test_arguments_that_do_not_fit_are_refused(small, arguments, message):
 def test_a_curriculum_gives_each_epoch_its_lengths_and_any_step_its_batch(small):
     curriculum = [Lengths(epochs=2, window=16), Lengths(epochs=1, window=40, target_length=20, stride=10)]
     loader = GenomeLoader(small, window=64, batch_size=6, curriculum=curriculum, last="wrap")
-    assert [loader.plan.sampling(epoch).window for epoch in range(6)] == [16, 16, 40, 64, 64, 64]
+    assert [loader.plan.sampling(epoch).geometry.window for epoch in range(6)] == [16, 16, 40, 64, 64, 64]
     served, state = [], []
     for epoch in range(5):
         assert loader.epoch == epoch

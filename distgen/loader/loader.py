@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
 from itertools import chain
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
 
 from distgen.config import Lengths
-from distgen.errors import CheckpointError, ConfigError
+from distgen.errors import ConfigError
 from distgen.genome import Interval
 from distgen.ingest.objects import Place
-from distgen.loader.ahead import ahead
+from distgen.loader.base import Loader, Made
 from distgen.loader.batch import Batch, places
 from distgen.loader.order import VERSIONS
 from distgen.loader.placement import place
@@ -27,25 +26,9 @@ from distgen.loader.transfer import Transfer
 from distgen.loader.windows import Geometry
 from distgen.store.reader import Store, open_store
 
-_THREADS = 1  # that make batches before they are asked for
-_AHEAD = 2  # how many times `_TOGETHER` are made before they are asked for
-_TOGETHER = 1 << 20  # bytes of batches that are made in one go: what is paid per call is paid once for many of them
-_MOST = 64  # batches in one go
 
-
-class Made(NamedTuple):
-    """Batches, and all their tensors, which on a GPU may still be on their way."""
-
-    batches: list[Batch]
-    sent: torch.cuda.Event | None
-    tensors: list[Tensor]
-
-
-class GenomeLoader(IterableDataset[Batch]):
-    """Iterates over one epoch of one rank's batches at a time; the next iteration is the next epoch.
-
-    It is its own data loader, with threads that work ahead. Inside a `torch.utils.data.DataLoader(loader, batch_size=None)`
-    each of its worker processes makes every so many-th batch, so that they come in the same order.
+class GenomeLoader(Loader):
+    """The batches of one store; see `Loader` for how they are walked.
 
     Args:
         store: an open store, or the path of one.
@@ -71,6 +54,8 @@ class GenomeLoader(IterableDataset[Batch]):
     Raises:
         ConfigError: an argument does not fit the store or the others; names the key and what would fit.
     """
+
+    plan: Plan
 
     def __init__(
         self,
@@ -98,6 +83,7 @@ class GenomeLoader(IterableDataset[Batch]):
         self._arguments = {
             name: value for name, value in locals().items() if name not in ("self", "store", "__class__")
         }
+        super().__init__(batch_size, torch.device(device))
         self.store = store if isinstance(store, Store) else open_store(store)
         if batch_size < world_size:
             raise ConfigError(f"{batch_size} leaves some of {world_size} workers without samples", key="batch_size")
@@ -106,74 +92,44 @@ class GenomeLoader(IterableDataset[Batch]):
         self.plan = Plan(
             self.store, lengths, split, batch_size, seed, strand, jitter, order, lanes, last, tracks, inputs
         )
-        self.batch_size = batch_size
-        self._state = {"data": self.plan.id, "order": VERSIONS[order], "seed": seed, "batch_size": batch_size}
+        self._identity = {"data": self.plan.id, "order": VERSIONS[order], "seed": seed}
         self._rows = np.arange(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
-        self.device = torch.device(device)
         self._transfer = Transfer(self.device)
         self._placement = place(placement, self.store, self._transfer)
         self._tracks, self._inputs = tracks, inputs
         self._sources = cache(self._open_sources)
-        self.epoch, self.position = 0, 0
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Another process opens the store anew: addresses of what is mapped here mean nothing there.
         return _opened, (self.store.path, self._arguments, self.state_dict())
 
-    def __len__(self) -> int:
-        """How many global batches the current epoch has, those already served as well."""
-        return self.plan.batches(self.epoch)
+    def identity(self) -> dict[str, Any]:
+        """What must be the same wherever a state is loaded; nothing in it depends on ranks."""
+        return self._identity
 
-    def __iter__(self) -> Iterator[Batch]:
-        """The rest of the current epoch. `state_dict` always speaks of the batch that comes next.
-
-        Raises:
-            TrainError: no batch came within `TIMEOUTS["next_batch"]` seconds.
-        """
-        epoch, first, end = self.epoch, self.position // self.batch_size, len(self)
-        worker = get_worker_info()
-        mine = range(first, end) if worker is None else range(first + worker.id, end, worker.num_workers)
-        step = min(_MOST, max(1, int(_TOGETHER // (len(self._rows) * self._row_bytes(epoch)))))
-        calls = (partial(self._make, epoch, mine[at : at + step]) for at in range(0, len(mine), step))
-        batches = chain.from_iterable(map(self._received, ahead(calls, _THREADS, _AHEAD)))
-        for number, batch in zip(mine, batches, strict=True):
-            self.epoch, self.position = (epoch, (number + 1) * self.batch_size) if number + 1 < end else (epoch + 1, 0)
-            yield batch
-
-    def _row_bytes(self, epoch: int) -> float:
-        """About how much is read for a row."""
+    def batch_bytes(self, epoch: int) -> float:
+        """About how many bytes a rank's rows of a batch take."""
         geometry = self.plan.sampling(epoch).geometry
-        of_tracks = ((name, geometry.target_length) for name in self._tracks)
-        of_inputs = ((name, geometry.window) for name in self._inputs)
-        wide = sum(
-            self.store.track(name).bin_bytes * length / self.store.track(name).bin_bp
-            for name, length in (*of_tracks, *of_inputs)
-        )
-        return geometry.window / 4 + wide
-
-    def batch(self, epoch: int, position: int) -> Batch:
-        """This rank's rows of the global batch whose first sample is `position` of `epoch`: past or future, always the same."""
-        (batch,) = self._received(self._make(epoch, self._at(position)))
-        return batch
+        asked = [(name, geometry.target_length) for name in self._tracks]
+        asked += [(name, geometry.window) for name in self._inputs]
+        tracks = [(self.store.track(name), length) for name, length in asked]
+        wide = sum(track.bin_bytes * length / track.bin_bp for track, length in tracks)
+        return len(self._rows) * (geometry.window / 4 + wide)
 
     def places(self, epoch: int, position: int) -> tuple[list[int], list[Interval]]:
         """The samples of that batch and where they lie, without reading them; see `Batch.samples` and `Batch.where`."""
-        drawn = self._draw(epoch, self._at(position))
+        drawn = self._draw(epoch, [position // self.batch_size])
         length = self.plan.sampling(epoch).geometry.window
         found = places(self.store.contigs, drawn.positions, drawn.limits, drawn.reverse, length)
         return drawn.samples.tolist(), found
 
-    def _at(self, position: int) -> range:
-        number = position // self.batch_size
-        return range(number, number + 1)
-
-    def _draw(self, epoch: int, batches: range) -> Drawn:
+    def _draw(self, epoch: int, batches: Sequence[int]) -> Drawn:
         """This rank's rows of some batches."""
         begins = np.array(batches, np.int64) * self.batch_size
         return self.plan.sampling(epoch).draw((begins[:, None] + self._rows).reshape(-1), epoch)
 
-    def _make(self, epoch: int, batches: range) -> Made:
-        """Some batches of an epoch."""
+    def make(self, epoch: int, batches: Sequence[int]) -> Made:
+        """This rank's rows of some global batches of an epoch, by their numbers in it."""
         drawn, geometry, count = self._draw(epoch, batches), self.plan.sampling(epoch).geometry, len(batches)
         rows = self._placement.rows(drawn.positions, drawn.limits, geometry.window)
         send, fill = self._transfer.send, self._transfer.fill
@@ -210,12 +166,7 @@ class GenomeLoader(IterableDataset[Batch]):
         ]
         tensors = [*columns.values(), *chain.from_iterable(table.values() for table in tables.values())]
         tensors += [tensor for tensor in rows[:5] if tensor is not None]
-        return Made(made, self._transfer.sent(), tensors)
-
-    def _received(self, made: Made) -> list[Batch]:
-        """The batches, for use on the current stream."""
-        self._transfer.receive(made.sent, made.tensors)
-        return made.batches
+        return Made(made, [partial(self._transfer.receive, self._transfer.sent(), tensors)])
 
     def _open_sources(self, geometry: Geometry) -> list[tuple[str, str, Targets]]:
         """What is served beside the bases: where it goes, its name, and what makes its rows."""
@@ -225,21 +176,6 @@ class GenomeLoader(IterableDataset[Batch]):
             (kind, name, HostTrack(self.store, self.store.track(name), length, self._transfer))
             for kind, name, length in asked
         ]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the next batch stands; the same on every rank, without a world size in it."""
-        return self._state | {"epoch": self.epoch, "position": self.position}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to where another loader of the same data was, on any number of ranks.
-
-        Raises:
-            CheckpointError: the state belongs to other data, another order, seed or batch size.
-        """
-        for key, value in self._state.items():
-            if state.get(key) != value:
-                raise CheckpointError(f"the loader's state has {key} {state.get(key)!r}, this loader {value!r}")
-        self.epoch, self.position = int(state["epoch"]), int(state["position"])
 
 
 def _opened(path: Place, arguments: dict[str, Any], state: dict[str, Any]) -> GenomeLoader:

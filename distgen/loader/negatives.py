@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch
 
 from distgen.compiled import compiled
+from distgen.config import digest
 from distgen.errors import ConfigError
 from distgen.genome import Contigs, Int64, subtract
-from distgen.kernels.draws import NEGATIVE, philox
+from distgen.kernels.draws import NEGATIVE
 from distgen.loader.gather import Chunks, gather
+from distgen.loader.order import draws
 from distgen.loader.windows import Located, Numbered
 from distgen.store.planes import PER_BYTE
 from distgen.store.reader import Store
@@ -109,6 +110,13 @@ class Matched:
         """How many positives there are."""
         return len(self._positives)
 
+    @property
+    def identity(self) -> Any:
+        """All that says which negatives are drawn, besides the positives and the store."""
+        places = [self._allowed.tolist(), self._unit]
+        drawn = [self._tolerance, self._seed, self._anew, self._candidates]
+        return [VERSION, digest(places), *drawn]
+
     def draw(self, windows: Int64, cycles: Int64) -> Located:
         """Where the negatives of positives (n,) in cycles (n,) are.
 
@@ -139,9 +147,8 @@ class Matched:
 
     def _words(self, windows: Int64, cycles: Int64, number: int) -> Any:
         """Four random words, uint64 (4, n) below 2^32, for two candidates of each positive."""
-        counter = torch.from_numpy(windows + cycles * len(self) * self._anew)
-        words = philox(counter, torch.full_like(counter, self._seed), tag=NEGATIVE | number << 16)
-        return np.stack([word.numpy() for word in words]).astype(np.uint64)
+        counters = windows + cycles * len(self) * self._anew
+        return draws(counters, self._seed, 0, NEGATIVE | number << 16).view(np.uint64)
 
     def _at(self, places: Int64) -> tuple[Int64, Int64]:
         """Target starts and limits of places, numbers of all starts that are allowed."""

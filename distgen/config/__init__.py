@@ -29,6 +29,7 @@ TIMEOUTS = {
     "remote_read": 30.0,  # a remote source or store sends its next bytes
     "remote_write": 600.0,  # an object of up to 64 MiB (tar shards: as large as asked for) is sent and acknowledged
     "remote_retry": 120.0,  # a request for a remote source or store that fails is made again
+    "cached_shard": 600.0,  # another process fetches a shard into the cache, or makes room there
 }
 
 __all__ = [

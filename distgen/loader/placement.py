@@ -62,7 +62,8 @@ class Device:
 
     def __init__(self, store: Store, transfer: Transfer):
         filled = {name: array for name, array in store.planes.items() if name == "sequence" or not array.empty}
-        self._planes = dict(zip(filled, resident(list(filled.values()), transfer.device), strict=True))
+        placed = resident(list(filled.values()), transfer.device, what="the planes", key="placement")
+        self._planes = dict(zip(filled, placed, strict=True))
         self._transfer = transfer
 
     def rows(self, positions: Int64, limits: Int64, length: int) -> Rows:

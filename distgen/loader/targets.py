@@ -119,7 +119,7 @@ class DeviceTrack:
     def __init__(self, store: Store, track: Track, length: int, transfer: Transfer, holes: Int64 = _NO_HOLES):
         self._contigs, self._track, self._transfer, self._holes = store.contigs, track, transfer, holes
         self._bins = length // track.bin_bp
-        self._blocks = resident(list(track.blocks), transfer.device)
+        self._blocks = resident(list(track.blocks), transfer.device, what=f'track "{track.name}"', key="tracks")
         transfer.use(self._blocks)
         plain = track.swap == tuple(range(len(track.columns)))
         self._swap = None if plain else torch.tensor(track.swap, device=transfer.device)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numpy import int8, uint8, uint64
+from numpy import uint8, uint64
 
 from distgen.compiled import compiled
 from distgen.genome import AMBIGUOUS, Bytes, Int64
@@ -19,9 +19,6 @@ from distgen.genome import AMBIGUOUS, Bytes, Int64
 SITES = 512
 LINE = SITES // 64  # words of a haplotype in a block
 BIN_BITS = 10  # sites are looked up by the 1,024 bases that they lie in
-REFUSE, LISTED, DRAWN = range(3)  # what is done where alleles have no phase
-
-CARRIED, UNKNOWN = uint8(1), uint8(2)  # fates of an allele; 0: it is not this alternative
 _WORD = uint64(0xFFFFFFFF)
 
 # The number of the lowest bit of a word that has one bit alone (Leiserson, Prokop and Randall 1998).
@@ -64,50 +61,55 @@ def swapped(site: int, sample: int, seed: int, tag: int) -> Any:
 
 
 @compiled
-def resolve(calls: Any, phased: Any, columns: Int64, sites: Int64, rule: int, seed: int, tag: int, fates: Any) -> Any:
-    """Which haplotype has which alternative.
+def resolve(calls: Any, phased: Any, columns: Int64, sites: Int64, draw: bool, seed: int, tag: int) -> Any:
+    """Decide which haplotype has which allele where alleles differ and have no phase.
 
     Args:
-        calls: int8 (n, samples, 2), phased: uint8 (n, samples), as the store has them; `phased` is empty for LISTED.
-        columns: int64 (chosen,), which samples.
-        sites: int64 (n,), what alleles without phase are drawn by.
-        fates: uint8 (n, 2 chosen), is filled.
+        calls: int8 (n, samples, 2), genotypes as the store has them; those that are drawn change places.
+        phased: uint8 (n, samples).
+        columns: int64 (samples,), what each sample is drawn by.
+        sites: int64 (n,), likewise.
+        draw: or refuse.
 
     Returns:
-        Row and number of the first chosen sample that REFUSE refuses, or (-1, -1).
+        Row and number of the first sample that is refused, or (-1, -1).
     """
     for row in range(calls.shape[0]):
+        unclear = uint8(0)
+        for i in range(columns.size):  # without a branch: most rows have none
+            first, second = calls[row, i, 0], calls[row, i, 1]
+            unclear |= uint8(first ^ second) & uint8(1) & ~uint8((first | second) >> 1) & uint8(phased[row, i] == 0)
+        if not unclear:
+            continue
         for i in range(columns.size):
-            sample = columns[i]
-            first, second = calls[row, sample, 0], calls[row, sample, 1]
-            if rule != LISTED and first != second and min(first, second) >= int8(0) and not phased[row, sample]:
-                if rule == REFUSE:
+            first, second = calls[row, i, 0], calls[row, i, 1]
+            if first != second and min(first, second) >= 0 and not phased[row, i]:
+                if not draw:
                     return row, i
-                if swapped(sites[row], sample, seed, tag):
-                    first, second = second, first
-            fates[row, 2 * i] = UNKNOWN if first < int8(0) else uint8(first)
-            fates[row, 2 * i + 1] = UNKNOWN if second < int8(0) else uint8(second)
+                if swapped(sites[row], columns[i], seed, tag):
+                    calls[row, i, 0], calls[row, i, 1] = second, first
     return -1, -1
 
 
 @compiled
-def clash(words: Words, fates: Any) -> Any:
-    """Row and haplotype of the first base that gets another one than a row before it gave, or (-1, -1)."""
+def clash(words: Words, calls: Any) -> Any:
+    """Row and haplotype of the first base that gets another one than a row before it gave, or (-1, -1); for calls (n,
+    haplotypes)."""
     for row in range(1, words.size):
         other = row - 1
         while other >= 0 and words[other] >> uint64(2) == words[row] >> uint64(2):
             if words[other] != words[row]:
-                for haplotype in range(fates.shape[1]):
-                    if fates[row, haplotype] & fates[other, haplotype] & CARRIED:
+                for haplotype in range(calls.shape[1]):
+                    if calls[row, haplotype] == 1 and calls[other, haplotype] == 1:
                         return row, haplotype
             other -= 1
     return -1, -1
 
 
 @compiled
-def pack(fates: Any, carried: Bytes, unknown: Bytes) -> Any:
-    """The bits of up to `SITES` sites: fates (n, haplotypes) into zeros (haplotypes, SITES / 8). Whether any is unknown."""
-    rows, haplotypes = fates.shape
+def pack(calls: Any, carried: Bytes, unknown: Bytes) -> Any:
+    """The bits of up to `SITES` sites: calls (n, haplotypes) into zeros (haplotypes, SITES / 8). Whether any is unknown."""
+    rows, haplotypes = calls.shape
     has, lacks = np.empty(haplotypes, np.uint8), np.empty(haplotypes, np.uint8)
     some = uint8(0)
     for at in range(0, rows, 8):
@@ -115,8 +117,8 @@ def pack(fates: Any, carried: Bytes, unknown: Bytes) -> Any:
         for row in range(at, min(at + 8, rows)):
             bit = uint8(row - at)
             for h in range(haplotypes):
-                has[h] |= (fates[row, h] & CARRIED) << bit
-                lacks[h] |= (fates[row, h] >> uint8(1)) << bit
+                has[h] |= uint8(calls[row, h] > 0) << bit
+                lacks[h] |= uint8(calls[row, h] < 0) << bit
         for h in range(haplotypes):
             carried[h, at >> 3], unknown[h, at >> 3] = has[h], lacks[h]
             some |= lacks[h]

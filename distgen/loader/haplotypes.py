@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Literal, NamedTuple, get_args
+from typing import IO, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -34,8 +34,8 @@ from distgen.store.variants import Variants
 
 log = logging.getLogger("distgen")
 
+Calls = npt.NDArray[np.int8]
 Unphased = Literal["refuse", "listed", "drawn"]
-_RULES = {"refuse": alleles.REFUSE, "listed": alleles.LISTED, "drawn": alleles.DRAWN}
 _IN_MEMORY = 1 << 28  # bytes of genotypes that are gone through in a second or so, whatever is in them
 _STEP = 1 << 23  # bytes of genotypes decoded at a time
 _NOWHERE = np.uint64(1 << 62)  # pads the sites of the last block
@@ -79,16 +79,16 @@ class Haplotypes:
         cache: Path | None = None,
     ):
         variants = store.variants(name)
-        if unphased not in _RULES:
+        if unphased not in get_args(Unphased):
             raise ConfigError(f'"{unphased}" is no choice. {suggest(unphased, get_args(Unphased))}', key="unphased")
         self.samples = variants.samples if samples is None else samples
         if len(set(self.samples)) < len(self.samples):
             raise ConfigError("samples must differ", key="samples")
-        columns = np.array([variants.column(sample) for sample in self.samples or (None,)], np.int64)
+        columns = np.array([variants.column(sample) for sample in self.samples or ("",)], np.int64)
         arrays = {key: array.id for key, array in variants.arrays.items()}
         parts = ["haplotypes/1", store.array("contigs/offset").id, arrays, columns.tolist(), unphased]
         self.id = digest(parts + ([seed] if unphased == "drawn" else []))
-        source = _Source(variants, columns, _RULES[unphased], seed, store.length)
+        source = _Source(variants, columns, unphased, seed, store.length)
         if variants.arrays["genotype"].layout.dtype.itemsize * np.prod(variants.arrays["genotype"].shape) <= _IN_MEMORY:
             sink = BytesIO()
             _write(source, sink)
@@ -164,22 +164,22 @@ class _Source(NamedTuple):
 
     variants: Variants
     columns: Int64
-    rule: int
+    unphased: Unphased
     seed: int
     length: int
 
-    def rows(self) -> Iterator[tuple[Words, Bytes]]:
-        """Sites (n,) and fates (n, haplotypes) of those that some haplotype may have, along the assembly."""
-        genotype, position = self.variants.arrays["genotype"], self.variants.arrays["position"]
-        step = genotype.layout.chunk * max(1, _STEP // genotype.layout.chunk_bytes)
+    def rows(self) -> Iterator[tuple[Words, Calls]]:
+        """Sites uint64 (n,) that some haplotype may have, along the assembly, and calls int8 (n, haplotypes)."""
+        position = self.variants.arrays["position"]
+        step = max(1, _STEP // (2 * len(self.variants.samples)))
         for first, last in self._stretches():
             while first < last:
                 end = min(last, first + step)
                 while end < last and np.ptp(position[end - 1 : end + 1]) == 0:  # two bases at one place must meet
                     end += 1
-                sites, fates = self._resolved(slice(first, end))
-                some = fates.any(axis=1)
-                yield sites[some], fates[some]
+                sites, calls = self._resolved(slice(first, end))
+                some = calls.any(axis=1)
+                yield sites[some], calls[some]
                 first = end
 
     def _stretches(self) -> list[tuple[int, int]]:
@@ -192,41 +192,46 @@ class _Source(NamedTuple):
                 found.append((first, last))
         return found
 
-    def _resolved(self, here: slice) -> tuple[Words, Bytes]:
+    def _resolved(self, here: slice) -> tuple[Words, Calls]:
         arrays, contigs = self.variants.arrays, self.variants.contigs
         contig, position, offset = (arrays[name][here] for name in ("contig", "position", "offset"))
         flat = contigs.offsets[contig] + position
         sites = (flat << 2 | arrays["alternative"][here]).astype(np.uint64)
-        fates = np.empty((len(flat), 2 * len(self.columns)), np.uint8)
-        phased = arrays["phased"][here] if self.rule != alleles.LISTED else np.empty((0, 0), np.uint8)
-        calls, records = arrays["genotype"][here], flat - offset
-        row, number = alleles.resolve(calls, phased, self.columns, records, self.rule, self.seed, PHASE, fates)
+        calls, row = self._chosen("genotype", here), -1
+        if self.unphased != "listed":
+            phased, draw = self._chosen("phased", here), self.unphased == "drawn"
+            row, number = alleles.resolve(calls, phased, self.columns, flat - offset, draw, self.seed, PHASE)
         if row >= 0:
             raise ConfigError(
                 f"{self._where(number, contig[row], position[row])}: the site is heterozygous and its alleles have no "
                 'phase: phase the file, take them as they are "listed", or have them "drawn"',
                 key="unphased",
             )
-        row, haplotype = alleles.clash(sites, fates)
+        calls = calls.reshape(len(calls), -1)
+        row, haplotype = alleles.clash(sites, calls)
         if row >= 0:
             where = self._where(haplotype // 2, contig[row], position[row])
             raise SourceError(f"{where}: haplotype {haplotype % 2} gets two bases there; leave one of them out")
-        return sites, fates
+        return sites, calls
+
+    def _chosen(self, name: str, here: slice) -> npt.NDArray[Any]:
+        values = self.variants.arrays[name][here]
+        return values if np.array_equal(self.columns, np.arange(values.shape[1])) else values[:, self.columns]
 
     def _where(self, number: int, contig: int, position: int) -> str:
         sample, name = self.variants.samples[self.columns[number]], self.variants.contigs.names[contig]
         return f'variants "{self.variants.name}", sample "{sample}", {name}:{position + 1}'
 
 
-def _blocks(source: _Source) -> Iterator[tuple[Words, Bytes]]:
+def _blocks(source: _Source) -> Iterator[tuple[Words, Calls]]:
     """The rows of a source, `SITES` at a time."""
-    held: tuple[Words, Bytes] = np.empty(0, np.uint64), np.empty((0, 2 * len(source.columns)), np.uint8)
-    for sites, fates in source.rows():
-        sites, fates = np.concatenate([held[0], sites]), np.concatenate([held[1], fates])
+    held: tuple[Words, Calls] = np.empty(0, np.uint64), np.empty((0, 2 * len(source.columns)), np.int8)
+    for sites, calls in source.rows():
+        sites, calls = np.concatenate([held[0], sites]), np.concatenate([held[1], calls])
         whole = len(sites) // SITES * SITES
         for at in range(0, whole, SITES):
-            yield sites[at : at + SITES], fates[at : at + SITES]
-        held = sites[whole:], fates[whole:]
+            yield sites[at : at + SITES], calls[at : at + SITES]
+        held = sites[whole:], calls[whole:]
     if len(held[0]):
         yield held
 
@@ -235,9 +240,9 @@ def _write(source: _Source, sink: IO[bytes]) -> None:
     """The records of a source and, behind them, the tables that find them."""
     haplotypes = 2 * len(source.columns)
     where, crcs, counts = [0], list[int](), np.zeros((source.length >> BIN_BITS) + 2, np.int64)
-    for sites, fates in _blocks(source):
+    for sites, calls in _blocks(source):
         lines = np.zeros((2, haplotypes, SITES // 8), np.uint8)
-        unknown = alleles.pack(fates, *lines)
+        unknown = alleles.pack(calls, *lines)
         padded = np.concatenate([sites, np.full(SITES - len(sites), _NOWHERE)])
         record = np.concatenate([padded, lines[: 1 + unknown].reshape(-1).view(np.uint64)])
         sink.write(record.data)

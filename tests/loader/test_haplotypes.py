@@ -1,5 +1,6 @@
 """Personal genomes: windows as the haplotypes of samples have them."""
 
+import gzip
 import os
 import signal
 import subprocess
@@ -313,3 +314,77 @@ def test_a_folder_without_room_is_said(made, large):
     with pytest.raises(SourceError, match="gets two bases"):
         Haplotypes(bad, "v")
     assert not list(large.iterdir())
+
+
+# ---- real sites -------------------------------------------------------------------------------
+
+
+def with_genotypes(source, out, samples):
+    """Real sites with genotypes drawn by their allele frequencies, no two alleles of a haplotype at the same bases; a
+    hundredth is not known, and what is no substitution is carried as well."""
+    random, taken = np.random.default_rng(5), [0] * (2 * samples)
+    with gzip.open(source, "rt") as lines, out.open("w") as sink:
+        for text in lines:
+            if text.startswith("##"):
+                sink.write(text)
+                continue
+            fields = text.rstrip("\n").split("\t")[:8]
+            if text.startswith("#"):
+                sink.write('##FORMAT=<ID=GT,Number=1,Type=String,Description="">\n')
+                sink.write("\t".join([*fields, "FORMAT", *(f"S{i}" for i in range(samples))]) + "\n")
+                continue
+            start, ref = int(fields[1]), fields[3]
+            info = dict(entry.partition("=")[::2] for entry in fields[7].split(";"))
+            frequencies = [float(f) for f in info["AF"].split(",")]
+            chances = [1 - sum(frequencies), *frequencies]
+            alleles = random.choice(len(chances), 2 * samples, p=np.array(chances) / sum(chances)).tolist()
+            for i, allele in enumerate(alleles):
+                if start < taken[i]:
+                    alleles[i] = 0
+                elif allele:
+                    taken[i] = start + len(ref)
+            calls = [str(a) if random.random() > 0.01 else "." for a in alleles]
+            pairs = [f"{first}|{second}" for first, second in zip(calls[::2], calls[1::2], strict=True)]
+            sink.write("\t".join([*fields, "GT", *pairs]) + "\n")
+
+
+def from_the_file(path, samples, first, last, codes):
+    """Codes (2 samples, last - first) of a stretch, read from the file with pysam alone."""
+    import pysam
+
+    found = np.tile(codes, (2 * samples, 1))
+    for record in pysam.VariantFile(str(path)):
+        for column in range(samples):
+            for haplotype, allele in enumerate(record.samples[column].allele_indices):
+                for number, alt in enumerate(record.alts, 1):
+                    if len(alt) != len(record.ref) or set(alt) - set("ACGT"):
+                        continue
+                    for i, (old, new) in enumerate(zip(record.ref, alt, strict=True)):
+                        if old != new and allele in (None, number):
+                            found[2 * column + haplotype, record.start + i - first] = (
+                                4 if allele is None else "ACGT".index(new)
+                            )
+    return found
+
+
+@pytest.mark.data
+def test_real_sites_of_a_human_chromosome(data, tmp_path):
+    folder, samples = data / "human_b37_chr20", 4
+    with_genotypes(folder / "1000g_20_1Mb-2Mb.vcf.gz", tmp_path / "v.vcf", samples)
+    names = ", ".join(f'"S{i}"' for i in range(samples))
+    recipe = f'format = 1\n[assembly]\nname = "chr20"\nfasta = "{folder}/20.fa.gz"\n{TABLE}'
+    (tmp_path / "c.toml").write_text(recipe + f'samples = [{names}]\nindels = "skip"\n')
+    build(read(tmp_path / "c.toml", Recipe), tmp_path / "c.zarr")
+    store = open_store(tmp_path / "c.zarr")
+    found, random, length, count = Haplotypes(store, "v"), np.random.default_rng(6), 2048, 500
+    first, last = 990_000, 2_010_000
+    truth = from_the_file(tmp_path / "v.vcf", samples, first, last, store.codes(Interval("20", first, last)))
+    places = [(0, int(start)) for start in random.integers(first, last - length, count)]
+    copies = random.integers(0, found.copies, count)
+    codes = windows(found, store, places, length, copies)
+    plain = 0
+    for row, ((_, start), copy) in enumerate(zip(places, copies.tolist(), strict=True)):
+        assert np.array_equal(codes[row], truth[copy, start - first :][:length])
+        assert np.array_equal(codes[row], expected(store, found, (0, start), length, copy))
+        plain += int((codes[row] != store.codes(Interval("20", start, start + length))).sum())
+    assert plain > 500  # about a base in a thousand

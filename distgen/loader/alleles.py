@@ -76,9 +76,8 @@ def resolve(calls: Any, phased: Any, columns: Int64, sites: Int64, draw: bool, s
     """
     for row in range(calls.shape[0]):
         unclear = uint8(0)
-        for i in range(columns.size):  # without a branch: most rows have none
-            first, second = calls[row, i, 0], calls[row, i, 1]
-            unclear |= uint8(first ^ second) & uint8(1) & ~uint8((first | second) >> 1) & uint8(phased[row, i] == 0)
+        for i in range(columns.size):  # without a branch: most rows of most files have none
+            unclear |= uint8(phased[row, i] == 0)
         if not unclear:
             continue
         for i in range(columns.size):
@@ -166,15 +165,19 @@ def _alleles(table: Any, haplotype: int, low: int, high: int, positions: Int64, 
 
 
 @compiled
-def _most(first: Int64, starts: Int64, limits: Int64, length: int) -> Any:
-    """The sites of the bins that a window lies in: at most, and of all together."""
-    most, total = 0, 0
+def _ahead(table: Any, starts: Int64, limits: Int64, length: int, copies: Int64) -> Any:
+    """The sites of the bins that a window lies in, at most and of all together. The bits that are going to be looked at come
+    into the processor's caches, many at a time; one by one, each row would wait for its own."""
+    records, where, first, _ = table
+    most, total, met = 0, 0, uint64(0)
     for row in range(starts.size):
         low, high = max(starts[row], limits[row, 0]), min(starts[row] + length, limits[row, 1])
         if low < high:
-            here = first[((high - 1) >> BIN_BITS) + 1] - first[low >> BIN_BITS]
-            most, total = max(most, here), total + here
-    return most, total
+            begin, end = first[low >> BIN_BITS], first[((high - 1) >> BIN_BITS) + 1]
+            most, total = max(most, end - begin), total + end - begin
+            for block in range(begin // SITES, -(-end // SITES)):
+                met |= records[where[block] + SITES + copies[row] * LINE]
+    return most + (met == _WORD), total  # what was read must count, or no compiler would read it
 
 
 @compiled
@@ -182,7 +185,7 @@ def apply(
     table: Any, starts: Int64, limits: Int64, length: int, copies: Int64, sequence: Bytes, ambiguous: Bytes
 ) -> None:
     """Give rows (B, bytes), each from its start rounded down to 64 bases, the bases of haplotypes; `ambiguous` may be empty."""
-    most, _ = _most(table[2], starts, limits, length)
+    most, _ = _ahead(table, starts, limits, length, copies)
     positions, codes = np.empty(most, np.int64), np.empty(most, np.uint8)
     flags = ambiguous.size > 0
     for row in range(starts.size):
@@ -203,7 +206,7 @@ def apply(
 @compiled
 def listed(table: Any, starts: Int64, limits: Int64, length: int, copies: Int64) -> Any:
     """Offsets (B + 1,), positions and codes of what the windows' haplotypes have in place of the assembly's bases."""
-    _, total = _most(table[2], starts, limits, length)
+    _, total = _ahead(table, starts, limits, length, copies)
     offsets, positions, codes = (
         np.zeros(starts.size + 1, np.int64),
         np.empty(total, np.int64),

@@ -18,7 +18,7 @@ from distgen.config.recipe import (
     VariantsTable,
     is_bed,
 )
-from distgen.config.run import Cluster, Data, Log, Optimizer, Rate, Train
+from distgen.config.run import Cluster, Data, Lengths, Log, Optimizer, Rate, Train
 
 # The bounds of waits, in seconds: this table is the one place that says them.
 TIMEOUTS = {
@@ -41,6 +41,7 @@ __all__ = [
     "File",
     "Homology",
     "Labelled",
+    "Lengths",
     "Log",
     "MatrixTable",
     "Mixture",

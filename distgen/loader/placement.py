@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -26,6 +27,20 @@ class Rows(NamedTuple):
     softmask: Tensor | None
     starts: Tensor
     limits: Tensor
+    stride: int = 0  # bases from one row to the next where rows were gathered; 0 where the planes are whole
+
+    def split(self, count: int) -> Iterator[Rows]:
+        """The rows as so many batches of equal size, those gathered each with its own part of the planes."""
+        planes = [_each(plane, count, bool(self.stride)) for plane in (self.plane, self.ambiguous, self.softmask)]
+        starts, limits = self.starts.view(count, -1), self.limits.view(count, -1, 2)
+        if self.stride:
+            before = torch.arange(count, device=starts.device) * (starts.shape[1] * self.stride)
+            starts, limits = starts - before[:, None], limits - before[:, None, None]
+        return map(Rows, *planes, starts.unbind(0), limits.unbind(0))
+
+
+def _each(plane: Tensor | None, count: int, gathered: bool) -> Sequence[Tensor | None]:
+    return plane.view(count, -1).unbind(0) if gathered and plane is not None else [plane] * count
 
 
 class Placement(Protocol):
@@ -45,8 +60,8 @@ class Device:
     def rows(self, starts: Int64, limits: Int64, length: int) -> Rows:
         plane = self._planes["sequence"]
         assert plane is not None
-        moved = (torch.from_numpy(a).to(self._device, non_blocking=True) for a in (starts, limits))
-        return Rows(plane, self._planes["ambiguous"], self._planes["softmask"], *moved)
+        begins, allowed = (torch.from_numpy(a).to(self._device, non_blocking=True) for a in (starts, limits))
+        return Rows(plane, self._planes["ambiguous"], self._planes["softmask"], begins, allowed)
 
 
 class Host:
@@ -72,6 +87,7 @@ class Host:
             planes.get("softmask"),
             torch.from_numpy(starts + shift).to(self._device),
             torch.from_numpy(clipped + shift[:, None]).to(self._device),
+            stride,
         )
 
     def _gather(self, name: str, floor: Int64, limits: Int64, stride: int) -> Tensor:
@@ -125,6 +141,7 @@ class TrackRows:
         self._store, self._track = store, track
         self._values = track.decoded
         self._swap = np.array(track.swap)
+        self.bytes_per_base = sum(block.layout.dtype.itemsize * block.shape[1] for block in track.blocks) / track.bin_bp
 
     def rows(
         self, starts: Int64, limits: Int64, length: int, reverse: np.ndarray[tuple[int], np.dtype[np.bool_]]

@@ -62,6 +62,11 @@ class Array:
         return self._local and self.layout.codec == "raw" and self.layout.shards == 1 and not self.absent.any()
 
     @property
+    def lasting(self) -> bool:
+        """What `chunks` yields are views of files, which stay where they are for as long as the array is there."""
+        return self._local and self.layout.codec == "raw"
+
+    @property
     def empty(self) -> bool:
         """No chunk is stored: every value is the fill value."""
         return bool(self.absent.all())
@@ -78,7 +83,7 @@ class Array:
     def read(self) -> npt.NDArray[Any]:
         """The whole array: a read-only view of the file if it is one raw shard without gaps."""
         if self.mapped:
-            for _ in self._chunks(0, self.layout.chunks):
+            for _ in self.chunks(0, self.layout.chunks):
                 pass
             mapped, _ = self._shard(0)
             row_bytes = self.layout.chunk_bytes // self.layout.chunk
@@ -88,15 +93,19 @@ class Array:
     def _assemble(self, start: int, stop: int) -> npt.NDArray[Any]:
         layout = self.layout
         out = np.full((stop - start, *self.shape[1:]), layout.fill, layout.dtype)
-        for number, chunk in self._chunks(start // layout.chunk, -(-stop // layout.chunk) if stop > start else 0):
+        for number, chunk in self.chunks(start // layout.chunk, -(-stop // layout.chunk) if stop > start else 0):
             first = number * layout.chunk
             low, high = max(start, first), min(stop, first + layout.chunk)
             rows = chunk.view(layout.dtype).reshape(layout.chunk, *self.shape[1:])
             out[low - start : high - start] = rows[low - first : high - first]
         return out
 
-    def _chunks(self, first: int, last: int) -> Iterator[tuple[int, Bytes]]:
-        """Number and decoded bytes of the stored ones among the chunks [first, last)."""
+    def chunks(self, first: int, last: int) -> Iterator[tuple[int, Bytes]]:
+        """Number and decoded bytes of the stored ones among the chunks [first, last).
+
+        Raises:
+            StoreError: a shard is missing, or one of the chunks is damaged.
+        """
         per = self.layout.chunks_per_shard
         while first < last:
             shard = first // per
@@ -186,7 +195,7 @@ class Array:
         last = min(at + layout.chunks_per_shard, layout.chunks)
         self._checked[at:last] = False
         self.check_shard(number)
-        for chunk_number, chunk in self._chunks(at, last):
+        for chunk_number, chunk in self.chunks(at, last):
             for _ in range(at, chunk_number):
                 content.update(blank.data)
             content.update(chunk.data)

@@ -1,4 +1,4 @@
-"""Alleles of haplotypes as bits along the assembly: the loops, compiled by numba. `haplotypes.py` says what they are for.
+"""Alleles of haplotypes as bits along the assembly: the loops. `haplotypes.py` says what they are for. Importing this loads the compiler.
 
 Sites that some haplotype differs at lie in blocks of `SITES`, in the order of the flat coordinate. A block's record is, in
 words of 64 bits: a word for each site (its flat position times 4, plus the alternative's code), for each haplotype a cache
@@ -15,11 +15,11 @@ from numpy import uint8, uint64
 
 from distgen.compiled import compiled
 from distgen.genome import AMBIGUOUS, Bytes, Int64
+from distgen.kernels.numba_cpu.philox import WORD, philox_round
 
 SITES = 512
 LINE = SITES // 64  # words of a haplotype in a block
 BIN_BITS = 10  # sites are looked up by the 1,024 bases that they lie in
-_WORD = uint64(0xFFFFFFFF)
 
 # The number of the lowest bit of a word that has one bit alone (Leiserson, Prokop and Randall 1998).
 _DE_BRUIJN = uint64(0x03F79D71B4CB0A89)
@@ -49,14 +49,12 @@ class Table(NamedTuple):
 
 
 @compiled
-def swapped(site: int, sample: int, seed: int, tag: int) -> Any:
+def _swapped(site: int, sample: int, seed: int, tag: int) -> Any:
     """Whether the alleles of a sample change places: the lowest bit of what `draws.philox` gives."""
-    a, b, c, d = uint64(site) & _WORD, uint64(site) >> uint64(32), uint64(tag), uint64(sample)
-    x, y = uint64(seed) & _WORD, uint64(seed) >> uint64(32)
+    a, b, c, d = uint64(site), uint64(site) >> uint64(32), uint64(tag), uint64(sample)
+    x, y = uint64(seed) & WORD, uint64(seed) >> uint64(32)
     for _ in range(10):
-        p, q = a * uint64(0xD2511F53), c * uint64(0xCD9E8D57)
-        a, b, c, d = (q >> uint64(32)) ^ b ^ x, q & _WORD, (p >> uint64(32)) ^ d ^ y, p & _WORD
-        x, y = (x + uint64(0x9E3779B9)) & _WORD, (y + uint64(0xBB67AE85)) & _WORD
+        a, b, c, d, x, y = philox_round(a, b, c, d, x, y)
     return a & uint64(1)
 
 
@@ -85,7 +83,7 @@ def resolve(calls: Any, phased: Any, columns: Int64, sites: Int64, draw: bool, s
             if first != second and min(first, second) >= 0 and not phased[row, i]:
                 if not draw:
                     return row, i
-                if swapped(sites[row], columns[i], seed, tag):
+                if _swapped(sites[row], columns[i], seed, tag):
                     calls[row, i, 0], calls[row, i, 1] = second, first
     return -1, -1
 
@@ -177,7 +175,7 @@ def _ahead(table: Any, starts: Int64, limits: Int64, length: int, copies: Int64)
             most, total = max(most, end - begin), total + end - begin
             for block in range(begin // SITES, -(-end // SITES)):
                 met |= records[where[block] + SITES + copies[row] * LINE]
-    return most + (met == _WORD), total  # what was read must count, or no compiler would read it
+    return most + (met == WORD), total  # what was read must count, or no compiler would read it
 
 
 @compiled

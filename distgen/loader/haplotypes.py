@@ -3,7 +3,8 @@
 A store keeps genotypes site by site, as a file lists them, in compressed chunks of a dozen sites of a large panel: to ask
 one haplotype about a window would decode megabytes. So what the wanted samples have is taken out once, into bits along each
 haplotype (see `alleles.py`): a window of 8,192 bases then reads one or two cache lines of them. What is small stays in
-memory; more goes to a file that all processes of a machine map, and that the next run finds again.
+memory; more goes to a file that all processes of a machine map, and that the next run finds again. Importing this loads
+the compiler.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -21,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from distgen.config import digest
+from distgen.config import TIMEOUTS, digest
 from distgen.errors import ConfigError, SourceError, StoreError, suggest
 from distgen.genome import Bits, Bytes, Int64
 from distgen.kernels import Replacements
@@ -38,6 +40,7 @@ Calls = npt.NDArray[np.int8]
 Unphased = Literal["refuse", "listed", "drawn"]
 _IN_MEMORY = 1 << 28  # bytes of genotypes that are gone through in a second or so, whatever is in them
 _STEP = 1 << 23  # bytes of genotypes decoded at a time
+_PAUSE = 0.1  # seconds until a lock is tried again
 _NOWHERE = np.uint64(1 << 62)  # pads the sites of the last block
 _MAGIC = 0x316C6C61_67747364  # of a file of version 1
 _TAIL = 6  # words: magic, blocks, bins, haplotypes, whether anything is unknown, crc32c of the tables
@@ -65,7 +68,7 @@ class Haplotypes:
     Raises:
         ConfigError: no such variants or sample; a site is not to be guessed.
         SourceError: two substitutions of a haplotype are at the same base, wherever in the assembly that is.
-        StoreError: the variants are damaged, or the file can't be written.
+        StoreError: the variants are damaged, the file can't be written, or another process takes too long to write it.
     """
 
     def __init__(
@@ -92,7 +95,7 @@ class Haplotypes:
         if variants.arrays["genotype"].layout.dtype.itemsize * np.prod(variants.arrays["genotype"].shape) <= _IN_MEMORY:
             sink = BytesIO()
             _write(source, sink)
-            found = np.frombuffer(sink.getbuffer(), np.uint64)
+            found = np.frombuffer(sink.getbuffer().toreadonly(), np.uint64)  # as a map is: compiled once for both
         else:
             found = _kept(source, (cache or _folder()) / f"{self.id}.haplotypes", name)
         self._table, self.unknown, self._crcs = _read(found)
@@ -200,7 +203,9 @@ class _Source(NamedTuple):
         calls, row = self._chosen("genotype", here), -1
         if self.unphased != "listed":
             phased, draw = self._chosen("phased", here), self.unphased == "drawn"
-            row, number = alleles.resolve(calls, phased, self.columns, flat - offset, draw, self.seed, PHASE)
+            row, number = alleles.resolve(
+                calls, phased, self.columns, flat - offset, draw, np.uint64(self.seed % 2**64), PHASE
+            )
         if row >= 0:
             raise ConfigError(
                 f"{self._where(number, contig[row], position[row])}: the site is heterozygous and its alleles have no "
@@ -312,10 +317,18 @@ def _whole(path: Path) -> bool:
 def _locked(path: Path) -> Iterator[IO[bytes]]:
     """A draft of a file that one process has at a time; a killed one leaves it to the next."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.new")
+    draft, patience = path.with_name(f".{path.name}.new"), time.monotonic() + TIMEOUTS["haplotypes"]
     while True:
         with draft.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > patience:
+                    raise StoreError(
+                        f"{path}: another process has been writing it for {TIMEOUTS['haplotypes']:.0f} s; is it alive?"
+                    ) from None
+                time.sleep(_PAUSE)
+                continue
             if not _named(file, draft):  # who had the lock before has renamed it, or removed it
                 continue
             try:

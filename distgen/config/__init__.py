@@ -25,6 +25,7 @@ TIMEOUTS = {
     "worker_start": 120.0,  # all training workers placed and running
     "process_group": 300.0,  # one collective operation between training workers
     "next_batch": 300.0,  # the loader's thread has a batch ready
+    "haplotypes": 3600.0,  # another process takes the haplotypes of a large panel out of its genotypes
     "remote_host": 20.0,  # the host of a remote source can be reached
     "remote_read": 30.0,  # a remote source or store sends its next bytes
     "remote_write": 600.0,  # an object of up to 64 MiB (tar shards: as large as asked for) is sent and acknowledged

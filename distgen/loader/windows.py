@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from blake3 import blake3
 
 from distgen.compiled import compiled
 from distgen.config import Lengths
@@ -51,6 +52,10 @@ class Numbered(Protocol):
     @property
     def target_length(self) -> int:
         """Bases of the target in its middle."""
+
+    @property
+    def identity(self) -> Any:
+        """What says which window is which, as plain data."""
 
     def __len__(self) -> int:
         """How many there are."""
@@ -178,6 +183,14 @@ class Windows:
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    @cached_property
+    def identity(self) -> Any:
+        """What says which window is which, as plain data."""
+        content = blake3()
+        for column in (self._ends, self._origins, self._limits, self._reverse, self._rows):
+            content.update(b"-" if column is None else np.ascontiguousarray(column).tobytes())
+        return [*astuple(self.geometry), content.hexdigest()]
 
     @cached_property
     def _blocks(self) -> tuple[int, Int64]:

@@ -49,31 +49,47 @@ def read_regions(source: str | Path, store: Store, *, summit: bool = False) -> R
     """The regions that `regions.source` of a run names.
 
     Args:
-        source: the path of a BED or narrowPeak file, "matrix:NAME", or "contigs".
+        source: the path of a BED or narrowPeak file, or of a GTF or GFF3 file, whose genes are taken; "matrix:NAME"; or
+            "contigs".
         store: whose contigs, matrices or sequences they are.
-        summit: read the summits, too.
+        summit: read the summits of narrowPeak, too.
 
     Raises:
-        ConfigError: the store has no such matrix. SourceError: the file is malformed, of another assembly or has no summits.
+        ConfigError: the store has no such matrix, or what is named has no summits. SourceError: the file is malformed,
+            of another assembly, or has no summits.
     """
-    contigs, intervals, summits, skipped = store.contigs, store.contigs.whole(), None, dict[str, int]()
-    strands = np.zeros(len(contigs), np.int8)
-    rows = np.arange(len(contigs))
-    if str(source).startswith(MATRIX):
-        matrix = store.matrix(str(source).removeprefix(MATRIX))
-        intervals, strands, rows = matrix.regions, matrix.strands, np.arange(len(matrix))
-    elif source != CONTIGS:
-        from distgen.ingest.intervals import read_listed
+    contigs, name = store.contigs, str(source)
+    genes = name.lower().removesuffix(".gz").removesuffix(".bgz").endswith((".gtf", ".gff", ".gff3"))
+    if summit and (name == CONTIGS or name.startswith(MATRIX) or genes):
+        raise ConfigError(f'{name} has no summits: narrowPeak files do. Use "middle"', key="at")
+    if name == CONTIGS:
+        count = len(contigs)
+        return Regions(contigs.whole(), contigs.offsets, np.zeros(count, np.int8), np.arange(count))
+    if name.startswith(MATRIX):
+        matrix = store.matrix(name.removeprefix(MATRIX))
+        origins = contigs.offsets[contigs.locate(matrix.regions[:, 0])]
+        return Regions(matrix.regions, origins, matrix.strands, np.arange(len(matrix)))
+    return _genes(Path(source), store) if genes else _listed(Path(source), store, summit)
 
-        found = read_listed(Path(source), contigs, summit=summit)
-        offsets = contigs.offsets[found.contig]
-        intervals, strands, rows = (
-            np.stack([found.start, found.end], axis=1) + offsets[:, None],
-            found.strand,
-            found.rows,
-        )
-        summits, skipped = None if found.summit is None else offsets + found.summit, found.skipped
-    return Regions(intervals, contigs.offsets[contigs.locate(intervals[:, 0])], strands, rows, summits, skipped)
+
+def _listed(path: Path, store: Store, summit: bool) -> Regions:
+    from distgen.ingest.intervals import read_listed
+
+    found = read_listed(path, store.contigs, summit=summit)
+    origins = store.contigs.offsets[found.contig]
+    intervals = np.stack([found.start, found.end], axis=1) + origins[:, None]
+    summits = None if found.summit is None else origins + found.summit
+    return Regions(intervals, origins, found.strand, found.rows, summits, found.skipped)
+
+
+def _genes(path: Path, store: Store) -> Regions:
+    from distgen.ingest.regions import read_regions as read_genes
+
+    found = read_genes(path, store.contigs)
+    rows = np.flatnonzero(found.contig >= 0)
+    origins = store.contigs.offsets[found.contig[rows]]
+    intervals = np.stack([found.start, found.end], axis=1)[rows] + origins[:, None]
+    return Regions(intervals, origins, found.strand[rows], rows, None, Counter(filter(None, found.elsewhere)))
 
 
 class Places(Windows):
@@ -155,7 +171,7 @@ def _placed(regions: Regions, stretches: Int64, geometry: Geometry, at: At) -> _
             centre = first + last
         elif at == "summit":
             if regions.summits is None:
-                raise ConfigError('the regions have no summits: narrowPeak files do. Use "middle"', key="at")
+                raise ConfigError("the regions were read without their summits", key="at")
             centre = 2 * regions.summits + 1
         else:
             centre = 2 * np.where(minus == (at == "start"), last - 1, first) + 1

@@ -1,3 +1,5 @@
+import gzip
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -11,6 +13,7 @@ from distgen.loader.regions import Places, Regions, read_regions
 from distgen.loader.windows import align
 from distgen.store.build import build
 from distgen.store.reader import Store, open_store
+from tests.conftest import genome
 from tests.loader.test_exclusions import RUNS, Geometry, is_bad, reach
 
 CONTIGS = Contigs(("a", "b"), np.array([100, 150]), np.array([0, 128]))
@@ -173,6 +176,49 @@ def test_sequences_are_windows_from_their_first_base_on_however_short_they_are(s
     assert places.left_out["outside"] == 2
 
 
-def test_a_summit_is_asked_of_regions_that_have_one():
-    with pytest.raises(ConfigError, match="at: the regions have no summits"):
+def test_the_genes_of_an_annotation_are_regions(small: Store, tmp_path):
+    genes = read_regions(tmp_path / "small.gtf", small)
+    second = int(small.contigs.offsets[1])
+    assert genes.intervals.tolist() == [[0, 400], [10, 20], [second + 899, second + 900]]
+    assert genes.strands.tolist() == [-1, 1, 1]
+    assert genes.rows.tolist() == [0, 1, 2]
+    assert genes.skipped == {"chrX": 1}
+
+
+def test_a_summit_is_asked_of_regions_that_have_one(small: Store):
+    for source in ("contigs", "matrix:expr", "a.gtf.gz"):
+        with pytest.raises(ConfigError, match=f"at: {source} has no summits"):
+            read_regions(source, small, summit=True)
+    with pytest.raises(ConfigError, match="at: the regions were read without"):
         Places(regions([(3, 9)], [0]), CONTIGS.whole(), 4, 4, at="summit")
+
+
+@pytest.mark.data
+def test_starts_of_human_transcripts_are_read_from_their_strand_and_shun_n_and_blacklists(data, tmp_path):
+    folder = data / "human_b37_chr20"
+    fasta, starts = folder / "20.fa.gz", folder / "annotation/gencode_v19.txStart.bed.gz"
+    blacklist = folder / "annotation/wgEncodeDacMapabilityConsensusExcludable.bed.gz"
+    (tmp_path / "h20.toml").write_text(f'format = 1\n[assembly]\nname = "h20"\nfasta = "{fasta}"\n')
+    build(read(tmp_path / "h20.toml", Recipe), tmp_path / "h20.zarr")
+    store = open_store(tmp_path / "h20.zarr")
+    exclusions = Exclusions.of(store, [blacklist], 0.1)
+    places = Places(read_regions(starts, store), store.regions(None), 2048, 1024, at="start", exclusions=exclusions)
+    lines = [line.split("\t") for line in gzip.decompress(starts.read_bytes()).decode().splitlines()]
+    _, (codes,) = genome(fasta)
+    unknown = np.r_[0, np.cumsum(codes == 4)]
+    hidden = np.zeros(len(codes), bool)
+    for line in gzip.decompress(blacklist.read_bytes()).decode().splitlines():
+        start, end = map(int, line.split("\t")[1:3])
+        hidden[start:end] = True
+    expected, left_out = [], 0
+    for row, (_, start, _, _, _, strand) in enumerate(lines):
+        target = int(start) - (511 if strand == "-" else 512)
+        crowded = unknown[target - 512 + 2048] - unknown[target - 512] > 204
+        if crowded or hidden[target : target + 1024].all():
+            left_out += 1
+        else:
+            expected.append((target, strand == "-", row))
+    found = places.locate(np.arange(len(places)))
+    columns = (found.target_starts, found.reverse, found.rows)
+    assert list(zip(*(column.tolist() for column in columns), strict=True)) == sorted(expected)
+    assert sum(places.left_out.values()) == left_out > 0

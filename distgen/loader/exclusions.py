@@ -97,10 +97,8 @@ def _crowd(regions: Int64, borders: Int64, window: int, margin: int, most: int, 
         while end < borders.size and borders[end] < high:
             end += 2
         start, count = low, window
-        before, after = (
-            begin,
-            begin,
-        )  # the borders that the window's first base, and the one after its last, have passed
+        # Which border is the next for the window's first base, and for the one after its last.
+        before = after = begin
         for known in range(begin, end, 2):
             count -= max(min(borders[known + 1], low - margin + window) - borders[known], 0)
         own = found

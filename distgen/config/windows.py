@@ -8,7 +8,7 @@ from pydantic import model_validator
 
 from distgen.config.file import NotNegative, Section, Share, Strings
 
-At = Literal["middle", "summit", "start", "end", "first", "tile"]
+At = Literal["middle", "summit", "start", "end", "whole", "tile"]
 
 
 class Regions(Section):
@@ -17,7 +17,7 @@ class Regions(Section):
     `source` is a BED or narrowPeak file, or a GTF or GFF3 file for its genes, relative to the run; `matrix:NAME`, the
     regions of a matrix of the store; or `contigs`, whole contigs, as the sequences of a table are. Windows are centred on
     each region (`at = "middle"`), its summit, its 5' end ("start": of genes, where transcription starts) or its 3' end;
-    begin where it begins ("first"); or tile it ("tile") with `pad` bases more on either side.
+    hold it from its first base on ("whole") and N around it; or tile it ("tile") with `pad` bases more on either side.
     """
 
     source: str

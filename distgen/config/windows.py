@@ -8,16 +8,16 @@ from pydantic import Field, model_validator
 
 from distgen.config.file import Name, NotNegative, Section, Share, Strings, TableError
 
-At = Literal["middle", "summit", "start", "end", "first", "tile"]
+At = Literal["middle", "summit", "start", "end", "whole", "tile"]
 
 
 class Regions(Section):
     """Windows at regions instead of all along the split.
 
-    `source` is a BED or narrowPeak file, relative to the run; `matrix:NAME`, the regions of a matrix of the store; or
-    `contigs`, whole contigs, as the sequences of a table are. Windows are centred on each region (`at = "middle"`), its
-    summit, its 5' end ("start": of transcripts, where transcription starts) or its 3' end; begin where it begins
-    ("first"); or tile it ("tile") with `pad` bases more on either side.
+    `source` is a BED or narrowPeak file, or a GTF or GFF3 file for its genes, relative to the run; `matrix:NAME`, the
+    regions of a matrix of the store; or `contigs`, whole contigs, as the sequences of a table are. Windows are centred on
+    each region (`at = "middle"`), its summit, its 5' end ("start": of genes, where transcription starts) or its 3' end;
+    hold it from its first base on ("whole") and N around it; or tile it ("tile") with `pad` bases more on either side.
     """
 
     source: str
@@ -28,8 +28,6 @@ class Regions(Section):
     def _check(self) -> Regions:
         if self.pad and self.at != "tile":
             raise ValueError(f'pad widens what is tiled: it goes with at = "tile", not "{self.at}"')
-        if self.at == "summit" and (self.source == "contigs" or self.source.startswith("matrix:")):
-            raise ValueError(f'{self.source} has no summits: narrowPeak files do. Use at = "middle"')
         return self
 
 

@@ -41,7 +41,7 @@ def settled(store: Store, window: int | None, windows: config.Windows | None) ->
     if "labels" not in store.manifest:
         return window or _WINDOW, windows
     if not (windows.regions or windows.pool):
-        windows = windows.model_copy(update={"regions": config.Regions(source=CONTIGS, at="first")})
+        windows = windows.model_copy(update={"regions": config.Regions(source=CONTIGS, at="whole")})
     return window or int(store.contigs.lengths.max()), windows
 
 

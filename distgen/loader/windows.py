@@ -100,7 +100,8 @@ class Geometry:
         """
         steps = self.jitter // self.unit
         moved = target_starts + self.unit * (((draws * (2 * steps + 1)) >> 32) - steps)
-        return np.minimum(np.maximum(moved, limits[:, 0]), np.maximum(target_starts, self.highest(limits)))
+        lowest, highest = np.minimum(target_starts, limits[:, 0]), np.maximum(target_starts, self.highest(limits))
+        return np.minimum(np.maximum(moved, lowest), highest)
 
 
 class Runs(NamedTuple):
@@ -128,7 +129,8 @@ class Windows:
 
     Args:
         geometry: of every window.
-        runs: all windows. Each target begins inside its limits, at a multiple of the unit from their start.
+        runs: all windows. Each target begins inside its limits, at a multiple of the unit from their start; without
+            exclusions it need only lie there in part.
         regions: int64 (R, 2), flat, sorted and disjoint: all limits that there are.
         exclusions: which of them to leave out.
         left_out: how many are missing already, by reason.
@@ -243,6 +245,7 @@ class Windows:
         if g.stride > g.target_length:
             starts, limits = self.locate(np.arange(len(self)))[:2]
             last = starts
+        starts = np.maximum(starts, limits[:, 0])
         return _size(union(np.stack([starts, np.minimum(last + g.target_length, limits[:, 1])], axis=1)))
 
     def summary(self, unknown: Int64) -> Summary:

@@ -46,6 +46,7 @@ class Chunks:
         self._blank = np.full(layout.chunk_bytes // layout.dtype.itemsize, layout.fill, layout.dtype).view(np.uint8)
         self._addresses = np.where(array.absent, self._blank.ctypes.data, 0).astype(np.int64)
         self._untouched = int(np.count_nonzero(self._addresses == 0))
+        self._maps: dict[int, object] = {}  # of the addresses: the array lets go of a shard's map when it verifies it
 
     def parts(self, first: Int64, last: Int64) -> Iterator[Part]:
         """All rows, in one part or in several of bounded memory; any number of threads may ask.
@@ -72,6 +73,7 @@ class Chunks:
         while count := missing(self._addresses, self.array.layout.chunk, first, last, found):
             for low, high in _runs(np.unique(found[:count])):
                 for number, chunk in self.array.chunks(low, high):
+                    self._maps[id(chunk.base)] = chunk.base
                     self._addresses[number] = chunk.ctypes.data
             self._untouched = int(np.count_nonzero(self._addresses == 0))
 

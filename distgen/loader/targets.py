@@ -50,11 +50,15 @@ class Spans(NamedTuple):
 
 
 def spans(contigs: Contigs, track: Track, starts: Int64, limits: Int64, bins: int) -> Spans:
-    """Windows of so many bins that begin at flat `starts` (n,) and may read the bases `limits` (n, 2) of one contig."""
+    """Windows of so many bins that begin at flat `starts` (n,) and may read the bases `limits` (n, 2) of one contig.
+
+    A window that does not begin where a bin does begins with the bin in which it does.
+    """
     from distgen.loader.copying import span
 
     out = np.empty((4, len(starts)), np.int64)
-    span(contigs.offsets, contigs.lengths, track.bin_offsets, track.bin_bp, starts, limits, bins, out)
+    asked = np.ascontiguousarray(starts), np.ascontiguousarray(limits)  # other layouts would be compiled for anew
+    span(contigs.offsets, contigs.lengths, track.bin_offsets, track.bin_bp, *asked, bins, out)
     return Spans(*out)
 
 
@@ -92,7 +96,7 @@ class HostTrack:
         from distgen.loader.copying import cut, frame, keep_rows
 
         track = self._track
-        found = spans(self._contigs, track, starts, limits, self._bins)
+        found, reverse = spans(self._contigs, track, starts, limits, self._bins), np.ascontiguousarray(reverse)
         shape = (len(starts), self._bins, len(track.columns))
         values = self._transfer.room(shape, self._dtype)
         known = self._transfer.room((*shape[:2], 1) if track.is_classes else shape, torch.bool)
@@ -128,7 +132,7 @@ class DeviceTrack:
         from distgen.kernels import gather_bins
 
         track = self._track
-        found = spans(self._contigs, track, starts, limits, self._bins)
+        found, reverse = spans(self._contigs, track, starts, limits, self._bins), np.ascontiguousarray(reverse)
         allowed = np.stack([found.first + found.begin, found.first + found.stop], axis=1)
         mark = None if track.is_classes or self._blocks[0].dtype != torch.uint8 else MISSING
         first, inside, backward = (self._transfer.send(self._transfer.fill(a)) for a in (found.first, allowed, reverse))

@@ -98,6 +98,16 @@ def test_what_was_decoded_last_is_kept_within_its_room(array):
     assert [number for _, number in kept._chunks] == [2, 0, 6]
 
 
+def test_what_was_touched_stays_in_memory_when_the_array_is_verified(array):
+    chunks, out, at = Chunks(array), np.empty((1, BYTES), np.uint8), np.zeros(1, np.int64)
+    for _ in range(2):
+        gather(chunks, np.array([0]), np.array([BYTES]), out, at)
+        assert np.array_equal(out[0], array.read())
+        for shard in range(array.layout.shards):
+            for _ in array.verify_shard(shard):
+                pass
+
+
 def test_a_damaged_chunk_is_named_when_it_is_first_touched(tmp_path):
     values = np.random.default_rng(0).integers(0, 256, 1000).astype(np.uint8)
     array = written(tmp_path, values, Layout((1000,), np.dtype("u1"), 100, 400))

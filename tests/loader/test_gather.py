@@ -17,12 +17,19 @@ from distgen.store.format import Layout, ShardWriter, finish_array
 BYTES = 5_000
 
 
-@pytest.fixture(scope="module", params=["raw", "zstd"])
+@pytest.fixture(scope="module", params=["raw", "zstd", "sent"])
 def array(request, tmp_path_factory):
-    """Bytes in shards of 4 chunks of 100; some chunks and one shard hold nothing but zeros, and are absent."""
+    """Bytes in shards of 4 chunks of 100; some chunks and one shard hold nothing but zeros, and are absent.
+
+    "sent" is raw, and read as what lies in an object store is.
+    """
     values = np.random.default_rng(0).integers(0, 256, BYTES).astype(np.uint8)
     values[300:600] = values[1200:1700] = values[4900:] = 0
-    return written(tmp_path_factory.mktemp("array"), values, Layout((BYTES,), np.dtype("u1"), 100, 400, request.param))
+    codec = "raw" if request.param == "sent" else request.param
+    array = written(tmp_path_factory.mktemp("array"), values, Layout((BYTES,), np.dtype("u1"), 100, 400, codec))
+    array._local = request.param != "sent"
+    assert array.lasting == (request.param == "raw")
+    return array
 
 
 def written(folder, values, layout):

@@ -88,7 +88,9 @@ class HostTrack:
         ):
             mine = np.arange(end - block.shape[1], end)
             columns = np.stack([mine, back[mine]])
-            self._blocks.append((Chunks(block), columns, (np.diff(columns) == 1).all(axis=1)))
+            step = np.diff(columns)
+            orders = (step == 1).all(axis=1).astype(np.int64) - 2 * (step == -1).all(axis=1) * np.array([0, 1])
+            self._blocks.append((Chunks(block), columns, np.sign(orders)))
 
     def rows(self, starts: Int64, limits: Int64, reverse: Bits, rows: Int64 | None = None) -> tuple[Tensor, Tensor]:
         """Values (n, bins, columns) as the store has them; the mask is (n, bins, 1) of classes, else as the values."""
@@ -102,11 +104,11 @@ class HostTrack:
         known = self._transfer.room((*shape[:2], 1) if track.is_classes else shape, torch.bool)
         bits, flags = bits_of(values), known.numpy()
         frame(found.begin, found.stop, reverse, bits, flags, track.is_classes)
-        for chunks, columns, straight in self._blocks:
+        for chunks, columns, orders in self._blocks:
             for part in chunks.parts(found.first + found.begin, found.first + found.stop):
                 keep_rows(
                     *part[:3], chunks.array.layout.chunk, *found[:3], reverse,
-                    columns, straight, *self._meaning, not track.is_classes, bits, flags,
+                    columns, orders, *self._meaning, not track.is_classes, bits, flags,
                 )  # fmt: skip
         if len(self._holes):
             cut(self._holes, found.bases, track.bin_bp, found.begin, found.stop, reverse, bits, flags)

@@ -83,7 +83,10 @@ class Chunks:
         count = np.where(first < last, (last - 1) // chunk - begin + 1, 0)
         # Along the array: a chunk is then in two parts only where one ends in it, and is still kept.
         order = np.argsort(begin, kind="stable")
-        part_of = (np.cumsum(count[order]) - count[order]) // _TOGETHER
+        ends = (begin + count)[order]
+        before = np.r_[0, np.maximum.accumulate(ends)[:-1]][: len(ends)]
+        new = np.maximum(ends - np.maximum(before, begin[order]), 0)  # chunks that no row before has
+        part_of = (np.cumsum(new) - new) // _TOGETHER
         for rows in np.split(order, np.flatnonzero(np.diff(part_of)) + 1):
             ends = np.cumsum(count[rows])
             steps = np.arange(ends[-1] if len(rows) else 0) - np.repeat(ends - count[rows], count[rows])

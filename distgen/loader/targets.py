@@ -88,9 +88,10 @@ class HostTrack:
         ):
             mine = np.arange(end - block.shape[1], end)
             columns = np.stack([mine, back[mine]])
-            step = np.diff(columns)
-            orders = (step == 1).all(axis=1).astype(np.int64) - 2 * (step == -1).all(axis=1) * np.array([0, 1])
-            self._blocks.append((Chunks(block), columns, np.sign(orders)))
+            up, down = ((np.diff(columns) == step).all(axis=1) for step in (1, -1))
+            # A single column does both: forward it goes up, and back to front all of a row does.
+            orders = np.array([1, -1 if down[1] else int(up[1])])
+            self._blocks.append((Chunks(block), columns, orders))
 
     def rows(self, starts: Int64, limits: Int64, reverse: Bits, rows: Int64 | None = None) -> tuple[Tensor, Tensor]:
         """Values (n, bins, columns) as the store has them; the mask is (n, bins, 1) of classes, else as the values."""

@@ -19,6 +19,7 @@ from distgen.config.recipe import (
     is_bed,
 )
 from distgen.config.run import Cluster, Data, Lengths, Log, Optimizer, Rate, Train
+from distgen.config.windows import At, Regions, Windows
 
 # The bounds of waits, in seconds: this table is the one place that says them.
 TIMEOUTS = {
@@ -35,6 +36,7 @@ TIMEOUTS = {
 
 __all__ = [
     "TIMEOUTS",
+    "At",
     "Cluster",
     "Collection",
     "ContigRules",
@@ -52,6 +54,7 @@ __all__ = [
     "Positive",
     "Rate",
     "Recipe",
+    "Regions",
     "Section",
     "Sequences",
     "Split",
@@ -59,6 +62,7 @@ __all__ = [
     "Train",
     "VariantsTable",
     "Weighted",
+    "Windows",
     "digest",
     "is_bed",
     "is_collection",

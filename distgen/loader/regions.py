@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from distgen.config.windows import At
+from distgen.config import At
 from distgen.errors import ConfigError
 from distgen.genome import Int64
 from distgen.loader.exclusions import Exclusions

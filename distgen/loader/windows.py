@@ -18,7 +18,7 @@ import numpy as np
 from distgen.compiled import compiled
 from distgen.config import Lengths
 from distgen.errors import ConfigError
-from distgen.genome import Bits, Contigs, Int64, pairs, subtract, union
+from distgen.genome import Bits, Contigs, Int64, Interval, pairs, subtract, union
 from distgen.loader.exclusions import NONE, Exclusions
 
 
@@ -188,6 +188,7 @@ class Windows:
 
     def locate(self, windows: Int64) -> Located:
         """Where windows (n,), counted from 0, lie before jitter."""
+        windows = np.ascontiguousarray(windows, np.int64)
         starts, runs = np.empty(len(windows), np.int64), np.empty(len(windows), np.int64)
         limits = np.empty((len(windows), 2), np.int64)
         compiled(_locate)(
@@ -214,6 +215,13 @@ class Windows:
             upto = np.clip(intervals[row, edge], *self._limits[run].T) - firsts[run]
             np.add.at(found, row, sign * _covered(upto, counts[run], g.stride, length))
         return found
+
+    def coverage(self, contig: Interval, contigs: Contigs, bins: int) -> Int64:
+        """How many bases of targets lie in each of `bins` (at most its bases) parts of a stretch, which differ by one base
+        at most: int64 (bins,), a base counts as often as targets hold it."""
+        first = contigs.offsets[contigs.index(contig.contig)] + contig.start
+        edges = first + np.arange(bins + 1) * (contig.end - contig.start) // bins
+        return self.bases(np.stack([edges[:-1], edges[1:]], axis=1))
 
     def covered(self) -> int:
         """How many bases at least one target holds, before jitter."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import chain
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
@@ -20,6 +19,24 @@ _THREADS = 1  # that make batches before they are asked for
 _AHEAD = 2  # how many times `_TOGETHER` are made before they are asked for
 _TOGETHER = 1 << 20  # bytes of batches that are made in one go: what is paid per call is paid once for many of them
 _MOST = 64  # batches in one go
+
+
+class Made(NamedTuple):
+    """Some batches.
+
+    Args:
+        batches: them.
+        receive: what whoever uses them is to call before: what is still on its way to a device is then waited for there.
+    """
+
+    batches: list[Batch]
+    receive: list[Callable[[], None]]
+
+    def received(self) -> list[Batch]:
+        """The batches, for use on the current stream."""
+        for call in self.receive:
+            call()
+        return self.batches
 
 
 class Steps(Protocol):
@@ -53,7 +70,7 @@ class Loader(IterableDataset[Batch], ABC):
         self.epoch, self.position = 0, 0
 
     @abstractmethod
-    def make(self, epoch: int, batches: Sequence[int]) -> list[Batch]:
+    def make(self, epoch: int, batches: Sequence[int]) -> Made:
         """This rank's rows of some global batches of an epoch, by their numbers in it."""
 
     @abstractmethod
@@ -83,13 +100,14 @@ class Loader(IterableDataset[Batch], ABC):
         mine = range(first, end) if worker is None else range(first + worker.id, end, worker.num_workers)
         step = min(_MOST, max(1, int(_TOGETHER // self.batch_bytes(epoch))))
         calls = (partial(self.make, epoch, mine[at : at + step]) for at in range(0, len(mine), step))
-        for number, batch in zip(mine, chain.from_iterable(ahead(calls, _THREADS, _AHEAD)), strict=True):
+        made = (received for some in ahead(calls, _THREADS, _AHEAD) for received in some.received())
+        for number, batch in zip(mine, made, strict=True):
             self.epoch, self.position = (epoch, (number + 1) * self.batch_size) if number + 1 < end else (epoch + 1, 0)
             yield batch
 
     def batch(self, epoch: int, position: int) -> Batch:
         """This rank's rows of the global batch whose first sample is `position` of `epoch`: past or future, always the same."""
-        (batch,) = self.make(epoch, [position // self.batch_size])
+        (batch,) = self.make(epoch, [position // self.batch_size]).received()
         return batch
 
     def state_dict(self) -> dict[str, Any]:

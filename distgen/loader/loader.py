@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from functools import cache, partial
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -13,12 +14,16 @@ from torch import Tensor
 from distgen.config import Lengths
 from distgen.errors import ConfigError
 from distgen.genome import Interval
-from distgen.loader.base import Loader
+from distgen.ingest.objects import Place
+from distgen.loader.base import Loader, Made
 from distgen.loader.batch import Batch, places
 from distgen.loader.order import VERSIONS
-from distgen.loader.placement import TrackRows, place
+from distgen.loader.placement import place
 from distgen.loader.plan import Plan
 from distgen.loader.sampling import Drawn, Last, Order, Strand
+from distgen.loader.targets import HostTrack, Targets
+from distgen.loader.transfer import Transfer
+from distgen.loader.windows import Geometry
 from distgen.store.reader import Store, open_store
 
 
@@ -42,6 +47,7 @@ class GenomeLoader(Loader):
         placement: "device", "host" or "auto".
         device: where batches are to be.
         tracks: names of the tracks to serve as targets.
+        inputs: names of the tracks to serve along the whole window, for the model to see.
         curriculum: lengths of windows that other epochs have before the one this says stays.
         last: "drop" an incomplete last batch, "pad" it with rows of weight 0, or "wrap": fill it with the epoch's first samples.
 
@@ -53,7 +59,7 @@ class GenomeLoader(Loader):
 
     def __init__(
         self,
-        store: Store | str | Path,
+        store: Store | str | Place,
         *,
         window: int = 1024,
         target_length: int | None = None,
@@ -70,20 +76,32 @@ class GenomeLoader(Loader):
         placement: Literal["auto", "device", "host"] = "auto",
         device: torch.device | str = "cpu",
         tracks: tuple[str, ...] = (),
+        inputs: tuple[str, ...] = (),
         curriculum: Sequence[Lengths] = (),
         last: Last = "drop",
     ):
+        self._arguments = {
+            name: value for name, value in locals().items() if name not in ("self", "store", "__class__")
+        }
         super().__init__(batch_size, torch.device(device))
         self.store = store if isinstance(store, Store) else open_store(store)
         if batch_size < world_size:
             raise ConfigError(f"{batch_size} leaves some of {world_size} workers without samples", key="batch_size")
         # The run's own lengths come last and stay.
         lengths = [*curriculum, Lengths(epochs=1, window=window, target_length=target_length, stride=stride)]
-        self.plan = Plan(self.store, lengths, split, batch_size, seed, strand, jitter, order, lanes, last, tracks)
+        self.plan = Plan(
+            self.store, lengths, split, batch_size, seed, strand, jitter, order, lanes, last, tracks, inputs
+        )
         self._identity = {"data": self.plan.id, "order": VERSIONS[order], "seed": seed}
         self._rows = np.arange(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
-        self._placement = place(placement, self.store, self.device)
-        self._tracks = {name: TrackRows(self.store, self.store.track(name)) for name in tracks}
+        self._transfer = Transfer(self.device)
+        self._placement = place(placement, self.store, self._transfer)
+        self._tracks, self._inputs = tracks, inputs
+        self._sources = cache(self._open_sources)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process opens the store anew: addresses of what is mapped here mean nothing there.
+        return _opened, (self.store.path, self._arguments, self.state_dict())
 
     def identity(self) -> dict[str, Any]:
         """What must be the same wherever a state is loaded; nothing in it depends on ranks."""
@@ -92,8 +110,11 @@ class GenomeLoader(Loader):
     def batch_bytes(self, epoch: int) -> float:
         """About how many bytes a rank's rows of a batch take."""
         geometry = self.plan.sampling(epoch).geometry
-        tracks = sum(track.bytes_per_base * geometry.target_length for track in self._tracks.values())
-        return len(self._rows) * (geometry.window / 4 + tracks)
+        asked = [(name, geometry.target_length) for name in self._tracks]
+        asked += [(name, geometry.window) for name in self._inputs]
+        tracks = [(self.store.track(name), length) for name, length in asked]
+        wide = sum(track.bin_bytes * length / track.bin_bp for track, length in tracks)
+        return len(self._rows) * (geometry.window / 4 + wide)
 
     def places(self, epoch: int, position: int) -> tuple[list[int], list[Interval]]:
         """The samples of that batch and where they lie, without reading them; see `Batch.samples` and `Batch.where`."""
@@ -107,21 +128,21 @@ class GenomeLoader(Loader):
         begins = np.array(batches, np.int64) * self.batch_size
         return self.plan.sampling(epoch).draw((begins[:, None] + self._rows).reshape(-1), epoch)
 
-    def make(self, epoch: int, batches: Sequence[int]) -> list[Batch]:
+    def make(self, epoch: int, batches: Sequence[int]) -> Made:
         """This rank's rows of some global batches of an epoch, by their numbers in it."""
         drawn, geometry, count = self._draw(epoch, batches), self.plan.sampling(epoch).geometry, len(batches)
         rows = self._placement.rows(drawn.positions, drawn.limits, geometry.window)
-        targets, mask = {}, {}
-        for name, track in self._tracks.items():
-            values, known = track.rows(drawn.target_starts, drawn.limits, geometry.target_length, drawn.reverse)
-            targets[name], mask[name] = values.to(self.device), known.to(self.device)
-        columns = {
-            name: torch.from_numpy(getattr(drawn, name)).to(self.device) for name in ("reverse", "keys", "weight")
-        }
+        send, fill = self._transfer.send, self._transfer.fill
+        columns = {name: send(fill(getattr(drawn, name))) for name in ("reverse", "keys", "weight")}
         columns |= {"samples": torch.from_numpy(drawn.samples), "positions": torch.from_numpy(drawn.positions)}
+        tables: dict[str, dict[str, Tensor]] = {"targets": {}, "mask": {}, "inputs": {}, "inputs_mask": {}}
+        for kind, name, source in self._sources(geometry):
+            starts = drawn.positions if kind == "inputs" else drawn.target_starts
+            mask = "inputs_mask" if kind == "inputs" else "mask"
+            tables[kind][name], tables[mask][name] = source.rows(starts, drawn.limits, drawn.reverse, drawn.rows)
         parts = {name: _parts(column, count) for name, column in columns.items()}
-        of_tracks = {name: (_parts(targets[name], count), _parts(mask[name], count)) for name in targets}
-        return [
+        split = {kind: {name: _parts(v, count) for name, v in table.items()} for kind, table in tables.items()}
+        made = [
             Batch(
                 plane=here.plane,
                 starts=here.starts,
@@ -130,13 +151,37 @@ class GenomeLoader(Loader):
                 softmask=here.softmask,
                 length=geometry.window,
                 target_length=geometry.target_length,
-                targets={name: values[number] for name, (values, _) in of_tracks.items()},
-                mask={name: known[number] for name, (_, known) in of_tracks.items()},
                 contigs=self.store.contigs,
-                **{name: part[number] for name, part in parts.items()},
+                reverse=parts["reverse"][number],
+                keys=parts["keys"][number],
+                weight=parts["weight"][number],
+                samples=parts["samples"][number],
+                positions=parts["positions"][number],
+                targets={name: part[number] for name, part in split["targets"].items()},
+                mask={name: part[number] for name, part in split["mask"].items()},
+                inputs={name: part[number] for name, part in split["inputs"].items()},
+                inputs_mask={name: part[number] for name, part in split["inputs_mask"].items()},
             )
             for number, here in enumerate(rows.split(count))
         ]
+        tensors = [*columns.values(), *chain.from_iterable(table.values() for table in tables.values())]
+        tensors += [tensor for tensor in rows[:5] if tensor is not None]
+        return Made(made, [partial(self._transfer.receive, self._transfer.sent(), tensors)])
+
+    def _open_sources(self, geometry: Geometry) -> list[tuple[str, str, Targets]]:
+        """What is served beside the bases: where it goes, its name, and what makes its rows."""
+        asked = [("targets", name, geometry.target_length) for name in self._tracks]
+        asked += [("inputs", name, geometry.window) for name in self._inputs]
+        return [
+            (kind, name, HostTrack(self.store, self.store.track(name), length, self._transfer))
+            for kind, name, length in asked
+        ]
+
+
+def _opened(path: Place, arguments: dict[str, Any], state: dict[str, Any]) -> GenomeLoader:
+    loader = GenomeLoader(path, **arguments)
+    loader.load_state_dict(state)
+    return loader
 
 
 def _parts(column: Tensor, count: int) -> tuple[Tensor, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from distgen.config import digest
 from distgen.errors import ConfigError
 from distgen.genome import Int64, Interval
-from distgen.loader.base import Loader
+from distgen.loader.base import Loader, Made
 from distgen.loader.batch import Batch
 from distgen.loader.loader import GenomeLoader
 from distgen.loader.order import VERSIONS
@@ -126,10 +126,11 @@ class MixtureLoader(Loader):
                     raise ConfigError(f'store "{name}" of {self.collection.path}: {error}') from None
             return self._loaders[row]
 
-    def make(self, epoch: int, batches: Sequence[int]) -> list[Batch]:
+    def make(self, epoch: int, batches: Sequence[int]) -> Made:
         """This rank's rows of some global batches of an epoch, by their numbers in it."""
         which, ordinals = self.plan.turn(epoch, batches)
         made: dict[int, Batch] = {}
+        receive: list[Callable[[], None]] = []
         for row in np.unique(which).tolist():
             loader = self.loader(row)
             groups: dict[int, dict[int, int]] = {}  # by the store's own epoch: number of the batch there by place
@@ -137,9 +138,11 @@ class MixtureLoader(Loader):
                 own, position = loader.plan.at_step(int(ordinals[place]))
                 groups.setdefault(own, {})[place] = position // self.batch_size
             for own, numbers in groups.items():
-                for place, batch in zip(numbers, loader.make(own, list(numbers.values())), strict=True):
+                some = loader.make(own, list(numbers.values()))
+                receive += some.receive
+                for place, batch in zip(numbers, some.batches, strict=True):
                     made[place] = replace(batch, source=torch.full((len(batch),), row))
-        return [made[place] for place in range(len(made))]
+        return Made([made[place] for place in range(len(made))], receive)
 
     def places(self, epoch: int, position: int) -> tuple[list[int], list[Interval]]:
         """The samples of a batch, of its store's own epoch, and where they lie there; see `Turns` for whose they are."""

@@ -29,7 +29,7 @@ def deal(order: Any, lengths: Any, window: int, most: int) -> Any:
         least = uint64(0xFFFFFFFFFFFFFFFF)
         for k in range(most):
             least = min(least, uint64((room[k] - length) * most + k))
-        best = int64(least % uint64(most))
+        best: Any = int64(least % uint64(most))
         if int64(least) < 0:
             best = opened if opened < most else np.argmin(room)
             room[best], number[best] = window, opened

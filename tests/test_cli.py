@@ -265,6 +265,19 @@ def test_train_resume_evaluate(run_file, tmp_path):
     assert "Evaluation on valid" in (tmp_path / "runs/tiny/report.html").read_text()
 
 
+def test_the_samples_of_any_step_are_told_without_training(run_file, tmp_path):
+    def told(step, *more):
+        return json.loads(distgen("samples", "tiny.toml", "--step", step, "--json", *more, cwd=tmp_path))
+
+    first, later = told(1), told(10_000)
+    assert (first["step"], first["epoch"]) == (1, 0)
+    assert later["epoch"] > 0
+    sizes = {(row["end"] - row["start"], row["strand"] in "+-") for found in (first, later) for row in found["samples"]}
+    assert len(sizes) == 1
+    lines = distgen("samples", "tiny.toml", "--step", 1, cwd=tmp_path).splitlines()
+    assert [line.split("\t") for line in lines] == [[str(v) for v in row.values()] for row in first["samples"]]
+
+
 def test_a_refused_resume_leaves_the_run_as_it_was(run_file, tmp_path):
     distgen("train", "tiny.toml", "train.steps=2", cwd=tmp_path)
     before = (tmp_path / "runs/tiny/run.toml").read_text()

@@ -76,6 +76,32 @@ def evaluate(
 
 
 @app.command()
+def samples(
+    run: Annotated[
+        Path, typer.Argument(help="A run file or a run directory.", show_default=False, parser=local, metavar="RUN")
+    ],
+    step: Annotated[int, typer.Option(min=1, help="Of the training, as metrics.jsonl counts; 1 is the first.")],
+    json_: Json = False,
+) -> None:
+    """Say which windows a step of a training saw, or will see."""
+    from distgen.train.run import Run
+
+    parsed = Run.read(run / "run.toml" if run.is_dir() else run)
+    store = parsed.open_store()
+    loader = parsed.loader(store, parsed.build_objective(store), "train", training=True)
+    epoch, position = loader.plan.at_step(step - 1)
+    found = [
+        {"sample": sample, "contig": place.contig, "start": place.start, "end": place.end, "strand": place.strand}
+        for sample, place in zip(*loader.places(epoch, position), strict=True)
+    ]
+    if json_:
+        typer.echo(json.dumps({"step": step, "epoch": epoch, "samples": found}))
+        return
+    for row in found:
+        typer.echo("\t".join(map(str, row.values())))
+
+
+@app.command()
 def schema(kind: Annotated[str, typer.Argument(help="recipe, run or collection", show_default=False)]) -> None:
     """Print the JSON schema of recipe, run or collection files, for editors."""
     from distgen.config import Collection, Recipe

@@ -12,19 +12,34 @@ Rate = Annotated[float, Field(gt=0, lt=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
+class Lengths(Section):
+    """What `epochs` epochs have: bases per window, of which the `target_length` in the middle are predicted (all of them
+    if that is left out), and from one target to the next (`target_length` if that is left out)."""
+
+    epochs: Positive
+    window: Positive
+    target_length: Positive | None = None
+    stride: Positive | None = None
+
+
 class Data(Section):
-    """What a sample is; lengths in bases. `batch_size` is global: all workers together."""
+    """What a sample is; lengths in bases. `batch_size` is global: all workers together.
+
+    The lengths of `curriculum`, one table for so many epochs, come first; those of `[data]` itself come after and stay.
+    """
 
     store: str
     split: Name = "default"
     window: Positive = 1024
     target_length: Positive | None = None
     stride: Positive | None = None
+    curriculum: Annotated[tuple[Lengths, ...], Field(strict=False)] = ()
     batch_size: Positive = 32
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     strand: Literal["forward", "random", "both"] = "forward"
     jitter: NotNegative = 0
     order: Literal["flat"] = "flat"
+    last: Literal["drop", "pad", "wrap"] = "drop"
     placement: Literal["auto", "device", "host"] = "auto"
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from distgen.genome import Contigs, Interval
+from distgen.genome import Bits, Contigs, Int64, Interval
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,11 @@ class Batch:
         samples: int64 (B,), which sample of the epoch each row is.
         weight: float32 (B,), 0 for a row that only pads the last batch.
         targets: per track (B, bins, classes), in the window's orientation.
-        mask: per track bool (B, bins), True where the target is known.
+        mask: per track bool (B, bins, 1) or (B, bins, columns), True where the target is known.
+        inputs, inputs_mask: likewise of tracks along the whole window, for the model to see.
         positions: int64 (B,), first base of each window in the assembly's flat coordinate.
         contigs: the assembly's.
+        source: int64 (B,), the row of each row's store in its collection; None where there is one store only.
     """
 
     plane: Tensor
@@ -46,8 +49,11 @@ class Batch:
     weight: Tensor
     targets: dict[str, Tensor]
     mask: dict[str, Tensor]
+    inputs: dict[str, Tensor]
+    inputs_mask: dict[str, Tensor]
     positions: Tensor
     contigs: Contigs
+    source: Tensor | None = None
 
     def __len__(self) -> int:
         return self.starts.numel()
@@ -58,14 +64,31 @@ class Batch:
         names = ("plane", "starts", "length", "reverse", "ambiguous", "limits")
         return {name: getattr(self, name) for name in names}
 
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch with all that kernels and models take on another device."""
+        moved: dict[str, Any] = {}
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if isinstance(value, dict):
+                moved[entry.name] = {name: tensor.to(device, non_blocking=True) for name, tensor in value.items()}
+            elif isinstance(value, Tensor) and entry.name not in ("samples", "positions", "source"):
+                moved[entry.name] = value.to(device, non_blocking=True)
+        return replace(self, **moved)
+
     def where(self) -> list[Interval]:
         """Contig, start, end and strand of each row; a window that sticks out of its contig at the left starts below 0."""
         shift = self.positions - self.starts.cpu()  # limits are in the coordinate of `plane`, positions in the flat one
-        first, last = (self.limits.cpu() + shift[:, None]).unbind(1)
-        inside = torch.minimum(torch.maximum(self.positions, first), last - 1)
-        rows = self.contigs.locate(inside.numpy())
-        places = []
-        for row, position, backward in zip(rows, self.positions.tolist(), self.reverse.tolist(), strict=True):
-            start = position - int(self.contigs.offsets[row])
-            places.append(Interval(self.contigs.names[row], start, start + self.length, "-" if backward else "+"))
-        return places
+        limits = (self.limits.cpu() + shift[:, None]).numpy()
+        return places(self.contigs, self.positions.numpy(), limits, self.reverse.cpu().numpy(), self.length)
+
+
+def places(contigs: Contigs, positions: Int64, limits: Int64, reverse: Bits, length: int) -> list[Interval]:
+    """Contig, start, end and strand of windows of `length` bases from flat `positions` (n,) on, of which the bases in flat
+    `limits` (n, 2) are read."""
+    inside = np.minimum(np.maximum(positions, limits[:, 0]), limits[:, 1] - 1)
+    rows = contigs.locate(inside)
+    starts = (positions - contigs.offsets[rows]).tolist()
+    return [
+        Interval(contigs.names[row], start, start + length, "-" if backward else "+")
+        for row, start, backward in zip(rows.tolist(), starts, reverse.tolist(), strict=True)
+    ]

@@ -2,52 +2,33 @@
 
 from __future__ import annotations
 
-import math
-import threading
-from collections.abc import Iterator
-from contextlib import suppress
-from functools import lru_cache
-from pathlib import Path
-from queue import Empty, Full, Queue
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from functools import cache, partial
+from itertools import chain
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from distgen.config import TIMEOUTS, digest
-from distgen.errors import CheckpointError, ConfigError, TrainError
-from distgen.genome import Int64
-from distgen.kernels import SAMPLE, philox
-from distgen.loader.batch import Batch
-from distgen.loader.order import VERSIONS, permute
-from distgen.loader.placement import TrackRows, place
-from distgen.loader.windows import Tiles, align, check_geometry
+from distgen.config import Lengths
+from distgen.errors import ConfigError
+from distgen.genome import Interval
+from distgen.ingest.objects import Place
+from distgen.loader.base import Loader, Made
+from distgen.loader.batch import Batch, places
+from distgen.loader.order import VERSIONS
+from distgen.loader.placement import place
+from distgen.loader.plan import Plan
+from distgen.loader.sampling import Drawn, Last, Order, Strand
+from distgen.loader.targets import HostTrack, Targets
+from distgen.loader.transfer import Transfer
+from distgen.loader.windows import Geometry
 from distgen.store.reader import Store, open_store
 
-_AHEAD = 3  # batches made before they are asked for
-_BLOCK = 256  # batches drawn at once
 
-
-class Drawn(NamedTuple):
-    """What chance and order say of this rank's rows of some batches; see `Batch` for the fields."""
-
-    samples: Int64
-    weight: npt.NDArray[np.float32]
-    keys: Int64
-    reverse: npt.NDArray[np.bool_]
-    target_starts: Int64
-    positions: Int64
-    limits: Int64
-
-    def batch(self, number: int) -> Drawn:
-        """The rows of one of the `_BLOCK` batches."""
-        rows = len(self.samples) // _BLOCK
-        return Drawn._make(column[number * rows : (number + 1) * rows] for column in self)
-
-
-class GenomeLoader:
-    """Iterates over one epoch of one rank's batches at a time; the next iteration is the next epoch.
+class GenomeLoader(Loader):
+    """The batches of one store; see `Loader` for how they are walked.
 
     Args:
         store: an open store, or the path of one.
@@ -59,20 +40,26 @@ class GenomeLoader:
         seed: of the order and of all draws.
         strand: "forward"; "random" draws one for each sample; "both" serves each window twice.
         jitter: windows move by up to this many bases to either side, drawn for each sample.
-        order: "flat", a new permutation each epoch, or "sequential", along the assembly.
+        order: "flat", a new permutation each epoch; "grouped", one that reads few shards at any time; or "sequential".
+        lanes: for "grouped", from how many places a batch is drawn; it divides `batch_size`. As many as workers are read with
+            the least traffic. None: the largest divisor up to 8.
         rank, world_size: this rank serves rows floor(rank B / W) to floor((rank + 1) B / W).
         placement: "device", "host" or "auto".
         device: where batches are to be.
         tracks: names of the tracks to serve as targets.
-        last: "drop" an incomplete last batch, or "pad" it with rows of weight 0.
+        inputs: names of the tracks to serve along the whole window, for the model to see.
+        curriculum: lengths of windows that other epochs have before the one this says stays.
+        last: "drop" an incomplete last batch, "pad" it with rows of weight 0, or "wrap": fill it with the epoch's first samples.
 
     Raises:
         ConfigError: an argument does not fit the store or the others; names the key and what would fit.
     """
 
+    plan: Plan
+
     def __init__(
         self,
-        store: Store | str | Path,
+        store: Store | str | Place,
         *,
         window: int = 1024,
         target_length: int | None = None,
@@ -80,180 +67,123 @@ class GenomeLoader:
         split: str | None = "train",
         batch_size: int = 32,
         seed: int = 0,
-        strand: Literal["forward", "random", "both"] = "forward",
+        strand: Strand = "forward",
         jitter: int = 0,
-        order: Literal["flat", "sequential"] = "flat",
+        order: Order = "flat",
+        lanes: int | None = None,
         rank: int = 0,
         world_size: int = 1,
         placement: Literal["auto", "device", "host"] = "auto",
         device: torch.device | str = "cpu",
         tracks: tuple[str, ...] = (),
-        last: Literal["drop", "pad"] = "drop",
+        inputs: tuple[str, ...] = (),
+        curriculum: Sequence[Lengths] = (),
+        last: Last = "drop",
     ):
+        self._arguments = {
+            name: value for name, value in locals().items() if name not in ("self", "store", "__class__")
+        }
+        super().__init__(batch_size, torch.device(device))
         self.store = store if isinstance(store, Store) else open_store(store)
-        target_length = window if target_length is None else target_length
-        stride = target_length if stride is None else stride
-        if target_length > window:
-            raise ConfigError(f"{target_length} is more than the window of {window}", key="target_length")
-        if (window - target_length) % 2:
-            raise ConfigError(
-                f"{target_length} does not lie in the middle of a window of {window}. "
-                f"Use {target_length - 1} or {target_length + 1}.",
-                key="target_length",
-            )
         if batch_size < world_size:
             raise ConfigError(f"{batch_size} leaves some of {world_size} workers without samples", key="batch_size")
-        found = [self.store.track(name) for name in tracks]
-        geometry = {"target_length": target_length, "stride": stride, "jitter": jitter}
-        for track in found:
-            check_geometry(geometry, track.bin_bp, track.name)
-        self._unit = math.lcm(*(track.bin_bp for track in found))
-        name, _, part = split.rpartition("/") if split else ("", "", None)
-        regions = align(self.store.regions(part, name or "default"), self.store.contigs, self._unit)
-        if not len(regions):
-            raise ConfigError(f'"{split}" has no stretch as long as a bin of {self._unit} bases', key="split")
-        self.windows = Tiles(regions, window, target_length, stride, jitter=jitter, unit=self._unit)
-        self.window, self.target_length, self.batch_size = window, target_length, batch_size
-        self.seed, self.strand, self.jitter, self.order, self.last = seed, strand, jitter, order, last
-        self.samples = len(self.windows) * (2 if strand == "both" else 1)
-        if last == "drop" and self.samples < batch_size:
-            raise ConfigError(f"{batch_size} is more than the {self.samples} samples of an epoch", key="batch_size")
-        self._rows = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
-        self.device = torch.device(device)
-        self._placement = place(placement, self.store, self.device)
-        self._tracks = {track.name: TrackRows(self.store, track) for track in found}
-        self._data = digest(
-            {
-                "store": self.store.identity(name or "default", tracks),
-                "split": split,
-                "geometry": [window, target_length, stride, jitter],
-                "strand": strand,
-            }
+        # The run's own lengths come last and stay.
+        lengths = [*curriculum, Lengths(epochs=1, window=window, target_length=target_length, stride=stride)]
+        self.plan = Plan(
+            self.store, lengths, split, batch_size, seed, strand, jitter, order, lanes, last, tracks, inputs
         )
-        self._drawn = lru_cache(maxsize=2)(self._draw)
-        self.epoch, self.position = 0, 0
+        self._identity = {"data": self.plan.id, "order": VERSIONS[order], "seed": seed}
+        self._rows = np.arange(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
+        self._transfer = Transfer(self.device)
+        self._placement = place(placement, self.store, self._transfer)
+        self._tracks, self._inputs = tracks, inputs
+        self._sources = cache(self._open_sources)
 
-    def __len__(self) -> int:
-        """Batches per epoch."""
-        whole, rest = divmod(self.samples, self.batch_size)
-        return whole + (rest > 0 and self.last == "pad")
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process opens the store anew: addresses of what is mapped here mean nothing there.
+        return _opened, (self.store.path, self._arguments, self.state_dict())
 
-    def __iter__(self) -> Iterator[Batch]:
-        """The rest of the current epoch. `state_dict` always speaks of the batch that comes next.
+    def identity(self) -> dict[str, Any]:
+        """What must be the same wherever a state is loaded; nothing in it depends on ranks."""
+        return self._identity
 
-        Raises:
-            TrainError: no batch came within `TIMEOUTS["next_batch"]` seconds.
-        """
-        epoch, positions = self.epoch, range(self.position, len(self) * self.batch_size, self.batch_size)
-        ahead: Queue[Batch | BaseException] = Queue(_AHEAD)
-        stop = threading.Event()
+    def batch_bytes(self, epoch: int) -> float:
+        """About how many bytes a rank's rows of a batch take."""
+        geometry = self.plan.sampling(epoch).geometry
+        asked = [(name, geometry.target_length) for name in self._tracks]
+        asked += [(name, geometry.window) for name in self._inputs]
+        tracks = [(self.store.track(name), length) for name, length in asked]
+        wide = sum(track.bin_bytes * length / track.bin_bp for track, length in tracks)
+        return len(self._rows) * (geometry.window / 4 + wide)
 
-        def make() -> None:
-            for position in positions:
-                try:
-                    made: Batch | BaseException = self.batch(epoch, position)
-                except BaseException as error:  # whatever it is belongs to whoever asks for the batch
-                    made = error
-                while not stop.is_set():
-                    with suppress(Full):
-                        ahead.put(made, timeout=0.02)
-                        break
-                if stop.is_set() or isinstance(made, BaseException):
-                    return
+    def places(self, epoch: int, position: int) -> tuple[list[int], list[Interval]]:
+        """The samples of that batch and where they lie, without reading them; see `Batch.samples` and `Batch.where`."""
+        drawn = self._draw(epoch, [position // self.batch_size])
+        length = self.plan.sampling(epoch).geometry.window
+        found = places(self.store.contigs, drawn.positions, drawn.limits, drawn.reverse, length)
+        return drawn.samples.tolist(), found
 
-        # A daemon: a read that hangs for ever must not keep the process from telling so and ending.
-        thread = threading.Thread(target=make, name="distgen-loader", daemon=True)
-        thread.start()
-        try:
-            for position in positions:
-                made = self._take(ahead)
-                following = position + self.batch_size
-                self.epoch, self.position = (epoch, following) if following < positions.stop else (epoch + 1, 0)
-                yield made
-        finally:
-            # A thread that still computes while the interpreter goes down aborts the process.
-            stop.set()
-            thread.join(timeout=5)
+    def _draw(self, epoch: int, batches: Sequence[int]) -> Drawn:
+        """This rank's rows of some batches."""
+        begins = np.array(batches, np.int64) * self.batch_size
+        return self.plan.sampling(epoch).draw((begins[:, None] + self._rows).reshape(-1), epoch)
 
-    @staticmethod
-    def _take(ahead: Queue[Batch | BaseException]) -> Batch:
-        try:
-            made = ahead.get(timeout=TIMEOUTS["next_batch"])
-        except Empty:
-            raise TrainError(f"no batch came within {TIMEOUTS['next_batch']:.0f} s; is the storage alive?") from None
-        if isinstance(made, BaseException):
-            raise made
-        return made
+    def make(self, epoch: int, batches: Sequence[int]) -> Made:
+        """This rank's rows of some global batches of an epoch, by their numbers in it."""
+        drawn, geometry, count = self._draw(epoch, batches), self.plan.sampling(epoch).geometry, len(batches)
+        rows = self._placement.rows(drawn.positions, drawn.limits, geometry.window)
+        send, fill = self._transfer.send, self._transfer.fill
+        columns = {name: send(fill(getattr(drawn, name))) for name in ("reverse", "keys", "weight")}
+        columns |= {"samples": torch.from_numpy(drawn.samples), "positions": torch.from_numpy(drawn.positions)}
+        tables: dict[str, dict[str, Tensor]] = {"targets": {}, "mask": {}, "inputs": {}, "inputs_mask": {}}
+        for kind, name, source in self._sources(geometry):
+            starts = drawn.positions if kind == "inputs" else drawn.target_starts
+            mask = "inputs_mask" if kind == "inputs" else "mask"
+            tables[kind][name], tables[mask][name] = source.rows(starts, drawn.limits, drawn.reverse, drawn.rows)
+        parts = {name: _parts(column, count) for name, column in columns.items()}
+        split = {kind: {name: _parts(v, count) for name, v in table.items()} for kind, table in tables.items()}
+        made = [
+            Batch(
+                plane=here.plane,
+                starts=here.starts,
+                limits=here.limits,
+                ambiguous=here.ambiguous,
+                softmask=here.softmask,
+                length=geometry.window,
+                target_length=geometry.target_length,
+                contigs=self.store.contigs,
+                reverse=parts["reverse"][number],
+                keys=parts["keys"][number],
+                weight=parts["weight"][number],
+                samples=parts["samples"][number],
+                positions=parts["positions"][number],
+                targets={name: part[number] for name, part in split["targets"].items()},
+                mask={name: part[number] for name, part in split["mask"].items()},
+                inputs={name: part[number] for name, part in split["inputs"].items()},
+                inputs_mask={name: part[number] for name, part in split["inputs_mask"].items()},
+            )
+            for number, here in enumerate(rows.split(count))
+        ]
+        tensors = [*columns.values(), *chain.from_iterable(table.values() for table in tables.values())]
+        tensors += [tensor for tensor in rows[:5] if tensor is not None]
+        return Made(made, [partial(self._transfer.receive, self._transfer.sent(), tensors)])
 
-    def batch(self, epoch: int, position: int) -> Batch:
-        """This rank's rows of the global batch whose first sample is `position` of `epoch`: past or future, always the same."""
-        block, number = divmod(position // self.batch_size, _BLOCK)
-        drawn = self._drawn(epoch, block).batch(number)
-        rows = self._placement.rows(drawn.positions, drawn.limits, self.window)
-        targets, mask = {}, {}
-        for name, track in self._tracks.items():
-            values, known = track.rows(drawn.target_starts, drawn.limits, self.target_length, drawn.reverse)
-            targets[name], mask[name] = values.to(self.device), known.to(self.device)
-        return Batch(
-            plane=rows.plane,
-            starts=rows.starts,
-            limits=rows.limits,
-            length=self.window,
-            target_length=self.target_length,
-            reverse=torch.from_numpy(drawn.reverse).to(self.device),
-            ambiguous=rows.ambiguous,
-            softmask=rows.softmask,
-            keys=torch.from_numpy(drawn.keys).to(self.device),
-            samples=torch.from_numpy(drawn.samples),
-            weight=torch.from_numpy(drawn.weight).to(self.device),
-            targets=targets,
-            mask=mask,
-            positions=torch.from_numpy(drawn.positions),
-            contigs=self.store.contigs,
-        )
+    def _open_sources(self, geometry: Geometry) -> list[tuple[str, str, Targets]]:
+        """What is served beside the bases: where it goes, its name, and what makes its rows."""
+        asked = [("targets", name, geometry.target_length) for name in self._tracks]
+        asked += [("inputs", name, geometry.window) for name in self._inputs]
+        return [
+            (kind, name, HostTrack(self.store, self.store.track(name), length, self._transfer))
+            for kind, name, length in asked
+        ]
 
-    def _draw(self, epoch: int, block: int) -> Drawn:
-        """Order, strand and jitter of this rank's rows of `_BLOCK` global batches at once: per batch it would cost a millisecond."""
-        firsts = (block * _BLOCK + np.arange(_BLOCK, dtype=np.int64)) * self.batch_size
-        index = (firsts[:, None] + np.arange(self.batch_size)[self._rows]).reshape(-1)
-        samples = np.minimum(index, self.samples - 1)
-        windows = permute(samples, self.samples, self.seed, epoch) if self.order == "flat" else samples
-        counter = torch.from_numpy(samples)
-        low, high, strand, jitter = philox(counter, torch.full_like(counter, self.seed), tag=SAMPLE, epoch=epoch)
-        if self.strand == "both":
-            windows, reverse = windows // 2, windows % 2 == 1
-        else:
-            reverse = (strand.numpy() < 2**31) & (self.strand == "random")
-        target_starts, limits, *_ = self.windows.locate(windows)
-        target_starts = self.windows.moved(target_starts, limits, jitter.numpy())
-        return Drawn(
-            samples,
-            (index < self.samples).astype(np.float32),
-            (low | (high << 32)).numpy(),
-            reverse,
-            target_starts,
-            self.windows.window_start(target_starts),
-            limits,
-        )
 
-    def state_dict(self) -> dict[str, Any]:
-        """Where the next batch stands; the same on every rank, without a world size in it."""
-        return {
-            "data": self._data,
-            "order": VERSIONS[self.order],
-            "seed": self.seed,
-            "epoch": self.epoch,
-            "position": self.position,
-            "batch_size": self.batch_size,
-        }
+def _opened(path: Place, arguments: dict[str, Any], state: dict[str, Any]) -> GenomeLoader:
+    loader = GenomeLoader(path, **arguments)
+    loader.load_state_dict(state)
+    return loader
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to where another loader of the same data was, on any number of ranks.
 
-        Raises:
-            CheckpointError: the state belongs to other data, another order, seed or batch size.
-        """
-        for key, value in self.state_dict().items():
-            if key not in ("epoch", "position") and state.get(key) != value:
-                raise CheckpointError(f"the loader's state has {key} {state.get(key)!r}, this loader {value!r}")
-        self.epoch, self.position = int(state["epoch"]), int(state["position"])
+def _parts(column: Tensor, count: int) -> tuple[Tensor, ...]:
+    """The rows of each batch."""
+    return column.view(count, -1, *column.shape[1:]).unbind(0)

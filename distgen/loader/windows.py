@@ -8,14 +8,15 @@ that the windows of its block lie in; there are four times as many blocks as run
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from distgen.compiled import compiled
+from distgen.config import Lengths
 from distgen.errors import ConfigError
 from distgen.genome import Bits, Contigs, Int64, Interval, pairs, subtract, union
 from distgen.loader.exclusions import NONE, Exclusions
@@ -30,12 +31,32 @@ class Located(NamedTuple):
             of the split; what it reads outside is N.
         reverse: bool (n,), True where the region of the window is on the minus strand; None if no region has a strand.
         rows: int64 (n,), the row in the table that the regions come from; None if they come from none.
+        haplotypes: int64 (n,), the haplotype that each window is read in; None where there is the assembly alone.
     """
 
     target_starts: Int64
     limits: Int64
     reverse: Bits | None = None
     rows: Int64 | None = None
+    haplotypes: Int64 | None = None
+
+
+class Numbered(Protocol):
+    """Windows of one length, by number."""
+
+    @property
+    def window(self) -> int:
+        """Bases per window."""
+
+    @property
+    def target_length(self) -> int:
+        """Bases of the target in its middle."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def locate(self, windows: Int64) -> Located:
+        """Where the windows of these numbers (n,) lie before jitter."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +85,18 @@ class Geometry:
     def highest(self, limits: Int64) -> Int64:
         """The last start at which a target still lies inside its `limits` (n, 2); before them if it never does."""
         return limits[:, 0] + (limits[:, 1] - self.target_length - limits[:, 0]) // self.unit * self.unit
+
+    def moved(self, target_starts: Int64, limits: Int64, draws: Int64) -> Int64:
+        """Target starts after jitter in whole units; no target leaves its limits further than it does without.
+
+        Args:
+            target_starts, limits: as located.
+            draws: int64 (n,), 32 random bits each.
+        """
+        steps = self.jitter // self.unit
+        moved = target_starts + self.unit * (((draws * (2 * steps + 1)) >> 32) - steps)
+        lowest, highest = np.minimum(target_starts, limits[:, 0]), np.maximum(target_starts, self.highest(limits))
+        return np.minimum(np.maximum(moved, lowest), highest)
 
 
 class Runs(NamedTuple):
@@ -165,23 +198,6 @@ class Windows:
         )
         reverse = None if self._reverse is None else self._reverse[runs]
         return Located(starts, limits, reverse, None if self._rows is None else self._rows[runs])
-
-    def window_start(self, target_start: Int64) -> Int64:
-        """First base of the window around each target (n,), flat; outside the limits where the window sticks out."""
-        return target_start - self.geometry.margin
-
-    def moved(self, target_starts: Int64, limits: Int64, draws: Int64) -> Int64:
-        """Target starts after jitter in whole units; no target leaves its limits further than it does without.
-
-        Args:
-            target_starts, limits: as located.
-            draws: int64 (n,), 32 random bits each.
-        """
-        g = self.geometry
-        steps = g.jitter // g.unit
-        moved = target_starts + g.unit * (((draws * (2 * steps + 1)) >> 32) - steps)
-        lowest, highest = np.minimum(target_starts, limits[:, 0]), np.maximum(target_starts, g.highest(limits))
-        return np.minimum(np.maximum(moved, lowest), highest)
 
     def bases(self, intervals: Int64, *, windows: bool = False) -> Int64:
         """How many bases of targets lie in each interval: a base counts as often as targets hold it.
@@ -359,14 +375,40 @@ def align(regions: Int64, contigs: Contigs, bin_bp: int) -> Int64:
     return aligned[aligned[:, 0] < aligned[:, 1]]
 
 
-def check_geometry(values: dict[str, int], bin_bp: int, track: str) -> None:
-    """Refuse lengths (bases, by key) that are no multiple of a track's bin.
+def check_lengths(
+    lengths: Lengths, jitter: int, bins: list[tuple[str, int]], along: Collection[str] = ()
+) -> tuple[int, int, int]:
+    """Window, target and stride, in bases, where none of them and no jitter goes against the others or a track.
+
+    Args:
+        lengths: as asked for.
+        jitter: bases.
+        bins: name and `bin_bp` of each track.
+        along: those of them that are served along the whole window.
 
     Raises:
         ConfigError: names the key and the nearest good values.
     """
-    for key, value in values.items():
-        if value % bin_bp:
-            below = value // bin_bp * bin_bp
-            good = f"{below} or {below + bin_bp}" if below or key == "jitter" else f"{bin_bp}"
-            raise ConfigError(f'{value} is no multiple of track "{track}" with bin_bp {bin_bp}. Use {good}.', key=key)
+    window = lengths.window
+    target_length = window if lengths.target_length is None else lengths.target_length
+    stride = target_length if lengths.stride is None else lengths.stride
+    if target_length > window:
+        raise ConfigError(f"{target_length} is more than the window of {window}", key="target_length")
+    if (window - target_length) % 2:
+        raise ConfigError(
+            f"{target_length} does not lie in the middle of a window of {window}. "
+            f"Use {target_length - 1} or {target_length + 1}.",
+            key="target_length",
+        )
+    for track, bin_bp in bins:
+        for key, value in {"target_length": target_length, "stride": stride, "jitter": jitter}.items():
+            if value % bin_bp:
+                below = value // bin_bp * bin_bp
+                good = f"{below} or {below + bin_bp}" if below or key == "jitter" else f"{bin_bp}"
+                problem = f'{value} is no multiple of track "{track}" with bin_bp {bin_bp}. Use {good}.'
+                raise ConfigError(problem, key=key)
+        if track in along and (window - target_length) // 2 % bin_bp:
+            below = target_length + (window - target_length) // (2 * bin_bp) * 2 * bin_bp
+            problem = f'{window} does not begin on a bin of the input track "{track}" with bin_bp {bin_bp}'
+            raise ConfigError(f"{problem}. Use {below} or {below + 2 * bin_bp}.", key="window")
+    return window, target_length, stride

@@ -20,7 +20,7 @@ def set_bits(plane: Array) -> Int64:
     """
     borders: list[Int64] = []
     state, expected, bits = 0, 0, plane.layout.chunk_bytes * 8
-    for number, chunk in plane.stored():
+    for number, chunk in plane.chunks(0, plane.layout.chunks):
         if state and number != expected:  # the chunks between are absent, and all zero
             borders.append(np.array([expected * bits]))
             state = 0

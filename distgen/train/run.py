@@ -122,7 +122,8 @@ class Run(File):
                 placement=data.placement,
                 device=device,
                 tracks=objective.tracks,
-                last="drop" if training else "pad",
+                curriculum=data.curriculum if training else (),
+                last=data.last if training else "pad",
             )
 
     def precision(self, device: torch.device) -> torch.dtype:

@@ -1,0 +1,112 @@
+"""Rows out of chunks against slices of the whole array."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distgen.errors import StoreError
+from distgen.loader import gather as module
+from distgen.loader.gather import Chunks, Kept, gather
+from distgen.store.array import Array
+from distgen.store.format import Layout, ShardWriter, finish_array
+
+BYTES = 5_000
+
+
+@pytest.fixture(scope="module", params=["raw", "zstd"])
+def array(request, tmp_path_factory):
+    """Bytes in shards of 4 chunks of 100; some chunks and one shard hold nothing but zeros, and are absent."""
+    values = np.random.default_rng(0).integers(0, 256, BYTES).astype(np.uint8)
+    values[300:600] = values[1200:1700] = values[4900:] = 0
+    return written(tmp_path_factory.mktemp("array"), values, Layout((BYTES,), np.dtype("u1"), 100, 400, request.param))
+
+
+def written(folder, values, layout):
+    """The array as a store has it, absent chunks left out."""
+    shards = []
+    for number in range(layout.shards):
+        writer = ShardWriter(folder / layout.key(number), layout, sparse=True)
+        writer.write(values[number * layout.shard : (number + 1) * layout.shard])
+        shards.append(writer.close())
+    return Array(folder, json.loads(json.dumps(finish_array(folder, layout, shards))))
+
+
+def rows_of(array, first, last, at, width):
+    """The reference: one slice for each row."""
+    whole, out = array.read(), np.zeros((len(first), width), np.uint8)
+    for row, (low, high, to) in enumerate(zip(first, last, at, strict=True)):
+        if low < high:
+            out[row, to : to + high - low] = whole[low:high]
+    return out
+
+
+SPANS = st.lists(st.tuples(st.integers(0, BYTES), st.integers(-3, 900), st.integers(0, 20)), max_size=30)
+
+
+@given(SPANS, st.sampled_from([3, 128]))
+def test_every_row_is_the_slice_that_was_asked_for(array, spans, together):
+    first = np.array([s[0] for s in spans], np.int64)
+    last = np.minimum(first + np.array([s[1] for s in spans], np.int64), BYTES)
+    at = np.array([s[2] for s in spans], np.int64)
+    out = np.full((len(spans), 930), 7, np.uint8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_TOGETHER", together)
+        gather(Chunks(array), first, last, out, at)
+    assert np.array_equal(out, rows_of(array, first, last, at, 930))
+
+
+def test_threads_that_share_little_room_read_the_same(array, monkeypatch):
+    monkeypatch.setattr(module, "_TOGETHER", 5)
+    monkeypatch.setattr(module, "_kept", Kept(700))
+    chunks, rng = Chunks(array), np.random.default_rng(1)
+
+    def check(_):
+        first = rng.integers(0, BYTES - 300, 40)
+        out, at = np.empty((40, 300), np.uint8), np.zeros(40, np.int64)
+        gather(chunks, first, first + 300, out, at)
+        return np.array_equal(out, rows_of(array, first, first + 300, at, 300))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(check, range(200)))
+    assert module._kept._size <= 700
+
+
+def test_a_chunk_is_read_once_however_many_rows_need_it(array, monkeypatch):
+    monkeypatch.setattr(module, "_kept", Kept(200))
+    read, chunks = [], Array.chunks
+
+    def count(self, first, last):
+        for number, chunk in chunks(self, first, last):
+            read.append(number)
+            yield number, chunk
+
+    monkeypatch.setattr(Array, "chunks", count)
+    first = np.random.default_rng(2).integers(0, BYTES - 50, 500)
+    gather(Chunks(array), first, first + 50, np.empty((500, 50), np.uint8), np.zeros(500, np.int64))
+    assert len(read) == len(set(read)) > 30
+
+
+def test_what_was_decoded_last_is_kept_within_its_room(array):
+    kept = Kept(350)
+    kept.take(array, np.array([0, 1, 2]))
+    kept.take(array, np.array([0]))
+    kept.take(array, np.array([6]))
+    assert [number for _, number in kept._chunks] == [2, 0, 6]
+
+
+def test_a_damaged_chunk_is_named_when_it_is_first_touched(tmp_path):
+    values = np.random.default_rng(0).integers(0, 256, 1000).astype(np.uint8)
+    array = written(tmp_path, values, Layout((1000,), np.dtype("u1"), 100, 400))
+    shard = tmp_path / "c" / "1"
+    damaged = bytearray(shard.read_bytes())
+    damaged[250] ^= 1
+    shard.write_bytes(damaged)
+    chunks, out, at = Chunks(array), np.empty((1, 100), np.uint8), np.zeros(1, np.int64)
+    gather(chunks, np.array([0]), np.array([100]), out, at)
+    for _ in range(2):
+        with pytest.raises(StoreError, match="rows 600 to 700"):
+            gather(chunks, np.array([590]), np.array([690]), out, at)

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from blake3 import blake3
 
 from distgen.compiled import compiled
-from distgen.config import Lengths
+from distgen.config import Lengths, digest
 from distgen.errors import ConfigError
 from distgen.genome import Bits, Contigs, Int64, Interval, pairs, subtract, union
 from distgen.loader.exclusions import NONE, Exclusions
@@ -180,6 +181,16 @@ class Windows:
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    @cached_property
+    def id(self) -> str:
+        """What the windows are known by: equal where every number means the same window, whatever made them so."""
+        content = blake3()
+        for column in (self._ends, self._origins, self._limits, self._reverse, self._rows):
+            if column is not None:
+                content.update(np.ascontiguousarray(column).data)
+        has = [column is not None for column in (self._reverse, self._rows)]
+        return digest([content.hexdigest(), *astuple(self.geometry), *has])
 
     @cached_property
     def _blocks(self) -> tuple[int, Int64]:

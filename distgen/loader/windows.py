@@ -188,7 +188,7 @@ class Windows:
         content = blake3()
         for column in (self._ends, self._origins, self._limits, self._reverse, self._rows):
             if column is not None:
-                content.update(np.ascontiguousarray(column).data)
+                content.update(np.ascontiguousarray(column).view(np.uint8).data)
         has = [column is not None for column in (self._reverse, self._rows)]
         return digest([content.hexdigest(), *astuple(self.geometry), *has])
 

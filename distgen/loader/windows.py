@@ -11,13 +11,13 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import astuple, dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from blake3 import blake3
 
 from distgen.compiled import compiled
-from distgen.config import Lengths, digest
+from distgen.config import Lengths
 from distgen.errors import ConfigError
 from distgen.genome import Bits, Contigs, Int64, Interval, pairs, subtract, union
 from distgen.loader.exclusions import NONE, Exclusions
@@ -52,6 +52,10 @@ class Numbered(Protocol):
     @property
     def target_length(self) -> int:
         """Bases of the target in its middle."""
+
+    @property
+    def identity(self) -> Any:
+        """What says which window is which, as plain data."""
 
     def __len__(self) -> int:
         """How many there are."""
@@ -183,14 +187,12 @@ class Windows:
         return int(self._ends[-1])
 
     @cached_property
-    def id(self) -> str:
-        """What the windows are known by: equal where every number means the same window, whatever made them so."""
+    def identity(self) -> Any:
+        """What says which window is which, as plain data."""
         content = blake3()
         for column in (self._ends, self._origins, self._limits, self._reverse, self._rows):
-            if column is not None:
-                content.update(np.ascontiguousarray(column).view(np.uint8).data)
-        has = [column is not None for column in (self._reverse, self._rows)]
-        return digest([content.hexdigest(), *astuple(self.geometry), *has])
+            content.update(b"-" if column is None else np.ascontiguousarray(column).tobytes())
+        return [*astuple(self.geometry), content.hexdigest()]
 
     @cached_property
     def _blocks(self) -> tuple[int, Int64]:

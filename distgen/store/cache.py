@@ -343,4 +343,6 @@ def _is(file: int, path: Path) -> bool:
 def _map(file: int) -> Bytes:
     """Map a file and close it; its lock stays for as long as the map does."""
     with os.fdopen(file, "rb") as opened:
+        if not os.fstat(file).st_size:  # the disk has lost it, and it cannot be mapped
+            return np.empty(0, np.uint8)
         return np.memmap(opened, np.uint8, "c").view(np.ndarray)

@@ -89,26 +89,30 @@ def _fetch(
 ) -> None:
     """Copy the chunks [number, last) by one request, or by as many as it takes: each goes on where the last one broke off."""
     begin = at = int(ends[number - 1]) if number else 0
-    end, crc = int(ends[last - 1]), 0
+    bounds, found = ends[number:last].tolist(), [0]
 
     def request() -> None:
-        nonlocal at, begin, crc, number
-        for piece in item.get({"range": (at, end)}).stream(_PIECE):
+        nonlocal at
+        for piece in item.get({"range": (at, bounds[-1])}).stream(_PIECE):
             # A process that is about to end waits for its threads.
             if item.stop.is_set() or not threading.main_thread().is_alive():
                 raise InterruptedError
-            data = np.frombuffer(piece, np.uint8)[: end - at]
+            data = np.frombuffer(piece, np.uint8)[: bounds[-1] - at]
             write(file, data, at)
-            while data.size:
-                part = data[: int(ends[number]) - at]
-                crc, at, data = crc32c(part, crc), at + part.size, data[part.size :]
-                if at == ends[number]:
-                    check(number, at - begin, crc)
-                    begin, crc, number = at, 0, number + 1
-        if at != end:
+            first, at = at, at + data.size
+            while first < at:
+                end = bounds[len(found) - 1]
+                found[-1] = crc32c(data[first - at : min(end, at) - at or None], found[-1])
+                first = end
+                if end <= at:
+                    found.append(0)
+        if at != bounds[-1]:
             raise ShortError
 
     item.patiently(request)
+    for crc, end in zip(found, bounds, strict=False):
+        check(number, end - begin, crc)
+        begin, number = end, number + 1
 
 
 def write(file: int, data: Bytes, at: int) -> None:

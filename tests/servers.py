@@ -52,7 +52,8 @@ class Files(Answering):
         return self
 
     def spoil(self, path, fault, times=1):
-        """Answer the next GET requests for a path that ends so with 503, "reset", "cut", "stall" or "whole"."""
+        """Answer the next GET requests for a path that ends so with 503, "reset", "cut", "stall" or "whole"; None is as
+        it should be."""
         self.faults += [(path, fault)] * times
 
     def gets(self, path):
@@ -64,7 +65,7 @@ class Files(Answering):
         fault = None
         if handler.command == "GET":
             with self._lock:
-                self.asked.append(handler.path)
+                self.asked.append(f"{handler.headers.get('Range')} {handler.path}")
                 hit = next((number for number, (end, _) in enumerate(self.faults) if handler.path.endswith(end)), None)
                 fault = None if hit is None else self.faults.pop(hit)[1]
         if fault == "reset":

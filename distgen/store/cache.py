@@ -136,7 +136,9 @@ class ShardCache:
                 return True
             self._used[name] = now
         try:
-            os.utime(self.folder / name)
+            os.utime(
+                self.folder / name, ns=(time.time_ns(),) * 2
+            )  # left to itself, the kernel counts in some milliseconds
         except FileNotFoundError:  # others have made room of it
             self._forget([name])
             return False
@@ -149,7 +151,8 @@ class ShardCache:
                 self._used.pop(name, None)
 
     def _bring(self, array: Array, number: int, name: str) -> None:
-        self._load(array, number, name)
+        if threading.main_thread().is_alive():  # a process that is about to end waits for its threads
+            self._load(array, number, name)
         with self._lock:
             self._coming.pop(name, None)
 

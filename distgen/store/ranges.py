@@ -94,7 +94,6 @@ def _fetch(
     def request() -> None:
         nonlocal at
         for piece in item.get({"range": (at, bounds[-1])}).stream(_PIECE):
-            # A process that is about to end waits for its threads.
             if item.stop.is_set() or not threading.main_thread().is_alive():
                 raise InterruptedError
             data = np.frombuffer(piece, np.uint8)[: bounds[-1] - at]

@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import pickle
+import tempfile
 import threading
 
 import numpy as np
@@ -73,7 +74,7 @@ def files(folder):
 @given(st.lists(st.tuples(st.integers(0, len(VALUES)), st.integers(0, 3 * CHUNK * PER)), max_size=8), st.data())
 def test_any_slices_are_those_of_the_array_and_never_more_is_kept_than_allowed(server, entry, tmp_path, spans, data):
     bound = data.draw(st.integers(SIZE, 4 * SIZE))
-    kept = ShardCache(tmp_path / "cache", bound)
+    kept = ShardCache(tempfile.mkdtemp(dir=tmp_path), bound)
     array = there(server, entry, kept)
     for start, length in spans:
         if data.draw(st.booleans()):
@@ -115,7 +116,7 @@ def test_an_array_with_the_same_values_in_other_bytes_is_another_one(server, ent
     assert not names & {array.cache_name(number) for number in range(6)}
 
 
-def test_the_shard_that_was_used_longest_ago_makes_way(server, entry, tmp_path, monkeypatch):
+def test_the_shard_that_was_used_longest_ago_makes_way(server, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "_FRESH", 0.0)
     kept = ShardCache(tmp_path / "cache", 3 * SIZE)
     array = there(server, publish(server.folder, np.maximum(VALUES, 1)), kept)
@@ -151,8 +152,9 @@ def test_a_file_that_nobody_has_mapped_is_written_over(server, tmp_path):
     assert (kept.folder / found).stat().st_ino == inode
 
 
-def test_a_process_notices_that_another_has_evicted_what_it_uses(server, entry, tmp_path, monkeypatch):
+def test_a_process_notices_that_another_has_evicted_what_it_uses(server, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "_FRESH", 0.0)
+    entry = publish(server.folder, VALUES)
     one, other = (ShardCache(tmp_path / "cache", size) for size in (10 * SIZE, SIZE))
     array = there(server, entry, one)
     shard = one.get(array, 0)

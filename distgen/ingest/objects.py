@@ -273,9 +273,7 @@ class Object:
                 problem, patience = self._explain(error, doing)
                 failure = self._failure(f"{self.shown}: {problem}")
             first = first or time.monotonic()
-            # A process that is about to end waits for its threads.
-            ending = not threading.main_thread().is_alive()
-            if ending or time.monotonic() + wait > first + patience or self.stop.wait(wait):
+            if time.monotonic() + wait > first + patience or self.stop.wait(wait):
                 raise failure
             wait = min(wait * 2, 10.0)
 

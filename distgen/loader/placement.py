@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from distgen.errors import ConfigError
-from distgen.genome import ALIGNMENT, Int64
+from distgen.genome import ALIGNMENT, AMBIGUOUS, Int64
 from distgen.loader.gather import Chunks, gather
 from distgen.loader.transfer import Transfer, decoded_bytes, resident
 from distgen.store.planes import PER_BYTE
 from distgen.store.reader import Store
+
+if TYPE_CHECKING:
+    from distgen.loader.haplotypes import Haplotypes
 
 log = logging.getLogger("distgen")
 
@@ -49,27 +52,46 @@ class Rows(NamedTuple):
 class Placement(Protocol):
     """Gives the kernels something to read windows from."""
 
-    def rows(self, positions: Int64, limits: Int64, length: int) -> Rows:
-        """Windows of any number of batches, which begin at flat `positions` (n,) and may read flat `limits` (n, 2)."""
+    def rows(self, positions: Int64, limits: Int64, length: int, copies: Int64 | None = None) -> Rows:
+        """Windows of any number of batches, which begin at flat `positions` (n,) and may read flat `limits` (n, 2), as the
+        haplotypes `copies` (n,) have them; None: as the assembly does."""
 
 
 class Device:
-    """Whole planes on the device, shared by all loaders of the store: only starts travel.
+    """Whole planes on the device, shared by all loaders of the store: only starts travel, and what haplotypes have in place
+    of the assembly's bases; their windows are copied there into small planes, as those of `Host` are.
 
     Raises:
         ConfigError: the planes don't fit into what is free on the device.
     """
 
-    def __init__(self, store: Store, transfer: Transfer):
+    def __init__(self, store: Store, transfer: Transfer, haplotypes: Haplotypes | None = None):
         filled = {name: array for name, array in store.planes.items() if name == "sequence" or not array.empty}
         placed = resident(list(filled.values()), transfer.device, what="the planes", key="placement")
         self._planes = dict(zip(filled, placed, strict=True))
-        self._transfer = transfer
+        self._transfer, self._haplotypes = transfer, haplotypes
 
-    def rows(self, positions: Int64, limits: Int64, length: int) -> Rows:
+    def rows(self, positions: Int64, limits: Int64, length: int, copies: Int64 | None = None) -> Rows:
         planes, send, fill = self._planes, self._transfer.send, self._transfer.fill
+        if self._haplotypes is not None and copies is not None:
+            return self._changed(self._haplotypes, positions, limits, length, copies)
         moved = send(fill(positions)), send(fill(limits))
         return Rows(planes["sequence"], planes.get("ambiguous"), planes.get("softmask"), *moved, stride=0)
+
+    def _changed(self, haplotypes: Haplotypes, positions: Int64, limits: Int64, length: int, copies: Int64) -> Rows:
+        send, fill = self._transfer.send, self._transfer.fill
+        layout = _Layout.of(positions, limits, length)
+        floor_B1 = send(fill(layout.floor))[:, None]
+        planes = {}
+        for name, plane in self._planes.items():
+            per = PER_BYTE[name]
+            index = floor_B1 // per + torch.arange(layout.stride // per, device=plane.device)
+            planes[name] = plane[index.clamp(0, len(plane) - 1)].view(-1)  # no kernel reads beyond limits
+        found = haplotypes.replacements(positions, limits, length, copies)
+        at = found.position + torch.from_numpy(layout.shift)[found.rows]
+        put(planes, send(fill(at.numpy())), send(fill(found.inserted.numpy())), haplotypes.unknown)
+        moved = send(fill(positions + layout.shift)), send(fill(layout.limits))
+        return Rows(planes["sequence"], planes.get("ambiguous"), planes.get("softmask"), *moved, layout.stride)
 
 
 class Host:
@@ -79,39 +101,90 @@ class Host:
     64 bases, so that one `starts` indexes all planes.
     """
 
-    def __init__(self, store: Store, transfer: Transfer):
-        filled = {name: array for name, array in store.planes.items() if name == "sequence" or not array.empty}
+    def __init__(self, store: Store, transfer: Transfer, haplotypes: Haplotypes | None = None):
+        needed = {"sequence"} | ({"ambiguous"} if haplotypes is not None and haplotypes.unknown else set())
+        filled = {name: array for name, array in store.planes.items() if name in needed or not array.empty}
         self._planes = {name: Chunks(array) for name, array in filled.items()}
-        self._transfer = transfer
+        self._transfer, self._haplotypes = transfer, haplotypes
 
-    def rows(self, positions: Int64, limits: Int64, length: int) -> Rows:
-        stride = -(-(length + ALIGNMENT - 1) // ALIGNMENT) * ALIGNMENT
-        floor = positions // ALIGNMENT * ALIGNMENT
-        shift = np.arange(len(positions)) * stride - floor
-        first, last = np.maximum(floor, limits[:, 0]), np.minimum(floor + stride, limits[:, 1])
-        planes = {name: self._gather(name, floor, first, last, stride) for name in self._planes}
-        # Clipped to the row; limits that lie beside it are empty there.
-        clipped = np.stack([np.minimum(first, floor + stride), np.maximum(last, floor)], axis=1)
+    def rows(self, positions: Int64, limits: Int64, length: int, copies: Int64 | None = None) -> Rows:
+        layout = _Layout.of(positions, limits, length)
+        rooms = {name: self._gather(name, layout) for name in self._planes}
+        if self._haplotypes is not None and copies is not None:
+            ambiguous = rooms["ambiguous"].numpy() if "ambiguous" in rooms else None
+            self._haplotypes.apply(rooms["sequence"].numpy(), ambiguous, positions, limits, length, copies)
         send, fill = self._transfer.send, self._transfer.fill
+        planes = {name: send(room.view(-1)) for name, room in rooms.items()}
         return Rows(
             planes["sequence"],
             planes.get("ambiguous"),
             planes.get("softmask"),
-            send(fill(positions + shift)),
-            send(fill(clipped + shift[:, None])),
-            stride,
+            send(fill(positions + layout.shift)),
+            send(fill(layout.limits)),
+            layout.stride,
         )
 
-    def _gather(self, name: str, floor: Int64, first: Int64, last: Int64, stride: int) -> Tensor:
+    def _gather(self, name: str, layout: _Layout) -> Tensor:
         per = PER_BYTE[name]
-        out = self._transfer.room((len(floor), stride // per), torch.uint8)
-        low, high = first // per, -(-last // per)
-        at = np.where(low < high, low - floor // per, 0)
+        out = self._transfer.room((len(layout.floor), layout.stride // per), torch.uint8)
+        low, high = layout.first // per, -(-layout.last // per)
+        at = np.where(low < high, low - layout.floor // per, 0)
         gather(self._planes[name], low, high, out.numpy(), at)
-        return self._transfer.send(out.view(-1))
+        return out
 
 
-def place(name: str, store: Store, transfer: Transfer) -> Placement:
+class _Layout(NamedTuple):
+    """Where windows lie in rows: each from its start rounded down to 64 bases, `stride` bases from one row to the next.
+
+    Args:
+        floor: int64 (n,), flat, where each row begins.
+        first, last: int64 (n,), flat: what of the row its limits allow.
+        shift: int64 (n,), from the flat coordinate to that of the rows.
+        limits: int64 (n, 2), of the rows; those that lie beside a row are empty there.
+        stride: a multiple of 64.
+    """
+
+    floor: Int64
+    first: Int64
+    last: Int64
+    shift: Int64
+    limits: Int64
+    stride: int
+
+    @classmethod
+    def of(cls, positions: Int64, limits: Int64, length: int) -> _Layout:
+        stride = -(-(length + ALIGNMENT - 1) // ALIGNMENT) * ALIGNMENT
+        floor = positions // ALIGNMENT * ALIGNMENT
+        shift = np.arange(len(positions)) * stride - floor
+        first, last = np.maximum(floor, limits[:, 0]), np.minimum(floor + stride, limits[:, 1])
+        clipped = np.stack([np.minimum(first, floor + stride), np.maximum(last, floor)], axis=1)
+        return cls(floor, first, last, shift, clipped + shift[:, None], stride)
+
+
+def put(planes: dict[str, Tensor], at: Tensor, codes: Tensor, unknown: bool) -> None:
+    """Put bases into packed planes, which are replaced in `planes`.
+
+    Args:
+        planes: "sequence" uint8 (bytes,), and "ambiguous" if there is one.
+        at: int64 (n,), which bases; each once.
+        codes: uint8 (n,), what they become; ambiguous is 4.
+        unknown: "ambiguous" is made if there is none.
+    """
+    sequence, known = planes["sequence"], codes < AMBIGUOUS
+    if unknown and "ambiguous" not in planes:
+        planes["ambiguous"] = sequence.new_zeros(len(sequence) // 2)
+    changes = {"sequence": (3, torch.where(known, codes, 0)), "ambiguous": (1, (~known).to(torch.uint8))}
+    for name in changes.keys() & planes.keys():
+        plane, (bits, values), per = planes[name], changes[name], PER_BYTE[name]
+        byte, shift = at // per, (at % per * (8 // per)).to(torch.uint8)
+        # Several bases may share a byte, but no bits of it: their sum is what "or" would give.
+        gone, new = torch.zeros_like(plane), torch.zeros_like(plane)
+        gone.index_add_(0, byte, torch.full_like(shift, bits) << shift)
+        new.index_add_(0, byte, values << shift)
+        planes[name] = plane & ~gone | new
+
+
+def place(name: str, store: Store, transfer: Transfer, haplotypes: Haplotypes | None = None) -> Placement:
     """The placement of that name; `auto` says why it chose which.
 
     On a GPU, the genome lives on the device if it fits into half of what is free. On a CPU, whole planes have to be read
@@ -133,7 +206,7 @@ def place(name: str, store: Store, transfer: Transfer) -> Placement:
         name = "device" if fits else "host"
         log.info("placement: %s (planes %.3f GB, %s)", name, size / 1e9, why)
     if name == "device":
-        return Device(store, transfer)
+        return Device(store, transfer, haplotypes)
     if name == "host":
-        return Host(store, transfer)
+        return Host(store, transfer, haplotypes)
     raise ConfigError(f'there is no placement "{name}". Valid: auto, device, host.', key="placement")

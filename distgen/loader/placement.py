@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor
 
 from distgen.errors import ConfigError
-from distgen.genome import ALIGNMENT, AMBIGUOUS, Int64
+from distgen.genome import ALIGNMENT, Bytes, Int64
 from distgen.loader.gather import Chunks, gather
+from distgen.loader.targets import DeviceTrack, HostTrack
 from distgen.loader.transfer import Transfer, decoded_bytes, resident
 from distgen.store.planes import PER_BYTE
 from distgen.store.reader import Store
@@ -52,46 +54,28 @@ class Rows(NamedTuple):
 class Placement(Protocol):
     """Gives the kernels something to read windows from."""
 
-    def rows(self, positions: Int64, limits: Int64, length: int, copies: Int64 | None = None) -> Rows:
-        """Windows of any number of batches, which begin at flat `positions` (n,) and may read flat `limits` (n, 2), as the
-        haplotypes `copies` (n,) have them; None: as the assembly does."""
+    def rows(self, positions: Int64, limits: Int64, length: int, haplotypes: Int64 | None) -> Rows:
+        """Windows of any number of batches, which begin at flat `positions` (n,) and may read flat `limits` (n, 2), as
+        `haplotypes` (n,) have them."""
 
 
 class Device:
-    """Whole planes on the device, shared by all loaders of the store: only starts travel, and what haplotypes have in place
-    of the assembly's bases; their windows are copied there into small planes, as those of `Host` are.
+    """Whole planes on the device, shared by all loaders of the store: only starts travel.
 
     Raises:
         ConfigError: the planes don't fit into what is free on the device.
     """
 
-    def __init__(self, store: Store, transfer: Transfer, haplotypes: Haplotypes | None = None):
+    def __init__(self, store: Store, transfer: Transfer):
         filled = {name: array for name, array in store.planes.items() if name == "sequence" or not array.empty}
         placed = resident(list(filled.values()), transfer.device, what="the planes", key="placement")
         self._planes = dict(zip(filled, placed, strict=True))
-        self._transfer, self._haplotypes = transfer, haplotypes
+        self._transfer = transfer
 
-    def rows(self, positions: Int64, limits: Int64, length: int, copies: Int64 | None = None) -> Rows:
+    def rows(self, positions: Int64, limits: Int64, length: int, haplotypes: Int64 | None = None) -> Rows:
         planes, send, fill = self._planes, self._transfer.send, self._transfer.fill
-        if self._haplotypes is not None and copies is not None:
-            return self._changed(self._haplotypes, positions, limits, length, copies)
         moved = send(fill(positions)), send(fill(limits))
         return Rows(planes["sequence"], planes.get("ambiguous"), planes.get("softmask"), *moved, stride=0)
-
-    def _changed(self, haplotypes: Haplotypes, positions: Int64, limits: Int64, length: int, copies: Int64) -> Rows:
-        send, fill = self._transfer.send, self._transfer.fill
-        layout = _Layout.of(positions, limits, length)
-        floor_B1 = send(fill(layout.floor))[:, None]
-        planes = {}
-        for name, plane in self._planes.items():
-            per = PER_BYTE[name]
-            index = floor_B1 // per + torch.arange(layout.stride // per, device=plane.device)
-            planes[name] = plane[index.clamp(0, len(plane) - 1)].view(-1)  # no kernel reads beyond limits
-        found = haplotypes.replacements(positions, limits, length, copies)
-        at = found.position + torch.from_numpy(layout.shift)[found.rows]
-        put(planes, send(fill(at.numpy())), send(fill(found.inserted.numpy())), haplotypes.unknown)
-        moved = send(fill(positions + layout.shift)), send(fill(layout.limits))
-        return Rows(planes["sequence"], planes.get("ambiguous"), planes.get("softmask"), *moved, layout.stride)
 
 
 class Host:
@@ -102,111 +86,109 @@ class Host:
     """
 
     def __init__(self, store: Store, transfer: Transfer, haplotypes: Haplotypes | None = None):
-        needed = {"sequence"} | ({"ambiguous"} if haplotypes is not None and haplotypes.unknown else set())
-        filled = {name: array for name, array in store.planes.items() if name in needed or not array.empty}
+        filled = {name: array for name, array in store.planes.items() if name == "sequence" or not array.empty}
         self._planes = {name: Chunks(array) for name, array in filled.items()}
         self._transfer, self._haplotypes = transfer, haplotypes
 
-    def rows(self, positions: Int64, limits: Int64, length: int, copies: Int64 | None = None) -> Rows:
-        layout = _Layout.of(positions, limits, length)
-        rooms = {name: self._gather(name, layout) for name in self._planes}
-        if self._haplotypes is not None and copies is not None:
-            ambiguous = rooms["ambiguous"].numpy() if "ambiguous" in rooms else None
-            self._haplotypes.apply(rooms["sequence"].numpy(), ambiguous, positions, limits, length, copies)
-        send, fill = self._transfer.send, self._transfer.fill
-        planes = {name: send(room.view(-1)) for name, room in rooms.items()}
-        return Rows(
-            planes["sequence"],
-            planes.get("ambiguous"),
-            planes.get("softmask"),
-            send(fill(positions + layout.shift)),
-            send(fill(layout.limits)),
-            layout.stride,
-        )
-
-    def _gather(self, name: str, layout: _Layout) -> Tensor:
-        per = PER_BYTE[name]
-        out = self._transfer.room((len(layout.floor), layout.stride // per), torch.uint8)
-        low, high = layout.first // per, -(-layout.last // per)
-        at = np.where(low < high, low - layout.floor // per, 0)
-        gather(self._planes[name], low, high, out.numpy(), at)
-        return out
-
-
-class _Layout(NamedTuple):
-    """Where windows lie in rows: each from its start rounded down to 64 bases, `stride` bases from one row to the next.
-
-    Args:
-        floor: int64 (n,), flat, where each row begins.
-        first, last: int64 (n,), flat: what of the row its limits allow.
-        shift: int64 (n,), from the flat coordinate to that of the rows.
-        limits: int64 (n, 2), of the rows; those that lie beside a row are empty there.
-        stride: a multiple of 64.
-    """
-
-    floor: Int64
-    first: Int64
-    last: Int64
-    shift: Int64
-    limits: Int64
-    stride: int
-
-    @classmethod
-    def of(cls, positions: Int64, limits: Int64, length: int) -> _Layout:
+    def rows(self, positions: Int64, limits: Int64, length: int, haplotypes: Int64 | None = None) -> Rows:
         stride = -(-(length + ALIGNMENT - 1) // ALIGNMENT) * ALIGNMENT
         floor = positions // ALIGNMENT * ALIGNMENT
         shift = np.arange(len(positions)) * stride - floor
         first, last = np.maximum(floor, limits[:, 0]), np.minimum(floor + stride, limits[:, 1])
+        planes = {name: self._gather(name, floor, first, last, stride) for name in self._planes}
+        if self._haplotypes is not None and haplotypes is not None:
+            changed = self._haplotypes.apply(
+                planes["sequence"].numpy(), _array(planes.get("ambiguous")), positions, limits, length, haplotypes
+            )
+            if changed is not None and "ambiguous" not in planes:
+                planes["ambiguous"] = torch.from_numpy(changed)
+        # Clipped to the row; limits that lie beside it are empty there.
         clipped = np.stack([np.minimum(first, floor + stride), np.maximum(last, floor)], axis=1)
-        return cls(floor, first, last, shift, clipped + shift[:, None], stride)
+        send, fill = self._transfer.send, self._transfer.fill
+        sent = {name: send(plane.view(-1)) for name, plane in planes.items()}
+        return Rows(
+            sent["sequence"],
+            sent.get("ambiguous"),
+            sent.get("softmask"),
+            send(fill(positions + shift)),
+            send(fill(clipped + shift[:, None])),
+            stride,
+        )
+
+    def _gather(self, name: str, floor: Int64, first: Int64, last: Int64, stride: int) -> Tensor:
+        per = PER_BYTE[name]
+        out = self._transfer.room((len(floor), stride // per), torch.uint8)
+        low, high = first // per, -(-last // per)
+        at = np.where(low < high, low - floor // per, 0)
+        gather(self._planes[name], low, high, out.numpy(), at)
+        return out
 
 
-def put(planes: dict[str, Tensor], at: Tensor, codes: Tensor, unknown: bool) -> None:
-    """Put bases into packed planes, which are replaced in `planes`.
-
-    Args:
-        planes: "sequence" uint8 (bytes,), and "ambiguous" if there is one.
-        at: int64 (n,), which bases; each once.
-        codes: uint8 (n,), what they become; ambiguous is 4.
-        unknown: "ambiguous" is made if there is none.
-    """
-    sequence, known = planes["sequence"], codes < AMBIGUOUS
-    if unknown and "ambiguous" not in planes:
-        planes["ambiguous"] = sequence.new_zeros(len(sequence) // 2)
-    changes = {"sequence": (3, torch.where(known, codes, 0)), "ambiguous": (1, (~known).to(torch.uint8))}
-    for name in changes.keys() & planes.keys():
-        plane, (bits, values), per = planes[name], changes[name], PER_BYTE[name]
-        byte, shift = at // per, (at % per * (8 // per)).to(torch.uint8)
-        # Several bases may share a byte, but no bits of it: their sum is what "or" would give.
-        gone, new = torch.zeros_like(plane), torch.zeros_like(plane)
-        gone.index_add_(0, byte, torch.full_like(shift, bits) << shift)
-        new.index_add_(0, byte, values << shift)
-        planes[name] = plane & ~gone | new
+def _array(tensor: Tensor | None) -> Bytes | None:
+    return None if tensor is None else tensor.numpy()
 
 
-def place(name: str, store: Store, transfer: Transfer, haplotypes: Haplotypes | None = None) -> Placement:
+def place(
+    name: str, store: Store, transfer: Transfer, haplotypes: Haplotypes | None = None, order: str = "grouped"
+) -> Placement:
     """The placement of that name; `auto` says why it chose which.
 
     On a GPU, the genome lives on the device if it fits into half of what is free. On a CPU, whole planes have to be read
     and checked before the first batch, which is only worth it where each is one small file that is mapped as it is.
 
     Raises:
-        ConfigError: there is no such placement, or the planes don't fit.
+        ConfigError: there is no such placement, the planes don't fit, or the order does not.
     """
-    device = transfer.device
+    elsewhere = not isinstance(store.path, Path)
     if name == "auto":
-        planes = [array for array in store.planes.values() if not array.empty]
-        size = decoded_bytes(planes)
-        if device.type == "cuda":
-            free = torch.cuda.mem_get_info(device)[0]
-            fits, why = size < free // 2, f"{free / 1e9:.1f} GB free on {device}"
-        else:
-            fits = all(array.mapped for array in planes)
-            why = "each one small map" if fits else "rows are copied out of their shards, which are read as needed"
-        name = "device" if fits else "host"
+        name, why = _chosen(store, transfer.device, elsewhere, haplotypes is not None)
+        size = decoded_bytes([array for array in store.planes.values() if not array.empty])
         log.info("placement: %s (planes %.3f GB, %s)", name, size / 1e9, why)
     if name == "device":
-        return Device(store, transfer, haplotypes)
-    if name == "host":
-        return Host(store, transfer, haplotypes)
-    raise ConfigError(f'there is no placement "{name}". Valid: auto, device, host.', key="placement")
+        if haplotypes is not None:
+            raise ConfigError('haplotypes are put into copied rows. Use "host".', key="placement")
+        return Device(store, transfer)
+    if name not in ("host", "stream"):
+        raise ConfigError(f'there is no placement "{name}". Valid: auto, device, host, stream.', key="placement")
+    if elsewhere and order == "flat":
+        _check_cache(store)
+    return Host(store, transfer, haplotypes)
+
+
+def _chosen(store: Store, device: torch.device, elsewhere: bool, personal: bool) -> tuple[str, str]:
+    """What `auto` takes, and why."""
+    if elsewhere:
+        return "stream", "the store lies elsewhere"
+    if personal:
+        return "host", "haplotypes are put into copied rows"
+    planes = [array for array in store.planes.values() if not array.empty]
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+        return "device" if decoded_bytes(planes) < free // 2 else "host", f"{free / 1e9:.1f} GB free on {device}"
+    if all(array.mapped for array in planes):
+        return "device", "each one small map"
+    return "host", "rows are copied out of their shards, which are read as needed"
+
+
+def _check_cache(store: Store) -> None:
+    """Whatever order that jumps about in a store elsewhere needs all of it here."""
+    size, cache = decoded_bytes(list(store.planes.values())), store.cache
+    if cache is not None and size > cache.max_bytes:
+        raise ConfigError(
+            f'"flat" reads all shards at any time, {size / 1e9:.3g} GB, and the cache keeps {cache.max_bytes / 1e9:.3g} GB. '
+            'Use "grouped", or a larger cache.',
+            key="order",
+        )
+
+
+def place_track(
+    placement: Placement, store: Store, name: str, length: int, transfer: Transfer, holes: Int64
+) -> HostTrack | DeviceTrack:
+    """A track where its values are read from: the device if the planes live there and the track fits, too."""
+    track, device = store.track(name), transfer.device
+    if isinstance(placement, Device) and device.type == "cuda":
+        size, free = decoded_bytes(list(track.blocks)), torch.cuda.mem_get_info(device)[0]
+        log.info("track %s: %.3f GB, %.1f GB free on %s", name, size / 1e9, free / 1e9, device)
+        if size < free // 2:
+            return DeviceTrack(store, track, length, transfer, holes)
+    return HostTrack(store, track, length, transfer, holes)

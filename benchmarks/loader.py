@@ -1,7 +1,7 @@
 """Batches to whoever trains, beside other libraries: python -m benchmarks.loader [packed one-hot ...] [--peers] [--megabases 200]
 
-One process on one core, every library held to one thread. What is compared takes turns, each of so many seconds; tables hold
-the medians of the turns. Nothing is timed before what it serves was seen to be the right bases. Genomes: drawn bases with
+One process on one core, every library held to one thread. What is compared takes turns of so many seconds each; tables hold
+their medians. Nothing is timed before what it serves was seen to be the right bases. Genomes: drawn bases with
 1 % N in runs, and human chromosome 20 where $DISTGEN_DATA has it, all of them in the page cache. Batches have 64 windows,
 those of 131,072 bases 16.
 
@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -41,7 +42,8 @@ from distgen.genome import BASES, Bytes
 from distgen.loader.batch import Batch
 from distgen.loader.order import permute
 from distgen.loader.windows import Tiles
-from distgen.store.format import zstd
+from distgen.store.array import Array
+from distgen.store.format import ABSENT, zstd
 from distgen.store.reader import open_store
 
 ROWS, LARGEST = 64, 1 << 21  # windows and bases in a batch at most
@@ -49,7 +51,24 @@ WINDOWS = (2048, 8192, 131_072)
 SIGNALS, BIN_BP = 64, 128
 _THREADS = ("OMP", "MKL", "OPENBLAS", "NUMBA", "BLOSC", "GVL", "RAYON", "POLARS_MAX")
 
-Turn = Callable[[float], float]  # seconds to go on for -> units served per second
+
+class Watch:
+    """Says when a turn is over.
+
+    Args:
+        seconds: it lasts.
+        clock: what counts them.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float]):
+        self._clock, self._began, self._seconds, self.elapsed = clock, clock(), seconds, 0.0
+
+    def over(self) -> bool:
+        self.elapsed = self._clock() - self._began
+        return self.elapsed >= self._seconds
+
+
+Turn = Callable[[Watch], int]  # goes on until the turn is over -> units served
 Row = tuple[str, ...]
 
 
@@ -59,12 +78,13 @@ class Setting:
     Args:
         folder: for what is made.
         bases: of the drawn genome.
-        seconds: each turn goes on for.
+        watch: begins a turn.
+        turns: of each contender.
         peers: modules by name and version.
     """
 
-    def __init__(self, folder: Path, bases: int, seconds: float, turns: int, peers: dict[str, ModuleType]):
-        self.folder, self.bases, self.seconds, self.turns, self.peers = folder, bases, seconds, turns, peers
+    def __init__(self, folder: Path, bases: int, watch: Callable[[], Watch], turns: int, peers: dict[str, ModuleType]):
+        self.folder, self.bases, self.watch, self.turns, self.peers = folder, bases, watch, turns, peers
         self._genomes: list[Genome] = []
         self._large: Path | None = None
 
@@ -85,12 +105,12 @@ class Setting:
     def medians(self, turns: dict[str, Turn]) -> dict[str, float]:
         """Units per second of each, which take turns after one that warms up."""
         found: dict[str, list[float]] = {name: [] for name in turns}
-        for turn in turns.values():
-            turn(min(self.seconds, 0.1))
-        for _ in range(self.turns):
+        for _ in range(1 + self.turns):
             for name, turn in turns.items():
-                found[name].append(turn(self.seconds))
-        return {name: statistics.median(rates) for name, rates in found.items()}
+                watch = self.watch()
+                served = turn(watch)
+                found[name].append(served / watch.elapsed)
+        return {name: statistics.median(rates[1:]) for name, rates in found.items()}
 
 
 # ---- contenders -----------------------------------------------------------------------------
@@ -101,29 +121,28 @@ def rows_of(window: int) -> int:
     return min(ROWS, LARGEST // window)
 
 
-def consume(loader: GenomeLoader, work: Callable[[Batch], object], units: int, seconds: float) -> float:
-    """Units per second, `units` a batch, of a loader that goes on where it stood. Its threads start and end with the turn,
-    so that they take no time from others; what they made ahead and nobody took counts as lost."""
-    batches, began, now = 0, time.perf_counter(), 0.0
-    while now < began + seconds:
+def consume(loader: GenomeLoader, work: Callable[[Batch], object], units: int, watch: Watch) -> int:
+    """Units served, `units` a batch, of a loader that goes on where it stood. Its threads start and end with the turn, so that
+    they take no time from others; what they made ahead and nobody took counts as lost."""
+    served = 0
+    while not watch.over():
         stream = iter(loader)
         for batch in stream:
             work(batch)
-            batches += 1
-            if (now := time.perf_counter()) >= began + seconds:
+            served += units
+            if watch.over():
                 break
         stream.close()
-    return batches * units / (now - began)
+    return served
 
 
-def draw(batches: Iterator[Bytes], work: Callable[[Bytes], object], units: int, seconds: float) -> float:
+def draw(batches: Iterator[Bytes], work: Callable[[Bytes], object], units: int, watch: Watch) -> int:
     """The same of a peer's batches."""
-    count, began, now = 0, time.perf_counter(), 0.0
-    while now < began + seconds:
+    served = 0
+    while not watch.over():
         work(next(batches))
-        count += 1
-        now = time.perf_counter()
-    return count * units / (now - began)
+        served += units
+    return served
 
 
 def ours(genome: Genome, window: int, placement: str = "host", **options: Any) -> GenomeLoader:
@@ -161,12 +180,14 @@ def one_hot(batch: Batch) -> torch.Tensor:
     return kernels.one_hot(**batch.packed, dtype=torch.uint8)
 
 
-def theirs(setting: Setting, genome: Genome, window: int, only: str = "serve") -> dict[str, tuple[ModuleType, Any]]:
-    """The peers that have something, and their batches, after one was seen to be right."""
+def theirs(
+    setting: Setting, stack: ExitStack, genome: Genome, window: int, only: str = "serve"
+) -> dict[str, tuple[ModuleType, Iterator[Bytes]]]:
+    """The peers that have something, and their batches, after one was seen to be right; they end with the stack."""
     found = {}
     for name, module in setting.peers.items():
         if hasattr(module, only):
-            batches = module.serve(genome, window, rows_of(window))
+            batches = stack.enter_context(closing(module.serve(genome, window, rows_of(window))))
             letters = next(batches)
             genome.check(name, letters)
             if only == "one_hot":
@@ -182,12 +203,12 @@ def theirs(setting: Setting, genome: Genome, window: int, only: str = "serve") -
 def packed(setting: Setting) -> None:
     """Packed windows against letters."""
 
-    def contenders(genome: Genome, window: int) -> dict[str, Turn]:
+    def contenders(stack: ExitStack, genome: Genome, window: int) -> dict[str, Turn]:
         units, loader = rows_of(window) * window, ours(genome, window)
         turns: dict[str, Turn] = {"distgen, host": partial(consume, loader, lambda _: loader.state_dict(), units)}
         on_device = ours(genome, window, "device")
         turns["distgen, device"] = partial(consume, on_device, lambda _: on_device.state_dict(), units)
-        for name, (_, batches) in theirs(setting, genome, window).items():
+        for name, (_, batches) in theirs(setting, stack, genome, window).items():
             turns[name] = partial(draw, batches, lambda _: None, units)
         return turns
 
@@ -197,20 +218,23 @@ def packed(setting: Setting) -> None:
 def channels(setting: Setting) -> None:
     """One-hot uint8."""
 
-    def contenders(genome: Genome, window: int) -> dict[str, Turn]:
+    def contenders(stack: ExitStack, genome: Genome, window: int) -> dict[str, Turn]:
         units = rows_of(window) * window
         turns: dict[str, Turn] = {"distgen, host": partial(consume, ours(genome, window), one_hot, units)}
-        for name, (module, batches) in theirs(setting, genome, window, "one_hot").items():
+        for name, (module, batches) in theirs(setting, stack, genome, window, "one_hot").items():
             turns[name] = partial(draw, batches, module.one_hot, units)
         return turns
 
     _by_window(setting, "one-hot uint8", contenders)
 
 
-def _by_window(setting: Setting, what: str, contenders: Callable[[Genome, int], dict[str, Turn]]) -> None:
+def _by_window(setting: Setting, what: str, contenders: Callable[[ExitStack, Genome, int], dict[str, Turn]]) -> None:
     for genome in setting.genomes:
         windows = [window for window in WINDOWS if rows_of(window) * window <= len(genome.letters)]
-        found = [setting.medians(contenders(genome, window)) for window in windows]
+        found = []
+        for window in windows:
+            with ExitStack() as stack:
+                found.append(setting.medians(contenders(stack, genome, window)))
         first = next(iter(found[0]))
         rows = [
             (name, *(f"{rates[name] / 1e6:,.0f} ({rates[name] / rates[first]:.3g})" for rates in found))
@@ -229,19 +253,19 @@ def targets(setting: Setting) -> None:
         store = open_store(path)
         (block,) = store.track("signals").blocks
         assert block.layout.codec == ("zstd" if compress else "raw")
-        whole, chunk = block.read(), _codec_only(block)
+        whole = block.read()
         for window in WINDOWS[1:]:
             loader = GenomeLoader(
                 store, window=window, split=None, batch_size=rows_of(window), placement="device", tracks=("signals",)
             )
             _check_targets(loader.batch(0, 0), whole)
             size = rows_of(window) * window // BIN_BP * SIGNALS * 2
-            turns = {
+            turns: dict[str, Turn] = {
                 "loader": partial(consume, loader, lambda _: None, size),
                 "copy": partial(_copied, whole.reshape(-1).view(np.uint8), size),
             }
             if compress:
-                turns["codec"] = chunk
+                turns["codec"] = _codec_only(block)
             rates = setting.medians(turns)
             measure = "codec" if compress else "copy"
             rows.append(
@@ -269,36 +293,31 @@ def _check_targets(batch: Batch, whole: np.ndarray) -> None:
         )
 
 
-def _copied(source: Bytes, size: int, seconds: float) -> float:
+def _copied(source: Bytes, size: int, watch: Watch) -> int:
     """Copies of so many bytes from random places into one buffer."""
-    out, rng = np.empty(size, np.uint8), np.random.default_rng(0)
+    out, rng, count = np.empty(size, np.uint8), np.random.default_rng(0), 0
     starts = rng.integers(0, max(len(source) - size, 1), 1024).tolist()
-    count, began, now = 0, time.perf_counter(), 0.0
-    while now < began + seconds:
+    while not watch.over():
         start = starts[count % 1024]
         np.copyto(out, source[start : start + size])
-        count, now = count + 1, time.perf_counter()
-    return count * size / (now - began)
+        count += 1
+    return count * size
 
 
-def _codec_only(block: Any) -> Turn:
-    """Chunks of an array, one after another in random order, decoded by its codec into one buffer."""
-    if block.layout.codec == "raw":
-        return lambda _: 0.0
-    path, per = block.folder / block.layout.key(0), block.layout.chunks_per_shard
-    stored = np.memmap(path, np.uint8, "r")
-    index = np.frombuffer(stored[-(16 * per + 4) : -4].tobytes(), "<u8").reshape(-1, 2)
-    index = index[index[:, 0] != 2**64 - 1]
-    order = np.random.default_rng(0).permutation(len(index)).tolist()
+def _codec_only(block: Array) -> Turn:
+    """The chunks of an array's first shard, one after another in random order, decoded by its codec into one buffer."""
+    stored = np.memmap(block.folder / block.layout.key(0), np.uint8, "r")  # type: ignore[call-overload]
+    index = np.frombuffer(stored[-(16 * block.layout.chunks_per_shard + 4) : -4].tobytes(), "<u8").reshape(-1, 2)
+    places = np.random.default_rng(0).permutation(index[index[:, 0] != ABSENT]).tolist()
     codec, out = zstd(), np.empty(block.layout.chunk_bytes, np.uint8)
 
-    def turn(seconds: float) -> float:
-        count, began, now = 0, time.perf_counter(), 0.0
-        while now < began + seconds:
-            at, size = index[order[count % len(order)]].tolist()
+    def turn(watch: Watch) -> int:
+        count = 0
+        while not watch.over():
+            at, size = places[count % len(places)]
             codec.decode(stored[at : at + size], out)
-            count, now = count + 1, time.perf_counter()
-        return count * out.size / (now - began)
+            count += 1
+        return count * out.size
 
     return turn
 
@@ -390,18 +409,25 @@ def main() -> None:
     parser.add_argument("--megabases", type=float, default=200, help="of the drawn genome")
     parser.add_argument("--seconds", type=float, default=0.4, help="that a turn takes")
     parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument(
+        "--cpu",
+        action="store_true",
+        help="count processor time, where a machine with other work gives no other measure",
+    )
     parser.add_argument("--peers", action="store_true", help="the other libraries as well, as many as are installed")
     given = parser.parse_args()
     if unknown := set(given.parts) - set(PARTS):
         parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     on_one_core()
     torch.set_num_threads(1)
-    print(machine(), "on one core\n")
-    peers = installed() if given.peers else {}
-    for name, module in peers.items():
-        print(f"- {name}: {module.HOW}")
-    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:
-        setting = Setting(Path(name), int(given.megabases * 1e6), given.seconds, given.turns, peers)
+    print(machine(), "on one core,", "seconds of the processor\n" if given.cpu else "seconds of the clock\n")
+    with tempfile.TemporaryDirectory() as name:
+        tempfile.tempdir = name  # where libraries leave their locks
+        peers = installed() if given.peers else {}
+        for peer, module in peers.items():
+            print(f"- {peer}: {module.HOW}")
+        watch = partial(Watch, given.seconds, time.process_time if given.cpu else time.perf_counter)
+        setting = Setting(Path(name), int(given.megabases * 1e6), watch, given.turns, peers)
         for part in given.parts or PARTS:
             print()
             PARTS[part](setting)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
+from tempfile import TemporaryDirectory
 
 import torch
 from litdata import StreamingDataset, TokensLoader
@@ -17,19 +17,17 @@ HOW = "TokensLoader, uint8 tokens in chunks of 64 MB, its own shuffle"
 
 
 def serve(genome: Genome, window: int, rows: int) -> Iterator[Bytes]:
-    folder = genome.folder / "litdata"
-    shutil.rmtree(folder, ignore_errors=True)
-    cache = Cache(str(folder), chunk_bytes="64MB", item_loader=TokensLoader(block_size=window))
-    tiles = genome.tiles(window).tolist()
-    for number, start in enumerate(tiles):
-        cache[number] = torch.from_numpy(genome.letters[start : start + window].copy())
-    cache.done()
-    cache.merge()
-    dataset = StreamingDataset(str(folder), item_loader=TokensLoader(block_size=window), shuffle=True, seed=0)
-    batch: list[torch.Tensor] = []
-    while True:
-        for sample in dataset:
-            batch.append(sample)
-            if len(batch) == rows:
-                yield torch.stack(batch).numpy()
-                batch = []
+    with TemporaryDirectory(dir=genome.folder) as folder:
+        cache = Cache(folder, chunk_bytes="64MB", item_loader=TokensLoader(block_size=window))
+        for number, start in enumerate(genome.tiles(window).tolist()):
+            cache[number] = torch.from_numpy(genome.letters[start : start + window].copy())
+        cache.done()
+        cache.merge()
+        dataset = StreamingDataset(folder, item_loader=TokensLoader(block_size=window), shuffle=True, seed=0)
+        batch: list[torch.Tensor] = []
+        while True:
+            for sample in dataset:
+                batch.append(sample)
+                if len(batch) == rows:
+                    yield torch.stack(batch).numpy()
+                    batch = []

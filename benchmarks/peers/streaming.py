@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -25,17 +25,19 @@ HOW = "a sample a tile in MDS shards of 64 MB, its own shuffle"
 
 
 def serve(genome: Genome, window: int, rows: int) -> Iterator[Bytes]:
-    folder = genome.folder / "streaming"
-    shutil.rmtree(folder, ignore_errors=True)
-    with MDSWriter(out=str(folder), columns={"letters": "bytes"}, size_limit=1 << 26) as writer:
-        for start in genome.tiles(window).tolist():
-            writer.write({"letters": genome.letters[start : start + window].tobytes()})
     clean_stale_shared_memory()  # what a run before this one left behind would be taken for another rank's
-    dataset = StreamingDataset(local=str(folder), shuffle=True, batch_size=rows)
-    batch: list[bytes] = []
-    while True:
-        for sample in dataset:
-            batch.append(sample["letters"])
-            if len(batch) == rows:
-                yield stacked(batch)
-                batch = []
+    with TemporaryDirectory(dir=genome.folder) as folder:
+        with MDSWriter(out=f"{folder}/samples", columns={"letters": "bytes"}, size_limit=1 << 26) as writer:
+            for start in genome.tiles(window).tolist():
+                writer.write({"letters": genome.letters[start : start + window].tobytes()})
+        dataset = StreamingDataset(local=f"{folder}/samples", shuffle=True, batch_size=rows)
+        batch: list[bytes] = []
+        try:
+            while True:
+                for sample in dataset:
+                    batch.append(sample["letters"])
+                    if len(batch) == rows:
+                        yield stacked(batch)
+                        batch = []
+        finally:
+            dataset._iterator.exit()  # its threads would look for the samples for ever

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -34,42 +33,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks import genomes, loader_fresh
-from benchmarks.measure import machine, median_seconds, table
+from benchmarks import genomes, loader_fresh, loader_targets
+from benchmarks.measure import machine, table
 from benchmarks.peers import Genome, installed
+from benchmarks.turns import Match, Turn, consume, draw, repeat
 from distgen import GenomeLoader, kernels
 from distgen.genome import BASES, Bytes
 from distgen.loader.batch import Batch
 from distgen.loader.order import permute
 from distgen.loader.windows import Tiles
-from distgen.store.array import Array
-from distgen.store.format import ABSENT, zstd
 from distgen.store.reader import open_store
 
 ROWS, LARGEST = 64, 1 << 21  # windows and bases in a batch at most
 WINDOWS = (2048, 8192, 131_072)
-SIGNALS, BIN_BP = 64, 128
 _THREADS = ("OMP", "MKL", "OPENBLAS", "NUMBA", "BLOSC", "GVL", "RAYON", "POLARS_MAX")
-
-
-class Watch:
-    """Says when a turn is over.
-
-    Args:
-        seconds: it lasts.
-        clock: what counts them.
-    """
-
-    def __init__(self, seconds: float, clock: Callable[[], float]):
-        self._clock, self._began, self._seconds, self.elapsed = clock, clock(), seconds, 0.0
-
-    def over(self) -> bool:
-        self.elapsed = self._clock() - self._began
-        return self.elapsed >= self._seconds
-
-
-Turn = Callable[[Watch], int]  # goes on until the turn is over -> units served
-Row = tuple[str, ...]
 
 
 class Setting:
@@ -78,13 +55,12 @@ class Setting:
     Args:
         folder: for what is made.
         bases: of the drawn genome.
-        watch: begins a turn.
-        turns: of each contender.
+        match: how contenders take turns.
         peers: modules by name and version.
     """
 
-    def __init__(self, folder: Path, bases: int, watch: Callable[[], Watch], turns: int, peers: dict[str, ModuleType]):
-        self.folder, self.bases, self.watch, self.turns, self.peers = folder, bases, watch, turns, peers
+    def __init__(self, folder: Path, bases: int, match: Match, peers: dict[str, ModuleType]):
+        self.folder, self.bases, self.match, self.peers = folder, bases, match, peers
         self._genomes: list[Genome] = []
         self._large: Path | None = None
 
@@ -102,16 +78,6 @@ class Setting:
             self._large = genomes.large(self.folder, 15 * self.bases)
         return self._large
 
-    def medians(self, turns: dict[str, Turn]) -> dict[str, float]:
-        """Units per second of each, which take turns after one that warms up."""
-        found: dict[str, list[float]] = {name: [] for name in turns}
-        for _ in range(1 + self.turns):
-            for name, turn in turns.items():
-                watch = self.watch()
-                served = turn(watch)
-                found[name].append(served / watch.elapsed)
-        return {name: statistics.median(rates[1:]) for name, rates in found.items()}
-
 
 # ---- contenders -----------------------------------------------------------------------------
 
@@ -119,30 +85,6 @@ class Setting:
 def rows_of(window: int) -> int:
     """Windows in a batch: where its channels have more than 32 MB, finding new pages for them would be all that is measured."""
     return min(ROWS, LARGEST // window)
-
-
-def consume(loader: GenomeLoader, work: Callable[[Batch], object], units: int, watch: Watch) -> int:
-    """Units served, `units` a batch, of a loader that goes on where it stood. Its threads start and end with the turn, so that
-    they take no time from others; what they made ahead and nobody took counts as lost."""
-    served = 0
-    while not watch.over():
-        stream = iter(loader)
-        for batch in stream:
-            work(batch)
-            served += units
-            if watch.over():
-                break
-        stream.close()
-    return served
-
-
-def draw(batches: Iterator[Bytes], work: Callable[[Bytes], object], units: int, watch: Watch) -> int:
-    """The same of a peer's batches."""
-    served = 0
-    while not watch.over():
-        work(next(batches))
-        served += units
-    return served
 
 
 def ours(genome: Genome, window: int, placement: str = "host", **options: Any) -> GenomeLoader:
@@ -234,7 +176,7 @@ def _by_window(setting: Setting, what: str, contenders: Callable[[ExitStack, Gen
         found = []
         for window in windows:
             with ExitStack() as stack:
-                found.append(setting.medians(contenders(stack, genome, window)))
+                found.append(setting.match.medians(contenders(stack, genome, window)))
         first = next(iter(found[0]))
         rows = [
             (name, *(f"{rates[name] / 1e6:,.0f} ({rates[name] / rates[first]:.3g})" for rates in found))
@@ -244,129 +186,49 @@ def _by_window(setting: Setting, what: str, contenders: Callable[[ExitStack, Gen
         print()
 
 
-def targets(setting: Setting) -> None:
-    """Signals with their sequence on the device placement, where no base is copied."""
-    rows: list[Row] = []
-    bases = max(setting.bases // 2, 16 * WINDOWS[-1])
-    for compress in (False, True):
-        path = genomes.signals(setting.folder / "signals", bases, SIGNALS, BIN_BP, compress=compress)
-        store = open_store(path)
-        (block,) = store.track("signals").blocks
-        assert block.layout.codec == ("zstd" if compress else "raw")
-        whole = block.read()
-        for window in WINDOWS[1:]:
-            loader = GenomeLoader(
-                store, window=window, split=None, batch_size=rows_of(window), placement="device", tracks=("signals",)
-            )
-            _check_targets(loader.batch(0, 0), whole)
-            size = rows_of(window) * window // BIN_BP * SIGNALS * 2
-            turns: dict[str, Turn] = {
-                "loader": partial(consume, loader, lambda _: None, size),
-                "copy": partial(_copied, whole.reshape(-1).view(np.uint8), size),
-            }
-            if compress:
-                turns["codec"] = _codec_only(block)
-            rates = setting.medians(turns)
-            measure = "codec" if compress else "copy"
-            rows.append(
-                (
-                    f"{'compressed' if compress else 'raw, mapped'}, windows of {window:,}",
-                    f"{rates['loader'] / 1e6:,.0f}",
-                    f"{rates['copy'] / 1e6:,.0f}",
-                    f"{rates['codec'] / 1e6:,.0f}" if compress else "",
-                    f"{rates['loader'] / rates[measure]:.0%} of the {measure}",
-                )
-            )
-    table((f"{SIGNALS} float16 signals at {BIN_BP} bp", "loader, MB/s", "copy, MB/s", "codec, MB/s", ""), rows)
-    print()
-
-
-def _check_targets(batch: Batch, whole: np.ndarray) -> None:
-    values, known = batch.targets["signals"].numpy(), batch.mask["signals"].numpy()
-    for row, place in enumerate(batch.where()):
-        truth = whole[place.start // BIN_BP :][: values.shape[1]]  # the last tile sticks out of its contig
-        inside = np.broadcast_to(known[row].reshape(values.shape[1], -1), values.shape[1:])[: len(truth)]
-        inside = inside & ~np.isnan(truth)
-        assert inside.any(), f"distgen has no signals at {place}"
-        assert np.array_equal(values[row, : len(truth)][inside], truth[inside]), (
-            f"distgen served wrong signals at {place}"
-        )
-
-
-def _copied(source: Bytes, size: int, watch: Watch) -> int:
-    """Copies of so many bytes from random places into one buffer."""
-    out, rng, count = np.empty(size, np.uint8), np.random.default_rng(0), 0
-    starts = rng.integers(0, max(len(source) - size, 1), 1024).tolist()
-    while not watch.over():
-        start = starts[count % 1024]
-        np.copyto(out, source[start : start + size])
-        count += 1
-    return count * size
-
-
-def _codec_only(block: Array) -> Turn:
-    """The chunks of an array's first shard, one after another in random order, decoded by its codec into one buffer."""
-    stored = np.memmap(block.folder / block.layout.key(0), np.uint8, "r")  # type: ignore[call-overload]
-    index = np.frombuffer(stored[-(16 * block.layout.chunks_per_shard + 4) : -4].tobytes(), "<u8").reshape(-1, 2)
-    places = np.random.default_rng(0).permutation(index[index[:, 0] != ABSENT]).tolist()
-    codec, out = zstd(), np.empty(block.layout.chunk_bytes, np.uint8)
-
-    def turn(watch: Watch) -> int:
-        count = 0
-        while not watch.over():
-            at, size = places[count % len(places)]
-            codec.decode(stored[at : at + size], out)
-            count += 1
-        return count * out.size
-
-    return turn
-
-
 def device(setting: Setting) -> None:
     """Host time per batch."""
     where = "cuda" if torch.cuda.is_available() else "cpu"
     genome, found = setting.genomes[0], []
     for window in WINDOWS[:2]:
         loader = ours(genome, window, "device", device=where)
-        rates = setting.medians({"": partial(consume, loader, lambda _: None, 1)})
+        rates = setting.match.medians({"": partial(consume, loader, lambda _: None, 1)})
         found.append((f"{window:,}", where, f"{1e6 / rates['']:.1f}"))
     table(("device placement, batches of 64 windows of", "device", "host time a batch, us"), found)
     print()
 
 
 def seek(setting: Setting) -> None:
-    """Where 64 samples lie, anywhere in a large epoch."""
-    rng, rows = np.random.default_rng(0), []
-    vast = Tiles(np.array([[0, 10**12 * 2048]]), 2048, 2048, 2048)
+    """One batch anywhere in a large epoch: where its samples lie, of 10^12; and the batch itself, of as many as there are."""
+    rng, vast = np.random.default_rng(0), Tiles(np.array([[0, 10**12 * 2048]]), 2048, 2048, 2048)
+    loader = ours(setting.genomes[0], 2048, stride=1)
+    state, batches = loader.state_dict(), loader.batches(0)
+    loader.store.planes["sequence"].read()  # each chunk is checked at first touch, which is no matter of the position
 
-    def anywhere() -> None:
+    def places() -> None:
         index = int(rng.integers(0, len(vast) - ROWS)) + np.arange(ROWS)
         vast.locate(permute(index, len(vast), 7, int(rng.integers(1000))))
 
-    rows.append((f"order and places alone, {len(vast):.3g} windows", f"{median_seconds(anywhere, 101) * 1e3:.3f}"))
-    genome = setting.genomes[0]
-    loader = ours(genome, 2048, stride=1)
-    state = loader.state_dict()
-
-    def jump() -> None:
-        loader.load_state_dict(state | {"epoch": int(rng.integers(1000)), "position": _position(loader, rng)})
+    def batch() -> None:
+        position = int(rng.integers(0, batches)) * loader.batch_size
+        loader.load_state_dict(state | {"epoch": int(rng.integers(1000)), "position": position})
         loader.batch(loader.epoch, loader.position)
 
-    seconds = median_seconds(jump, 101)
-    rows.append((f"load_state_dict and that batch, {loader.batches(0) * ROWS:.3g} windows", f"{seconds * 1e3:.3f}"))
-    table(("seek to any batch of an epoch", "ms"), rows)
+    names = f"order and places of {ROWS} samples", f"load_state_dict and batch of {ROWS} windows"
+    rates = setting.match.medians(
+        {name: partial(repeat, work) for name, work in zip(names, (places, batch), strict=True)}
+    )
+    sizes = dict(zip(names, (len(vast), len(loader.sampling(0))), strict=True))
+    rows = [(name, f"{sizes[name]:.3g}", f"{1e3 / rate:.3f}") for name, rate in rates.items()]
+    table(("seek to any position", "of an epoch of", "ms"), rows)
     print()
-
-
-def _position(loader: GenomeLoader, rng: np.random.Generator) -> int:
-    return int(rng.integers(0, loader.batches(0))) * ROWS
 
 
 def first(setting: Setting) -> None:
     """Fresh processes until their first batch."""
     rows = []
     for placement in ("host", "device"):
-        found = loader_fresh.first_batch(setting.large, placement, max(3, setting.turns // 2))
+        found = loader_fresh.first_batch(setting.large, placement, max(3, setting.match.turns // 2))
         rows += [(placement, called, f"{batch:.3f}", f"{process:.2f}") for called, batch, process in found]
     bases = f"{open_store(setting.large).length / 1e9:.2f} Gbases"
     table((f"first batch, {bases}", "store's files", "s from GenomeLoader(...)", "s from the process's start"), rows)
@@ -381,6 +243,11 @@ def memory(setting: Setting) -> None:
         rows.append((placement, f"{imported / 1e3:,.0f}", f"{most / 1e3:,.0f}", f"{(most - imported) / 1e3:,.0f}"))
     table(("RssAnon, MB", "torch and distgen imported", "most in an epoch", "difference"), rows)
     print()
+
+
+def targets(setting: Setting) -> None:
+    """Signals."""
+    loader_targets.measure(setting.folder / "signals", setting.bases, setting.match)
 
 
 PARTS: dict[str, Callable[[Setting], None]] = {
@@ -426,8 +293,8 @@ def main() -> None:
         peers = installed() if given.peers else {}
         for peer, module in peers.items():
             print(f"- {peer}: {module.HOW}")
-        watch = partial(Watch, given.seconds, time.process_time if given.cpu else time.perf_counter)
-        setting = Setting(Path(name), int(given.megabases * 1e6), watch, given.turns, peers)
+        match = Match(given.seconds, given.turns, time.process_time if given.cpu else time.perf_counter)
+        setting = Setting(Path(name), int(given.megabases * 1e6), match, peers)
         for part in given.parts or PARTS:
             print()
             PARTS[part](setting)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from distgen.genome import Bits, Contigs, Int64, Interval
@@ -28,9 +29,11 @@ class Batch:
         samples: int64 (B,), which sample of the epoch each row is.
         weight: float32 (B,), 0 for a row that only pads the last batch.
         targets: per track (B, bins, classes), in the window's orientation.
-        mask: per track bool (B, bins), True where the target is known.
+        mask: per track bool (B, bins, 1) or (B, bins, columns), True where the target is known.
+        inputs, inputs_mask: likewise of tracks along the whole window, for the model to see.
         positions: int64 (B,), first base of each window in the assembly's flat coordinate.
         contigs: the assembly's.
+        source: int64 (B,), the row of each row's store in its collection; None where there is one store only.
     """
 
     plane: Tensor
@@ -46,8 +49,11 @@ class Batch:
     weight: Tensor
     targets: dict[str, Tensor]
     mask: dict[str, Tensor]
+    inputs: dict[str, Tensor]
+    inputs_mask: dict[str, Tensor]
     positions: Tensor
     contigs: Contigs
+    source: Tensor | None = None
 
     def __len__(self) -> int:
         return self.starts.numel()
@@ -57,6 +63,17 @@ class Batch:
         """The windows as the kernels take them: `kernels.tokens(**batch.packed)`."""
         names = ("plane", "starts", "length", "reverse", "ambiguous", "limits")
         return {name: getattr(self, name) for name in names}
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch with all that kernels and models take on another device."""
+        moved: dict[str, Any] = {}
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if isinstance(value, dict):
+                moved[entry.name] = {name: tensor.to(device, non_blocking=True) for name, tensor in value.items()}
+            elif isinstance(value, Tensor) and entry.name not in ("samples", "positions", "source"):
+                moved[entry.name] = value.to(device, non_blocking=True)
+        return replace(self, **moved)
 
     def where(self) -> list[Interval]:
         """Contig, start, end and strand of each row; a window that sticks out of its contig at the left starts below 0."""

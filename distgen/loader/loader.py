@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from functools import partial
-from itertools import pairwise
-from operator import itemgetter
-from pathlib import Path
+from collections.abc import Sequence
+from functools import cache, partial
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from distgen.config import Lengths, digest
-from distgen.errors import CheckpointError, ConfigError
+from distgen.config import Lengths
+from distgen.errors import ConfigError
 from distgen.genome import Interval
-from distgen.loader.ahead import ahead
+from distgen.ingest.objects import Place
+from distgen.loader.base import Loader, Made
 from distgen.loader.batch import Batch, places
 from distgen.loader.order import VERSIONS
-from distgen.loader.placement import TrackRows, place
-from distgen.loader.sampling import Drawn, Last, Sampling, Strand
-from distgen.loader.windows import Tiles, align, check_lengths
+from distgen.loader.placement import place
+from distgen.loader.plan import Plan
+from distgen.loader.sampling import Drawn, Last, Order, Strand
+from distgen.loader.targets import HostTrack, Targets
+from distgen.loader.transfer import Transfer
+from distgen.loader.windows import Geometry
 from distgen.store.reader import Store, open_store
 
-_THREADS = 1  # that make batches before they are asked for
-_AHEAD = 2  # how many times `_TOGETHER` are made before they are asked for
-_TOGETHER = 1 << 20  # bytes of batches that are made in one go: what is paid per call is paid once for many of them
-_MOST = 64  # batches in one go
 
-
-class GenomeLoader:
-    """Iterates over one epoch of one rank's batches at a time; the next iteration is the next epoch.
+class GenomeLoader(Loader):
+    """The batches of one store; see `Loader` for how they are walked.
 
     Args:
         store: an open store, or the path of one.
@@ -45,11 +40,14 @@ class GenomeLoader:
         seed: of the order and of all draws.
         strand: "forward"; "random" draws one for each sample; "both" serves each window twice.
         jitter: windows move by up to this many bases to either side, drawn for each sample.
-        order: "flat", a new permutation each epoch, or "sequential", along the assembly.
+        order: "flat", a new permutation each epoch; "grouped", one that reads few shards at any time; or "sequential".
+        lanes: for "grouped", from how many places a batch is drawn; it divides `batch_size`. As many as workers are read with
+            the least traffic. None: the largest divisor up to 8.
         rank, world_size: this rank serves rows floor(rank B / W) to floor((rank + 1) B / W).
         placement: "device", "host" or "auto".
         device: where batches are to be.
         tracks: names of the tracks to serve as targets.
+        inputs: names of the tracks to serve along the whole window, for the model to see.
         curriculum: lengths of windows that other epochs have before the one this says stays.
         last: "drop" an incomplete last batch, "pad" it with rows of weight 0, or "wrap": fill it with the epoch's first samples.
 
@@ -57,9 +55,11 @@ class GenomeLoader:
         ConfigError: an argument does not fit the store or the others; names the key and what would fit.
     """
 
+    plan: Plan
+
     def __init__(
         self,
-        store: Store | str | Path,
+        store: Store | str | Place,
         *,
         window: int = 1024,
         target_length: int | None = None,
@@ -69,167 +69,119 @@ class GenomeLoader:
         seed: int = 0,
         strand: Strand = "forward",
         jitter: int = 0,
-        order: Literal["flat", "sequential"] = "flat",
+        order: Order = "flat",
+        lanes: int | None = None,
         rank: int = 0,
         world_size: int = 1,
         placement: Literal["auto", "device", "host"] = "auto",
         device: torch.device | str = "cpu",
         tracks: tuple[str, ...] = (),
+        inputs: tuple[str, ...] = (),
         curriculum: Sequence[Lengths] = (),
         last: Last = "drop",
     ):
+        self._arguments = {
+            name: value for name, value in locals().items() if name not in ("self", "store", "__class__")
+        }
+        super().__init__(batch_size, torch.device(device))
         self.store = store if isinstance(store, Store) else open_store(store)
         if batch_size < world_size:
             raise ConfigError(f"{batch_size} leaves some of {world_size} workers without samples", key="batch_size")
-        found = [self.store.track(name) for name in tracks]
-        unit = math.lcm(*(track.bin_bp for track in found))
-        name, _, part = split.rpartition("/") if split else ("", "", None)
-        regions = align(self.store.regions(part, name or "default"), self.store.contigs, unit)
-        if not len(regions):
-            raise ConfigError(f'"{split}" has no stretch as long as a bin of {unit} bases', key="split")
         # The run's own lengths come last and stay.
-        stages = [*curriculum, Lengths(epochs=1, window=window, target_length=target_length, stride=stride)]
-        self._stages: list[tuple[int, Sampling]] = []
-        begins = 0
-        for lengths in stages:
-            window, target_length, stride = check_lengths(lengths, jitter, [(t.name, t.bin_bp) for t in found])
-            windows = Tiles(regions, window, target_length, stride)
-            self._stages.append((begins, Sampling(windows, order, seed, strand, jitter, unit, last)))
-            begins += lengths.epochs
-        self.batch_size, self.seed, self.order, self.last = batch_size, seed, order, last
-        samples = min(len(sampling) for _, sampling in self._stages)
-        if last == "drop" and samples < batch_size:
-            raise ConfigError(f"{batch_size} is more than the {samples} samples of an epoch", key="batch_size")
-        self._rows = np.arange(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
-        self.device = torch.device(device)
-        self._placement = place(placement, self.store, self.device)
-        self._tracks = {track.name: TrackRows(self.store, track) for track in found}
-        self._data = digest(
-            {
-                "store": self.store.identity(name or "default", tracks),
-                "split": split,
-                "lengths": [lengths.model_dump() for lengths in stages],
-                "jitter": jitter,
-                "strand": strand,
-            }
+        lengths = [*curriculum, Lengths(epochs=1, window=window, target_length=target_length, stride=stride)]
+        self.plan = Plan(
+            self.store, lengths, split, batch_size, seed, strand, jitter, order, lanes, last, tracks, inputs
         )
-        self.epoch, self.position = 0, 0
+        self._identity = {"data": self.plan.id, "order": VERSIONS[order], "seed": seed}
+        self._rows = np.arange(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
+        self._transfer = Transfer(self.device)
+        self._placement = place(placement, self.store, self._transfer)
+        self._tracks, self._inputs = tracks, inputs
+        self._sources = cache(self._open_sources)
 
-    def sampling(self, epoch: int) -> Sampling:
-        """The samples of an epoch."""
-        return self._stages[bisect_right(self._stages, epoch, key=itemgetter(0)) - 1][1]
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process opens the store anew: addresses of what is mapped here mean nothing there.
+        return _opened, (self.store.path, self._arguments, self.state_dict())
 
-    def batches(self, epoch: int) -> int:
-        """How many global batches an epoch has."""
-        whole, rest = divmod(len(self.sampling(epoch)), self.batch_size)
-        return whole + (rest > 0 and self.last != "drop")
+    def identity(self) -> dict[str, Any]:
+        """What must be the same wherever a state is loaded; nothing in it depends on ranks."""
+        return self._identity
 
-    def at_step(self, step: int) -> tuple[int, int]:
-        """The epoch, and its first sample, of the global batch that comes after `step` others since the very first."""
-        for (begins, _), (ends, _) in pairwise(self._stages):
-            if step < (batches := (ends - begins) * self.batches(begins)):
-                break
-            step -= batches
-        else:
-            begins, _ = self._stages[-1]
-        epochs, number = divmod(step, self.batches(begins))
-        return begins + epochs, number * self.batch_size
-
-    def steps(self, epochs: int) -> int:
-        """How many global batches so many epochs have."""
-        bounds = [*(begins for begins, _ in self._stages), max(epochs, self._stages[-1][0])]
-        return sum(self.batches(a) * max(min(b, epochs) - a, 0) for a, b in pairwise(bounds))
-
-    def __len__(self) -> int:
-        """How many global batches the current epoch has, those already served as well."""
-        return self.batches(self.epoch)
-
-    def __iter__(self) -> Iterator[Batch]:
-        """The rest of the current epoch. `state_dict` always speaks of the batch that comes next.
-
-        Raises:
-            TrainError: no batch came within `TIMEOUTS["next_batch"]` seconds.
-        """
-        epoch, first, end = self.epoch, self.position // self.batch_size, len(self)
-        windows = self.sampling(epoch).windows
-        bytes_ = windows.window / 4 + sum(t.bytes_per_base * windows.target_length for t in self._tracks.values())
-        step = min(_MOST, max(1, int(_TOGETHER // (len(self._rows) * bytes_))))
-        calls = (partial(self._make, epoch, at, min(step, end - at)) for at in range(first, end, step))
-        for batches in ahead(calls, _THREADS, _AHEAD):
-            for batch in batches:
-                first += 1
-                self.epoch, self.position = (epoch, first * self.batch_size) if first < end else (epoch + 1, 0)
-                yield batch
-
-    def batch(self, epoch: int, position: int) -> Batch:
-        """This rank's rows of the global batch whose first sample is `position` of `epoch`: past or future, always the same."""
-        (batch,) = self._make(epoch, position // self.batch_size, 1)
-        return batch
+    def batch_bytes(self, epoch: int) -> float:
+        """About how many bytes a rank's rows of a batch take."""
+        geometry = self.plan.sampling(epoch).geometry
+        asked = [(name, geometry.target_length) for name in self._tracks]
+        asked += [(name, geometry.window) for name in self._inputs]
+        tracks = [(self.store.track(name), length) for name, length in asked]
+        wide = sum(track.bin_bytes * length / track.bin_bp for track, length in tracks)
+        return len(self._rows) * (geometry.window / 4 + wide)
 
     def places(self, epoch: int, position: int) -> tuple[list[int], list[Interval]]:
         """The samples of that batch and where they lie, without reading them; see `Batch.samples` and `Batch.where`."""
-        drawn = self._draw(epoch, position // self.batch_size, 1)
-        length = self.sampling(epoch).windows.window
+        drawn = self._draw(epoch, [position // self.batch_size])
+        length = self.plan.sampling(epoch).geometry.window
         found = places(self.store.contigs, drawn.positions, drawn.limits, drawn.reverse, length)
         return drawn.samples.tolist(), found
 
-    def _draw(self, epoch: int, first: int, count: int) -> Drawn:
-        """This rank's rows of the batches [first, first + count)."""
-        begins = (first + np.arange(count, dtype=np.int64)) * self.batch_size
-        return self.sampling(epoch).draw((begins[:, None] + self._rows).reshape(-1), epoch)
+    def _draw(self, epoch: int, batches: Sequence[int]) -> Drawn:
+        """This rank's rows of some batches."""
+        begins = np.array(batches, np.int64) * self.batch_size
+        return self.plan.sampling(epoch).draw((begins[:, None] + self._rows).reshape(-1), epoch)
 
-    def _make(self, epoch: int, first: int, count: int) -> list[Batch]:
-        """The batches [first, first + count) of an epoch."""
-        drawn, windows = self._draw(epoch, first, count), self.sampling(epoch).windows
-        rows = self._placement.rows(drawn.positions, drawn.limits, windows.window)
-        targets, mask = {}, {}
-        for name, track in self._tracks.items():
-            values, known = track.rows(drawn.target_starts, drawn.limits, windows.target_length, drawn.reverse)
-            targets[name], mask[name] = values.to(self.device), known.to(self.device)
-        columns = {
-            name: torch.from_numpy(getattr(drawn, name)).to(self.device) for name in ("reverse", "keys", "weight")
-        }
+    def make(self, epoch: int, batches: Sequence[int]) -> Made:
+        """This rank's rows of some global batches of an epoch, by their numbers in it."""
+        drawn, geometry, count = self._draw(epoch, batches), self.plan.sampling(epoch).geometry, len(batches)
+        rows = self._placement.rows(drawn.positions, drawn.limits, geometry.window)
+        send, fill = self._transfer.send, self._transfer.fill
+        columns = {name: send(fill(getattr(drawn, name))) for name in ("reverse", "keys", "weight")}
         columns |= {"samples": torch.from_numpy(drawn.samples), "positions": torch.from_numpy(drawn.positions)}
+        tables: dict[str, dict[str, Tensor]] = {"targets": {}, "mask": {}, "inputs": {}, "inputs_mask": {}}
+        for kind, name, source in self._sources(geometry):
+            starts = drawn.positions if kind == "inputs" else drawn.target_starts
+            mask = "inputs_mask" if kind == "inputs" else "mask"
+            tables[kind][name], tables[mask][name] = source.rows(starts, drawn.limits, drawn.reverse, drawn.rows)
         parts = {name: _parts(column, count) for name, column in columns.items()}
-        of_tracks = {name: (_parts(targets[name], count), _parts(mask[name], count)) for name in targets}
-        return [
+        split = {kind: {name: _parts(v, count) for name, v in table.items()} for kind, table in tables.items()}
+        made = [
             Batch(
                 plane=here.plane,
                 starts=here.starts,
                 limits=here.limits,
                 ambiguous=here.ambiguous,
                 softmask=here.softmask,
-                length=windows.window,
-                target_length=windows.target_length,
-                targets={name: values[number] for name, (values, _) in of_tracks.items()},
-                mask={name: known[number] for name, (_, known) in of_tracks.items()},
+                length=geometry.window,
+                target_length=geometry.target_length,
                 contigs=self.store.contigs,
-                **{name: part[number] for name, part in parts.items()},
+                reverse=parts["reverse"][number],
+                keys=parts["keys"][number],
+                weight=parts["weight"][number],
+                samples=parts["samples"][number],
+                positions=parts["positions"][number],
+                targets={name: part[number] for name, part in split["targets"].items()},
+                mask={name: part[number] for name, part in split["mask"].items()},
+                inputs={name: part[number] for name, part in split["inputs"].items()},
+                inputs_mask={name: part[number] for name, part in split["inputs_mask"].items()},
             )
             for number, here in enumerate(rows.split(count))
         ]
+        tensors = [*columns.values(), *chain.from_iterable(table.values() for table in tables.values())]
+        tensors += [tensor for tensor in rows[:5] if tensor is not None]
+        return Made(made, [partial(self._transfer.receive, self._transfer.sent(), tensors)])
 
-    def state_dict(self) -> dict[str, Any]:
-        """Where the next batch stands; the same on every rank, without a world size in it."""
-        return {
-            "data": self._data,
-            "order": VERSIONS[self.order],
-            "seed": self.seed,
-            "epoch": self.epoch,
-            "position": self.position,
-            "batch_size": self.batch_size,
-        }
+    def _open_sources(self, geometry: Geometry) -> list[tuple[str, str, Targets]]:
+        """What is served beside the bases: where it goes, its name, and what makes its rows."""
+        asked = [("targets", name, geometry.target_length) for name in self._tracks]
+        asked += [("inputs", name, geometry.window) for name in self._inputs]
+        return [
+            (kind, name, HostTrack(self.store, self.store.track(name), length, self._transfer))
+            for kind, name, length in asked
+        ]
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to where another loader of the same data was, on any number of ranks.
 
-        Raises:
-            CheckpointError: the state belongs to other data, another order, seed or batch size.
-        """
-        for key, value in self.state_dict().items():
-            if key not in ("epoch", "position") and state.get(key) != value:
-                raise CheckpointError(f"the loader's state has {key} {state.get(key)!r}, this loader {value!r}")
-        self.epoch, self.position = int(state["epoch"]), int(state["position"])
+def _opened(path: Place, arguments: dict[str, Any], state: dict[str, Any]) -> GenomeLoader:
+    loader = GenomeLoader(path, **arguments)
+    loader.load_state_dict(state)
+    return loader
 
 
 def _parts(column: Tensor, count: int) -> tuple[Tensor, ...]:

@@ -20,9 +20,11 @@ from distgen.ingest.objects import Object, Place, locate
 from distgen.ingest.packing import codes_between
 from distgen.store import format
 from distgen.store.array import Array, rows
+from distgen.store.cache import ShardCache
 from distgen.store.matrices import Matrix
 from distgen.store.planes import PER_BYTE
 from distgen.store.rows import words
+from distgen.store.runs import set_bits
 from distgen.store.splits import PARTS, intervals
 from distgen.store.variants import Unphased, Variants
 
@@ -62,6 +64,11 @@ class Track:
     def bins(self) -> int:
         """How many bins there are along the whole assembly."""
         return self.blocks[0].shape[0]
+
+    @property
+    def bin_bytes(self) -> int:
+        """What a bin of all columns takes once decoded."""
+        return sum(block.layout.dtype.itemsize * block.shape[1] for block in self.blocks)
 
     def __getitem__(self, bins: slice) -> npt.NDArray[Any]:
         """Stored values (bins, columns): uint8 of classes, else the track's dtype, with NaN for no data (in uint8: 255)."""
@@ -111,8 +118,8 @@ _NONE: Bytes = np.empty(0, np.uint8)
 class Store:
     """One assembly, read-only. Open it with `open_store`."""
 
-    def __init__(self, path: Place):
-        self.path = path
+    def __init__(self, path: Place, cache: ShardCache | None = None):
+        self.path, self._cache = path, cache
         self.manifest = read_manifest(path, "store", "*.zarr")
         attributes = self.manifest["group"]["attributes"]["distgen"]
         if "collection" in attributes:
@@ -122,7 +129,9 @@ class Store:
 
     def array(self, key: str) -> Array:
         """One array by its key in the manifest."""
-        return Array(self.path / key, self.manifest["arrays"][key], partial(_stretches, self.path, key))
+        # Contigs are read once, and whole: no reason to keep them.
+        cache = None if key.startswith("contigs/") else self._cache
+        return Array(self.path / key, self.manifest["arrays"][key], partial(_stretches, self.path, key), cache)
 
     @cached_property
     def contigs(self) -> Contigs:
@@ -155,6 +164,11 @@ class Store:
     def planes(self) -> dict[str, Array]:
         """`sequence`, `ambiguous` and `softmask`."""
         return {name: self.array(name) for name in ("sequence", "ambiguous", "softmask")}
+
+    @cached_property
+    def unknown(self) -> Int64:
+        """Flat intervals (n, 2) of the ambiguous bases, sorted and disjoint."""
+        return set_bits(self.planes["ambiguous"])
 
     @cached_property
     def tracks(self) -> dict[str, Track]:
@@ -395,11 +409,15 @@ def _beside(path: Place, pattern: str) -> list[str]:
     return sorted(str(p) for p in path.parent.glob(pattern)) if path.parent.is_dir() else []
 
 
-def open_store(path: str | Place) -> Store:
+def open_store(path: str | Place, cache: ShardCache | None = None) -> Store:
     """Open the store at a path, or at `s3://bucket/key`, `gs://bucket/key` or `az://container/key`.
+
+    Args:
+        path: where it lies.
+        cache: keeps whole shards of a store that lies elsewhere on the local disk, to be mapped from there.
 
     Raises:
         ConfigError: there is none. StoreError: its manifest is damaged, or its format is another.
         RemoteError: what holds it cannot be reached, or refuses.
     """
-    return Store(locate(path))
+    return Store(locate(path), cache)

@@ -70,14 +70,14 @@ def test_every_row_is_the_window_it_says_it_is(small, window, target, stride, ji
                 expected = [3 - c if c < 4 else 4 for c in reversed(expected)]
                 labels, known = [label[::-1] for label in reversed(labels)], known[::-1]
             assert codes == expected
-            assert batch.mask["genes"][row].tolist() == known
+            assert batch.mask["genes"][row, :, 0].tolist() == known
             assert batch.targets["genes"][row].tolist() == labels
 
 
 def test_an_epoch_serves_every_window_exactly_once(small):
     loader = GenomeLoader(small, window=64, stride=10, batch_size=8, last="pad")
     served = [w for batch in loader for w, weight in zip(batch.where(), batch.weight.tolist(), strict=True) if weight]
-    assert len(served) == len(set(served)) == len(loader.sampling(0))
+    assert len(served) == len(set(served)) == len(loader.plan.sampling(0))
     assert loader.epoch == 1
 
 
@@ -100,7 +100,7 @@ def test_bins_that_do_not_nest_are_all_met(tmp_path):
 
 def test_dropping_the_last_batch_leaves_whole_ones(small):
     loader = GenomeLoader(small, window=64, stride=10, batch_size=8)
-    assert [len(batch) for batch in loader] == [8] * (len(loader.sampling(0)) // 8)
+    assert [len(batch) for batch in loader] == [8] * (len(loader.plan.sampling(0)) // 8)
 
 
 @given(batch_size=st.integers(1, 40), world_size=st.integers(1, 9))
@@ -122,7 +122,7 @@ def test_ranks_share_every_batch_without_gap_or_overlap(small, batch_size, world
 def test_both_strands_are_served_as_two_samples(small):
     loader = GenomeLoader(small, window=50, strand="both", batch_size=1)
     served = windows_of(loader)
-    assert len(served) == 2 * len(loader.sampling(0).windows)
+    assert len(served) == len(loader.plan.sampling(0)) == 2 * len({w for w, _ in served})
     assert {w for w, s in served if s == "+"} == {w for w, s in served if s == "-"}
 
 
@@ -146,7 +146,11 @@ def jittered(loader):
 
     for position in range(0, len(loader) * loader.batch_size, loader.batch_size):
         index = np.arange(position, position + loader.batch_size)
-        starts, _ = loader.sampling(0).windows.locate(permute(index, len(loader.sampling(0)), loader.seed, 0))
+        starts = (
+            loader.plan.sampling(0)
+            .pool.windows.locate(permute(index, len(loader.plan.sampling(0)), 0, 0))
+            .target_starts
+        )
         yield loader.batch(0, position), torch.from_numpy(starts)
 
 
@@ -219,16 +223,16 @@ def test_arguments_that_do_not_fit_are_refused(small, arguments, message):
 def test_a_curriculum_gives_each_epoch_its_lengths_and_any_step_its_batch(small):
     curriculum = [Lengths(epochs=2, window=16), Lengths(epochs=1, window=40, target_length=20, stride=10)]
     loader = GenomeLoader(small, window=64, batch_size=6, curriculum=curriculum, last="wrap")
-    assert [loader.sampling(epoch).windows.window for epoch in range(6)] == [16, 16, 40, 64, 64, 64]
+    assert [loader.plan.sampling(epoch).geometry.window for epoch in range(6)] == [16, 16, 40, 64, 64, 64]
     served, state = [], []
     for epoch in range(5):
         assert loader.epoch == epoch
-        assert loader.steps(epoch) == len(served)
+        assert loader.plan.steps(epoch) == len(served)
         for batch in loader:
             state.append(loader.state_dict())
             served.append(batch)
     for step, batch in enumerate(served):
-        epoch, position = loader.at_step(step)
+        epoch, position = loader.plan.at_step(step)
         assert torch.equal(loader.batch(epoch, position).keys, batch.keys)
         assert loader.places(epoch, position) == (batch.samples.tolist(), batch.where())
         assert step == 0 or (state[step - 1]["epoch"], state[step - 1]["position"]) == (epoch, position)
@@ -237,9 +241,30 @@ def test_a_curriculum_gives_each_epoch_its_lengths_and_any_step_its_batch(small)
 def test_wrapping_fills_the_last_batch_with_the_first_samples(small):
     loader = GenomeLoader(small, window=64, batch_size=7, last="wrap")
     *_, last = loader
-    n = len(loader.sampling(0))
+    n = len(loader.plan.sampling(0))
     assert n % 7
     assert last.weight.tolist() == [1] * 7
     assert last.samples.tolist() == [*range(n - n % 7, n), *range(7 - n % 7)]
     again = loader.batch(0, 0)
     assert torch.equal(last.positions[n % 7 :], again.positions[: 7 - n % 7])
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_torch_data_loader_serves_the_same_batches_in_the_same_order(small, workers):
+    arguments = {"window": 64, "stride": 10, "batch_size": 8, "strand": "random", "placement": "host", "seed": 3}
+    loader = GenomeLoader(small, **arguments)
+    loader.load_state_dict(loader.state_dict() | {"epoch": 1, "position": 16})
+    expected = [tokens(loader.batch(1, position)) for position in range(16, len(loader) * 8, 8)]
+    context = "spawn" if workers == 1 else "fork" if workers else None
+    wrapped = torch.utils.data.DataLoader(loader, batch_size=None, num_workers=workers, multiprocessing_context=context)
+    served = [tokens(batch) for batch in wrapped]
+    assert len(served) == len(expected) > 3
+    assert all(map(torch.equal, served, expected))
+
+
+def test_a_batch_moves_to_another_device(small):
+    batch = GenomeLoader(small, window=64, batch_size=8, tracks=("genes",)).batch(0, 0)
+    moved = batch.to("meta")
+    assert {t.device.type for t in (moved.plane, moved.starts, moved.targets["genes"], moved.weight)} == {"meta"}
+    assert moved.positions.device.type == "cpu"
+    assert moved.length == batch.length

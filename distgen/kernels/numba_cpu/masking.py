@@ -12,18 +12,11 @@ from torch import Tensor
 from distgen.compiled import compiled
 from distgen.kernels.draws import MASKING, threshold
 from distgen.kernels.numba_cpu.decode import flags
+from distgen.kernels.numba_cpu.philox import WORD, philox_round
 from distgen.kernels.reference import IGNORE_INDEX, span_rate
 
 _BLOCK = 2048  # positions whose draws are made at a time: they stay in the first-level cache
-_WORD = uint64(0xFFFFFFFF)
 _KEEP, _MASK, _RANDOM = uint8(1), uint8(2), uint8(3)  # fates of a chosen token; 0: not chosen
-
-
-@compiled
-def _round(a: Any, b: Any, c: Any, d: Any, x: Any, y: Any) -> Any:
-    # Words in the low half of 64 bits, rubbish in the high half until a product is made: one instruction each.
-    p, q = (a & _WORD) * uint64(0xD2511F53), (c & _WORD) * uint64(0xCD9E8D57)
-    return (q >> uint64(32)) ^ b ^ x, q, (p >> uint64(32)) ^ d ^ y, p, x + uint64(0x9E3779B9), y + uint64(0xBB67AE85)
 
 
 @compiled
@@ -31,25 +24,25 @@ def _draw(
     first: int, key: int, limits: Any, soft: Any, mask: int, random: int, known: Any, fates: Any, drawn: Any
 ) -> None:
     """The fate of spans that begin at `first` and on, and the tokens drawn for them: what `draws.philox` gives, thresholded."""
-    low, high = uint64(key) & _WORD, uint64(key) >> uint64(32)
+    low, high = uint64(key) & WORD, uint64(key) >> uint64(32)
     position, limit, other = uint64(first), uint64(limits[0]), uint64(limits[1])
     few = uint32(known) - uint32(1)
     for i in range(fates.size):
         counter = position + uint64(i)
         a, b, c, d, x, y = counter, counter >> uint64(32), uint64(MASKING), uint64(0), low, high
-        a, b, c, d, x, y = _round(a, b, c, d, x, y)
-        a, b, c, d, x, y = _round(a, b, c, d, x, y)
-        a, b, c, d, x, y = _round(a, b, c, d, x, y)
-        a, b, c, d, x, y = _round(a, b, c, d, x, y)
-        a, b, c, d, x, y = _round(a, b, c, d, x, y)
-        a, b, c, d, x, y = _round(a, b, c, d, x, y)
-        a, b, c, d, x, y = _round(a, b, c, d, x, y)
-        a, b, c, d, x, y = _round(a, b, c, d, x, y)
-        a, b, c, d, x, y = _round(a, b, c, d, x, y)
-        a, b, c, d, x, y = _round(a, b, c, d, x, y)
-        action = b & _WORD
+        a, b, c, d, x, y = philox_round(a, b, c, d, x, y)
+        a, b, c, d, x, y = philox_round(a, b, c, d, x, y)
+        a, b, c, d, x, y = philox_round(a, b, c, d, x, y)
+        a, b, c, d, x, y = philox_round(a, b, c, d, x, y)
+        a, b, c, d, x, y = philox_round(a, b, c, d, x, y)
+        a, b, c, d, x, y = philox_round(a, b, c, d, x, y)
+        a, b, c, d, x, y = philox_round(a, b, c, d, x, y)
+        a, b, c, d, x, y = philox_round(a, b, c, d, x, y)
+        a, b, c, d, x, y = philox_round(a, b, c, d, x, y)
+        a, b, c, d, x, y = philox_round(a, b, c, d, x, y)
+        action = b & WORD
         fate = _MASK if action < uint64(mask) else (_RANDOM if action < uint64(random) else _KEEP)
-        fates[i] = fate if (a & _WORD) < (other if soft[i] else limit) else uint8(0)
+        fates[i] = fate if (a & WORD) < (other if soft[i] else limit) else uint8(0)
         drawn[i] = uint32(c) & few
 
 

@@ -1,0 +1,64 @@
+"""An epoch walked on 1, 2, 3, 5 and 8 ranks, with a checkpoint at every step: always the same samples."""
+
+import pytest
+import torch
+
+from distgen import GenomeLoader, kernels
+
+WORLDS = (1, 2, 3, 5, 8)
+ARGUMENTS = {
+    "window": 48,
+    "target_length": 40,
+    "stride": 9,
+    "batch_size": 17,
+    "strand": "random",
+    "jitter": 3,
+    "seed": 11,
+}
+
+
+def content(batches):
+    """All that the ranks' parts of one global batch say, row by row."""
+    rows = [row for batch in batches for row in batch.where()]
+    columns = {
+        "tokens": [kernels.tokens(**batch.packed) for batch in batches],
+        "genes": [batch.targets["genes"] for batch in batches],
+        "mask": [batch.mask["genes"] for batch in batches],
+    }
+    columns |= {
+        name: [getattr(batch, name) for batch in batches] for name in ("samples", "keys", "weight", "positions")
+    }
+    return rows, {name: torch.cat(parts) for name, parts in columns.items()}
+
+
+def same(one, other):
+    return one[0] == other[0] and all(torch.equal(one[1][name], other[1][name]) for name in one[1])
+
+
+@pytest.fixture(params=["device", "host"])
+def placement(request):
+    return request.param
+
+
+@pytest.mark.parametrize("last", ["drop", "pad", "wrap"])
+@pytest.mark.parametrize("order", ["flat", "grouped", "sequential"])
+def test_any_number_of_ranks_goes_on_from_any_step(small, placement, order, last):
+    arguments = ARGUMENTS | {"placement": placement, "order": order, "last": last, "tracks": ("genes",)}
+    alone = GenomeLoader(small, **arguments)
+    states, reference = [], []
+    for _ in range(2):
+        states.append(alone.state_dict())
+        for batch in alone:
+            reference.append(content([batch]))
+            states.append(alone.state_dict())
+        states.pop()
+    assert len(reference) == len(states) == 2 * len(alone) > 10
+    for world_size in WORLDS:
+        ranks = [GenomeLoader(small, **arguments, rank=rank, world_size=world_size) for rank in range(world_size)]
+        assert len({len(rank) for rank in ranks}) == 1
+        for step, state in enumerate(states):
+            for rank in ranks:
+                rank.load_state_dict(state)
+            taken = [next(iter(rank)) for rank in ranks]
+            assert same(content(taken), reference[step])
+            assert all(rank.state_dict() == states[step + 1] for rank in ranks if step + 1 < len(states))

@@ -106,6 +106,13 @@ class MixtureLoader(Loader):
         epoch = epoch_batches or sum(self.loader(row).plan.batches(0) for row in range(stores))
         self.plan = Turns(Schedule(self.collection.weights, names=self.collection.names), epoch, batch_size)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process opens the stores anew, in their turn."""
+        return {**self.__dict__, "_loaders": {}, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state | {"_lock": threading.Lock()})
+
     def loader(self, row: int) -> GenomeLoader:
         """The loader of one store, by its row in the collection.
 

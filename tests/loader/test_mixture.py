@@ -122,6 +122,14 @@ def test_loaders_are_let_go_of_with_their_stores(folder):
     assert few == [content([batch]) for batch in many]
 
 
+@pytest.mark.parametrize(("workers", "context"), [(2, "fork"), (1, "spawn")])
+def test_a_torch_data_loader_serves_the_same(collection, workers, context):
+    loader = MixtureLoader(collection, **ARGUMENTS, epoch_batches=9)
+    expected = [content([loader.batch(0, number * 6)]) for number in range(9)]
+    wrapped = torch.utils.data.DataLoader(loader, batch_size=None, num_workers=workers, multiprocessing_context=context)
+    assert [content([batch]) for batch in wrapped] == expected
+
+
 def test_a_store_without_a_track_serves_the_others(collection):
     loader = MixtureLoader(collection, **ARGUMENTS, tracks=("peaks",), epoch_batches=40)
     for batch in loader:

@@ -19,7 +19,7 @@ from distgen.config.recipe import (
     is_bed,
 )
 from distgen.config.run import Cluster, Data, Lengths, Log, Optimizer, Rate, Train
-from distgen.config.windows import At, Regions, Windows
+from distgen.config.windows import At, Personal, Pool, Regions, Windows
 
 # The bounds of waits, in seconds: this table is the one place that says them.
 TIMEOUTS = {
@@ -51,6 +51,8 @@ __all__ = [
     "Mixture",
     "Name",
     "Optimizer",
+    "Personal",
+    "Pool",
     "Positive",
     "Rate",
     "Recipe",

@@ -21,6 +21,8 @@ SITES = 512
 LINE = SITES // 64  # words of a haplotype in a block
 BIN_BITS = 10  # sites are looked up by the 1,024 bases that they lie in
 
+_GROUP = 128  # rows whose bits are brought near together
+
 # The number of the lowest bit of a word that has one bit alone (Leiserson, Prokop and Randall 1998).
 _DE_BRUIJN = uint64(0x03F79D71B4CB0A89)
 _BIT = np.zeros(64, np.uint8)
@@ -183,10 +185,14 @@ def apply(
     table: Any, starts: Int64, limits: Int64, length: int, copies: Int64, sequence: Bytes, ambiguous: Bytes
 ) -> None:
     """Give rows (B, bytes), each from its start rounded down to 64 bases, the bases of haplotypes; `ambiguous` may be empty."""
-    most, _ = _ahead(table, starts, limits, length, copies)
-    positions, codes = np.empty(most, np.int64), np.empty(most, np.uint8)
+    positions, codes = np.empty(0, np.int64), np.empty(0, np.uint8)
     flags = ambiguous.size > 0
     for row in range(starts.size):
+        if row % _GROUP == 0:
+            group = slice(row, row + _GROUP)
+            most, _ = _ahead(table, starts[group], limits[group], length, copies[group])
+            if most > positions.size:
+                positions, codes = np.empty(most, np.int64), np.empty(most, np.uint8)
         low, high = max(starts[row], limits[row, 0]), min(starts[row] + length, limits[row, 1])
         if low >= high:
             continue

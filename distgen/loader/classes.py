@@ -63,8 +63,8 @@ class Balanced:
 
     @property
     def identity(self) -> Any:
-        """What else than the order's name, the seed and the windows says which sample is which, as plain data."""
-        own = [pool.identity if isinstance(pool, Matched) else [] for pool in self._pools]
+        """What else than the order's name and the seed says which sample is which, as plain data."""
+        own = [pool.identity for pool in self._pools]
         return [VERSION, self._samples, list(self.names), self._schedule.counts.tolist(), own]
 
     def draw(self, samples: Int64, epoch: int) -> tuple[Located, Int64]:

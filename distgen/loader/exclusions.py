@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from distgen.compiled import compiled
-from distgen.genome import Contigs, Int64, intersect, subtract, union
+from distgen.genome import Bits, Contigs, Int64, intersect, pairs, subtract, union
 from distgen.store.reader import Store
 
 NONE: Int64 = np.empty((0, 2), np.int64)
@@ -55,9 +55,23 @@ class Exclusions:
         }
         return {reason: _on_grid(starts, regions, unit) for reason, starts in found.items()}
 
+    def of_stretches(self, stretches: Int64) -> dict[str, Bits]:
+        """Which stretches int64 (n, 2), flat, of any length would be left out as windows that are all target, by reason."""
+        lengths = stretches[:, 1] - stretches[:, 0]
+        different, which = np.unique(lengths, return_inverse=True)
+        most = np.array([self._most(length) for length in different.tolist()], np.int64)[which]
+        return {
+            "ambiguous": _shared(stretches, self.unknown) > most,
+            "excluded": _shared(stretches, union(self.holes)) == lengths,
+        }
+
+    def _most(self, length: int) -> int:
+        """How many bases of a window may be ambiguous; as the user wrote the share: 0.29 of 100 is 29."""
+        return int(Fraction(str(self.max_ambiguous)) * length)
+
     def _crowded(self, regions: Int64, window: int, margin: int) -> Int64:
         """Target starts whose windows have too many ambiguous bases."""
-        most = int(Fraction(str(self.max_ambiguous)) * window)  # as the user wrote it: 0.29 of 100 is 29
+        most = self._most(window)
         if most >= window:
             return NONE
         known = subtract(regions, self.unknown)
@@ -97,10 +111,8 @@ def _crowd(regions: Int64, borders: Int64, window: int, margin: int, most: int, 
         while end < borders.size and borders[end] < high:
             end += 2
         start, count = low, window
-        before, after = (
-            begin,
-            begin,
-        )  # the borders that the window's first base, and the one after its last, have passed
+        # Which border is the next for the window's first base, and for the one after its last.
+        before = after = begin
         for known in range(begin, end, 2):
             count -= max(min(borders[known + 1], low - margin + window) - borders[known], 0)
         own = found
@@ -124,6 +136,15 @@ def _crowd(regions: Int64, borders: Int64, window: int, margin: int, most: int, 
             if stop == high - 1:
                 break
             start, count = stop, count_there
+    return found
+
+
+def _shared(stretches: Int64, runs: Int64) -> Int64:
+    """How many bases each of any stretches (n, 2) shares with sorted disjoint runs (m, 2)."""
+    mine, theirs = pairs(stretches, runs)
+    found = np.zeros(len(stretches), np.int64)
+    begin, end = np.maximum(stretches[mine, 0], runs[theirs, 0]), np.minimum(stretches[mine, 1], runs[theirs, 1])
+    np.add.at(found, mine, end - begin)
     return found
 
 

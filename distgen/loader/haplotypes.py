@@ -30,6 +30,7 @@ from distgen.kernels import Replacements
 from distgen.kernels.draws import PHASE
 from distgen.loader import alleles
 from distgen.loader.alleles import BIN_BITS, LINE, SITES, Table, Words
+from distgen.store.cache import default_folder
 from distgen.store.format import crc32c
 from distgen.store.reader import Store
 from distgen.store.variants import Variants
@@ -97,7 +98,7 @@ class Haplotypes:
             _write(source, sink)
             found = np.frombuffer(sink.getbuffer().toreadonly(), np.uint64)  # as a map is: compiled once for both
         else:
-            found = _kept(source, (cache or _folder()) / f"{self.id}.haplotypes", name)
+            found = _kept(source, (cache or default_folder()) / f"{self.id}.haplotypes", name)
         self._table, self.unknown, self._crcs = _read(found)
         self._checked: Bits = np.full(len(self._crcs), not isinstance(found, np.memmap))
         self._path = getattr(found, "filename", None)
@@ -282,10 +283,6 @@ def _read(found: Words) -> tuple[Table, bool, npt.NDArray[np.int64]]:
 
 
 # ---- the file of what is large ----------------------------------------------------------------
-
-
-def _folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distgen"
 
 
 def _kept(source: _Source, path: Path, name: str) -> Words:

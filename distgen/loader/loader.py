@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import partial
 from itertools import chain
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from distgen.config import Lengths
+from distgen.config import Lengths, Personal, Windows
 from distgen.errors import ConfigError
 from distgen.genome import Interval
-from distgen.ingest.objects import Place
+from distgen.ingest.objects import Place, locate
 from distgen.loader.base import Loader, Made
 from distgen.loader.batch import Batch, places
 from distgen.loader.order import VERSIONS
-from distgen.loader.placement import place
-from distgen.loader.plan import Plan
+from distgen.loader.placement import place, place_track
+from distgen.loader.plan import Plan, settled
+from distgen.loader.regions import CONTIGS, MATRIX
 from distgen.loader.sampling import Drawn, Last, Order, Strand
-from distgen.loader.targets import HostTrack, Targets
+from distgen.loader.targets import Targets, label_rows, matrix_rows
 from distgen.loader.transfer import Transfer
 from distgen.loader.windows import Geometry
+from distgen.store.cache import ShardCache, default_cache
 from distgen.store.reader import Store, open_store
+
+if TYPE_CHECKING:
+    from distgen.loader.haplotypes import Haplotypes
 
 
 class GenomeLoader(Loader):
@@ -32,7 +38,7 @@ class GenomeLoader(Loader):
 
     Args:
         store: an open store, or the path of one.
-        window: bases per window.
+        window: bases per window; None: 1,024, or for a table of sequences as many as the longest has.
         target_length: bases in the window's middle that targets cover; the whole window if None.
         stride: bases from one target to the next; `target_length` if None.
         split: a part of the store's default split, "name/part" of another, or None for everything.
@@ -44,10 +50,15 @@ class GenomeLoader(Loader):
         lanes: for "grouped", from how many places a batch is drawn; it divides `batch_size`. As many as workers are read with
             the least traffic. None: the largest divisor up to 8.
         rank, world_size: this rank serves rows floor(rank B / W) to floor((rank + 1) B / W).
-        placement: "device", "host" or "auto".
+        placement: "device": planes and tracks lie whole where batches are to be; "host": rows are copied out of memory-mapped
+            shards; "stream": the same for a store elsewhere, whose shards are fetched ahead of time; "auto" says which it
+            takes and why.
+        cache: keeps the shards of a store elsewhere on the local disk; None: 64 GB in the user's cache folder.
         device: where batches are to be.
         tracks: names of the tracks to serve as targets.
         inputs: names of the tracks to serve along the whole window, for the model to see.
+        windows: where they lie, if not all along the split: at regions, in balanced pools, without what is excluded, as the
+            haplotypes of samples have them. Paths are relative to the working directory.
         curriculum: lengths of windows that other epochs have before the one this says stays.
         last: "drop" an incomplete last batch, "pad" it with rows of weight 0, or "wrap": fill it with the epoch's first samples.
 
@@ -61,7 +72,7 @@ class GenomeLoader(Loader):
         self,
         store: Store | str | Place,
         *,
-        window: int = 1024,
+        window: int | None = None,
         target_length: int | None = None,
         stride: int | None = None,
         split: str | None = "train",
@@ -73,31 +84,48 @@ class GenomeLoader(Loader):
         lanes: int | None = None,
         rank: int = 0,
         world_size: int = 1,
-        placement: Literal["auto", "device", "host"] = "auto",
+        placement: Literal["auto", "device", "host", "stream"] = "auto",
+        cache: ShardCache | None = None,
         device: torch.device | str = "cpu",
         tracks: tuple[str, ...] = (),
         inputs: tuple[str, ...] = (),
         curriculum: Sequence[Lengths] = (),
+        windows: Windows | None = None,
         last: Last = "drop",
     ):
         self._arguments = {
             name: value for name, value in locals().items() if name not in ("self", "store", "__class__")
         }
         super().__init__(batch_size, torch.device(device))
-        self.store = store if isinstance(store, Store) else open_store(store)
+        self.store = store if isinstance(store, Store) else _open(store, cache)
         if batch_size < world_size:
             raise ConfigError(f"{batch_size} leaves some of {world_size} workers without samples", key="batch_size")
+        window, windows = settled(self.store, window, windows)
+        haplotypes = self._open_haplotypes(windows.personal, seed)
         # The run's own lengths come last and stay.
         lengths = [*curriculum, Lengths(epochs=1, window=window, target_length=target_length, stride=stride)]
         self.plan = Plan(
-            self.store, lengths, split, batch_size, seed, strand, jitter, order, lanes, last, tracks, inputs
+            self.store,
+            lengths,
+            split,
+            batch_size,
+            seed,
+            strand,
+            jitter,
+            order,
+            lanes,
+            last,
+            tracks,
+            inputs,
+            windows,
+            haplotypes,
         )
         self._identity = {"data": self.plan.id, "order": VERSIONS[order], "seed": seed}
         self._rows = np.arange(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
         self._transfer = Transfer(self.device)
-        self._placement = place(placement, self.store, self._transfer)
+        self._placement = place(placement, self.store, self._transfer, haplotypes, order)
         self._tracks, self._inputs = tracks, inputs
-        self._sources = cache(self._open_sources)
+        self._sources = lru_cache(maxsize=None)(self._open_sources)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Another process opens the store anew: addresses of what is mapped here mean nothing there.
@@ -131,7 +159,7 @@ class GenomeLoader(Loader):
     def make(self, epoch: int, batches: Sequence[int]) -> Made:
         """This rank's rows of some global batches of an epoch, by their numbers in it."""
         drawn, geometry, count = self._draw(epoch, batches), self.plan.sampling(epoch).geometry, len(batches)
-        rows = self._placement.rows(drawn.positions, drawn.limits, geometry.window)
+        rows = self._placement.rows(drawn.positions, drawn.limits, geometry.window, drawn.haplotypes)
         send, fill = self._transfer.send, self._transfer.fill
         columns = {name: send(fill(getattr(drawn, name))) for name in ("reverse", "keys", "weight")}
         columns |= {"samples": torch.from_numpy(drawn.samples), "positions": torch.from_numpy(drawn.positions)}
@@ -140,6 +168,11 @@ class GenomeLoader(Loader):
             starts = drawn.positions if kind == "inputs" else drawn.target_starts
             mask = "inputs_mask" if kind == "inputs" else "mask"
             tables[kind][name], tables[mask][name] = source.rows(starts, drawn.limits, drawn.reverse, drawn.rows)
+        if drawn.labels is not None:
+            tables["targets"]["pool"] = send(fill(drawn.labels))
+            tables["mask"]["pool"] = torch.ones(len(drawn.labels), dtype=torch.bool, device=self.device)
+        if drawn.haplotypes is not None:
+            columns["haplotypes"] = torch.from_numpy(drawn.haplotypes)
         parts = {name: _parts(column, count) for name, column in columns.items()}
         split = {kind: {name: _parts(v, count) for name, v in table.items()} for kind, table in tables.items()}
         made = [
@@ -157,6 +190,7 @@ class GenomeLoader(Loader):
                 weight=parts["weight"][number],
                 samples=parts["samples"][number],
                 positions=parts["positions"][number],
+                haplotypes=parts["haplotypes"][number] if "haplotypes" in parts else None,
                 targets={name: part[number] for name, part in split["targets"].items()},
                 mask={name: part[number] for name, part in split["mask"].items()},
                 inputs={name: part[number] for name, part in split["inputs"].items()},
@@ -168,14 +202,33 @@ class GenomeLoader(Loader):
         tensors += [tensor for tensor in rows[:5] if tensor is not None]
         return Made(made, [partial(self._transfer.receive, self._transfer.sent(), tensors)])
 
+    def _open_haplotypes(self, personal: Personal | None, seed: int) -> Haplotypes | None:
+        if personal is None:
+            return None
+        from distgen.loader.haplotypes import Haplotypes
+
+        return Haplotypes(self.store, personal.variants, personal.samples, unphased=personal.unphased, seed=seed)
+
     def _open_sources(self, geometry: Geometry) -> list[tuple[str, str, Targets]]:
         """What is served beside the bases: where it goes, its name, and what makes its rows."""
         asked = [("targets", name, geometry.target_length) for name in self._tracks]
         asked += [("inputs", name, geometry.window) for name in self._inputs]
-        return [
-            (kind, name, HostTrack(self.store, self.store.track(name), length, self._transfer))
+        made: list[tuple[str, str, Targets]] = [
+            (kind, name, place_track(self._placement, self.store, name, length, self._transfer, self.plan.holes))
             for kind, name, length in asked
         ]
+        regions = self.plan.windows.regions
+        if regions and regions.source == CONTIGS and "labels" in self.store.manifest:
+            made.append(("targets", "labels", label_rows(self.store, self._transfer)))
+        elif regions and regions.source.startswith(MATRIX):
+            name = regions.source.removeprefix(MATRIX)
+            made.append(("targets", name, matrix_rows(self.store, name, self._transfer)))
+        return made
+
+
+def _open(place: str | Place, cache: ShardCache | None) -> Store:
+    place = locate(place)
+    return open_store(place, None if isinstance(place, Path) else cache or default_cache())
 
 
 def _opened(path: Place, arguments: dict[str, Any], state: dict[str, Any]) -> GenomeLoader:

@@ -344,3 +344,13 @@ def _map(file: int) -> Bytes:
     """Map a file and close it; its lock stays for as long as the map does."""
     with os.fdopen(file, "rb") as opened:
         return np.memmap(opened, np.uint8, "c").view(np.ndarray)
+
+
+def default_folder() -> Path:
+    """Where what can be made or fetched again is kept: $XDG_CACHE_HOME/distgen, or ~/.cache/distgen."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distgen"
+
+
+def default_cache() -> ShardCache:
+    """At most 64 GB in the user's cache folder."""
+    return ShardCache(default_folder() / "shards", 64 * 10**9)

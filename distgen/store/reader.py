@@ -119,7 +119,7 @@ class Store:
     """One assembly, read-only. Open it with `open_store`."""
 
     def __init__(self, path: Place, cache: ShardCache | None = None):
-        self.path, self._cache = path, cache
+        self.path, self.cache = path, cache
         self.manifest = read_manifest(path, "store", "*.zarr")
         attributes = self.manifest["group"]["attributes"]["distgen"]
         if "collection" in attributes:
@@ -130,7 +130,7 @@ class Store:
     def array(self, key: str) -> Array:
         """One array by its key in the manifest."""
         # Contigs are read once, and whole: no reason to keep them.
-        cache = None if key.startswith("contigs/") else self._cache
+        cache = None if key.startswith("contigs/") else self.cache
         return Array(self.path / key, self.manifest["arrays"][key], partial(_stretches, self.path, key), cache)
 
     @cached_property

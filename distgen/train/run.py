@@ -117,14 +117,34 @@ class Run(File):
                 strand=data.strand if training else "forward",
                 jitter=data.jitter if training else 0,
                 order=data.order if training else "sequential",
+                lanes=data.lanes if training else None,
                 rank=rank,
                 world_size=world_size,
                 placement=data.placement,
+                cache=self._cache(),
                 device=device,
                 tracks=objective.tracks,
+                inputs=data.inputs,
                 curriculum=data.curriculum if training else (),
+                windows=self._windows(training),
                 last=data.last if training else "pad",
             )
+
+    def _windows(self, training: bool) -> Windows:
+        """Where windows lie. What is measured is measured everywhere it can be, on the assembly itself: pools are for training."""
+        data = self.data
+        found = Windows.model_validate(data.model_dump(include=set(Windows.model_fields)))
+        exclude = tuple(str(self.resolve(bed, "data.exclude")) for bed in data.exclude)
+        regions = self._placed(data.regions, "data.regions.source")
+        pools = [self._placed(pool, f"data.pool.{number}.source") for number, pool in enumerate(data.pool)]
+        found = found.model_copy(update={"exclude": exclude, "regions": regions, "pool": tuple(pools)})
+        return found if training else found.model_copy(update={"personal": None})
+
+    def _placed(self, section, key):
+        """A section whose `source` is a path made absolute, if it is one."""
+        if section is None or section.source is None or section.source == CONTIGS or section.source.startswith(MATRIX):
+            return section
+        return section.model_copy(update={"source": str(self.resolve(section.source, key))})
 
     def precision(self, device: torch.device) -> torch.dtype:
         """bfloat16 where asked for, or by `auto` where the hardware multiplies it; else float32."""

@@ -21,6 +21,7 @@ from distgen.kernels.draws import PHASE
 from distgen.loader import haplotypes
 from distgen.loader.haplotypes import Haplotypes
 from distgen.loader.placement import Host
+from distgen.loader.transfer import Transfer
 from distgen.store.build import build
 from distgen.store.reader import open_store
 from tests.conftest import LETTERS
@@ -34,7 +35,7 @@ def rows_of(store, places, length):
     """Flat starts and limits of windows at (contig, start on it), and their rows as the host placement gathers them."""
     contigs, found = np.array(places, np.int64)[:, 0], np.array(places, np.int64)[:, 1]
     starts, limits = store.contigs.offsets[contigs] + found, store.contigs.whole()[contigs]
-    return starts, limits, Host(store, torch.device("cpu")).rows(starts, limits, length)
+    return starts, limits, Host(store, Transfer(torch.device("cpu"))).rows(starts, limits, length)
 
 
 def windows(haplotypes, store, places, length, copies):

@@ -170,8 +170,8 @@ class Plan:
 
     def _balanced(self, geometry: Geometry) -> Balanced:
         pools: dict[str, Numbered | Matched] = {}
-        if self.order != "flat":
-            raise ConfigError(f'windows of pools are drawn in the order "flat", not "{self.order}"', key="order")
+        if self.order == "grouped":
+            raise ConfigError('windows of pools are drawn from everywhere. Use "flat".', key="order")
         asked = {pool.name: pool for pool in self.windows.pool}
         for name, pool in asked.items():
             if pool.regions is not None:

@@ -1,6 +1,8 @@
 """What `distgen export` writes, and reading it back with every check.
 
-A folder holds `PART-000000.tar` and so on, and `index.json`. Every sample is some members, in this order:
+A folder holds `PART-000000.tar` and so on, and `index.json`, which says where each sample lies: the targets of a part tile
+its regions (flat, each beginning on a bin of the coarsest track), and its samples are these tiles in their order. Every
+shard of a part holds equally many, the last one what is left. Every sample is some members, in this order:
 
     KEY.seq         packed bases: base i in bits 2*(i % 4) of byte i // 4; an ambiguous base is stored as 0
     KEY.amb         where a base is ambiguous: base i in bit i % 8 of byte i // 8
@@ -29,18 +31,19 @@ import numpy.typing as npt
 
 from distgen.config import digest
 from distgen.errors import ConfigError, SourceError, suggest
-from distgen.genome import AMBIGUOUS, BASES, MISSING, Bytes, Interval
+from distgen.genome import ALIGNMENT, AMBIGUOUS, BASES, MISSING, Bytes, Contigs, Int64, Interval
 from distgen.ingest.objects import RANGE, Object, Place
 from distgen.ingest.packing import unpack_codes
 from distgen.store import format
 from distgen.store.ranges import Ranges, open_bytes
-from distgen.store.splits import PARTS
+from distgen.store.reader import Track
+from distgen.store.splits import PARTS, intervals
 from distgen.store.tar import npy_header, read_members
 
 if TYPE_CHECKING:
     from distgen.ingest.tables import SequenceBlock
 
-FORMAT = 1
+FORMAT = 2
 INDEX = "index.json"
 _LARGEST_JSON = 1 << 16
 _BLOCK_BYTES = 1 << 22  # of samples, for a SequenceBlock
@@ -96,6 +99,8 @@ class Export:
     def __init__(self, folder: Place, index: dict[str, Any]):
         self.folder, self.index = folder, index
         self.window: int = index["geometry"]["window"]
+        self.target_length: int = index["geometry"]["target_length"]
+        self.stride: int = index["geometry"]["stride"]
         self.parts: dict[str, int] = {part: index["parts"][part] for part in PARTS if part in index["parts"]}
         self.tracks: dict[str, dict[str, Any]] = index["tracks"]
         self.shards: list[Shard] = []
@@ -103,12 +108,47 @@ class Export:
             before = [shard for shard in self.shards[-1:] if shard.part == entry["part"]]
             number, first = (before[0].number + 1, before[0].first + before[0].samples) if before else (0, 0)
             self.shards.append(Shard(entry["part"], number, first, entry["samples"]))
+        self.per_shard: dict[str, int] = {shard.part: shard.samples for shard in reversed(self.shards)}
 
     @cached_property
-    def contig_lengths(self) -> dict[str, int]:
-        """Bases of each contig of the assembly."""
-        contigs = self.index["contigs"]
-        return dict(zip(contigs["name"], contigs["length"], strict=True))
+    def contigs(self) -> Contigs:
+        """The contigs of the assembly, those without any sample as well."""
+        table = self.index["contigs"]
+        lengths = np.array(table["length"], np.int64)
+        padded = -(-lengths // ALIGNMENT) * ALIGNMENT
+        return Contigs(table["name"], lengths, np.cumsum(padded) - padded, (), tuple(table["circular"]))
+
+    def regions(self, part: str) -> Int64:
+        """Flat intervals (n, 2) that the targets of a part tile. Raises ConfigError if there is no such part."""
+        self._known(part)
+        return self._tiled[part][0]
+
+    @cached_property
+    def _tiled(self) -> dict[str, tuple[Int64, Int64]]:
+        """The regions of each part, and how many samples there are up to the end of each."""
+        found = {}
+        for part in self.parts:
+            regions = intervals(self.index["regions"][part], self.contigs)
+            found[part] = regions, tile_ends(regions, self.target_length, self.stride)
+        return found
+
+    def track(self, name: str) -> Track:
+        """One track; its values come with the samples. Raises ConfigError with the nearest name if there is none."""
+        if name not in self.tracks:
+            raise ConfigError(f'{self.folder} has no track "{name}". {suggest(name, self.tracks)}')
+        return Track.of(name, self.tracks[name], self.contigs, ())
+
+    def identity(self, tracks: tuple[str, ...]) -> dict[str, str]:
+        """Content ids of what a run uses: those of the store, so that a run goes on with an export of it and back. Where
+        finer tracks than all that were exported would lay the windows in another way, the ids are others."""
+        ids: dict[str, str] = self.index["identity"]
+        used = {key: ids[key] for key in ("sequence", "ambiguous", *(f"track {name}" for name in tracks), "split")}
+        unit, wanted = (max([self.tracks[n]["bin_bp"] for n in names], default=1) for names in (self.tracks, tracks))
+        return used if unit == wanted else used | {"bins": f"of {unit}"}
+
+    def _known(self, part: str) -> None:
+        if part not in self.parts:
+            raise ConfigError(f'{self.folder} has no part "{part}". {suggest(part, self.parts)}')
 
     @cached_property
     def _layout(self) -> dict[str, tuple[int, bytes]]:
@@ -133,8 +173,7 @@ class Export:
             ConfigError: there is no such part, or the export is in an object store.
             SourceError: a shard is missing, cut or damaged, or a member is not what it should be; names both.
         """
-        if part not in self.parts:
-            raise ConfigError(f'{self.folder} has no part "{part}". {suggest(part, self.parts)}')
+        self._known(part)
         for shard in self.shards:
             if shard.part == part:
                 self.check(shard)
@@ -174,10 +213,14 @@ class Export:
         path = self.folder / shard.name
         if not isinstance(path, Path):
             raise ConfigError(f"{self.folder} is not on this machine: copy it here, or read it with webdataset")
+        yield from self.read(shard, path)
+
+    def read(self, shard: Shard, path: Path) -> Iterator[Sample]:
+        """The samples of a shard, of which this file is a copy. Raises SourceError as `samples`."""
         largest = max(_LARGEST_JSON, *(size for size, _ in self._layout.values()))
         members = read_members(path, largest)
         member = next(members, None)
-        for sample in range(shard.first, shard.first + shard.samples):
+        for sample, (where, overhang) in enumerate(self._tiles(shard), shard.first):
             key = sample_key(shard.part, sample)
             found = {}
             for suffix, (size, head) in self._layout.items():
@@ -195,53 +238,43 @@ class Export:
                 member = next(members, None)
             if member is None or member[0] != f"{key}.json":
                 raise _unexpected(path, member, f"{key}.json")
-            yield self._sample(key, shard.part, found, self._about(path, member, shard.part))
+            about = sample_json(where, shard.part, overhang)
+            if member[1] != about:
+                shown = member[1][: 2 * len(about)].decode(errors="replace")
+                raise SourceError(f'{path}: member "{member[0]}" says {shown}, {INDEX} makes it {about.decode()}')
+            yield self._sample(key, shard.part, found, where, overhang)
             member = next(members, None)
         if member is not None:
             raise _unexpected(path, member, f"the end after {shard.samples:,} samples")
 
-    def _about(self, path: Path, member: tuple[str, bytes], part: str) -> dict[str, Any]:
-        """What a sample's JSON says, if that can be so."""
-        try:
-            about = json.loads(member[1])
-            if not isinstance(about, dict) or about.keys() != _KEYS.keys():
-                raise ValueError(f"it must be an object with the keys {', '.join(_KEYS)}")
-            for key, kind in _KEYS.items():
-                if type(about[key]) is not kind:
-                    raise ValueError(f"{key} is {about[key]!r}, and must be of type {kind.__name__}")
-            expected = {"part": part, "strand": "+", "length": self.window, "end": about["start"] + self.window}
-            for key, value in expected.items():
-                if about[key] != value:
-                    raise ValueError(f"{key} is {about[key]!r}, and must be {value!r}")
-            left, right = about["overhang"]
-            if type(left) is not int or type(right) is not int or min(left, right) < 0 or left + right >= self.window:
-                raise ValueError(f"overhang is {about['overhang']}, and must be two lengths below the window's")
-            if about["contig"] not in self.contig_lengths:
-                raise ValueError(f'contig "{about["contig"]}" is not in {INDEX}')
-            length = self.contig_lengths[about["contig"]]
-            if about["start"] + left < 0 or about["end"] - right > length:
-                raise ValueError(f"what does not hang over leaves the contig, which has {length:,} bases")
-        except (ValueError, RecursionError) as error:
-            raise SourceError(f'{path}: member "{member[0]}": {error}') from None
-        return about
+    def _tiles(self, shard: Shard) -> Iterator[tuple[Interval, tuple[int, int]]]:
+        """Where each sample of a shard lies, and by how much it hangs over its region at the left and at the right."""
+        regions, ends = self._tiled[shard.part]
+        samples = np.arange(shard.first, shard.first + shard.samples)
+        rows = np.searchsorted(ends, samples, side="right")
+        number = samples - np.r_[0, ends][rows]
+        first, last = regions[rows].T
+        start = first + number * self.stride - (self.window - self.target_length) // 2
+        contig = self.contigs.locate(first)
+        overhang = np.maximum([first - start, start + self.window - last], 0)
+        columns = contig, start - self.contigs.offsets[contig], *overhang
+        for row, begin, left, right in zip(*(column.tolist() for column in columns), strict=True):
+            yield Interval(self.contigs.names[row], begin, begin + self.window, "+"), (left, right)
 
-    def _sample(self, key: str, part: str, found: dict[str, bytes], about: dict[str, Any]) -> Sample:
+    def _sample(
+        self, key: str, part: str, found: dict[str, bytes], where: Interval, overhang: tuple[int, int]
+    ) -> Sample:
         codes = unpack_codes(np.frombuffer(found["seq"], np.uint8))[: self.window]
         ambiguous, soft = (
             np.unpackbits(np.frombuffer(bits, np.uint8), count=self.window, bitorder="little").view(bool)
             for bits in (found.get(name, bytes(self._layout[name][0])) for name in ("amb", "soft"))
         )
         codes[ambiguous] = AMBIGUOUS
-        left, right = about["overhang"]
         targets = {
             name: np.frombuffer(found[f"{name}.npy"], track["dtype"]).reshape(track["shape"])
             for name, track in self.tracks.items()
         }
-        where = Interval(about["contig"], about["start"], about["end"], about["strand"])
-        return Sample(key, part, where, codes, soft, (left, right), targets)
-
-
-_KEYS = {"contig": str, "start": int, "end": int, "strand": str, "length": int, "part": str, "overhang": list}
+        return Sample(key, part, where, codes, soft, overhang, targets)
 
 
 def _sha256(content: Bytes | Ranges) -> str:
@@ -291,6 +324,9 @@ def _check_index(export: Export) -> None:
     for shard, entry in zip(export.shards, export.index["shards"], strict=True):
         if entry["name"] != shard.name:
             raise ValueError(f'shard "{entry["name"]}" stands where {shard.name} belongs')
+        per_shard = export.per_shard[shard.part]
+        if shard.first != shard.number * per_shard or shard.samples > per_shard:
+            raise ValueError(f"{shard.name} has {shard.samples} samples, another number than those before")
         counts[shard.part] += shard.samples
     if counts != export.index["parts"]:
         raise ValueError(f"its parts are {export.index['parts']}, its shards hold {counts}")
@@ -298,8 +334,10 @@ def _check_index(export: Export) -> None:
         bins, columns = track["shape"]
         if track["dtype"] not in _DTYPES or columns != len(track["columns"]) or min(bins, columns) < 1:
             raise ValueError(f'track "{name}" has dtype {track["dtype"]} and shape {track["shape"]}')
-    if not export.contig_lengths:
-        raise ValueError("it names no contig")
+    for part, (regions, ends) in export._tiled.items():
+        made = ends[-1:].tolist()
+        if not np.array_equal(regions, export.contigs.join(regions)) or made != [export.parts[part]]:
+            raise ValueError(f'part "{part}" has {export.parts[part]} samples, its regions make {made}')
 
 
 def read_blocks_of_export(folder: Path) -> Iterator[SequenceBlock]:
@@ -354,6 +392,19 @@ def _labels(export: Export, samples: list[Sample]) -> tuple[npt.NDArray[Any], tu
     if stored.dtype == np.uint8:
         stored = np.where(stored == MISSING, np.nan, stored)
     return stored.astype(np.float32), columns
+
+
+def tile_ends(regions: Int64, target_length: int, stride: int) -> Int64:
+    """How many targets there are up to the end of each region (n, 2): one every `stride` bases until it is covered."""
+    lengths = regions[:, 1] - regions[:, 0]
+    covering = np.maximum(-(-(lengths - target_length) // stride), 0) + 1
+    return np.cumsum(np.minimum(covering, -(-lengths // stride)))  # each begins inside, also where strides leave gaps
+
+
+def sample_json(where: Interval, part: str, overhang: tuple[int, int]) -> bytes:
+    """What `KEY.json` says."""
+    about = {"contig": where.contig, "start": where.start, "end": where.end, "strand": where.strand}
+    return json.dumps(about | {"length": where.end - where.start, "part": part, "overhang": overhang}).encode()
 
 
 def sample_key(part: str, sample: int) -> str:

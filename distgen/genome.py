@@ -162,12 +162,7 @@ class Contigs:
     def join(self, intervals: Int64) -> Int64:
         """Sorted disjoint intervals of any flat ones (n, 2) that lie inside contigs. Those of one contig that overlap
         or touch become one, so that a window may lie across the seam; none ever crosses a contig."""
-        if not len(intervals):
-            return intervals
-        intervals = intervals[np.argsort(intervals[:, 0], kind="stable")]
-        reach, rows = np.maximum.accumulate(intervals[:, 1]), self.locate(intervals[:, 0])
-        first = np.flatnonzero(np.r_[True, (intervals[1:, 0] > reach[:-1]) | (rows[1:] != rows[:-1])])
-        return np.stack([intervals[first, 0], np.maximum.reduceat(intervals[:, 1], first)], axis=1)
+        return union(intervals, self.locate(intervals[:, 0]))
 
 
 def match(pattern: str, names: Sequence[str]) -> list[int]:
@@ -176,12 +171,32 @@ def match(pattern: str, names: Sequence[str]) -> list[int]:
     return exact or [i for i, name in enumerate(names) if fnmatch.fnmatchcase(name, pattern)]
 
 
-def intersect(left: Int64, right: Int64) -> Int64:
-    """What two tables (n, 2) and (m, 2) of sorted disjoint intervals share."""
+def union(intervals: Int64, rows: Int64 | None = None) -> Int64:
+    """Sorted disjoint intervals of any (n, 2): those that overlap or touch become one, unless their `rows` (n,), which
+    ascend with them, differ."""
+    if not len(intervals):
+        return intervals
+    order = np.argsort(intervals[:, 0], kind="stable")
+    intervals = intervals[order]
+    reach = np.maximum.accumulate(intervals[:, 1])
+    apart = intervals[1:, 0] > reach[:-1]
+    if rows is not None:
+        apart |= np.diff(rows[order]) != 0
+    first = np.flatnonzero(np.r_[True, apart])
+    return np.stack([intervals[first, 0], np.maximum.reduceat(intervals[:, 1], first)], axis=1)
+
+
+def pairs(left: Int64, right: Int64) -> tuple[Int64, Int64]:
+    """The rows (k,) and (k,) of all pairs that overlap, in order: of any intervals (n, 2) and of sorted disjoint ones (m, 2)."""
     first = np.searchsorted(right[:, 1], left[:, 0], side="right")
     count = np.maximum(np.searchsorted(right[:, 0], left[:, 1], side="left") - first, 0)
     mine = np.repeat(np.arange(len(left)), count)
-    theirs = np.arange(len(mine)) - np.repeat(np.cumsum(count) - count, count) + first[mine]
+    return mine, np.arange(len(mine)) - np.repeat(np.cumsum(count) - count, count) + first[mine]
+
+
+def intersect(left: Int64, right: Int64) -> Int64:
+    """What two tables (n, 2) and (m, 2) of sorted disjoint intervals share."""
+    mine, theirs = pairs(left, right)
     starts = np.maximum(left[mine, 0], right[theirs, 0])
     return np.stack([starts, np.minimum(left[mine, 1], right[theirs, 1])], axis=1)
 

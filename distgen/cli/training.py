@@ -89,7 +89,7 @@ def samples(
     parsed = Run.read(run / "run.toml" if run.is_dir() else run)
     store = parsed.open_store()
     loader = parsed.loader(store, parsed.build_objective(store), "train", training=True)
-    epoch, position = loader.at_step(step - 1)
+    epoch, position = loader.plan.at_step(step - 1)
     found = [
         {"sample": sample, "contig": place.contig, "start": place.start, "end": place.end, "strand": place.strand}
         for sample, place in zip(*loader.places(epoch, position), strict=True)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from distgen.compiled import compiled
 from distgen.errors import ConfigError
-from distgen.genome import Int64
+from distgen.genome import Contigs, Int64
 
 Integers = npt.NDArray[np.signedinteger[Any]]
 
@@ -42,6 +42,11 @@ class Features:
 
     def __len__(self) -> int:
         return len(self.start)
+
+    def flat(self, contigs: Contigs) -> Int64:
+        """The stretches (n, 2) in the flat coordinate of their contig table."""
+        offsets = contigs.offsets[self.contig]
+        return np.stack([offsets + self.start, offsets + self.end], axis=1)
 
     @cached_property
     def _reach(self) -> Int64:

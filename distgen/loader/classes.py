@@ -12,7 +12,7 @@ from distgen.genome import Int64
 from distgen.loader.negatives import Matched
 from distgen.loader.order import permute
 from distgen.loader.schedule import Schedule
-from distgen.loader.windows import Located, Windows
+from distgen.loader.windows import Located, Numbered
 
 VERSION = "balanced/1"
 
@@ -36,7 +36,7 @@ class Balanced:
 
     def __init__(
         self,
-        pools: Mapping[str, Windows | Matched],
+        pools: Mapping[str, Numbered | Matched],
         shares: Mapping[str, float],
         seed: int,
         epoch_samples: int | None = None,

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import chain, pairwise
-from operator import itemgetter
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,15 +13,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from distgen.config import Lengths, digest
+from distgen.config import Lengths
 from distgen.errors import CheckpointError, ConfigError
 from distgen.genome import Interval
 from distgen.loader.ahead import ahead
 from distgen.loader.batch import Batch, places
 from distgen.loader.order import VERSIONS
 from distgen.loader.placement import TrackRows, place
-from distgen.loader.sampling import Drawn, Last, Sampling, Strand
-from distgen.loader.windows import Tiles, align, check_lengths
+from distgen.loader.plan import Plan
+from distgen.loader.sampling import Drawn, Last, Order, Strand
 from distgen.store.reader import Store, open_store
 
 _THREADS = 1  # that make batches before they are asked for
@@ -49,7 +46,9 @@ class GenomeLoader(IterableDataset[Batch]):
         seed: of the order and of all draws.
         strand: "forward"; "random" draws one for each sample; "both" serves each window twice.
         jitter: windows move by up to this many bases to either side, drawn for each sample.
-        order: "flat", a new permutation each epoch, or "sequential", along the assembly.
+        order: "flat", a new permutation each epoch; "grouped", one that reads few shards at any time; or "sequential".
+        lanes: for "grouped", from how many places a batch is drawn; it divides `batch_size`. As many as workers are read with
+            the least traffic. None: the largest divisor up to 8.
         rank, world_size: this rank serves rows floor(rank B / W) to floor((rank + 1) B / W).
         placement: "device", "host" or "auto".
         device: where batches are to be.
@@ -73,7 +72,8 @@ class GenomeLoader(IterableDataset[Batch]):
         seed: int = 0,
         strand: Strand = "forward",
         jitter: int = 0,
-        order: Literal["flat", "sequential"] = "flat",
+        order: Order = "flat",
+        lanes: int | None = None,
         rank: int = 0,
         world_size: int = 1,
         placement: Literal["auto", "device", "host"] = "auto",
@@ -85,68 +85,20 @@ class GenomeLoader(IterableDataset[Batch]):
         self.store = store if isinstance(store, Store) else open_store(store)
         if batch_size < world_size:
             raise ConfigError(f"{batch_size} leaves some of {world_size} workers without samples", key="batch_size")
-        found = [self.store.track(name) for name in tracks]
-        unit = math.lcm(*(track.bin_bp for track in found))
-        name, _, part = split.rpartition("/") if split else ("", "", None)
-        regions = align(self.store.regions(part, name or "default"), self.store.contigs, unit)
-        if not len(regions):
-            raise ConfigError(f'"{split}" has no stretch as long as a bin of {unit} bases', key="split")
         # The run's own lengths come last and stay.
-        stages = [*curriculum, Lengths(epochs=1, window=window, target_length=target_length, stride=stride)]
-        self._stages: list[tuple[int, Sampling]] = []
-        begins = 0
-        for lengths in stages:
-            window, target_length, stride = check_lengths(lengths, jitter, [(t.name, t.bin_bp) for t in found])
-            windows = Tiles(regions, window, target_length, stride)
-            self._stages.append((begins, Sampling(windows, order, seed, strand, jitter, unit, last)))
-            begins += lengths.epochs
-        self.batch_size, self.seed, self.order, self.last = batch_size, seed, order, last
-        samples = min(len(sampling) for _, sampling in self._stages)
-        if last == "drop" and samples < batch_size:
-            raise ConfigError(f"{batch_size} is more than the {samples} samples of an epoch", key="batch_size")
+        lengths = [*curriculum, Lengths(epochs=1, window=window, target_length=target_length, stride=stride)]
+        self.plan = Plan(self.store, lengths, split, batch_size, seed, strand, jitter, order, lanes, last, tracks)
+        self.batch_size = batch_size
+        self._state = {"data": self.plan.id, "order": VERSIONS[order], "seed": seed, "batch_size": batch_size}
         self._rows = np.arange(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
         self.device = torch.device(device)
         self._placement = place(placement, self.store, self.device)
-        self._tracks = {track.name: TrackRows(self.store, track) for track in found}
-        self._data = digest(
-            {
-                "store": self.store.identity(name or "default", tracks),
-                "split": split,
-                "lengths": [lengths.model_dump() for lengths in stages],
-                "jitter": jitter,
-                "strand": strand,
-            }
-        )
+        self._tracks = {name: TrackRows(self.store, self.store.track(name)) for name in tracks}
         self.epoch, self.position = 0, 0
-
-    def sampling(self, epoch: int) -> Sampling:
-        """The samples of an epoch."""
-        return self._stages[bisect_right(self._stages, epoch, key=itemgetter(0)) - 1][1]
-
-    def batches(self, epoch: int) -> int:
-        """How many global batches an epoch has."""
-        whole, rest = divmod(len(self.sampling(epoch)), self.batch_size)
-        return whole + (rest > 0 and self.last != "drop")
-
-    def at_step(self, step: int) -> tuple[int, int]:
-        """The epoch, and its first sample, of the global batch that comes after `step` others since the very first."""
-        for (begins, _), (ends, _) in pairwise(self._stages):
-            if step < (batches := (ends - begins) * self.batches(begins)):
-                break
-            step -= batches
-        else:
-            begins, _ = self._stages[-1]
-        epochs, number = divmod(step, self.batches(begins))
-        return begins + epochs, number * self.batch_size
-
-    def steps(self, epochs: int) -> int:
-        """How many global batches so many epochs have."""
-        bounds = [*(begins for begins, _ in self._stages), max(epochs, self._stages[-1][0])]
-        return sum(self.batches(a) * max(min(b, epochs) - a, 0) for a, b in pairwise(bounds))
 
     def __len__(self) -> int:
         """How many global batches the current epoch has, those already served as well."""
-        return self.batches(self.epoch)
+        return self.plan.batches(self.epoch)
 
     def __iter__(self) -> Iterator[Batch]:
         """The rest of the current epoch. `state_dict` always speaks of the batch that comes next.
@@ -157,8 +109,8 @@ class GenomeLoader(IterableDataset[Batch]):
         epoch, first, end = self.epoch, self.position // self.batch_size, len(self)
         worker = get_worker_info()
         mine = range(first, end) if worker is None else range(first + worker.id, end, worker.num_workers)
-        windows = self.sampling(epoch).windows
-        bytes_ = windows.window / 4 + sum(t.bytes_per_base * windows.target_length for t in self._tracks.values())
+        geometry = self.plan.sampling(epoch).geometry
+        bytes_ = geometry.window / 4 + sum(t.bytes_per_base * geometry.target_length for t in self._tracks.values())
         step = min(_MOST, max(1, int(_TOGETHER // (len(self._rows) * bytes_))))
         calls = (partial(self._make, epoch, mine[at : at + step]) for at in range(0, len(mine), step))
         for number, batch in zip(mine, chain.from_iterable(ahead(calls, _THREADS, _AHEAD)), strict=True):
@@ -173,7 +125,7 @@ class GenomeLoader(IterableDataset[Batch]):
     def places(self, epoch: int, position: int) -> tuple[list[int], list[Interval]]:
         """The samples of that batch and where they lie, without reading them; see `Batch.samples` and `Batch.where`."""
         drawn = self._draw(epoch, self._at(position))
-        length = self.sampling(epoch).windows.window
+        length = self.plan.sampling(epoch).geometry.window
         found = places(self.store.contigs, drawn.positions, drawn.limits, drawn.reverse, length)
         return drawn.samples.tolist(), found
 
@@ -184,15 +136,15 @@ class GenomeLoader(IterableDataset[Batch]):
     def _draw(self, epoch: int, batches: range) -> Drawn:
         """This rank's rows of some batches."""
         begins = np.array(batches, np.int64) * self.batch_size
-        return self.sampling(epoch).draw((begins[:, None] + self._rows).reshape(-1), epoch)
+        return self.plan.sampling(epoch).draw((begins[:, None] + self._rows).reshape(-1), epoch)
 
     def _make(self, epoch: int, batches: range) -> list[Batch]:
         """Some batches of an epoch."""
-        drawn, windows, count = self._draw(epoch, batches), self.sampling(epoch).windows, len(batches)
-        rows = self._placement.rows(drawn.positions, drawn.limits, windows.window)
+        drawn, geometry, count = self._draw(epoch, batches), self.plan.sampling(epoch).geometry, len(batches)
+        rows = self._placement.rows(drawn.positions, drawn.limits, geometry.window)
         targets, mask = {}, {}
         for name, track in self._tracks.items():
-            values, known = track.rows(drawn.target_starts, drawn.limits, windows.target_length, drawn.reverse)
+            values, known = track.rows(drawn.target_starts, drawn.limits, geometry.target_length, drawn.reverse)
             targets[name], mask[name] = values.to(self.device), known.to(self.device)
         columns = {
             name: torch.from_numpy(getattr(drawn, name)).to(self.device) for name in ("reverse", "keys", "weight")
@@ -207,8 +159,8 @@ class GenomeLoader(IterableDataset[Batch]):
                 limits=here.limits,
                 ambiguous=here.ambiguous,
                 softmask=here.softmask,
-                length=windows.window,
-                target_length=windows.target_length,
+                length=geometry.window,
+                target_length=geometry.target_length,
                 targets={name: values[number] for name, (values, _) in of_tracks.items()},
                 mask={name: known[number] for name, (_, known) in of_tracks.items()},
                 contigs=self.store.contigs,
@@ -219,14 +171,7 @@ class GenomeLoader(IterableDataset[Batch]):
 
     def state_dict(self) -> dict[str, Any]:
         """Where the next batch stands; the same on every rank, without a world size in it."""
-        return {
-            "data": self._data,
-            "order": VERSIONS[self.order],
-            "seed": self.seed,
-            "epoch": self.epoch,
-            "position": self.position,
-            "batch_size": self.batch_size,
-        }
+        return self._state | {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to where another loader of the same data was, on any number of ranks.
@@ -234,8 +179,8 @@ class GenomeLoader(IterableDataset[Batch]):
         Raises:
             CheckpointError: the state belongs to other data, another order, seed or batch size.
         """
-        for key, value in self.state_dict().items():
-            if key not in ("epoch", "position") and state.get(key) != value:
+        for key, value in self._state.items():
+            if state.get(key) != value:
                 raise CheckpointError(f"the loader's state has {key} {state.get(key)!r}, this loader {value!r}")
         self.epoch, self.position = int(state["epoch"]), int(state["position"])
 

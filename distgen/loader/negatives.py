@@ -12,7 +12,7 @@ from distgen.errors import ConfigError
 from distgen.genome import Contigs, Int64, subtract
 from distgen.kernels.draws import NEGATIVE, philox
 from distgen.loader.gather import Chunks, gather
-from distgen.loader.windows import Located, Windows
+from distgen.loader.windows import Located, Numbered
 from distgen.store.planes import PER_BYTE
 from distgen.store.reader import Store
 
@@ -76,7 +76,7 @@ class Matched:
     def __init__(
         self,
         store: Store,
-        positives: Windows,
+        positives: Numbered,
         regions: Int64,
         avoid: Int64,
         *,

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from distgen.genome import Bits, Int64
-from distgen.kernels import SAMPLE, philox
-from distgen.loader.order import permute
-from distgen.loader.windows import Tiles
+from distgen.kernels import SAMPLE
+from distgen.loader.order import draws, grouped, permute
+from distgen.loader.windows import Geometry, Located, Numbered
 
+Order = Literal["flat", "grouped", "sequential"]
 Strand = Literal["forward", "region", "random", "both"]
 Last = Literal["drop", "pad", "wrap"]
+_GROUP = 2  # pieces whose windows are shuffled together
 
 
 class Drawn(NamedTuple):
-    """What order and chance say of some rows; see `Batch` for the fields."""
+    """What order and chance say of some rows; see `Batch` and `Located` for the fields."""
 
     samples: Int64
     weight: npt.NDArray[np.float32]
@@ -28,6 +29,99 @@ class Drawn(NamedTuple):
     target_starts: Int64
     positions: Int64
     limits: Int64
+    rows: Int64 | None
+    haplotypes: Int64 | None
+    labels: Int64 | None
+
+
+@dataclass(frozen=True)
+class Copied:
+    """Numbered, each of them several times in a row: for each haplotype, and within for each strand.
+
+    Args:
+        windows: once each.
+        strands: 1, or 2 to have both.
+        haplotypes: how many there are.
+    """
+
+    windows: Numbered
+    strands: int
+    haplotypes: int
+
+    @property
+    def window(self) -> int:
+        """Bases per window."""
+        return self.windows.window
+
+    @property
+    def target_length(self) -> int:
+        """Bases of its target."""
+        return self.windows.target_length
+
+    def __len__(self) -> int:
+        return len(self.windows) * self.strands * self.haplotypes
+
+    def locate(self, windows: Int64) -> Located:
+        """As `windows` do, with strand and haplotype."""
+        number, copy = np.divmod(windows, self.strands * self.haplotypes)
+        haplotype, backward = np.divmod(copy, self.strands)
+        located = self.windows.locate(number)
+        reverse = backward == 1 if self.strands == 2 else located.reverse
+        return located._replace(reverse=reverse, haplotypes=haplotype)
+
+
+class Pool(Protocol):
+    """What samples are drawn from."""
+
+    def __len__(self) -> int:
+        """Samples per epoch."""
+
+    @property
+    def identity(self) -> Any:
+        """What else than the order's name, the seed and the windows says which sample is which, as plain data."""
+
+    def draw(self, samples: Int64, epoch: int) -> tuple[Located, Int64 | None]:
+        """Where samples (n,) of an epoch are, and the number of the class of each if there are classes."""
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """Every window once an epoch.
+
+    Args:
+        windows: all there are.
+        order: "flat": anew permuted in each epoch; "grouped": permuted so that few pieces of the assembly are read at any
+            time; "sequential": along the assembly.
+        seed: of the permutations.
+        batch_size: samples per global batch.
+        lanes: for "grouped": from so many places a batch is drawn.
+        piece: for "grouped": windows that are read together, such as those of one shard.
+    """
+
+    windows: Numbered
+    order: Order
+    seed: int
+    batch_size: int
+    lanes: int
+    piece: int
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    @property
+    def identity(self) -> Any:
+        return [self.lanes, self.piece] if self.order == "grouped" else []
+
+    def draw(self, samples: Int64, epoch: int) -> tuple[Located, Int64 | None]:
+        return self.windows.locate(self._index(samples, epoch)), None
+
+    def _index(self, samples: Int64, epoch: int) -> Int64:
+        if self.order == "flat":
+            return permute(samples, len(self), self.seed, epoch)
+        if self.order == "grouped":
+            sizes = {"batch_size": self.batch_size, "lanes": self.lanes, "piece": self.piece, "group": _GROUP}
+            return grouped(samples, len(self), self.seed, epoch, **sizes)
+        return samples
 
 
 @dataclass(frozen=True)
@@ -35,57 +129,42 @@ class Sampling:
     """The samples of an epoch.
 
     Args:
-        windows: what is drawn from.
-        order: "flat", "grouped" or "sequential".
-        seed: of the order and of all draws.
-        strand: "forward", "region" (as the annotation has it), "random" or "both".
-        jitter: windows move by up to this many bases to either side.
-        unit: bases; windows move by multiples of it.
+        pool: what they are drawn from.
+        geometry: of every window.
+        seed: of all draws.
+        strand: "forward", "region" (as the table of regions has it), "random" or "both".
         last: what stands where the last batch has no more samples: with "wrap" the first ones, else padding.
     """
 
-    windows: Tiles
-    order: str
+    pool: Pool
+    geometry: Geometry
     seed: int
     strand: Strand
-    jitter: int
-    unit: int
     last: Last
 
     def __len__(self) -> int:
-        return len(self.windows) * self.copies
-
-    @property
-    def copies(self) -> int:
-        """How often an epoch serves each window."""
-        return 2 if self.strand == "both" else 1
+        return len(self.pool)
 
     def draw(self, index: Int64, epoch: int) -> Drawn:
         """The rows at these places (n,) of an epoch; those beyond its samples as `last` says."""
         samples = index % len(self) if self.last == "wrap" else np.minimum(index, len(self) - 1)
-        ordered = permute(samples, len(self), self.seed, epoch) if self.order == "flat" else samples
-        windows, copy = np.divmod(ordered, self.copies) if self.copies > 1 else (ordered, None)
-        counter = torch.from_numpy(samples)
-        words = philox(counter, torch.full_like(counter, self.seed), tag=SAMPLE, epoch=epoch)
-        low, high, strand, jitter = (word.numpy() for word in words)
-        target_starts, limits = self.windows.locate(windows)
-        reverse = copy == 1 if copy is not None else (strand < 2**31) & (self.strand == "random")
-        target_starts = self._move(target_starts, limits, jitter)
+        located, labels = self.pool.draw(samples, epoch)
+        low, high, strand, jitter = draws(samples, self.seed, epoch, SAMPLE)
+        target_starts = self.geometry.moved(located.target_starts, located.limits, jitter)
         return Drawn(
             samples,
             ((index < len(self)) | (self.last == "wrap")).astype(np.float32),
             low | (high << 32),
-            reverse,
+            self._reversed(located.reverse, strand),
             target_starts,
-            self.windows.window_start(target_starts),
-            limits,
+            target_starts - self.geometry.margin,
+            located.limits,
+            located.rows,
+            located.haplotypes,
+            labels,
         )
 
-    def _move(self, target_starts: Int64, limits: Int64, draw: Int64) -> Int64:
-        """Jitter in whole units; no target leaves its region further than its tile does."""
-        if not self.jitter:
-            return target_starts
-        steps = self.jitter // self.unit
-        moved = target_starts + self.unit * (((draw * (2 * steps + 1)) >> 32) - steps)
-        room = (limits[:, 1] - self.windows.target_length - limits[:, 0]) // self.unit * self.unit
-        return np.clip(moved, limits[:, 0], np.maximum(target_starts, limits[:, 0] + room))
+    def _reversed(self, own: Bits | None, draw: Int64) -> Bits:
+        if self.strand == "random":
+            return draw < 2**31
+        return own if own is not None and self.strand != "forward" else np.zeros(len(draw), np.bool_)

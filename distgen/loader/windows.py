@@ -1,48 +1,253 @@
-"""Which stretch of the assembly window w is: arithmetic over regions, no list of windows."""
+"""Which stretch of the assembly window w is: arithmetic over runs of windows, no list of windows.
+
+A run is a number of windows whose targets begin every `stride` bases; tiles make a run of each region, less what is
+excluded, and a window at a place of its own is a run of one. Window w is found by binary search among the runs.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from distgen.compiled import compiled
 from distgen.config import Lengths
 from distgen.errors import ConfigError
-from distgen.genome import Bits, Contigs, Int64
+from distgen.genome import Bits, Contigs, Int64, pairs, subtract, union
+from distgen.loader.exclusions import NONE, Exclusions
 
 
 class Located(NamedTuple):
-    """Where windows are.
+    """Where some windows lie.
 
     Args:
-        target_starts: int64 (n,), flat: first base of each window's target.
-        limits: int64 (n, 2), flat: the bases the window may read, also after jitter: a stretch of its part of the split.
-        reverse: bool (n,), the region's own strand is the minus strand; None where windows have no strand.
-        rows: int64 (n,), row of the table the windows come from; None for tiles.
+        target_starts: int64 (n,), flat, the first base of each window's target.
+        limits: int64 (n, 2), flat, the bases that the window may read, wherever jitter puts it: a stretch of one part
+            of the split; what it reads outside is N.
+        reverse: bool (n,), True where the region of the window is on the minus strand; None if no region has a strand.
+        rows: int64 (n,), the row in the table that the regions come from; None if they come from none.
+        haplotypes: int64 (n,), the haplotype that each window is read in; None where there is the assembly alone.
     """
 
     target_starts: Int64
     limits: Int64
     reverse: Bits | None = None
     rows: Int64 | None = None
+    haplotypes: Int64 | None = None
 
 
-class Windows(Protocol):
-    """Numbered windows of one length."""
+class Numbered(Protocol):
+    """Windows of one length, by number."""
 
-    window: int
-    target_length: int
+    @property
+    def window(self) -> int:
+        """Bases per window."""
+
+    @property
+    def target_length(self) -> int:
+        """Bases of the target in its middle."""
 
     def __len__(self) -> int:
         """How many there are."""
 
     def locate(self, windows: Int64) -> Located:
-        """Where the windows of these numbers (n,) are."""
+        """Where the windows of these numbers (n,) lie before jitter."""
 
 
 @dataclass(frozen=True)
-class Tiles:
+class Geometry:
+    """Lengths in bases.
+
+    Args:
+        window: of a window.
+        target_length: of the target in its middle.
+        stride: from one target to the next.
+        jitter: windows move by up to so many bases to either side.
+        unit: targets begin at multiples of it, whatever the jitter.
+    """
+
+    window: int
+    target_length: int
+    stride: int
+    jitter: int = 0
+    unit: int = 1
+
+    @property
+    def margin(self) -> int:
+        """Bases of a window before its target."""
+        return (self.window - self.target_length) // 2
+
+    def highest(self, limits: Int64) -> Int64:
+        """The last start at which a target still lies inside its `limits` (n, 2); before them if it never does."""
+        return limits[:, 0] + (limits[:, 1] - self.target_length - limits[:, 0]) // self.unit * self.unit
+
+    def moved(self, target_starts: Int64, limits: Int64, draws: Int64) -> Int64:
+        """Target starts after jitter in whole units; no target leaves its limits further than it does without.
+
+        Args:
+            target_starts, limits: as located.
+            draws: int64 (n,), 32 random bits each.
+        """
+        steps = self.jitter // self.unit
+        moved = target_starts + self.unit * (((draws * (2 * steps + 1)) >> 32) - steps)
+        return np.minimum(np.maximum(moved, limits[:, 0]), np.maximum(target_starts, self.highest(limits)))
+
+
+class Runs(NamedTuple):
+    """Windows in runs, a row for each; empty ones are allowed.
+
+    Args:
+        starts: int64 (r,), flat, where the first target begins.
+        counts: int64 (r,), how many targets follow each other every `stride` bases.
+        limits: int64 (r, 2), as `Located` has them.
+        reverse: bool (r,) or None, as `Located` has it.
+        rows: int64 (r,) or None, as `Located` has them.
+    """
+
+    starts: Int64
+    counts: Int64
+    limits: Int64
+    reverse: Bits | None = None
+    rows: Int64 | None = None
+
+
+class Windows:
+    """Windows in runs, less those excluded.
+
+    A window is left out if an exclusion holds at any position that jitter can give it, and at no other.
+
+    Args:
+        geometry: of every window.
+        runs: all windows. Each target begins inside its limits, at a multiple of the unit from their start.
+        regions: int64 (R, 2), flat, sorted and disjoint: all limits that there are.
+        exclusions: which of them to leave out.
+        left_out: how many are missing already, by reason.
+
+    Attributes:
+        left_out: how many windows (or regions) are left out by reason; a window with two counts for the first.
+
+    Raises:
+        ConfigError: no window is left.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        runs: Runs,
+        regions: Int64,
+        exclusions: Exclusions | None = None,
+        left_out: Mapping[str, int] | None = None,
+    ):
+        self.geometry, self.left_out = geometry, Counter(left_out or {})
+        ends = np.cumsum(runs.counts)
+        firsts, dropped = ends - runs.counts, NONE
+        positions = (exclusions or Exclusions()).positions(
+            regions, geometry.window, geometry.target_length, geometry.unit
+        )
+        for reason, bad in positions.items():
+            before = _size(dropped)
+            dropped = union(np.concatenate([dropped, _reached(geometry, runs, firsts, bad)]))
+            self.left_out[reason] += _size(dropped) - before
+        kept = subtract(np.stack([firsts, ends], axis=1)[runs.counts > 0], dropped)
+        of = np.searchsorted(ends, kept[:, 0], side="right")
+        self._ends = np.cumsum(kept[:, 1] - kept[:, 0])
+        starts = runs.starts[of] + (kept[:, 0] - firsts[of]) * geometry.stride
+        # Window w of a run begins at origin + w * stride, w counted among all windows.
+        self._origins = starts - (self._ends - (kept[:, 1] - kept[:, 0])) * geometry.stride
+        self._limits = np.ascontiguousarray(runs.limits[of])
+        self._reverse = None if runs.reverse is None else runs.reverse[of]
+        self._rows = None if runs.rows is None else runs.rows[of]
+        if not len(kept):
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items() if count)
+            raise ConfigError(f"no window is left{f': {reasons}' if reasons else ''}", key="window")
+
+    @property
+    def window(self) -> int:
+        """Bases per window."""
+        return self.geometry.window
+
+    @property
+    def target_length(self) -> int:
+        """Bases per target."""
+        return self.geometry.target_length
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def locate(self, windows: Int64) -> Located:
+        """Where windows (n,), counted from 0, lie before jitter."""
+        starts, runs = np.empty(len(windows), np.int64), np.empty(len(windows), np.int64)
+        limits = np.empty((len(windows), 2), np.int64)
+        compiled(_locate)(windows, self._ends, self._origins, self._limits, self.geometry.stride, starts, limits, runs)
+        reverse = None if self._reverse is None else self._reverse[runs]
+        return Located(starts, limits, reverse, None if self._rows is None else self._rows[runs])
+
+    def bases(self, intervals: Int64, *, windows: bool = False) -> Int64:
+        """How many bases of targets lie in each interval: a base counts as often as targets hold it.
+
+        Args:
+            intervals: int64 (n, 2), flat, sorted and disjoint.
+            windows: bases of whole windows, not of targets. Neither counts what is outside the limits.
+        """
+        g = self.geometry
+        length, margin = (g.window, g.margin) if windows else (g.target_length, 0)
+        counts, firsts = self._counts, self._firsts - margin
+        extents = np.stack([firsts, firsts + (counts - 1) * g.stride + length], axis=1)
+        extents = np.clip(extents, self._limits[:, :1], self._limits[:, 1:])
+        run, row = pairs(extents, intervals)
+        found = np.zeros(len(intervals), np.int64)
+        for sign, edge in ((-1, 0), (1, 1)):
+            upto = np.clip(intervals[row, edge], *self._limits[run].T) - firsts[run]
+            np.add.at(found, row, sign * _covered(upto, counts[run], g.stride, length))
+        return found
+
+    def covered(self) -> int:
+        """How many bases at least one target holds, before jitter."""
+        g, limits = self.geometry, self._limits
+        starts, last = self._firsts, self._firsts + (self._counts - 1) * g.stride
+        if g.stride > g.target_length:
+            starts, limits = self.locate(np.arange(len(self)))[:2]
+            last = starts
+        return _size(union(np.stack([starts, np.minimum(last + g.target_length, limits[:, 1])], axis=1)))
+
+    def summary(self, unknown: Int64) -> Summary:
+        """What `distgen info --windows` says. `unknown` are the ambiguous bases (u, 2), flat, sorted and disjoint."""
+        extent = np.array([[self._limits[:, 0].min(), self._limits[:, 1].max()]])
+        known = int(self.bases(subtract(extent, unknown), windows=True).sum())
+        total = len(self) * self.window
+        dropped = {reason: count for reason, count in self.left_out.items() if count}
+        return Summary(len(self), dropped, (total - known) / total, self.covered())
+
+    @property
+    def _counts(self) -> Int64:
+        return np.diff(self._ends, prepend=0)
+
+    @property
+    def _firsts(self) -> Int64:
+        firsts: Int64 = self._origins + (self._ends - self._counts) * self.geometry.stride
+        return firsts
+
+
+class Summary(NamedTuple):
+    """What there is of some windows.
+
+    Args:
+        windows: how many.
+        left_out: how many windows or regions are left out, by reason.
+        ambiguous: the share of N among the bases of all windows, with what lies outside their limits.
+        covered: bases of the assembly in at least one target.
+    """
+
+    windows: int
+    left_out: dict[str, int]
+    ambiguous: float
+    covered: int
+
+
+class Tiles(Windows):
     """Windows whose targets tile regions.
 
     Targets of a region begin at its start and follow each other every `stride` bases until the region
@@ -50,36 +255,83 @@ class Tiles:
     window's limits and reads as N, so that no base of another part of a split is ever seen.
 
     Args:
-        regions: int64 (R, 2), flat, each inside one contig.
+        regions: int64 (R, 2), flat, sorted and disjoint, each inside one contig; each begins on a bin.
         window: bases per window.
         target_length: bases per target, at most `window`.
         stride: bases from one target to the next.
+        jitter: windows move by up to so many bases to either side.
+        unit: bases per bin: targets begin on a bin. It divides all lengths but the window.
+        exclusions: which windows to leave out.
+
+    Raises:
+        ConfigError: no window is left.
     """
 
-    regions: Int64
-    window: int
-    target_length: int
-    stride: int
-    _ends: Int64 = field(init=False)
+    def __init__(
+        self,
+        regions: Int64,
+        window: int,
+        target_length: int,
+        stride: int,
+        *,
+        jitter: int = 0,
+        unit: int = 1,
+        exclusions: Exclusions | None = None,
+    ):
+        geometry = Geometry(window, target_length, stride, jitter, unit)
+        super().__init__(geometry, Runs(regions[:, 0], tiles(regions, geometry), regions), regions, exclusions)
 
-    def __post_init__(self) -> None:
-        lengths = self.regions[:, 1] - self.regions[:, 0]
-        covering = np.maximum(-(-(lengths - self.target_length) // self.stride), 0) + 1
-        counts = np.minimum(covering, -(-lengths // self.stride))  # each begins inside, also where strides leave gaps
-        object.__setattr__(self, "_ends", np.cumsum(counts))
 
-    def __len__(self) -> int:
-        return int(self._ends[-1])
+def tiles(regions: Int64, geometry: Geometry) -> Int64:
+    """How many targets cover each region (n, 2)."""
+    lengths, stride = regions[:, 1] - regions[:, 0], geometry.stride
+    covering = np.maximum(-(-(lengths - geometry.target_length) // stride), 0) + 1
+    counts: Int64 = np.minimum(covering, -(-lengths // stride))  # each begins inside, also where strides leave gaps
+    return counts
 
-    def locate(self, windows: Int64) -> tuple[Int64, Int64]:
-        """First base of each window's target (B,), flat, and the region it lies in (B, 2)."""
-        rows = np.searchsorted(self._ends, windows, side="right")
-        number = windows - np.r_[0, self._ends][rows]
-        return self.regions[rows, 0] + number * self.stride, self.regions[rows]
 
-    def window_start(self, target_start: Int64) -> Int64:
-        """First base of the window around each target (B,), flat; before the region where the window sticks out."""
-        return target_start - (self.window - self.target_length) // 2
+def _reached(geometry: Geometry, runs: Runs, firsts: Int64, bad: Int64) -> Int64:
+    """Numbers of the windows that jitter can bring to `bad` target starts, as sorted disjoint intervals (n, 2)."""
+    jitter, stride = geometry.jitter, geometry.stride
+    low, top = runs.limits[:, 0], geometry.highest(runs.limits)
+    last = runs.starts + (runs.counts - 1) * stride
+    reach = [np.maximum(runs.starts - jitter, low), np.minimum(last + jitter, np.maximum(last, top)) + 1]
+    run, row = pairs(np.stack(reach, axis=1), bad)
+    first, end = bad[row].T
+    # No window moves up to a start past the top: there is only the last target itself, whose end sticks out.
+    first = np.maximum(first, low[run]) - np.where(first <= top[run], jitter, 0)
+    end = np.minimum(end, runs.limits[run, 1]) + jitter
+    begin = np.maximum(-(-(first - runs.starts[run]) // stride), 0)
+    stop = np.minimum((end - 1 - runs.starts[run]) // stride + 1, runs.counts[run])
+    numbers = np.stack([begin, stop], axis=1) + firsts[run, None]
+    return union(numbers[begin < stop])
+
+
+def _covered(upto: Int64, counts: Int64, stride: int, length: int) -> Int64:
+    """Bases before `upto`, counted from the first start, of `counts` stretches of `length` that begin every `stride`."""
+    whole = np.clip((upto - length) // stride + 1, 0, counts)
+    begun = np.clip(-(-upto // stride), whole, counts)
+    covered: Int64 = whole * length + (begun - whole) * upto - stride * ((begun - whole) * (begun + whole - 1) // 2)
+    return covered
+
+
+def _size(intervals: Int64) -> int:
+    return int((intervals[:, 1] - intervals[:, 0]).sum())
+
+
+def _locate(
+    windows: Int64, ends: Int64, origins: Int64, limits: Int64, stride: int, starts: Int64, within: Int64, runs: Int64
+) -> None:
+    """Fill `starts`, `within` and `runs` with the target start, the limits and the run of each window."""
+    for i in range(windows.size):
+        first, count = 0, ends.size
+        while count > 1:  # no branch depends on what is compared: half the time of np.searchsorted
+            half = count // 2
+            first += half * (ends[first + half - 1] <= windows[i])
+            count -= half
+        starts[i] = origins[first] + windows[i] * stride
+        within[i, 0], within[i, 1] = limits[first, 0], limits[first, 1]
+        runs[i] = first
 
 
 def align(regions: Int64, contigs: Contigs, bin_bp: int) -> Int64:

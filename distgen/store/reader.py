@@ -23,6 +23,7 @@ from distgen.store.array import Array, rows
 from distgen.store.matrices import Matrix
 from distgen.store.planes import PER_BYTE
 from distgen.store.rows import words
+from distgen.store.runs import set_bits
 from distgen.store.splits import PARTS, intervals
 from distgen.store.variants import Unphased, Variants
 
@@ -172,6 +173,11 @@ class Store:
     def planes(self) -> dict[str, Array]:
         """`sequence`, `ambiguous` and `softmask`."""
         return {name: self.array(name) for name in ("sequence", "ambiguous", "softmask")}
+
+    @cached_property
+    def unknown(self) -> Int64:
+        """Flat intervals (n, 2) of the ambiguous bases, sorted and disjoint."""
+        return set_bits(self.planes["ambiguous"])
 
     @cached_property
     def tracks(self) -> dict[str, Track]:

@@ -102,9 +102,7 @@ def _bed(path: Path, contigs: Contigs) -> Int64:
     """The intervals of a BED file as flat intervals."""
     from distgen.ingest.intervals import read_intervals
 
-    found = read_intervals((path,), contigs)
-    offsets = contigs.offsets[found.contig]
-    return np.stack([offsets + found.start, offsets + found.end], axis=1).astype(np.int64)
+    return read_intervals((path,), contigs).flat(contigs)
 
 
 def _refuse_overlap(one: str, left: Int64, other: str, right: Int64, contigs: Contigs) -> None:

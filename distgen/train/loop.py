@@ -219,7 +219,7 @@ def start_or_resume(run: Run, worker: Worker) -> State:
         loader,
         valid,
         run.precision(worker.device),
-        steps=run.train.steps or loader.steps(run.train.epochs or 0),
+        steps=run.train.steps or loader.plan.steps(run.train.epochs or 0),
         step=0,
         best=math.inf,
         best_step=0,

@@ -77,7 +77,7 @@ def test_every_row_is_the_window_it_says_it_is(small, window, target, stride, ji
 def test_an_epoch_serves_every_window_exactly_once(small):
     loader = GenomeLoader(small, window=64, stride=10, batch_size=8, last="pad")
     served = [w for batch in loader for w, weight in zip(batch.where(), batch.weight.tolist(), strict=True) if weight]
-    assert len(served) == len(set(served)) == len(loader.sampling(0))
+    assert len(served) == len(set(served)) == len(loader.plan.sampling(0))
     assert loader.epoch == 1
 
 
@@ -100,7 +100,7 @@ def test_bins_that_do_not_nest_are_all_met(tmp_path):
 
 def test_dropping_the_last_batch_leaves_whole_ones(small):
     loader = GenomeLoader(small, window=64, stride=10, batch_size=8)
-    assert [len(batch) for batch in loader] == [8] * (len(loader.sampling(0)) // 8)
+    assert [len(batch) for batch in loader] == [8] * (len(loader.plan.sampling(0)) // 8)
 
 
 @given(batch_size=st.integers(1, 40), world_size=st.integers(1, 9))
@@ -122,7 +122,7 @@ def test_ranks_share_every_batch_without_gap_or_overlap(small, batch_size, world
 def test_both_strands_are_served_as_two_samples(small):
     loader = GenomeLoader(small, window=50, strand="both", batch_size=1)
     served = windows_of(loader)
-    assert len(served) == 2 * len(loader.sampling(0).windows)
+    assert len(served) == len(loader.plan.sampling(0)) == 2 * len({w for w, _ in served})
     assert {w for w, s in served if s == "+"} == {w for w, s in served if s == "-"}
 
 
@@ -146,7 +146,11 @@ def jittered(loader):
 
     for position in range(0, len(loader) * loader.batch_size, loader.batch_size):
         index = np.arange(position, position + loader.batch_size)
-        starts, _ = loader.sampling(0).windows.locate(permute(index, len(loader.sampling(0)), loader.seed, 0))
+        starts = (
+            loader.plan.sampling(0)
+            .pool.windows.locate(permute(index, len(loader.plan.sampling(0)), 0, 0))
+            .target_starts
+        )
         yield loader.batch(0, position), torch.from_numpy(starts)
 
 
@@ -219,16 +223,16 @@ def test_arguments_that_do_not_fit_are_refused(small, arguments, message):
 def test_a_curriculum_gives_each_epoch_its_lengths_and_any_step_its_batch(small):
     curriculum = [Lengths(epochs=2, window=16), Lengths(epochs=1, window=40, target_length=20, stride=10)]
     loader = GenomeLoader(small, window=64, batch_size=6, curriculum=curriculum, last="wrap")
-    assert [loader.sampling(epoch).windows.window for epoch in range(6)] == [16, 16, 40, 64, 64, 64]
+    assert [loader.plan.sampling(epoch).geometry.window for epoch in range(6)] == [16, 16, 40, 64, 64, 64]
     served, state = [], []
     for epoch in range(5):
         assert loader.epoch == epoch
-        assert loader.steps(epoch) == len(served)
+        assert loader.plan.steps(epoch) == len(served)
         for batch in loader:
             state.append(loader.state_dict())
             served.append(batch)
     for step, batch in enumerate(served):
-        epoch, position = loader.at_step(step)
+        epoch, position = loader.plan.at_step(step)
         assert torch.equal(loader.batch(epoch, position).keys, batch.keys)
         assert loader.places(epoch, position) == (batch.samples.tolist(), batch.where())
         assert step == 0 or (state[step - 1]["epoch"], state[step - 1]["position"]) == (epoch, position)
@@ -237,7 +241,7 @@ def test_a_curriculum_gives_each_epoch_its_lengths_and_any_step_its_batch(small)
 def test_wrapping_fills_the_last_batch_with_the_first_samples(small):
     loader = GenomeLoader(small, window=64, batch_size=7, last="wrap")
     *_, last = loader
-    n = len(loader.sampling(0))
+    n = len(loader.plan.sampling(0))
     assert n % 7
     assert last.weight.tolist() == [1] * 7
     assert last.samples.tolist() == [*range(n - n % 7, n), *range(7 - n % 7)]

@@ -72,8 +72,8 @@ def test_rows_that_only_pad_count_nothing(small):
     loader = GenomeLoader(small, window=400, batch_size=64, split=None, last="pad")
     batch = loader.batch(0, 0)
     _, _, valid = OBJECTIVE.encode(batch, torch.float32)
-    assert valid[: len(loader.sampling(0))].any()
-    assert not valid[len(loader.sampling(0)) :].any()
+    assert valid[: len(loader.plan.sampling(0))].any()
+    assert not valid[len(loader.plan.sampling(0)) :].any()
 
 
 def test_only_the_middle_of_a_window_is_scored(small):

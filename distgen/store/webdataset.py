@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import math
 import shutil
@@ -25,6 +26,7 @@ from distgen.store.exported import (
     INDEX,
     Export,
     Shard,
+    pieces,
     read_blocks_of_export,
     read_export,
     sample_json,
@@ -138,6 +140,7 @@ class _Plan:
             "parts": {part: int(ends[-1]) for part, ends in self.ends.items()},
             "geometry": {"window": self.window, "target_length": self.target_length, "stride": self.stride},
             "regions": {part: run_on(regions, contigs).tolist() for part, regions in self.regions.items()},
+            "planes": [name for name, plane in self.store.planes.items() if name == "sequence" or not plane.empty],
             "tracks": tracks,
             "contigs": {
                 "name": list(contigs.names),
@@ -369,7 +372,9 @@ def _write(path: Path, samples: Iterator[tuple[str, dict[str, bytes]]], progress
             progress(1)
         content.update(END)
         file.write(END)
-        return {"samples": count, "bytes": file.tell(), "sha256": content.hexdigest()}
+        size = file.tell()
+    crc = base64.b64encode(pieces(np.memmap(path, np.uint8, "r"))).decode()
+    return {"samples": count, "bytes": size, "sha256": content.hexdigest(), "crc32c": crc}
 
 
 def _dtype(track: Track) -> np.dtype[Any]:

@@ -1,5 +1,6 @@
 """Exports read back; whatever is wrong with one is found and named."""
 
+import base64
 import hashlib
 import io
 import json
@@ -15,7 +16,7 @@ from distgen.errors import ConfigError, SourceError
 from distgen.ingest.tables import SequenceBlock
 from distgen.store import exported
 from distgen.store.build import build
-from distgen.store.exported import read_blocks_of_export, read_export
+from distgen.store.exported import pieces, read_blocks_of_export, read_export
 from distgen.store.format import json_bytes
 from distgen.store.reader import open_store
 from distgen.store.tar import END, tar_header
@@ -52,7 +53,8 @@ def sign(folder, change=lambda index: None):
     del index["checksum"]
     for entry in index["shards"]:
         content = (folder / entry["name"]).read_bytes()
-        entry |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        crc = base64.b64encode(pieces(np.frombuffer(content, np.uint8))).decode()
+        entry |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), "crc32c": crc}
     change(index)
     (folder / "index.json").write_bytes(json_bytes(index | {"checksum": digest(index)}))
 

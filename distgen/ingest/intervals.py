@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from distgen.errors import SourceError
-from distgen.genome import Contigs
+from distgen.genome import Contigs, Int64
 from distgen.ingest.features import Features, gather
 from distgen.ingest.lines import Format, Names, read_columns, read_lines, refuse
 
@@ -71,11 +73,61 @@ def read_intervals(
     return gather(contig, start, end, klass, dict(skipped), value=values)
 
 
-def _read(path: Path, value: str | None, summit: int | None, blocks: bool) -> Iterator[pl.DataFrame]:
-    """Blocks of checked intervals: line, contig, start, end, and `value` and `summit` where asked for."""
-    form = _form(path, next(read_lines(path, "intervals", block=_HEAD))["text"][0])
+@dataclass(frozen=True)
+class Listed:
+    """The intervals of one file, line by line.
+
+    Args:
+        rows: int64 (n,), which interval of the file each is, counted from 0: those on other contigs are missing.
+        contig: int32 (n,), row in the contig table.
+        start, end: int64 (n,), 0-based half-open positions in the contig.
+        strand: int8 (n,), 1 for +, -1 for -, 0 for none.
+        summit: int64 (n,), position in the contig; None where it was not asked for.
+        skipped: how many intervals lie on contigs that the table lacks, by the name the file has for them.
+    """
+
+    rows: Int64
+    contig: npt.NDArray[np.int32]
+    start: Int64
+    end: Int64
+    strand: npt.NDArray[np.int8]
+    summit: Int64 | None
+    skipped: dict[str, int]
+
+
+def read_listed(path: Path, contigs: Contigs, *, summit: bool = False) -> Listed:
+    """The intervals of a BED, narrowPeak or broadPeak file in the file's order, with their strands, which all lines have
+    if the first one has.
+
+    Args:
+        path: the file, as `read_intervals` takes it.
+        contigs: the assembly's.
+        summit: read column 10 of narrowPeak.
+
+    Raises:
+        SourceError: as `read_intervals`; a strand is none of + - and .
+    """
+    names, tables, first = Names(contigs, path), list[pl.DataFrame](), 0
+    for table in _read(path, None, 0 if summit else None, blocks=False, strand=True):
+        tables.append(names.locate(table.with_row_index("row", first)))
+        first += len(table)
+    names.known()
+    table = pl.concat(tables)
+    columns = {key: table[key].to_numpy() for key in ("row", "contig", "start", "end", "strand")}
+    rows, contig, start, end, strand = columns.values()
+    summits = table["summit"].to_numpy() if summit else None
+    return Listed(rows.astype(np.int64), contig, start, end, strand, summits, dict(names.skipped))
+
+
+def _read(
+    path: Path, value: str | None, summit: int | None, blocks: bool, strand: bool = False
+) -> Iterator[pl.DataFrame]:
+    """Blocks of checked intervals: line, contig, start, end, and `value`, `summit` and `strand` where asked for."""
+    head = next(read_lines(path, "intervals", block=_HEAD))["text"][0]
+    form = _form(path, head)
     _refuse_absent(path, form, value, summit, blocks)
-    columns = _needed(form, value, summit, blocks)
+    stranded = strand and len(_fields(head)) >= _BED.index("strand") + 1
+    columns = _needed(form, value, summit, blocks, stranded)
     for table in read_columns(path, Format(form, columns, more=True), "intervals"):
         start, end = pl.col("start"), pl.col("end")
         kept = ["line", "contig", "start", "end"]
@@ -89,12 +141,17 @@ def _read(path: Path, value: str | None, summit: int | None, blocks: bool) -> It
             refuse(path, table, outside, "the summit (column 10) must lie in the peak; -1 means that there is none")
             table = table.with_columns(summit=start + pl.col("peak"))
             kept.append("summit")
+        if strand:
+            table = table if stranded else table.with_columns(strand=pl.lit("."))
+            refuse(path, table, ~pl.col("strand").is_in(["+", "-", "."]), "the strand (column 6) must be + - or .")
+            table = table.with_columns(pl.col("strand").replace_strict({"+": 1, "-": -1, ".": 0}, return_dtype=pl.Int8))
+            kept.append("strand")
         yield (_blocks(path, table) if blocks else table).select(kept)
 
 
-def _needed(form: str, value: str | None, summit: int | None, blocks: bool) -> dict[str, Any]:
+def _needed(form: str, value: str | None, summit: int | None, blocks: bool, stranded: bool) -> dict[str, Any]:
     """Name and type of the columns up to the last one that is asked for."""
-    last = "blockStarts" if blocks else "peak" if summit is not None else value or "end"
+    last = "blockStarts" if blocks else "peak" if summit is not None else value or ("strand" if stranded else "end")
     names = _COLUMNS[form][: _COLUMNS[form].index(last) + 1]
     types = {"start": pl.Int64, "end": pl.Int64, "peak": pl.Int64, "blockCount": pl.Int64, value: pl.Float32}
     return {name: types.get(name, pl.String) for name in names}
@@ -111,7 +168,11 @@ def _form(path: Path, line: str) -> str:
     for form in ("narrowPeak", "broadPeak"):
         if f".{form.lower()}" in path.name.lower():
             return form
-    return "narrowPeak" if len(line.split("\t" if "\t" in line else None)) == 10 else "BED"
+    return "narrowPeak" if len(_fields(line)) == 10 else "BED"
+
+
+def _fields(line: str) -> list[str]:
+    return line.split("\t" if "\t" in line else None)
 
 
 def _refuse_absent(path: Path, form: str, value: str | None, summit: int | None, blocks: bool) -> None:

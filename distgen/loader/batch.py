@@ -29,7 +29,8 @@ class Batch:
         samples: int64 (B,), which sample of the epoch each row is.
         weight: float32 (B,), 0 for a row that only pads the last batch.
         targets: per track (B, bins, classes), in the window's orientation.
-        mask: per track bool (B, bins), True where the target is known.
+        mask: per track bool (B, bins, 1) or (B, bins, columns), True where the target is known.
+        inputs, inputs_mask: likewise of tracks along the whole window, for the model to see.
         positions: int64 (B,), first base of each window in the assembly's flat coordinate.
         contigs: the assembly's.
     """
@@ -47,6 +48,8 @@ class Batch:
     weight: Tensor
     targets: dict[str, Tensor]
     mask: dict[str, Tensor]
+    inputs: dict[str, Tensor]
+    inputs_mask: dict[str, Tensor]
     positions: Tensor
     contigs: Contigs
 

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import types
+import numpy as np
+from numba import carray, types  # type: ignore[attr-defined]
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from distgen.compiled import compiled
-from distgen.genome import Bytes, Int64
+from distgen.genome import Bits, Bytes, Int64
+from distgen.kernels.numba_cpu.bins import keep
+
+_BLOCK = 4096  # values turned at a time: they stay in the first-level cache
 
 
 def _moving(context: Any, to: Any, address: Any, size: Any) -> Any:
@@ -29,6 +33,16 @@ def _moving(context: Any, to: Any, address: Any, size: Any) -> Any:
 
 
 _move: Any = intrinsic(_moving)
+
+
+def _pointing(context: Any, address: Any) -> Any:
+    def code(target: Any, builder: Any, signature: Any, given: Any) -> Any:
+        return builder.inttoptr(given[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.int64), code
+
+
+_pointer: Any = intrinsic(_pointing)
 
 
 @compiled
@@ -67,3 +81,147 @@ def copy_rows(
             _move(base + to, addresses[slot] + inside, size)
             low, to, slot, inside = low + size, to + size, slot + 1, 0
         out[row, to:] = 0
+
+
+@compiled
+def span(
+    offsets: Int64, lengths: Int64, bin_offsets: Int64, bin_bp: int, starts: Int64, limits: Int64, bins: int, out: Int64
+) -> None:
+    """Windows as bins of a track: the fields of `targets.Spans` into `out` (4, n)."""
+    for row in range(starts.size):
+        low, high = limits[row, 0], limits[row, 1]
+        contig = max(np.searchsorted(offsets, max(starts[row], low), side="right") - 1, 0)
+        offset, length = offsets[contig], lengths[contig]
+        number = (starts[row] - offset) // bin_bp
+        begin = -((offset - max(low, offset)) // bin_bp) - number
+        last = (min(high, offset + length) - offset) // bin_bp
+        if high >= offset + length:
+            last = -(-length // bin_bp)
+        begin = min(max(begin, 0), bins)
+        out[0, row] = bin_offsets[contig] + number
+        out[1, row] = begin
+        out[2, row] = max(min(last - number, bins), begin)
+        out[3, row] = offset + number * bin_bp
+
+
+@compiled
+def frame(begin: Int64, stop: Int64, reverse: Bits, values: Any, known: Any, all_inside: bool) -> None:
+    """What lies outside the bins [begin, stop) of each row (on the forward strand) is 0 and unknown.
+
+    `values` (n, bins, any) as bits, `known` bool (n, bins, any); if `all_inside`, all else is known.
+    """
+    bins = values.shape[1]
+    for row in range(begin.size):
+        low, high = begin[row], stop[row]
+        if reverse[row]:
+            low, high = bins - high, bins - low
+        values[row, :low], values[row, high:] = 0, 0
+        known[row, :low], known[row, high:] = False, False
+        if all_inside:
+            known[row, low:high] = True
+
+
+@compiled
+def _scatter(values: Any, columns: Int64, straight: bool, step: int, out: Any, at: int) -> None:
+    """Bins (m, T) of one block into the columns `out[:, columns]` from bin `at` on, backwards if `step` is -1."""
+    count, width = values.shape
+    if straight and width > 7:
+        for i in range(count):
+            to = out[at + i * step, columns[0] : columns[0] + width]
+            for c in range(width):
+                to[c] = values[i, c]
+        return
+    for c in range(width):
+        column = columns[c]
+        for i in range(count):
+            out[at + i * step, column] = values[i, c]
+
+
+@compiled
+def keep_rows(
+    order: Int64,
+    slots: Int64,
+    addresses: Int64,
+    chunk: int,
+    first: Int64,
+    begin: Int64,
+    stop: Int64,
+    reverse: Bits,
+    columns: Int64,
+    straight: Bits,
+    infinity: Any,
+    missing: Any,
+    some_missing: bool,
+    out: Any,
+    known: Any,
+) -> None:
+    """The bins [begin, stop) of each row, of which bin 0 is bin `first` of a block of columns; reversed where so asked.
+
+    Args:
+        order, slots, addresses: see above; chunk: bins of each.
+        columns: int64 (2, T), which column of `out` each of the block's is, forward and reversed.
+        straight: bool (2,), whether these follow one another.
+        infinity, missing: see `kernels.numba_cpu.bins`.
+        some_missing: whether values may be missing; if not, `known` is left alone.
+        out: (n, bins, columns) bits.
+        known: bool (n, bins, columns).
+    """
+    bins, every = out.shape[1], out.shape[2]
+    width = columns.shape[1]
+    at_once = max(_BLOCK // width, 1)
+    some, some_known = np.empty((at_once, width), out.dtype), np.empty((at_once, width), np.bool_)
+    for k in range(order.size):
+        row = order[k]
+        backward = int(reverse[row])
+        at, slot, inside = begin[row], slots[k], (first[row] + begin[row]) % chunk
+        while at < stop[row]:
+            count = min(stop[row] - at, chunk - inside)
+            start = addresses[slot] + inside * width * out.itemsize
+            values = carray(_pointer(start), (count, width), out.dtype)
+            if not backward and width == every:
+                if some_missing:
+                    keep(
+                        values.reshape(-1), infinity, missing,
+                        out[row, at : at + count].reshape(-1), known[row, at : at + count].reshape(-1),
+                    )  # fmt: skip
+                else:
+                    _move(
+                        out.ctypes.data + (row * bins + at) * width * out.itemsize, start, count * width * out.itemsize
+                    )
+            else:
+                for low in range(0, count, at_once):
+                    part = values[low : low + at_once]
+                    m = len(part)
+                    to, step = (bins - 1 - at - low, -1) if backward else (at + low, 1)
+                    if some_missing:
+                        keep(part.reshape(-1), infinity, missing, some[:m].reshape(-1), some_known[:m].reshape(-1))
+                        _scatter(some[:m], columns[backward], straight[backward], step, out[row], to)
+                        _scatter(some_known[:m], columns[backward], straight[backward], step, known[row], to)
+                    else:
+                        _scatter(part, columns[backward], straight[backward], step, out[row], to)
+            at, slot, inside = at + count, slot + 1, 0
+
+
+@compiled
+def cut(
+    holes: Int64, bases: Int64, bin_bp: int, begin: Int64, stop: Int64, reverse: Bits, values: Any, known: Any
+) -> None:
+    """Bins that a hole touches are 0 and unknown.
+
+    Args:
+        holes: int64 (m, 2), sorted disjoint intervals, flat.
+        bases: int64 (n,), first base of each row's bin 0, flat.
+        bin_bp: bases per bin.
+        begin, stop, reverse, values, known: see `frame`.
+    """
+    bins = values.shape[1]
+    for row in range(bases.size):
+        low, high = bases[row] + begin[row] * bin_bp, bases[row] + stop[row] * bin_bp
+        hole = np.searchsorted(holes[:, 1], low, side="right")
+        while hole < len(holes) and holes[hole, 0] < high and low < high:
+            first = (max(holes[hole, 0], low) - bases[row]) // bin_bp
+            end = -((bases[row] - min(holes[hole, 1], high)) // bin_bp)
+            if reverse[row]:
+                first, end = bins - end, bins - first
+            values[row, first:end], known[row, first:end] = 0, False
+            hole += 1

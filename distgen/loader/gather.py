@@ -73,7 +73,7 @@ class Chunks:
             for low, high in _runs(np.unique(found[:count])):
                 for number, chunk in self.array.chunks(low, high):
                     self._addresses[number] = chunk.ctypes.data
-        self._untouched = int(np.count_nonzero(self._addresses == 0))
+            self._untouched = int(np.count_nonzero(self._addresses == 0))
 
     def _decoded(self, first: Int64, last: Int64) -> Iterator[Part]:
         chunk = self.array.layout.chunk

@@ -40,6 +40,7 @@ class Plan:
     lanes: int | None
     last: Last
     tracks: tuple[str, ...]
+    inputs: tuple[str, ...]
 
     @cached_property
     def stages(self) -> list[tuple[int, Sampling]]:
@@ -82,11 +83,12 @@ class Plan:
     def id(self) -> str:
         """What the data are known by: all that says which bases and targets sample k of an epoch has."""
         asked = {
-            "store": self.store.identity(self._split[0], self.tracks),
+            "store": self.store.identity(self._split[0], (*self.tracks, *self.inputs)),
             "split": self.split,
             "lengths": [lengths.model_dump() for lengths in self.lengths],
             "jitter": self.jitter,
             "strand": self.strand,
+            "inputs": self.inputs,
             "pools": [sampling.pool.identity for _, sampling in self.stages],
         }
         return digest(asked)
@@ -99,7 +101,7 @@ class Plan:
 
     @cached_property
     def _bins(self) -> list[tuple[str, int]]:
-        return [(name, self.store.track(name).bin_bp) for name in self.tracks]
+        return [(name, self.store.track(name).bin_bp) for name in dict.fromkeys((*self.tracks, *self.inputs))]
 
     @cached_property
     def _unit(self) -> int:
@@ -120,7 +122,7 @@ class Plan:
         return self.lanes or max(n for n in range(1, _LANES + 1) if self.batch_size % n == 0)
 
     def _sampling(self, lengths: Lengths) -> Sampling:
-        sizes = check_lengths(lengths, self.jitter, self._bins)
+        sizes = check_lengths(lengths, self.jitter, self._bins, self.inputs)
         geometry = Geometry(*sizes, self.jitter, self._unit)
         windows: Numbered = Tiles(self._regions, *sizes, jitter=self.jitter, unit=self._unit)
         if self.strand == "both":

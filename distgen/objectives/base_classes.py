@@ -38,7 +38,7 @@ class BaseClasses:
     def encode(self, batch: Batch, dtype: torch.dtype, *, evaluating: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         x_BCL = kernels.one_hot(**batch.packed, dtype=dtype)
         (track,) = self.tracks
-        return x_BCL, batch.targets[track], batch.mask[track] & (batch.weight[:, None] > 0)
+        return x_BCL, batch.targets[track], batch.mask[track][..., 0] & (batch.weight[:, None] > 0)
 
     def loss(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         scores, truth = _chosen(logits_BOL, target, valid, self._bin_bp)

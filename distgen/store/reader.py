@@ -81,6 +81,11 @@ class Track:
         """How many bins there are along the whole assembly."""
         return self.blocks[0].shape[0]
 
+    @property
+    def bin_bytes(self) -> int:
+        """What a bin of all columns takes once decoded."""
+        return sum(block.layout.dtype.itemsize * block.shape[1] for block in self.blocks)
+
     def __getitem__(self, bins: slice) -> npt.NDArray[Any]:
         """Stored values (bins, columns): uint8 of classes, else the track's dtype, with NaN for no data (in uint8: 255)."""
         parts = [block[bins] for block in self.blocks]

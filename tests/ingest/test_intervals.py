@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from distgen.errors import SourceError
 from distgen.genome import Contigs
 from distgen.ingest.features import paint
-from distgen.ingest.intervals import read_intervals
+from distgen.ingest.intervals import read_intervals, read_listed
 
 CONTIGS = Contigs(("20", "21"), np.array([100, 50]), np.array([0, 128]), ("", "NC_21"))
 PEAK = "chr20\t10\t30\tp\t606\t.\t21.5\t-1\t3.9\t5\n"
@@ -143,3 +143,25 @@ def test_the_introns_of_spliceai_are_introns_of_gencode(data):
     same = [np.isin(table.start + shift, gencode.start).mean() for shift in (-1, 0, 1)]
     assert same[1] > 0.8
     assert max(same[0], same[2]) < 0.01
+
+
+def test_listed_intervals_keep_the_order_and_the_row_of_the_file_with_strand_and_summit(tmp_path):
+    peak = PEAK.replace("\t.\t", "\t{}\t")
+    lines = [peak.format("-"), peak.format("+").replace("chr20", "chrX"), "21\t4\t9\tq\t0\t.\t1\t-1\t-1\t0\n"]
+    (tmp_path / "a.narrowPeak").write_text("# peaks\n" + "".join(lines) + lines[0].replace("10\t30", "0\t8"))
+    found = read_listed(tmp_path / "a.narrowPeak", CONTIGS, summit=True)
+    assert spans(found) == [(0, 10, 30), (1, 4, 9), (0, 0, 8)]
+    assert found.rows.tolist() == [0, 2, 3]
+    assert found.strand.tolist() == [-1, 0, -1]
+    assert found.summit.tolist() == [15, 4, 5]
+    assert found.skipped == {"chrX": 1}
+
+
+def test_intervals_without_a_strand_have_none_and_another_one_is_refused(tmp_path):
+    (tmp_path / "a.bed").write_text("20\t1\t2\tname\t7\n")
+    assert read_listed(tmp_path / "a.bed", CONTIGS).strand.tolist() == [0]
+    (tmp_path / "a.bed").write_text("20 1 2 name 7 +\n20 1 2 name 7 x\n")
+    with pytest.raises(SourceError, match=r"a\.bed:2: the strand \(column 6\) must be \+ - or \."):
+        read_listed(tmp_path / "a.bed", CONTIGS)
+    with pytest.raises(SourceError, match="BED has no summits"):
+        read_listed(tmp_path / "a.bed", CONTIGS, summit=True)

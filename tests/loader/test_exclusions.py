@@ -80,13 +80,13 @@ def test_tiles_are_left_out_if_a_position_that_they_can_have_is_excluded_and_onl
             made()
         return
     tiles = made()
-    starts, limits, reverse, rows = tiles.locate(np.arange(len(tiles)))
+    starts, limits, reverse, rows, _ = tiles.locate(np.arange(len(tiles)))
     assert [(s, *m) for s, m in zip(starts.tolist(), limits.tolist(), strict=True)] == expected
     assert dict(tiles.left_out) == left_out
     assert reverse is None
     assert rows is None
     draws = np.random.default_rng(0).integers(0, 2**32, len(tiles))
-    for start, moved, region in zip(starts, tiles.moved(starts, limits, draws), limits.tolist(), strict=True):
+    for start, moved, region in zip(starts, tiles.geometry.moved(starts, limits, draws), limits.tolist(), strict=True):
         assert moved in reach(region, geometry, start)
 
 

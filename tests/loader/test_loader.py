@@ -70,7 +70,7 @@ def test_every_row_is_the_window_it_says_it_is(small, window, target, stride, ji
                 expected = [3 - c if c < 4 else 4 for c in reversed(expected)]
                 labels, known = [label[::-1] for label in reversed(labels)], known[::-1]
             assert codes == expected
-            assert batch.mask["genes"][row].tolist() == known
+            assert batch.mask["genes"][row, :, 0].tolist() == known
             assert batch.targets["genes"][row].tolist() == labels
 
 

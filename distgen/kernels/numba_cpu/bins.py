@@ -13,7 +13,7 @@ from distgen.compiled import compiled
 from distgen.kernels.numba_cpu.decode import bits_of, flags, inside
 
 # All bits but the sign, and infinity: what is above it is NaN. A uint8 has neither sign nor NaN.
-_INFINITY = {
+INFINITY = {
     torch.float32: (np.uint32(0x7FFFFFFF), np.uint32(0x7F800000)),
     torch.bfloat16: (np.uint16(0x7FFF), np.uint16(0x7F80)),
     torch.float16: (np.uint16(0x7FFF), np.uint16(0x7C00)),
@@ -23,7 +23,8 @@ _BLOCK = 4096  # values turned at a time: they stay in the first-level cache
 
 
 @compiled
-def _keep(values: Any, infinity: Any, missing: Any, out: Any, known: Any) -> None:
+def keep(values: Any, infinity: Any, missing: Any, out: Any, known: Any) -> None:
+    """Values that are data, else 0, and which they are; all but `known` as bits, `missing` as of `missing_bits`."""
     magnitude, highest = infinity
     absent, also_absent, some_absent = missing
     zero = highest ^ highest
@@ -67,17 +68,17 @@ def _gather(
             out[b, end * tracks :], known[b, end * tracks :] = 0, False
         row = values[begin * tracks : stop * tracks]
         if not backward:
-            _keep(row, infinity, missing, out[b, first * tracks :], known[b, first * tracks :])
+            keep(row, infinity, missing, out[b, first * tracks :], known[b, first * tracks :])
             continue
         for at in range(0, row.size, at_once):
             part = row[at : at + at_once]
-            _keep(part, infinity, missing, some, some_known)
+            keep(part, infinity, missing, some, some_known)
             last = size - first * tracks - at
             _turn(some, swap, out[b, last - part.size : last])
             _turn(some_known, swap, known[b, last - part.size : last])
 
 
-def _missing(missing: float | None, dtype: torch.dtype) -> Any:
+def missing_bits(missing: float | None, dtype: torch.dtype) -> Any:
     """The bits of the value that means "no data" and of the one that equals it, and whether there is such a value."""
     if dtype == torch.uint8 and missing not in range(256):
         missing = None
@@ -107,8 +108,8 @@ def gather_bins(
             allowed,
             flags(reverse),
             columns.numpy(),
-            _INFINITY[values.dtype],
-            _missing(missing, values.dtype),
+            INFINITY[values.dtype],
+            missing_bits(missing, values.dtype),
             bits_of(made.view(len(starts), -1)),
             known.view(len(starts), -1).numpy(),
         )

@@ -1,0 +1,222 @@
+"""What is known of windows beside their bases: tracks, rows of a matrix, labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from distgen.genome import MISSING, Bits, Contigs, Int64
+from distgen.loader.gather import Chunks
+from distgen.loader.transfer import Transfer, resident
+from distgen.store.reader import Store, Track
+
+_NO_HOLES: Int64 = np.empty((0, 2), np.int64)
+
+
+class Targets(Protocol):
+    """Values of windows, in their orientation, and where they are known."""
+
+    def rows(self, starts: Int64, limits: Int64, reverse: Bits, rows: Int64 | None) -> tuple[Tensor, Tensor]:
+        """Values and mask of windows of any number of batches; a mask broadcasts against the values, which are 0 where
+        it says that nothing is known.
+
+        Args:
+            starts: int64 (n,), flat, first base of what values are asked of.
+            limits: int64 (n, 2), flat, the bases each window may read.
+            reverse: bool (n,), the window is read from the other strand.
+            rows: int64 (n,), row of the table that the windows come from; None where they come from none.
+        """
+
+
+class Spans(NamedTuple):
+    """Windows as bins of a track.
+
+    Args:
+        first: int64 (n,), the window's bin 0 among all of the track; not always one of its contig's.
+        begin, stop: int64 (n,), the bins [begin, stop) of the window that are known: all their bases lie inside the
+            limits. A contig's last bin may be short.
+        bases: int64 (n,), the flat position of the first base of bin 0.
+    """
+
+    first: Int64
+    begin: Int64
+    stop: Int64
+    bases: Int64
+
+
+def spans(contigs: Contigs, track: Track, starts: Int64, limits: Int64, bins: int) -> Spans:
+    """Windows of so many bins that begin at flat `starts` (n,) and may read the bases `limits` (n, 2) of one contig."""
+    from distgen.loader.copying import span
+
+    out = np.empty((4, len(starts)), np.int64)
+    span(contigs.offsets, contigs.lengths, track.bin_offsets, track.bin_bp, starts, limits, bins, out)
+    return Spans(*out)
+
+
+class HostTrack:
+    """A track whose values are read out of its chunks: mapped, or decoded when they are needed.
+
+    Args:
+        store: that has the track.
+        track: which.
+        length: bases that values are asked of, whole bins.
+        transfer: to where batches go.
+        holes: int64 (m, 2), flat sorted disjoint intervals; bins that touch one are unknown.
+    """
+
+    def __init__(self, store: Store, track: Track, length: int, transfer: Transfer, holes: Int64 = _NO_HOLES):
+        self._contigs, self._track, self._transfer, self._holes = store.contigs, track, transfer, holes
+        from distgen.kernels.numba_cpu.bins import INFINITY, missing_bits
+
+        self._bins = length // track.bin_bp
+        self._dtype = torch.from_numpy(np.empty(0, track.blocks[0].layout.dtype)).dtype
+        mark = MISSING if self._dtype == torch.uint8 else None
+        self._meaning = INFINITY[self._dtype], missing_bits(mark, self._dtype)
+        back = np.argsort(track.swap)
+        self._blocks = []
+        for block, end in zip(
+            track.blocks, np.cumsum([block.shape[1] for block in track.blocks]).tolist(), strict=True
+        ):
+            mine = np.arange(end - block.shape[1], end)
+            columns = np.stack([mine, back[mine]])
+            self._blocks.append((Chunks(block), columns, (np.diff(columns) == 1).all(axis=1)))
+
+    def rows(self, starts: Int64, limits: Int64, reverse: Bits, rows: Int64 | None = None) -> tuple[Tensor, Tensor]:
+        """Values (n, bins, columns) as the store has them; the mask is (n, bins, 1) of classes, else as the values."""
+        from distgen.kernels.numba_cpu.decode import bits_of
+        from distgen.loader.copying import cut, frame, keep_rows
+
+        track = self._track
+        found = spans(self._contigs, track, starts, limits, self._bins)
+        shape = (len(starts), self._bins, len(track.columns))
+        values = self._transfer.room(shape, self._dtype)
+        known = self._transfer.room((*shape[:2], 1) if track.is_classes else shape, torch.bool)
+        bits, flags = bits_of(values), known.numpy()
+        frame(found.begin, found.stop, reverse, bits, flags, track.is_classes)
+        for chunks, columns, straight in self._blocks:
+            for part in chunks.parts(found.first + found.begin, found.first + found.stop):
+                keep_rows(
+                    *part[:3], chunks.array.layout.chunk, *found[:3], reverse,
+                    columns, straight, *self._meaning, not track.is_classes, bits, flags,
+                )  # fmt: skip
+        if len(self._holes):
+            cut(self._holes, found.bases, track.bin_bp, found.begin, found.stop, reverse, bits, flags)
+        return self._transfer.send(values), self._transfer.send(known)
+
+
+class DeviceTrack:
+    """A track that is on the device whole: only starts travel. The arguments and the rows are those of `HostTrack`.
+
+    Raises:
+        ConfigError: its values don't fit into what is free on the device.
+    """
+
+    def __init__(self, store: Store, track: Track, length: int, transfer: Transfer, holes: Int64 = _NO_HOLES):
+        self._contigs, self._track, self._transfer, self._holes = store.contigs, track, transfer, holes
+        self._bins = length // track.bin_bp
+        self._blocks = resident(list(track.blocks), transfer.device)
+        transfer.use(self._blocks)
+        plain = track.swap == tuple(range(len(track.columns)))
+        self._swap = None if plain else torch.tensor(track.swap, device=transfer.device)
+
+    def rows(self, starts: Int64, limits: Int64, reverse: Bits, rows: Int64 | None = None) -> tuple[Tensor, Tensor]:
+        from distgen.kernels import gather_bins
+
+        track = self._track
+        found = spans(self._contigs, track, starts, limits, self._bins)
+        allowed = np.stack([found.first + found.begin, found.first + found.stop], axis=1)
+        mark = None if track.is_classes or self._blocks[0].dtype != torch.uint8 else MISSING
+        first, inside, backward = (self._transfer.send(self._transfer.fill(a)) for a in (found.first, allowed, reverse))
+        with self._transfer.beside():
+            made = [
+                gather_bins(block, first, self._bins, reverse=backward, limits=inside, missing=mark)
+                for block in self._blocks
+            ]
+            values, known = (part[0] if len(part) == 1 else torch.cat(part, dim=2) for part in zip(*made, strict=True))
+            if self._swap is not None:  # across blocks, which is why `gather_bins` is not asked to
+                turned = backward[:, None, None]
+                values, known = (torch.where(turned, part[..., self._swap], part) for part in (values, known))
+            if track.is_classes:
+                known = known[..., :1]
+            if len(self._holes):
+                known &= self._transfer.send(self._whole(found, reverse))
+                values *= known
+        return values, known
+
+    def _whole(self, found: Spans, reverse: Bits) -> Tensor:
+        """bool (n, bins, 1): which bins no hole touches."""
+        from distgen.loader.copying import cut
+
+        whole = self._transfer.room((len(reverse), self._bins, 1), torch.bool).fill_(True)
+        bits = whole.numpy()
+        cut(self._holes, found.bases, self._track.bin_bp, found.begin, found.stop, reverse, bits.view(np.uint8), bits)
+        return whole
+
+
+class TableRows:
+    """Values of the table's row that a window comes from, whichever its strand.
+
+    Args:
+        values: (rows, ...), of the whole table.
+        known: bool (m, ...), for the values (m, ...) of some rows.
+        transfer: to where batches go.
+        contigs: of a table of sequences, whose rows are the contigs; None where windows say their row.
+    """
+
+    def __init__(
+        self,
+        values: npt.NDArray[Any],
+        known: Callable[[npt.NDArray[Any]], Bits],
+        transfer: Transfer,
+        contigs: Contigs | None = None,
+    ):
+        self._values, self._known, self._transfer, self._contigs = values, known, transfer, contigs
+
+    def rows(self, starts: Int64, limits: Int64, reverse: Bits, rows: Int64 | None) -> tuple[Tensor, Tensor]:
+        """Values (n, ...) and a mask of the same shape."""
+        if self._contigs is not None:
+            rows = self._contigs.locate(np.maximum(starts, limits[:, 0]))
+        assert rows is not None, "windows of no table have no row of one"
+        values = self._values[rows]
+        known = self._known(values)
+        values[~known] = 0
+        return tuple(self._transfer.send(self._transfer.fill(part)) for part in (values, known))  # type: ignore[return-value]
+
+
+def matrix_rows(store: Store, name: str, transfer: Transfer) -> TableRows:
+    """float32 (n, conditions) of a matrix; the windows are its regions.
+
+    Raises:
+        ConfigError: the store has no such matrix.
+    """
+    return TableRows(store.matrix(name).values, _KNOWN["regression"], transfer)
+
+
+def label_rows(store: Store, transfer: Transfer) -> TableRows:
+    """The labels of a table of sequences: binary uint8 (n, 1), multilabel uint8 (n, k), regression float32 (n, k),
+    classes int64 (n,).
+
+    Raises:
+        ConfigError: the store is none of sequences.
+    """
+    labels = store.labels
+    values = labels.values.astype(np.int64) if labels.kind == "classes" else labels.values
+    return TableRows(values, _KNOWN[labels.kind], transfer, store.contigs)
+
+
+def region_rows(classes: Int64, transfer: Transfer) -> TableRows:
+    """int64 (n,), the class of the region that a window comes from; -1 among `classes` (regions,) is not known."""
+    return TableRows(classes, _KNOWN["classes"], transfer)
+
+
+_KNOWN: dict[str, Callable[[npt.NDArray[Any]], Bits]] = {
+    "binary": lambda values: values != MISSING,
+    "multilabel": lambda values: values != MISSING,
+    "classes": lambda values: values >= 0,
+    "regression": lambda values: ~np.isnan(values),
+}

@@ -1,0 +1,178 @@
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from distgen.config import Recipe, read
+from distgen.errors import ConfigError
+from distgen.genome import Contigs
+from distgen.loader.exclusions import Exclusions
+from distgen.loader.regions import Places, Regions, read_regions
+from distgen.loader.windows import align
+from distgen.store.build import build
+from distgen.store.reader import Store, open_store
+from tests.loader.test_exclusions import RUNS, Geometry, is_bad, reach
+
+CONTIGS = Contigs(("a", "b"), np.array([100, 150]), np.array([0, 128]))
+STRANDS = st.sampled_from([-1, 0, 1])
+
+
+def regions(intervals, strands, summits=None):
+    intervals = np.array(intervals)
+    origins = CONTIGS.offsets[CONTIGS.locate(intervals[:, 0])]
+    rows = np.arange(len(intervals)) * 10
+    return Regions(intervals, origins, np.array(strands, np.int8), rows, summits)
+
+
+def oriented(start, end, strand):
+    """The positions of a stretch as they are read."""
+    return list(range(start, end))[:: -1 if strand < 0 else 1]
+
+
+@pytest.mark.parametrize("strand", [-1, 0, 1])
+@pytest.mark.parametrize("length", [1, 2, 7, 8])
+@pytest.mark.parametrize("target", [1, 4, 5])
+def test_windows_lie_where_the_region_says_as_it_is_read(strand, length, target):
+    start, end, summit = 40, 40 + length, 40 + length // 3
+    here = regions([(start, end)], [strand], np.array([summit]))
+    read = {}
+    for at in ("middle", "summit", "start", "end", "first"):
+        places = Places(here, CONTIGS.whole(), target + 4, target, at=at)
+        located = places.locate(np.arange(1))
+        first = int(located.target_starts[0])
+        read[at] = oriented(first, first + target, strand)
+        assert (located.reverse is None) == (strand == 0)
+        assert located.rows.tolist() == [0]
+        assert located.limits.tolist() == [[0, 100]]
+        if at == "first":
+            window = int(places.window_start(located.target_starts)[0])
+            assert oriented(window, window + target + 4, strand)[0] == oriented(start, end, strand)[0]
+    assert read["summit"][target // 2] == summit
+    assert read["start"][target // 2] == oriented(start, end, strand)[0]
+    assert read["end"][target // 2] == oriented(start, end, strand)[-1]
+    if (length - target) % 2 == 0:
+        assert sum(read["middle"]) / target == (start + end - 1) / 2
+    else:
+        bases = oriented(start, end, strand)
+        middle = bases[(length - 1) // 2]  # of two the first
+        assert read["middle"][target // 2] == middle
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 1), st.integers(0, 99), st.integers(1, 50), STRANDS), min_size=1, max_size=6),
+    RUNS,
+    RUNS,
+    RUNS,
+    st.sampled_from(["start", "tile"]),
+    st.integers(0, 100),
+    st.integers(1, 3),
+    st.integers(1, 9),
+    st.integers(0, 9),
+    st.integers(1, 9),
+    st.integers(0, 2),
+    st.integers(0, 20),
+)
+def test_windows_at_regions_are_those_that_one_picks_by_hand(
+    places, split, unknown, holes, at, percent, unit, target, extra, stride, jitter, pad
+):
+    g = Geometry(target * unit + 2 * extra, target * unit, stride * unit, jitter * unit, unit)
+    within = CONTIGS.whole()
+    split = [(max(a, c), min(b, d)) for a, b in split.tolist() for c, d in within.tolist() if a < d and b > c]
+    stretches = align(np.array(split or [(0, 100)]), CONTIGS, unit)
+    assume(len(stretches))
+    spans = [(within[c, 0] + s, min(within[c, 0] + s + n, within[c, 1])) for c, s, n, _ in places]
+    exclusions = Exclusions(holes, unknown, percent / 100)
+    expected, left_out = [], {"elsewhere": 0, "outside": 0, "ambiguous": 0, "excluded": 0}
+    for row, ((start, end), (contig, *_, strand)) in enumerate(zip(spans, places, strict=True)):
+        origin = int(within[contig, 0])
+        if at == "tile":
+            holding = [s for s in stretches.tolist() if s[0] <= start and end <= s[1]]
+            first = max(start - pad, holding[0][0]) if holding else 0
+            first -= (first - origin) % unit
+            last = min(end + pad, holding[0][1]) if holding else 0
+            starts = range(first, last, g.stride)
+            starts = [s for n, s in enumerate(starts) if n == 0 or starts[n - 1] + g.target_length < last]
+        else:
+            base = end - 1 if strand < 0 else start
+            exact = base - ((g.target_length - 1) // 2 if strand < 0 else g.target_length // 2)
+            near = range(origin - 50 * unit, origin + 200, unit)
+            starts = [min(near, key=lambda p, exact=exact: (abs(p - exact), p))]
+            holding = [s for s in stretches.tolist() if s[0] <= starts[0] and starts[0] + g.target_length <= s[1]]
+        left_out["outside"] += not holding
+        for s in starts if holding else ():
+            reasons = {is_bad(exclusions, holding[0], g, p) for p in reach(holding[0], g, s)} - {None}
+            if reasons:
+                left_out[min(reasons)] += 1
+            else:
+                expected.append((s, *holding[0], strand < 0, row * 10))
+    here = regions(spans, [strand for *_, strand in places])
+
+    def make():
+        return Places(
+            here,
+            stretches,
+            g.window,
+            g.target_length,
+            at=at,
+            pad=pad if at == "tile" else 0,
+            stride=g.stride,
+            jitter=g.jitter,
+            unit=unit,
+            exclusions=exclusions,
+        )
+
+    if not expected:
+        with pytest.raises(ConfigError, match="no window is left"):
+            make()
+        return
+    made = make()
+    found = made.locate(np.arange(len(made)))
+    reverse = np.zeros(len(made), bool) if found.reverse is None else found.reverse
+    columns = (found.target_starts, *found.limits.T, reverse, found.rows)
+    assert sorted(zip(*(column.tolist() for column in columns), strict=True)) == sorted(expected)
+    if at == "start":
+        assert (np.diff(found.target_starts) >= 0).all()
+    assert dict(made.left_out) == left_out
+    depth = np.zeros(1000, np.int64)
+    for start, _, end, *_ in expected:
+        depth[start : min(start + g.target_length, end)] += 1
+    assert made.bases(holes).tolist() == [depth[a:b].sum() for a, b in holes.tolist()]
+    assert made.summary(unknown).covered == (depth > 0).sum()
+
+
+def test_regions_come_from_a_file_a_matrix_or_the_contigs(small_recipe, tmp_path):
+    (tmp_path / "expr.csv").write_text("id,heart\np2,2.5\np1,1\n")
+    (tmp_path / "peaks.bed").write_text("chr2\t5\t900\tp2\t0\t+\nchr1\t0\t10\tp1\t0\t-\nchr7\t0\t10\tp3\t0\t-\n")
+    matrix = '[[matrix]]\nname = "expr"\nmatrix = "expr.csv"\nregions = "peaks.bed"\nmissing = "drop"\n'
+    small_recipe.write_text(small_recipe.read_text() + matrix)
+    build(read(small_recipe, Recipe), tmp_path / "small.zarr")
+    store = open_store(tmp_path / "small.zarr")
+    second = int(store.contigs.offsets[1])
+    bed = read_regions(tmp_path / "peaks.bed", store)
+    assert bed.intervals.tolist() == [[second + 5, second + 900], [0, 10]]
+    assert (bed.rows.tolist(), bed.strands.tolist(), bed.skipped) == ([0, 1], [1, -1], {"chr7": 1})
+    expr = read_regions("matrix:expr", store)
+    assert expr.intervals.tolist() == [[0, 10], [second + 5, second + 900]]
+    assert (expr.rows.tolist(), expr.strands.tolist(), expr.origins.tolist()) == ([0, 1], [-1, 1], [0, second])
+    assert read_regions("contigs", store).intervals.tolist() == store.contigs.whole().tolist()
+    with pytest.raises(ConfigError, match='no matrix "exp". Did you mean "expr"'):
+        read_regions("matrix:exp", store)
+    places = Places(bed, store.contigs.whole(), 8, 8)
+    assert places.left_out["elsewhere"] == 1
+    assert places.locate(np.arange(2)).rows.tolist() == [1, 0]
+
+
+def test_sequences_are_windows_from_their_first_base_on_however_short_they_are(small: Store):
+    sequences = read_regions("contigs", small)
+    places = Places(sequences, small.regions("test"), 16, 16, at="first")
+    located = places.locate(np.arange(len(places)))
+    names = [small.contigs.names[row] for row in located.rows]
+    assert names == ["chr3"]
+    assert located.target_starts.tolist() == [small.contigs.offsets[2]]
+    assert located.limits.tolist() == [small.contigs.whole()[2].tolist()]
+    assert places.left_out["outside"] == 2
+
+
+def test_a_summit_is_asked_of_regions_that_have_one():
+    with pytest.raises(ConfigError, match="at: the regions have no summits"):
+        Places(regions([(3, 9)], [0]), CONTIGS.whole(), 4, 4, at="summit")

@@ -101,7 +101,7 @@ class Export:
     """A folder of tar shards, read-only. Open it with `read_export`."""
 
     def __init__(self, folder: Place, index: dict[str, Any]):
-        self.folder, self.index = folder, index
+        self.path, self.index = folder, index
         self._whole: dict[Shard, tuple[int, ...]] = {}
         self.window: int = index["geometry"]["window"]
         self.target_length: int = index["geometry"]["target_length"]
@@ -123,14 +123,29 @@ class Export:
         padded = -(-lengths // ALIGNMENT) * ALIGNMENT
         return Contigs(table["name"], lengths, np.cumsum(padded) - padded, (), tuple(table["circular"]))
 
-    def regions(self, part: str) -> Int64:
-        """Flat intervals (n, 2) that the targets of a part tile. Raises ConfigError if there is no such part."""
-        self._known(part)
-        return self._tiled[part][0]
+    @property
+    def length(self) -> int:
+        """Bases of the flat coordinate."""
+        return int(self.contigs.offsets[-1]) + -(-int(self.contigs.lengths[-1]) // ALIGNMENT) * ALIGNMENT
+
+    def regions(self, part: str | None, split: str = "default") -> Int64:
+        """Flat intervals (n, 2) that the targets of a part tile. Raises ConfigError if the export has no such part."""
+        if split != self.index["split"]:
+            raise ConfigError(
+                f'{self.path} was exported with split "{self.index["split"]}", not "{split}"', key="split"
+            )
+        if part is None:
+            raise ConfigError(f"{self.path} is read part by part. It has: {', '.join(self.parts)}", key="split")
+        return self.tiles(part)[0]
+
+    def tiles(self, part: str) -> tuple[Int64, Int64]:
+        """The regions of a part, and how many samples (n,) there are up to the end of each. Raises ConfigError likewise."""
+        if part not in self.parts:
+            raise ConfigError(f'{self.path} has no part "{part}". {suggest(part, self.parts)}')
+        return self._tiles[part]
 
     @cached_property
-    def _tiled(self) -> dict[str, tuple[Int64, Int64]]:
-        """The regions of each part, and how many samples there are up to the end of each."""
+    def _tiles(self) -> dict[str, tuple[Int64, Int64]]:
         found = {}
         for part in self.parts:
             regions = intervals(self.index["regions"][part], self.contigs)
@@ -140,20 +155,16 @@ class Export:
     def track(self, name: str) -> Track:
         """One track; its values come with the samples. Raises ConfigError with the nearest name if there is none."""
         if name not in self.tracks:
-            raise ConfigError(f'{self.folder} has no track "{name}". {suggest(name, self.tracks)}')
+            raise ConfigError(f'{self.path} has no track "{name}". {suggest(name, self.tracks)}')
         return Track.of(name, self.tracks[name], self.contigs, ())
 
-    def identity(self, tracks: tuple[str, ...]) -> dict[str, str]:
+    def identity(self, split: str, tracks: tuple[str, ...]) -> dict[str, str]:
         """Content ids of what a run uses: those of the store, so that a run goes on with an export of it and back. Where
         finer tracks than all that were exported would lay the windows in another way, the ids are others."""
         ids: dict[str, str] = self.index["identity"]
         used = {key: ids[key] for key in ("sequence", "ambiguous", *(f"track {name}" for name in tracks), "split")}
         unit, wanted = (max([self.tracks[n]["bin_bp"] for n in names], default=1) for names in (self.tracks, tracks))
         return used if unit == wanted else used | {"bins": f"of {unit}"}
-
-    def _known(self, part: str) -> None:
-        if part not in self.parts:
-            raise ConfigError(f'{self.folder} has no part "{part}". {suggest(part, self.parts)}')
 
     @cached_property
     def layout(self) -> dict[str, tuple[int, bytes]]:
@@ -178,7 +189,7 @@ class Export:
             ConfigError: there is no such part, or the export is in an object store.
             SourceError: a shard is missing, cut or damaged, or a member is not what it should be; names both.
         """
-        self._known(part)
+        self.tiles(part)
         for shard in self.shards:
             if shard.part == part:
                 self.check(shard)
@@ -206,7 +217,7 @@ class Export:
         """
         content = self._opened(shard)
         assert isinstance(content, np.ndarray), "a shard in an object store comes by way of a cache"
-        status = os.stat(str(self.folder / shard.name))
+        status = os.stat(str(self.path / shard.name))
         version = status.st_dev, status.st_ino, status.st_mtime_ns
         if self._whole.get(shard) != version:
             self.check_pieces(shard, content)
@@ -231,7 +242,7 @@ class Export:
 
     def _opened(self, shard: Shard) -> Bytes | Ranges:
         """The bytes of a shard; there are as many as there should be."""
-        path, expected = self.folder / shard.name, self.entry(shard)["bytes"]
+        path, expected = self.path / shard.name, self.entry(shard)["bytes"]
         try:
             content = open_bytes(path)
             size = content.size
@@ -245,7 +256,7 @@ class Export:
 
     def damage(self, shard: Shard, problem: str) -> SourceError:
         """What is to be said of a shard with this problem: also which member is the first that is no good."""
-        path = self.folder / shard.name
+        path = self.path / shard.name
         if not isinstance(path, Path):
             return SourceError(f"{path} is damaged ({problem}); remove it, and {INDEX}, and export again")
         try:
@@ -257,13 +268,13 @@ class Export:
         return SourceError(f"{path} is damaged ({problem}); copy it again. {first}")
 
     def _read(self, shard: Shard) -> Iterator[Sample]:
-        path = self.folder / shard.name
+        path = self.path / shard.name
         if not isinstance(path, Path):
-            raise ConfigError(f"{self.folder} is not on this machine: copy it here, or read it with webdataset")
+            raise ConfigError(f"{self.path} is not on this machine: copy it here, or read it with webdataset")
         largest = max(LARGEST_JSON, *(size for size, _ in self.layout.values()))
         members = read_members(path, largest)
         member = next(members, None)
-        for sample, (where, overhang) in enumerate(self._tiles(shard), shard.first):
+        for sample, (where, overhang) in enumerate(self._where(shard), shard.first):
             key = sample_key(shard.part, sample)
             found = {}
             for suffix, (size, head) in self.layout.items():
@@ -290,9 +301,9 @@ class Export:
         if member is not None:
             raise _unexpected(path, member, f"the end after {shard.samples:,} samples")
 
-    def _tiles(self, shard: Shard) -> Iterator[tuple[Interval, tuple[int, int]]]:
+    def _where(self, shard: Shard) -> Iterator[tuple[Interval, tuple[int, int]]]:
         """Where each sample of a shard lies, and by how much it hangs over its region at the left and at the right."""
-        regions, ends = self._tiled[shard.part]
+        regions, ends = self.tiles(shard.part)
         samples = np.arange(shard.first, shard.first + shard.samples)
         rows = np.searchsorted(ends, samples, side="right")
         number = samples - np.r_[0, ends][rows]
@@ -378,7 +389,7 @@ def _check_index(export: Export) -> None:
         bins, columns = track["shape"]
         if track["dtype"] not in _DTYPES or columns != len(track["columns"]) or min(bins, columns) < 1:
             raise ValueError(f'track "{name}" has dtype {track["dtype"]} and shape {track["shape"]}')
-    for part, (regions, ends) in export._tiled.items():
+    for part, (regions, ends) in export._tiles.items():
         made = ends[-1:].tolist()
         if not np.array_equal(regions, export.contigs.join(regions)) or made != [export.parts[part]]:
             raise ValueError(f'part "{part}" has {export.parts[part]} samples, its regions make {made}')

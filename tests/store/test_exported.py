@@ -38,7 +38,7 @@ def original(tmp_path_factory):
     (folder / "small.toml").write_text(RECIPE)
     build(read(folder / "small.toml", Recipe), folder / "small.zarr")
     store = open_store(folder / "small.zarr")
-    return export(store, folder / "out", window=60, tracks=("genes",), shard_bytes=20_000).folder
+    return export(store, folder / "out", window=60, tracks=("genes",), shard_bytes=20_000).path
 
 
 @pytest.fixture

@@ -27,7 +27,6 @@ from distgen.store.exported import (
     Export,
     Shard,
     pieces,
-    read_blocks_of_export,
     read_export,
     sample_json,
     sample_key,
@@ -38,7 +37,7 @@ from distgen.store.splits import PARTS, run_on
 from distgen.store.tar import BLOCK, END, npy_header, tar_header
 from distgen.store.work import Execute, Progress, Work, in_this_process, link, settle, silent, sync
 
-__all__ = ["SHARD_BYTES", "export", "read_blocks_of_export", "read_export"]
+__all__ = ["SHARD_BYTES", "export", "read_export"]
 
 SHARD_BYTES = 256_000_000
 _LARGEST_OBJECT = 512_000_000  # bytes: it is in memory while it is sent

@@ -19,20 +19,24 @@ from distgen.config.recipe import (
     is_bed,
 )
 from distgen.config.run import Cluster, Data, Lengths, Log, Optimizer, Rate, Train
+from distgen.config.windows import At, Personal, Pool, Regions, Windows
 
 # The bounds of waits, in seconds: this table is the one place that says them.
 TIMEOUTS = {
     "worker_start": 120.0,  # all training workers placed and running
     "process_group": 300.0,  # one collective operation between training workers
     "next_batch": 300.0,  # the loader's thread has a batch ready
+    "haplotypes": 3600.0,  # another process takes the haplotypes of a large panel out of its genotypes
     "remote_host": 20.0,  # the host of a remote source can be reached
     "remote_read": 30.0,  # a remote source or store sends its next bytes
     "remote_write": 600.0,  # an object of up to 64 MiB (tar shards: as large as asked for) is sent and acknowledged
     "remote_retry": 120.0,  # a request for a remote source or store that fails is made again
+    "cached_shard": 600.0,  # another process fetches a shard into the cache, or makes room there
 }
 
 __all__ = [
     "TIMEOUTS",
+    "At",
     "Cluster",
     "Collection",
     "ContigRules",
@@ -47,9 +51,12 @@ __all__ = [
     "Mixture",
     "Name",
     "Optimizer",
+    "Personal",
+    "Pool",
     "Positive",
     "Rate",
     "Recipe",
+    "Regions",
     "Section",
     "Sequences",
     "Split",
@@ -57,6 +64,7 @@ __all__ = [
     "Train",
     "VariantsTable",
     "Weighted",
+    "Windows",
     "digest",
     "is_bed",
     "is_collection",

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from distgen.config.file import Name, NotNegative, Positive, Section
+from distgen.config.file import Name, NotNegative, Positive, Section, Strings
+from distgen.config.windows import Windows
 
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -22,25 +23,29 @@ class Lengths(Section):
     stride: Positive | None = None
 
 
-class Data(Section):
+class Data(Windows):
     """What a sample is; lengths in bases. `batch_size` is global: all workers together.
 
-    The lengths of `curriculum`, one table for so many epochs, come first; those of `[data]` itself come after and stay.
+    `window` is 1,024 if it is left out, and for a table of sequences as long as the longest. The lengths of `curriculum`, one table for so many epochs, come first; those of `[data]` itself come after and stay.
     """
 
     store: str
     split: Name = "default"
-    window: Positive = 1024
+    window: Positive | None = None
     target_length: Positive | None = None
     stride: Positive | None = None
     curriculum: Annotated[tuple[Lengths, ...], Field(strict=False)] = ()
     batch_size: Positive = 32
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    strand: Literal["forward", "random", "both"] = "forward"
+    strand: Literal["forward", "region", "random", "both"] = "forward"
     jitter: NotNegative = 0
-    order: Literal["flat"] = "flat"
+    inputs: Strings = ()
+    order: Literal["flat", "grouped"] = "flat"
+    lanes: Positive | None = None
     last: Literal["drop", "pad", "wrap"] = "drop"
-    placement: Literal["auto", "device", "host"] = "auto"
+    placement: Literal["auto", "device", "host", "stream"] = "auto"
+    cache: str | None = None
+    cache_gb: Annotated[float, Field(gt=0)] = 64.0
 
 
 class Optimizer(Section):

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from distgen.config.file import NotNegative, Section, Share, Strings
+from distgen.config.file import Name, NotNegative, Section, Share, Strings, TableError
 
-At = Literal["middle", "summit", "start", "end", "first", "tile"]
+At = Literal["middle", "summit", "start", "end", "whole", "tile"]
 
 
 class Regions(Section):
     """Windows at regions instead of all along the split.
 
-    `source` is a BED or narrowPeak file, relative to the run; `matrix:NAME`, the regions of a matrix of the store; or
-    `contigs`, whole contigs, as the sequences of a table are. Windows are centred on each region (`at = "middle"`), its
-    summit, its 5' end ("start": of transcripts, where transcription starts) or its 3' end; begin where it begins
-    ("first"); or tile it ("tile") with `pad` bases more on either side.
+    `source` is a BED or narrowPeak file, or a GTF or GFF3 file for its genes, relative to the run; `matrix:NAME`, the
+    regions of a matrix of the store; or `contigs`, whole contigs, as the sequences of a table are. Windows are centred on
+    each region (`at = "middle"`), its summit, its 5' end ("start": of genes, where transcription starts) or its 3' end;
+    hold it from its first base on ("whole") and N around it; or tile it ("tile") with `pad` bases more on either side.
     """
 
     source: str
@@ -28,18 +28,84 @@ class Regions(Section):
     def _check(self) -> Regions:
         if self.pad and self.at != "tile":
             raise ValueError(f'pad widens what is tiled: it goes with at = "tile", not "{self.at}"')
-        if self.at == "summit" and (self.source == "contigs" or self.source.startswith("matrix:")):
-            raise ValueError(f'{self.source} has no summits: narrowPeak files do. Use at = "middle"')
         return self
+
+
+class Pool(Section):
+    """Windows that are drawn from in proportion to `share`: classes that are to be balanced.
+
+    A pool has windows at regions (`source`, `at` and `pad` as in `[data.regions]`); or it has for each window of the pool
+    that it `matches` one whose GC and N content differ by at most `tolerance`, drawn anew each time that pool is
+    through (`drawn = "fixed"`: once); or, with neither, all windows that are elsewhere. The last two keep `distance`
+    bases away from the regions of every pool.
+    """
+
+    name: Name
+    share: Annotated[float, Field(gt=0)] = 1.0
+    source: str | None = None
+    at: At = "middle"
+    pad: NotNegative = 0
+    matches: Name | None = None
+    distance: NotNegative = 0
+    tolerance: Share = 0.02
+    drawn: Literal["epoch", "fixed"] = "epoch"
+
+    @property
+    def regions(self) -> Regions | None:
+        """Where its windows lie, if they lie at regions."""
+        return None if self.source is None else Regions(source=self.source, at=self.at, pad=self.pad)
+
+    @model_validator(mode="after")
+    def _check(self) -> Pool:
+        if self.source is not None and self.matches is not None:
+            raise ValueError("a pool has a source or matches another one, not both")
+        asked = self.model_fields_set & ({"distance", "tolerance", "drawn"} if self.source else {"at", "pad"})
+        if asked:
+            raise ValueError(
+                f"{', '.join(sorted(asked))}: not of a pool {'with' if self.source else 'without'} a source"
+            )
+        _ = self.regions
+        return self
+
+
+class Personal(Section):
+    """Windows as the haplotypes of samples have them, each haplotype once an epoch.
+
+    `variants` is a set of the store; `samples` are all of it if left out. Heterozygous genotypes without phase are refused,
+    taken as they are "listed", or "drawn".
+    """
+
+    variants: str
+    samples: Annotated[tuple[str, ...], Field(strict=False)] | None = None
+    unphased: Literal["refuse", "listed", "drawn"] = "refuse"
 
 
 class Windows(Section):
     """Which windows there are.
+
+    Samples come from the windows of `pool`s in their shares, else from those at `regions`, else from all of the split.
 
     A window is left out if more than `max_ambiguous` of its bases are N, or if stretches of the BED files `exclude`
     hold all of its target.
     """
 
     regions: Regions | None = None
+    pool: Annotated[tuple[Pool, ...], Field(strict=False)] = ()
+    personal: Personal | None = None
     exclude: Strings = ()
     max_ambiguous: Share = 1.0
+
+    @model_validator(mode="after")
+    def _fit(self) -> Windows:
+        if self.pool and self.regions:
+            raise ValueError("pools have regions of their own: leave out [data.regions]")
+        placed = [pool.name for pool in self.pool if pool.source is not None]
+        names = [pool.name for pool in self.pool]
+        if len(set(names)) < len(names):
+            raise ValueError("pools need different names")
+        for number, pool in enumerate(self.pool):
+            if pool.matches is not None and pool.matches not in placed:
+                raise TableError(f'there is no pool "{pool.matches}" with a source', "pool", number, "matches")
+        if self.pool and not placed:
+            raise ValueError("at least one pool needs a source")
+        return self

@@ -42,6 +42,7 @@ class VariantBlock:
     Args:
         row: int64 (n,), the contig's row in the assembly.
         position: int64 (n,), 0-based.
+        offset: int64 (n,), how far that is from the record's first base.
         reference, alternative: uint8 (n,), base codes.
         genotypes: int8 (n, samples, 2): 1 where the allele is this alternative, 0 where it is another one (the reference,
             or what another row says of the site), -1 where it is not known or not there (a haploid call).
@@ -54,6 +55,7 @@ class VariantBlock:
 
     row: Int64
     position: Int64
+    offset: Int64
     reference: Bytes
     alternative: Bytes
     genotypes: npt.NDArray[np.int8] | None
@@ -229,7 +231,9 @@ class _Sites:
             genotypes = np.where(alleles < 0, -1, alleles == number[:, None, None]).astype(np.int8)
             phased = np.array(self.phased, np.bool_).reshape(-1, len(self.columns))[site]
         self.counts["substitutions"] = len(site)
-        return VariantBlock(rows[site], starts[site] + offset, old, new, genotypes, phased, self.counts, self.skipped)
+        return VariantBlock(
+            rows[site], starts[site] + offset, offset, old, new, genotypes, phased, self.counts, self.skipped
+        )
 
     def _compare(self, reference: Reference) -> None:
         """Every letter of every REF with the assembly."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 # One tag for each purpose a key is used for, so that no two purposes share draws.
-SAMPLE, MASKING = 1, 2
+SAMPLE, MASKING, PHASE = 1, 2, 3
 NEGATIVE = 16  # and in the upper half word which two of the candidates
 
 _WORD = 0xFFFFFFFF

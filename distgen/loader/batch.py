@@ -33,6 +33,8 @@ class Batch:
         inputs, inputs_mask: likewise of tracks along the whole window, for the model to see.
         positions: int64 (B,), first base of each window in the assembly's flat coordinate.
         contigs: the assembly's.
+        haplotypes: int64 (B,), the haplotype each window is read in: 2 * sample + 0 or 1; None where it is the assembly.
+        source: int64 (B,), the row of each row's store in its collection; None where there is one store only.
     """
 
     plane: Tensor
@@ -52,6 +54,8 @@ class Batch:
     inputs_mask: dict[str, Tensor]
     positions: Tensor
     contigs: Contigs
+    haplotypes: Tensor | None = None
+    source: Tensor | None = None
 
     def __len__(self) -> int:
         return self.starts.numel()
@@ -69,7 +73,7 @@ class Batch:
             value = getattr(self, entry.name)
             if isinstance(value, dict):
                 moved[entry.name] = {name: tensor.to(device, non_blocking=True) for name, tensor in value.items()}
-            elif isinstance(value, Tensor) and entry.name not in ("samples", "positions"):
+            elif isinstance(value, Tensor) and entry.name not in ("samples", "positions", "haplotypes", "source"):
                 moved[entry.name] = value.to(device, non_blocking=True)
         return replace(self, **moved)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from distgen.errors import ConfigError, some
 from distgen.genome import Int64
 from distgen.loader.negatives import Matched
 from distgen.loader.order import permute
-from distgen.loader.schedule import Schedule
+from distgen.loader.schedule import Schedule, own_seed
 from distgen.loader.windows import Located, Numbered
 
 VERSION = "balanced/1"
@@ -51,7 +51,7 @@ class Balanced:
         self.window, self.target_length = self._pools[0].window, self._pools[0].target_length
         self._sizes = np.array([len(pool) for pool in self._pools], np.int64)
         self._schedule = Schedule([shares[name] for name in self.names], names=self.names)
-        self._seeds = [_seed(seed, name) for name in self.names]
+        self._seeds = [own_seed(seed, name) for name in self.names]
         first = int(self._schedule.counts[0])
         if epoch_samples is None and not first:
             raise ConfigError(f'"{self.names[0]}" has no share, so say how long an epoch is', key="epoch_samples")
@@ -60,6 +60,12 @@ class Balanced:
     def __len__(self) -> int:
         """Samples per epoch."""
         return self._samples
+
+    @property
+    def identity(self) -> Any:
+        """What else than the order's name and the seed says which sample is which, as plain data."""
+        own = [pool.identity for pool in self._pools]
+        return [VERSION, self._samples, list(self.names), self._schedule.counts.tolist(), own]
 
     def draw(self, samples: Int64, epoch: int) -> tuple[Located, Int64]:
         """Where samples (n,) of an epoch are, and the number of the class of each: int64 (n,)."""
@@ -90,24 +96,23 @@ class Balanced:
         return windows
 
 
-def _seed(seed: int, name: str) -> int:
-    key = hashlib.shake_256(f"distgen order {VERSION} {seed} {name}".encode()).digest(8)
-    return int.from_bytes(key, "little")
-
-
 def _together(parts: list[tuple[Int64, Located]], n: int) -> Located:
     """One table of n rows from the tables of the classes, each with the rows it has there.
 
-    Where only some classes have a strand or a table, the others' windows are forward, and of row -1.
+    Where only some classes have a strand or a table, the others' windows are forward, of row -1 and of haplotype 0.
     """
-    starts, limits = np.empty(n, np.int64), np.empty((n, 2), np.int64)
-    reverse, table = np.zeros(n, np.bool_), np.full(n, -1, np.int64)
+    together = Located(
+        np.empty(n, np.int64),
+        np.empty((n, 2), np.int64),
+        np.zeros(n, np.bool_),
+        np.full(n, -1, np.int64),
+        np.zeros(n, np.int64),
+    )
+    said: set[str] = set()
     for rows, located in parts:
-        starts[rows], limits[rows] = located.target_starts, located.limits
-        if located.reverse is not None:
-            reverse[rows] = located.reverse
-        if located.rows is not None:
-            table[rows] = located.rows
-    stranded = any(located.reverse is not None for _, located in parts)
-    listed = any(located.rows is not None for _, located in parts)
-    return Located(starts, limits, reverse if stranded else None, table if listed else None)
+        for name, column in located._asdict().items():
+            if column is not None:
+                getattr(together, name)[rows] = column
+                said.add(name)
+    unsaid: dict[str, Any] = {name: None for name in Located._fields if name not in said}
+    return together._replace(**unsaid)

@@ -13,6 +13,7 @@ import numpy as np
 from numba import carray, types  # type: ignore[attr-defined]
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numpy import uint64
 
 from distgen.compiled import compiled
 from distgen.genome import Bits, Bytes, Int64
@@ -122,19 +123,34 @@ def frame(begin: Int64, stop: Int64, reverse: Bits, values: Any, known: Any, all
 
 
 @compiled
-def _scatter(values: Any, columns: Int64, straight: bool, step: int, out: Any, at: int) -> None:
-    """Bins (m, T) of one block into the columns `out[:, columns]` from bin `at` on, backwards if `step` is -1."""
-    count, width = values.shape
-    if straight and width > 7:
+def _mirror(values: Any, out: Any) -> None:
+    last = uint64(values.size - 1)
+    for i in range(values.size):
+        out[i] = values[last - uint64(i)]
+
+
+@compiled
+def _scatter(values: Any, columns: Int64, order: int, backward: int, out: Any, every: int, at: int) -> None:
+    """Bins of one block into the columns `columns` of a row's bins of `every` columns, from bin `at` on; flat, both.
+
+    `order` is 1 where the columns follow one another, -1 where they do so back to front, else 0.
+    """
+    width = columns.size
+    count = values.size // width
+    if backward and order < 0 and width == every:
+        _mirror(values, out[at * every : (at + count) * every])
+    elif order > 0 and width > 7:
         for i in range(count):
-            to = out[at + i * step, columns[0] : columns[0] + width]
-            for c in range(width):
-                to[c] = values[i, c]
-        return
-    for c in range(width):
-        column = columns[c]
-        for i in range(count):
-            out[at + i * step, column] = values[i, c]
+            bin_ = count - 1 - i if backward else i
+            begin = (at + i) * every + columns[0]
+            out[begin : begin + width] = values[bin_ * width : (bin_ + 1) * width]
+    else:
+        for c in range(width):
+            to, source, step = uint64(at * every + columns[c]), uint64(c), uint64(width)
+            if backward:
+                source, step = uint64((count - 1) * width + c), uint64(-width)  # modulo 2^64
+            for i in range(count):
+                out[to + uint64(i) * uint64(every)] = values[source + uint64(i) * step]
 
 
 @compiled
@@ -148,7 +164,7 @@ def keep_rows(
     stop: Int64,
     reverse: Bits,
     columns: Int64,
-    straight: Bits,
+    orders: Int64,
     infinity: Any,
     missing: Any,
     some_missing: bool,
@@ -160,7 +176,7 @@ def keep_rows(
     Args:
         order, slots, addresses: see above; chunk: bins of each.
         columns: int64 (2, T), which column of `out` each of the block's is, forward and reversed.
-        straight: bool (2,), whether these follow one another.
+        orders: int64 (2,), of these, see `_scatter`.
         infinity, missing: see `kernels.numba_cpu.bins`.
         some_missing: whether values may be missing; if not, `known` is left alone.
         out: (n, bins, columns) bits.
@@ -169,36 +185,32 @@ def keep_rows(
     bins, every = out.shape[1], out.shape[2]
     width = columns.shape[1]
     at_once = max(_BLOCK // width, 1)
-    some, some_known = np.empty((at_once, width), out.dtype), np.empty((at_once, width), np.bool_)
+    some, some_known = np.empty(at_once * width, out.dtype), np.empty(at_once * width, np.bool_)
     for k in range(order.size):
         row = order[k]
         backward = int(reverse[row])
+        to, flags = out[row].reshape(-1), known[row].reshape(-1)
         at, slot, inside = begin[row], slots[k], (first[row] + begin[row]) % chunk
         while at < stop[row]:
             count = min(stop[row] - at, chunk - inside)
             start = addresses[slot] + inside * width * out.itemsize
-            values = carray(_pointer(start), (count, width), out.dtype)
+            values = carray(_pointer(start), count * width, out.dtype)
             if not backward and width == every:
+                here = slice(at * width, (at + count) * width)
                 if some_missing:
-                    keep(
-                        values.reshape(-1), infinity, missing,
-                        out[row, at : at + count].reshape(-1), known[row, at : at + count].reshape(-1),
-                    )  # fmt: skip
+                    keep(values, infinity, missing, to[here], flags[here])
                 else:
-                    _move(
-                        out.ctypes.data + (row * bins + at) * width * out.itemsize, start, count * width * out.itemsize
-                    )
+                    to[here] = values
             else:
                 for low in range(0, count, at_once):
-                    part = values[low : low + at_once]
-                    m = len(part)
-                    to, step = (bins - 1 - at - low, -1) if backward else (at + low, 1)
+                    part = values[low * width : (low + at_once) * width]
+                    first_bin = bins - at - low - part.size // width if backward else at + low
                     if some_missing:
-                        keep(part.reshape(-1), infinity, missing, some[:m].reshape(-1), some_known[:m].reshape(-1))
-                        _scatter(some[:m], columns[backward], straight[backward], step, out[row], to)
-                        _scatter(some_known[:m], columns[backward], straight[backward], step, known[row], to)
-                    else:
-                        _scatter(part, columns[backward], straight[backward], step, out[row], to)
+                        keep(part, infinity, missing, some, some_known)
+                        found = some_known[: part.size]
+                        _scatter(found, columns[backward], orders[backward], backward, flags, every, first_bin)
+                        part = some[: part.size]
+                    _scatter(part, columns[backward], orders[backward], backward, to, every, first_bin)
             at, slot, inside = at + count, slot + 1, 0
 
 

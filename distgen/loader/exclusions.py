@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from distgen.genome import Contigs, Int64, intersect, subtract, union
+from distgen.compiled import compiled
+from distgen.genome import Bits, Contigs, Int64, intersect, pairs, subtract, union
 from distgen.store.reader import Store
 
 NONE: Int64 = np.empty((0, 2), np.int64)
@@ -54,31 +55,28 @@ class Exclusions:
         }
         return {reason: _on_grid(starts, regions, unit) for reason, starts in found.items()}
 
-    def _crowded(self, regions: Int64, window: int, margin: int) -> Int64:
-        """Target starts whose windows have too many ambiguous bases.
+    def of_stretches(self, stretches: Int64) -> dict[str, Bits]:
+        """Which stretches int64 (n, 2), flat, of any length would be left out as windows that are all target, by reason."""
+        lengths = stretches[:, 1] - stretches[:, 0]
+        different, which = np.unique(lengths, return_inverse=True)
+        most = np.array([self._most(length) for length in different.tolist()], np.int64)[which]
+        return {
+            "ambiguous": _shared(stretches, self.unknown) > most,
+            "excluded": _shared(stretches, union(self.holes)) == lengths,
+        }
 
-        Their number is piecewise linear in the start: it bends where an end of the window meets that of a run, and
-        between two such knots it rises or falls by one a base, or stays. So the knots tell where it is too large.
-        """
-        most = int(Fraction(str(self.max_ambiguous)) * window)  # as the user wrote it: 0.29 of 100 is 29
-        if most >= window or not len(regions):
+    def _most(self, length: int) -> int:
+        """How many bases of a window may be ambiguous; as the user wrote the share: 0.29 of 100 is 29."""
+        return int(Fraction(str(self.max_ambiguous)) * length)
+
+    def _crowded(self, regions: Int64, window: int, margin: int) -> Int64:
+        """Target starts whose windows have too many ambiguous bases."""
+        most = self._most(window)
+        if most >= window:
             return NONE
         known = subtract(regions, self.unknown)
-        borders = known.ravel()
-        ends = np.repeat(regions[np.searchsorted(regions[:, 1], known[:, 0], side="right")], 2, axis=0)
-        knots = [regions[:, 0], regions[:, 1] - 1]
-        for shift in (margin, margin - window):
-            knots.append((borders + shift)[(borders + shift > ends[:, 0]) & (borders + shift < ends[:, 1] - 1)])
-        starts = np.sort(np.concatenate(knots), kind="stable")
-        rows = np.searchsorted(regions[:, 1], starts, side="right")
-        first = np.maximum(starts - margin, regions[rows, 0])
-        last = np.minimum(starts - margin + window, regions[rows, 1])
-        count = window - _before(known, last) + _before(known, first)
-        left, right, over_left, over_right = starts[:-1], starts[1:], count[:-1] - most, count[1:] - most
-        low = np.where(over_left > 0, left, right - over_right + 1)
-        high = np.where(over_right > 0, right + 1, left + over_left)
-        crowded = ((over_left > 0) | (over_right > 0)) & (rows[:-1] == rows[1:])
-        return union(np.stack([low, high], axis=1)[crowded], rows[:-1][crowded])
+        found = np.empty((2 * len(known) + len(regions), 2), np.int64)
+        return found[: compiled(_crowd)(regions, known.ravel(), window, margin, most, found)]
 
     def _hidden(self, regions: Int64, target_length: int) -> Int64:
         """Target starts from which all that the target covers of its region lies in one hole."""
@@ -101,13 +99,52 @@ def read_holes(beds: Sequence[Path], contigs: Contigs) -> Int64:
     return union(read_intervals(beds, contigs).flat(contigs))
 
 
-def _before(stretches: Int64, positions: Int64) -> Int64:
-    """How many bases of sorted disjoint stretches lie before each position."""
-    lengths = stretches[:, 1] - stretches[:, 0]
-    total = np.r_[0, np.cumsum(lengths)]
-    row = np.searchsorted(stretches[:, 0], positions, side="right")
-    beyond = np.maximum(np.r_[0, stretches[:, 1]][row] - positions, 0)  # the last one that begins may reach further
-    found: Int64 = np.where(row > 0, total[row] - beyond, 0)
+def _crowd(regions: Int64, borders: Int64, window: int, margin: int, most: int, out: Int64) -> int:
+    """Write the intervals of target starts whose windows have more than `most` ambiguous bases; returns how many.
+
+    Their number bends where an end of the window meets a border of what is known (at even places it begins), and
+    between two such starts it rises or falls by one a base, or stays: so these tell where it is too large.
+    """
+    found = end = 0
+    for low, high in regions:
+        begin = end
+        while end < borders.size and borders[end] < high:
+            end += 2
+        start, count = low, window
+        # Which border is the next for the window's first base, and for the one after its last.
+        before = after = begin
+        for known in range(begin, end, 2):
+            count -= max(min(borders[known + 1], low - margin + window) - borders[known], 0)
+        own = found
+        while True:
+            while before < end and borders[before] <= start - margin:
+                before += 1
+            while after < end and borders[after] <= start - margin + window:
+                after += 1
+            stop = high - 1
+            if before < end:
+                stop = min(stop, borders[before] + margin)
+            if after < end:
+                stop = min(stop, borders[after] + margin - window)
+            count_there = count + (before % 2 - after % 2) * (stop - start)
+            if count > most or count_there > most:
+                first = start if count > most else stop - (count_there - most) + 1
+                if found == own or out[found - 1, 1] < first:
+                    out[found, 0] = first
+                    found += 1
+                out[found - 1, 1] = stop + 1 if count_there > most else start + count - most
+            if stop == high - 1:
+                break
+            start, count = stop, count_there
+    return found
+
+
+def _shared(stretches: Int64, runs: Int64) -> Int64:
+    """How many bases each of any stretches (n, 2) shares with sorted disjoint runs (m, 2)."""
+    mine, theirs = pairs(stretches, runs)
+    found = np.zeros(len(stretches), np.int64)
+    begin, end = np.maximum(stretches[mine, 0], runs[theirs, 0]), np.minimum(stretches[mine, 1], runs[theirs, 1])
+    np.add.at(found, mine, end - begin)
     return found
 
 

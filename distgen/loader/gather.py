@@ -46,6 +46,7 @@ class Chunks:
         self._blank = np.full(layout.chunk_bytes // layout.dtype.itemsize, layout.fill, layout.dtype).view(np.uint8)
         self._addresses = np.where(array.absent, self._blank.ctypes.data, 0).astype(np.int64)
         self._untouched = int(np.count_nonzero(self._addresses == 0))
+        self._maps: dict[int, object] = {}  # of the addresses: the array lets go of a shard's map when it verifies it
 
     def parts(self, first: Int64, last: Int64) -> Iterator[Part]:
         """All rows, in one part or in several of bounded memory; any number of threads may ask.
@@ -72,6 +73,7 @@ class Chunks:
         while count := missing(self._addresses, self.array.layout.chunk, first, last, found):
             for low, high in _runs(np.unique(found[:count])):
                 for number, chunk in self.array.chunks(low, high):
+                    self._maps[id(chunk.base)] = chunk.base
                     self._addresses[number] = chunk.ctypes.data
             self._untouched = int(np.count_nonzero(self._addresses == 0))
 
@@ -81,7 +83,10 @@ class Chunks:
         count = np.where(first < last, (last - 1) // chunk - begin + 1, 0)
         # Along the array: a chunk is then in two parts only where one ends in it, and is still kept.
         order = np.argsort(begin, kind="stable")
-        part_of = (np.cumsum(count[order]) - count[order]) // _TOGETHER
+        ends = (begin + count)[order]
+        before = np.r_[0, np.maximum.accumulate(ends)[:-1]][: len(ends)]
+        new = np.maximum(ends - np.maximum(before, begin[order]), 0)  # chunks that no row before has
+        part_of = (np.cumsum(new) - new) // _TOGETHER
         for rows in np.split(order, np.flatnonzero(np.diff(part_of)) + 1):
             ends = np.cumsum(count[rows])
             steps = np.arange(ends[-1] if len(rows) else 0) - np.repeat(ends - count[rows], count[rows])

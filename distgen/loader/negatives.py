@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch
 
 from distgen.compiled import compiled
+from distgen.config import digest
 from distgen.errors import ConfigError
 from distgen.genome import Contigs, Int64, subtract
-from distgen.kernels.draws import NEGATIVE, philox
+from distgen.kernels.draws import NEGATIVE
 from distgen.loader.gather import Chunks, gather
+from distgen.loader.order import draws
 from distgen.loader.windows import Located, Numbered
-from distgen.store.planes import PER_BYTE
 from distgen.store.reader import Store
 
 VERSION = "matched/1"
@@ -88,7 +88,10 @@ class Matched:
         unit: int = 1,
     ):
         self._positives = positives
-        self._chunks = {n: Chunks(store.planes[n]) for n in ("sequence", "ambiguous") if not store.planes[n].empty}
+        self._sequence, unknown = Chunks(store.planes["sequence"]), store.unknown
+        self._unknown_firsts = np.append(unknown[:, 0], np.iinfo(np.int64).max)
+        self._unknown_lasts = unknown[:, 1].copy()
+        self._unknown_before = np.append(0, np.cumsum(unknown[:, 1] - unknown[:, 0]))
         self.window, self.target_length = positives.window, positives.target_length
         self._tolerance, self._seed, self._candidates, self._unit = tolerance, seed, candidates, unit
         self._anew = drawn == "epoch"
@@ -108,6 +111,13 @@ class Matched:
     def __len__(self) -> int:
         """How many positives there are."""
         return len(self._positives)
+
+    @property
+    def identity(self) -> Any:
+        """All that says which negatives are drawn, besides the positives and the store."""
+        places = [self._allowed.tolist(), self._unit]
+        drawn = [self._tolerance, self._seed, self._anew, self._candidates]
+        return [VERSION, digest(places), *drawn]
 
     def draw(self, windows: Int64, cycles: Int64) -> Located:
         """Where the negatives of positives (n,) in cycles (n,) are.
@@ -139,9 +149,8 @@ class Matched:
 
     def _words(self, windows: Int64, cycles: Int64, number: int) -> Any:
         """Four random words, uint64 (4, n) below 2^32, for two candidates of each positive."""
-        counter = torch.from_numpy(windows + cycles * len(self) * self._anew)
-        words = philox(counter, torch.full_like(counter, self._seed), tag=NEGATIVE | number << 16)
-        return np.stack([word.numpy() for word in words]).astype(np.uint64)
+        counters = windows + cycles * len(self) * self._anew
+        return draws(counters, self._seed, 0, NEGATIVE | number << 16).view(np.uint64)
 
     def _at(self, places: Int64) -> tuple[Int64, Int64]:
         """Target starts and limits of places, numbers of all starts that are allowed."""
@@ -154,25 +163,30 @@ class Matched:
         starts = target_starts - self._flank
         firsts = np.maximum(starts, limits[:, 0])
         lasts = np.maximum(firsts, np.minimum(starts + self.window, limits[:, 1]))
-        known = lasts - firsts - (self._counted("ambiguous", firsts, lasts) if "ambiguous" in self._chunks else 0)
-        gc = self._counted("sequence", firsts, lasts)
-        return Composition(gc / np.maximum(known, 1), 1 - known / self.window)
+        known = lasts - firsts - (self._unknown(lasts) - self._unknown(firsts))
+        return Composition(self._strong(firsts, lasts) / np.maximum(known, 1), 1 - known / self.window)
 
-    def _counted(self, name: str, firsts: Int64, lasts: Int64) -> Int64:
-        per = PER_BYTE[name]
-        begin = firsts // (8 * per) * 8  # whole words
-        rows = np.empty((len(firsts), (self.window // (8 * per) + 2) * 8), np.uint8)
-        gather(self._chunks[name], begin, -(-lasts // per), rows, np.zeros_like(begin))
-        shift = (np.arange(len(firsts)) * rows.shape[1] - begin) * per
-        counted: Int64 = compiled(_count)(rows.reshape(-1).view(np.uint64), firsts + shift, lasts + shift, 8 // per)
+    def _unknown(self, positions: Int64) -> Int64:
+        """How many ambiguous bases lie before flat positions (n,)."""
+        run = np.searchsorted(self._unknown_lasts, positions, side="right")
+        count: Int64 = self._unknown_before[run] + np.maximum(positions - self._unknown_firsts[run], 0)
+        return count
+
+    def _strong(self, firsts: Int64, lasts: Int64) -> Int64:
+        """How many G and C the flat stretches [first, last) hold."""
+        begin = firsts // 32 * 8  # whole words
+        rows = np.empty((len(firsts), (self.window // 32 + 2) * 8), np.uint8)
+        gather(self._sequence, begin, -(-lasts // 4), rows, np.zeros_like(begin))
+        shift = np.arange(len(firsts)) * (rows.shape[1] * 4) - begin * 4
+        counted: Int64 = compiled(_count)(rows.reshape(-1).view(np.uint64), firsts + shift, lasts + shift)
         return counted
 
 
-def _count(words: Any, firsts: Any, lasts: Any, width: Any) -> Any:
-    """How many of the bases [first, last) are G or C (width 2), or how many flags are set (width 1): int64 (n,).
+def _count(words: Any, firsts: Any, lasts: Any) -> Any:
+    """How many of the bases [first, last) are G or C: int64 (n,).
 
     Args:
-        words: uint64, `width` bits a base. An ambiguous base is stored as A, and so is no G or C.
+        words: uint64, 32 bases each. An ambiguous base is stored as A, and so is neither.
         firsts, lasts: int64 (n,), bases of the plane.
     """
     full, pairs = np.uint64(0xFFFFFFFFFFFFFFFF), np.uint64(0x5555555555555555)
@@ -181,7 +195,7 @@ def _count(words: Any, firsts: Any, lasts: Any, width: Any) -> Any:
     for row in range(len(firsts)):
         if firsts[row] >= lasts[row]:
             continue
-        first, last = firsts[row] * width, lasts[row] * width - 1
+        first, last = 2 * firsts[row], 2 * lasts[row] - 1  # bits
         found = np.uint64(0)
         for word in range(first >> 6, (last >> 6) + 1):
             bits = words[word]
@@ -189,10 +203,8 @@ def _count(words: Any, firsts: Any, lasts: Any, width: Any) -> Any:
                 bits &= full << np.uint64(first & 63)
             if word == last >> 6:
                 bits &= full >> np.uint64(63 - (last & 63))
-            if width == 2:
-                bits = (bits ^ (bits >> np.uint64(1))) & pairs  # C is 01, G is 10
-            # The compiler knows this way to count set bits, and takes the processor's own.
-            bits -= (bits >> np.uint64(1)) & pairs
+            bits = (bits ^ (bits >> np.uint64(1))) & pairs  # C is 01, G is 10
+            # One bit of two is set at most: their sum by fours, eights and all.
             bits = (bits & fours) + ((bits >> np.uint64(2)) & fours)
             found += (((bits + (bits >> np.uint64(4))) & nibbles) * ones) >> np.uint64(56)
         counts[row] = found

@@ -60,18 +60,13 @@ def _walk(values: Any, sizes: Any, halves: Any, tweaks: Any, keys: Any) -> None:
 
 
 @compiled
-def _permuted(values: Any, n: int, keys: Any) -> None:
-    rows = values.size
-    halves = np.full(rows, uint64(_half(n)), np.uint64)
-    _walk(values, np.full(rows, uint64(n), np.uint64), halves, np.zeros(rows, np.uint64), keys)
-
-
-@compiled
 def permute(index: Any, n: int, keys: Any, out: Any) -> None:
     """Put where each index of range(n) goes into `out`."""
+    half = uint64(_half(n))
     for first in range(0, index.size, _BLOCK):
         values = index[first : first + _BLOCK].astype(np.uint64)
-        _permuted(values, n, keys)
+        sizes, halves = np.full(values.size, uint64(n)), np.full(values.size, half)
+        _walk(values, sizes, halves, np.zeros(values.size, np.uint64), keys)
         out[first : first + _BLOCK] = values.astype(np.int64)
 
 
@@ -100,12 +95,14 @@ def _entry(sample: int, plan: Any) -> Any:
 @compiled
 def pieces_of(slots: Any, plan: Any, keys: Any) -> None:
     """Replace each slot by the piece whose turn it is: the full ones permuted, the shorter one where it was drawn to."""
-    values = (slots - (slots > plan.slot)).astype(np.uint64)
-    others = np.flatnonzero(slots != plan.slot)
-    values = values[others]
-    _permuted(values, plan.pieces - 1, keys)
-    slots[:] = plan.pieces - 1
-    slots[others] = values.astype(np.int64)
+    values, sizes = np.empty(slots.size, np.uint64), np.empty(slots.size, np.uint64)
+    for i in range(slots.size):
+        values[i] = uint64(slots[i] - (slots[i] > plan.slot))
+        sizes[i] = uint64(plan.pieces - (slots[i] != plan.slot))  # what comes of the shorter one does not matter
+    halves = np.full(slots.size, uint64(_half(plan.pieces - 1)))
+    _walk(values, sizes, halves, np.zeros(slots.size, np.uint64), keys)
+    for i in range(slots.size):
+        slots[i] = plan.pieces - 1 if slots[i] == plan.slot else np.int64(values[i])
 
 
 @compiled

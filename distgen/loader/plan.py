@@ -4,21 +4,45 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import pairwise
 from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+from distgen import config
 from distgen.config import Lengths, digest
 from distgen.errors import ConfigError
-from distgen.genome import Int64
+from distgen.genome import Int64, subtract
+from distgen.loader.classes import Balanced
+from distgen.loader.exclusions import Exclusions
+from distgen.loader.negatives import Matched, away_from
+from distgen.loader.regions import CONTIGS, Places, Regions, read_regions
 from distgen.loader.sampling import Copied, Last, Order, Ordered, Sampling, Strand
+from distgen.loader.schedule import own_seed
 from distgen.loader.windows import Geometry, Numbered, Tiles, align, check_lengths
 from distgen.store.planes import PER_BYTE
 from distgen.store.reader import Store
 
+if TYPE_CHECKING:
+    from distgen.loader.haplotypes import Haplotypes
+
+_WINDOW = 1024
 _LANES = 8
+
+
+def settled(store: Store, window: int | None, windows: config.Windows | None) -> tuple[int, config.Windows]:
+    """Bases per window, and where windows lie, with what is left out put in: the windows of a table of sequences are these."""
+    windows = windows or config.Windows()
+    if "labels" not in store.manifest:
+        return window or _WINDOW, windows
+    if not (windows.regions or windows.pool):
+        windows = windows.model_copy(update={"regions": config.Regions(source=CONTIGS, at="whole")})
+    return window or int(store.contigs.lengths.max()), windows
 
 
 @dataclass(frozen=True)
@@ -41,6 +65,8 @@ class Plan:
     last: Last
     tracks: tuple[str, ...]
     inputs: tuple[str, ...]
+    windows: config.Windows
+    haplotypes: Haplotypes | None
 
     @cached_property
     def stages(self) -> list[tuple[int, Sampling]]:
@@ -84,12 +110,12 @@ class Plan:
         """What the data are known by: all that says which bases and targets sample k of an epoch has."""
         asked = {
             "store": self.store.identity(self._split[0], (*self.tracks, *self.inputs)),
-            "split": self.split,
-            "lengths": [lengths.model_dump() for lengths in self.lengths],
-            "jitter": self.jitter,
+            "epochs": [lengths.epochs for lengths in self.lengths],
             "strand": self.strand,
             "inputs": self.inputs,
-            "pools": [sampling.pool.identity for _, sampling in self.stages],
+            "holes": self.holes.tolist(),
+            "haplotypes": self.haplotypes and self.haplotypes.id,
+            "samples": [sampling.pool.identity for _, sampling in self.stages],
         }
         return digest(asked)
 
@@ -121,13 +147,95 @@ class Plan:
             raise ConfigError(f"{self.lanes} does not divide a batch of {self.batch_size}", key="lanes")
         return self.lanes or max(n for n in range(1, _LANES + 1) if self.batch_size % n == 0)
 
+    @cached_property
+    def _exclusions(self) -> Exclusions:
+        beds = [Path(bed) for bed in self.windows.exclude]
+        return Exclusions.of(self.store, beds, self.windows.max_ambiguous)
+
+    @property
+    def holes(self) -> Int64:
+        """int64 (n, 2), flat, sorted and disjoint: what is excluded."""
+        return self._exclusions.holes
+
     def _sampling(self, lengths: Lengths) -> Sampling:
-        sizes = check_lengths(lengths, self.jitter, self._bins, self.inputs)
-        geometry = Geometry(*sizes, self.jitter, self._unit)
-        windows: Numbered = Tiles(self._regions, *sizes, jitter=self.jitter, unit=self._unit)
-        if self.strand == "both":
-            windows = Copied(windows, strands=2, haplotypes=1)
+        geometry = Geometry(*check_lengths(lengths, self.jitter, self._bins, self.inputs), self.jitter, self._unit)
+        pool = self._balanced(geometry) if self.windows.pool else self._ordered(geometry)
+        return Sampling(pool, geometry, self.seed, self.strand, self.last)
+
+    def _ordered(self, geometry: Geometry) -> Ordered:
+        windows = self._copied(self._windows(geometry, self.windows.regions))
         layout = self.store.planes["sequence"].layout
         piece = max(1, len(windows) * layout.shard * PER_BYTE["sequence"] // self.store.length)
-        pool = Ordered(windows, self.order, self.seed, self.batch_size, self._lanes, piece)
-        return Sampling(pool, geometry, self.seed, self.strand, self.last)
+        return Ordered(windows, self.order, self.seed, self.batch_size, self._lanes, piece)
+
+    def _balanced(self, geometry: Geometry) -> Balanced:
+        pools: dict[str, Numbered | Matched] = {}
+        if self.order == "grouped":
+            raise ConfigError('windows of pools are drawn from everywhere. Use "flat".', key="order")
+        asked = {pool.name: pool for pool in self.windows.pool}
+        for name, pool in asked.items():
+            if pool.regions is not None:
+                pools[name] = self._copied(self._windows(geometry, pool.regions))
+        for name, pool in asked.items():
+            if pool.matches is not None:
+                pools[name] = self._matched(pool, self._windows(geometry, asked[pool.matches].regions))
+            elif pool.regions is None:
+                regions = away_from(self._regions, self._positives, pool.distance, self.store.contigs)
+                tiles = self._tiles(geometry, align(regions, self.store.contigs, self._unit))
+                pools[name] = self._copied(tiles)
+        return Balanced(
+            {name: pools[name] for name in asked}, {name: pool.share for name, pool in asked.items()}, self.seed
+        )
+
+    def _windows(self, geometry: Geometry, regions: config.Regions | None) -> Numbered:
+        if regions is None:
+            return self._tiles(geometry, self._regions)
+        return Places(
+            self._listed(regions),
+            self._regions,
+            geometry.window,
+            geometry.target_length,
+            at=regions.at,
+            pad=regions.pad,
+            stride=geometry.stride,
+            jitter=geometry.jitter,
+            unit=geometry.unit,
+            exclusions=self._exclusions,
+        )
+
+    def _tiles(self, geometry: Geometry, regions: Int64) -> Tiles:
+        g = geometry
+        return Tiles(
+            regions, g.window, g.target_length, g.stride, jitter=g.jitter, unit=g.unit, exclusions=self._exclusions
+        )
+
+    def _matched(self, pool: config.Pool, positives: Numbered) -> Matched:
+        if self.haplotypes or self.strand == "both":
+            raise ConfigError(f'pool "{pool.name}" matches single windows, which are served once', key="strand")
+        return Matched(
+            self.store,
+            positives,
+            subtract(self._regions, self._exclusions.holes),
+            self._positives,
+            distance=pool.distance,
+            tolerance=pool.tolerance,
+            seed=own_seed(self.seed, pool.name),
+            drawn=pool.drawn,
+            unit=self._unit,
+        )
+
+    def _copied(self, windows: Numbered) -> Numbered:
+        strands, haplotypes = 2 if self.strand == "both" else 1, self.haplotypes.copies if self.haplotypes else 1
+        return Copied(windows, strands, haplotypes) if self.haplotypes or strands > 1 else windows
+
+    @cached_property
+    def _positives(self) -> Int64:
+        """The regions of all pools."""
+        return np.concatenate([self._listed(pool.regions).intervals for pool in self.windows.pool if pool.regions])
+
+    def _listed(self, regions: config.Regions) -> Regions:
+        return self._read(regions.source, regions.at == "summit")
+
+    @cached_property
+    def _read(self) -> Callable[[str, bool], Regions]:
+        return cache(lambda source, summit: read_regions(source, self.store, summit=summit))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from distgen.config.windows import At
+from distgen.config import At
 from distgen.errors import ConfigError
 from distgen.genome import Int64
 from distgen.loader.exclusions import Exclusions
@@ -49,31 +49,47 @@ def read_regions(source: str | Path, store: Store, *, summit: bool = False) -> R
     """The regions that `regions.source` of a run names.
 
     Args:
-        source: the path of a BED or narrowPeak file, "matrix:NAME", or "contigs".
+        source: the path of a BED or narrowPeak file, or of a GTF or GFF3 file, whose genes are taken; "matrix:NAME"; or
+            "contigs".
         store: whose contigs, matrices or sequences they are.
-        summit: read the summits, too.
+        summit: read the summits of narrowPeak, too.
 
     Raises:
-        ConfigError: the store has no such matrix. SourceError: the file is malformed, of another assembly or has no summits.
+        ConfigError: the store has no such matrix, or what is named has no summits. SourceError: the file is malformed,
+            of another assembly, or has no summits.
     """
-    contigs, intervals, summits, skipped = store.contigs, store.contigs.whole(), None, dict[str, int]()
-    strands = np.zeros(len(contigs), np.int8)
-    rows = np.arange(len(contigs))
-    if str(source).startswith(MATRIX):
-        matrix = store.matrix(str(source).removeprefix(MATRIX))
-        intervals, strands, rows = matrix.regions, matrix.strands, np.arange(len(matrix))
-    elif source != CONTIGS:
-        from distgen.ingest.intervals import read_listed
+    contigs, name = store.contigs, str(source)
+    genes = name.lower().removesuffix(".gz").removesuffix(".bgz").endswith((".gtf", ".gff", ".gff3"))
+    if summit and (name == CONTIGS or name.startswith(MATRIX) or genes):
+        raise ConfigError(f'{name} has no summits: narrowPeak files do. Use "middle"', key="at")
+    if name == CONTIGS:
+        count = len(contigs)
+        return Regions(contigs.whole(), contigs.offsets, np.zeros(count, np.int8), np.arange(count))
+    if name.startswith(MATRIX):
+        matrix = store.matrix(name.removeprefix(MATRIX))
+        origins = contigs.offsets[contigs.locate(matrix.regions[:, 0])]
+        return Regions(matrix.regions, origins, matrix.strands, np.arange(len(matrix)))
+    return _genes(Path(source), store) if genes else _listed(Path(source), store, summit)
 
-        found = read_listed(Path(source), contigs, summit=summit)
-        offsets = contigs.offsets[found.contig]
-        intervals, strands, rows = (
-            np.stack([found.start, found.end], axis=1) + offsets[:, None],
-            found.strand,
-            found.rows,
-        )
-        summits, skipped = None if found.summit is None else offsets + found.summit, found.skipped
-    return Regions(intervals, contigs.offsets[contigs.locate(intervals[:, 0])], strands, rows, summits, skipped)
+
+def _listed(path: Path, store: Store, summit: bool) -> Regions:
+    from distgen.ingest.intervals import read_listed
+
+    found = read_listed(path, store.contigs, summit=summit)
+    origins = store.contigs.offsets[found.contig]
+    intervals = np.stack([found.start, found.end], axis=1) + origins[:, None]
+    summits = None if found.summit is None else origins + found.summit
+    return Regions(intervals, origins, found.strand, found.rows, summits, found.skipped)
+
+
+def _genes(path: Path, store: Store) -> Regions:
+    from distgen.ingest.regions import read_regions as read_genes
+
+    found = read_genes(path, store.contigs)
+    rows = np.flatnonzero(found.contig >= 0)
+    origins = store.contigs.offsets[found.contig[rows]]
+    intervals = np.stack([found.start, found.end], axis=1)[rows] + origins[:, None]
+    return Regions(intervals, origins, found.strand[rows], rows, None, Counter(filter(None, found.elsewhere)))
 
 
 class Places(Windows):
@@ -81,9 +97,11 @@ class Places(Windows):
 
     The target is centred on a region's middle, its summit, or its first ("start") or last base ("end") in the region's own
     orientation. An even target has no middle base: then the base is the first after its middle, and a middle between two
-    bases is met exactly. "first" lets the window begin with the region's first base in its orientation, whatever their
-    lengths. "tile" widens the region, as far as its part of the split goes, and tiles that from left to right. With bins
-    the target then moves to the nearest one, to the left if two are as near.
+    bases is met exactly. With bins the target then moves to the nearest one, to the left if two are as near.
+
+    "whole" windows begin with their region's first base in its orientation, and read nothing but the region: what is
+    longer than the window is cut off, what is shorter is followed by N that no exclusion counts. With bins the target
+    begins at the next one. "tile" widens a region, as far as its part of the split goes, and tiles that from left to right.
 
     Args:
         regions: the regions.
@@ -99,7 +117,7 @@ class Places(Windows):
 
     Attributes:
         left_out: with "elsewhere", regions on contigs that the assembly lacks, and "outside", regions that no stretch
-            holds as a whole (of which no stretch holds the target, where it is centred).
+            holds (or holds the target of, where it is centred).
 
     Raises:
         ConfigError: no window is left, or the regions have no summits.
@@ -120,53 +138,67 @@ class Places(Windows):
         exclusions: Exclusions | None = None,
     ):
         geometry = Geometry(window, target_length, stride or target_length, jitter, unit)
-        placed = (
-            _tiled(regions, stretches, geometry, pad) if at == "tile" else _placed(regions, stretches, geometry, at)
-        )
+        if at == "whole":
+            if jitter:
+                raise ConfigError('whole regions do not move. Use 0, or at = "middle"', key="jitter")
+            placed, excluded = _whole(regions, stretches, geometry, exclusions or Exclusions())
+        elif at == "tile":
+            placed, excluded = _tiled(regions, stretches, geometry, pad), {}
+        else:
+            placed, excluded = _centred(regions, stretches, geometry, at), {}
+        outside = len(regions) - len(placed.of) - sum(excluded.values())
+        left_out = {"elsewhere": sum(regions.skipped.values()), "outside": outside, **excluded}
         order = np.argsort(placed.starts, kind="stable")
-        of = placed.of[order]
+        starts, counts, limits, of = (column[order] for column in placed)
         reverse = regions.strands[of] < 0 if regions.strands.any() else None
-        runs = Runs(
-            placed.starts[order], placed.counts[order], stretches[placed.stretch[order]], reverse, regions.rows[of]
-        )
-        left_out = Counter(elsewhere=sum(regions.skipped.values()), outside=len(regions) - len(of))
-        super().__init__(geometry, runs, stretches, exclusions, left_out)
+        runs = Runs(starts, counts, limits, reverse, regions.rows[of])
+        super().__init__(geometry, runs, stretches, None if at == "whole" else exclusions, left_out)
 
 
 class _Placed(NamedTuple):
-    """Runs of windows: `Runs`, the region `of` each, and its stretch of the split."""
+    """Runs of windows as `Runs` has them, and the region `of` each."""
 
     starts: Int64
     counts: Int64
+    limits: Int64
     of: Int64
-    stretch: Int64
 
 
-def _placed(regions: Regions, stretches: Int64, geometry: Geometry, at: At) -> _Placed:
-    """A window for each region."""
+def _centred(regions: Regions, stretches: Int64, geometry: Geometry, at: At) -> _Placed:
+    """A window for each region whose target one stretch holds."""
     (first, last), minus = regions.intervals.T, regions.strands < 0
     length, unit = geometry.target_length, geometry.unit
-    held = regions.intervals
-    if at == "first":
-        starts = np.where(minus, last - geometry.margin - length, first + geometry.margin)
+    # Twice the centre, so that a middle between two bases is a number; what is rounded goes the region's way.
+    if at == "middle":
+        centre = first + last
+    elif at == "summit":
+        if regions.summits is None:
+            raise ConfigError("the regions were read without their summits", key="at")
+        centre = 2 * regions.summits + 1
     else:
-        # Twice the centre, so that a middle between two bases is a number; what is rounded goes the region's way.
-        if at == "middle":
-            centre = first + last
-        elif at == "summit":
-            if regions.summits is None:
-                raise ConfigError('the regions have no summits: narrowPeak files do. Use "middle"', key="at")
-            centre = 2 * regions.summits + 1
-        else:
-            centre = 2 * np.where(minus == (at == "start"), last - 1, first) + 1
-        starts = np.where(minus, -((length - centre) // 2), (centre - length) // 2)
+        centre = 2 * np.where(minus == (at == "start"), last - 1, first) + 1
+    starts = np.where(minus, -((length - centre) // 2), (centre - length) // 2)
     starts = regions.origins + (starts - regions.origins + (unit - 1) // 2) // unit * unit
-    if at != "first":
-        held = np.stack([starts, starts + length], axis=1)
-    stretch, inside = _holding(held, stretches)
-    inside &= (starts >= stretches[stretch, 0]) & (starts < stretches[stretch, 1])
+    stretch, inside = _holding(np.stack([starts, starts + length], axis=1), stretches)
     of = np.flatnonzero(inside)
-    return _Placed(starts[of], np.ones(len(of), np.int64), of, stretch[of])
+    return _Placed(starts[of], np.ones(len(of), np.int64), stretches[stretch[of]], of)
+
+
+def _whole(
+    regions: Regions, stretches: Int64, geometry: Geometry, exclusions: Exclusions
+) -> tuple[_Placed, dict[str, int]]:
+    """A window for each region that one stretch holds, and how many are excluded by reason: for bases of their own."""
+    (first, last), g = regions.intervals.T, geometry
+    starts = np.where(regions.strands < 0, last - g.margin - g.target_length, first + g.margin)
+    starts += (regions.origins - starts) % g.unit
+    shown = np.stack([np.maximum(starts - g.margin, first), np.minimum(starts - g.margin + g.window, last)], axis=1)
+    inside = _holding(regions.intervals, stretches)[1] & (starts < last) & (starts + g.target_length > first)
+    counts = {}
+    for reason, found in exclusions.of_stretches(shown).items():
+        counts[reason] = int((inside & found).sum())
+        inside &= ~found
+    of = np.flatnonzero(inside)
+    return _Placed(starts[of], np.ones(len(of), np.int64), regions.intervals[of], of), counts
 
 
 def _tiled(regions: Regions, stretches: Int64, geometry: Geometry, pad: int) -> _Placed:
@@ -177,7 +209,7 @@ def _tiled(regions: Regions, stretches: Int64, geometry: Geometry, pad: int) -> 
     wide = regions.intervals[of] + np.array([-pad, pad])
     wide = np.minimum(np.maximum(wide, stretches[stretch, :1]), stretches[stretch, 1:])
     wide[:, 0] -= (wide[:, 0] - regions.origins[of]) % geometry.unit
-    return _Placed(wide[:, 0], tiles(wide, geometry), of, stretch)
+    return _Placed(wide[:, 0], tiles(wide, geometry), stretches[stretch], of)
 
 
 def _holding(intervals: Int64, stretches: Int64) -> tuple[Int64, npt.NDArray[np.bool_]]:

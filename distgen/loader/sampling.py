@@ -58,6 +58,11 @@ class Copied:
         """Bases of its target."""
         return self.windows.target_length
 
+    @property
+    def identity(self) -> Any:
+        """What says which window is which, as plain data."""
+        return [self.windows.identity, self.strands, self.haplotypes]
+
     def __len__(self) -> int:
         return len(self.windows) * self.strands * self.haplotypes
 
@@ -70,7 +75,7 @@ class Copied:
         return located._replace(reverse=reverse, haplotypes=haplotype)
 
 
-class Pool(Protocol):
+class Samples(Protocol):
     """What samples are drawn from."""
 
     def __len__(self) -> int:
@@ -78,7 +83,7 @@ class Pool(Protocol):
 
     @property
     def identity(self) -> Any:
-        """What else than the order's name, the seed and the windows says which sample is which, as plain data."""
+        """What else than the order's name and the seed says which sample is which, as plain data."""
 
     def draw(self, samples: Int64, epoch: int) -> tuple[Located, Int64 | None]:
         """Where samples (n,) of an epoch are, and the number of the class of each if there are classes."""
@@ -110,7 +115,7 @@ class Ordered:
 
     @property
     def identity(self) -> Any:
-        return [self.lanes, self.piece] if self.order == "grouped" else []
+        return [self.windows.identity, [self.lanes, self.piece] if self.order == "grouped" else []]
 
     def draw(self, samples: Int64, epoch: int) -> tuple[Located, Int64 | None]:
         return self.windows.locate(self._index(samples, epoch)), None
@@ -136,7 +141,7 @@ class Sampling:
         last: what stands where the last batch has no more samples: with "wrap" the first ones, else padding.
     """
 
-    pool: Pool
+    pool: Samples
     geometry: Geometry
     seed: int
     strand: Strand

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -91,6 +92,12 @@ class Schedule:
             together, had = int(had[-1]), had[:-1].copy()
             had[self._rare] = self._others.before(together)
         return had
+
+
+def own_seed(seed: int, name: str) -> int:
+    """A seed for one of several, 0 to 2^63, so that two of the same size don't draw the same."""
+    key = hashlib.shake_256(f"distgen seed {VERSION} {seed} {name}".encode()).digest(8)
+    return int.from_bytes(key, "little") >> 1
 
 
 def _name(names: Sequence[str], row: int) -> str:

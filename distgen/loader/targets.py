@@ -50,11 +50,15 @@ class Spans(NamedTuple):
 
 
 def spans(contigs: Contigs, track: Track, starts: Int64, limits: Int64, bins: int) -> Spans:
-    """Windows of so many bins that begin at flat `starts` (n,) and may read the bases `limits` (n, 2) of one contig."""
+    """Windows of so many bins that begin at flat `starts` (n,) and may read the bases `limits` (n, 2) of one contig.
+
+    A window that does not begin where a bin does begins with the bin in which it does.
+    """
     from distgen.loader.copying import span
 
     out = np.empty((4, len(starts)), np.int64)
-    span(contigs.offsets, contigs.lengths, track.bin_offsets, track.bin_bp, starts, limits, bins, out)
+    asked = np.ascontiguousarray(starts), np.ascontiguousarray(limits)  # other layouts would be compiled for anew
+    span(contigs.offsets, contigs.lengths, track.bin_offsets, track.bin_bp, *asked, bins, out)
     return Spans(*out)
 
 
@@ -84,7 +88,10 @@ class HostTrack:
         ):
             mine = np.arange(end - block.shape[1], end)
             columns = np.stack([mine, back[mine]])
-            self._blocks.append((Chunks(block), columns, (np.diff(columns) == 1).all(axis=1)))
+            up, down = ((np.diff(columns) == step).all(axis=1) for step in (1, -1))
+            # A single column does both: forward it goes up, and back to front all of a row does.
+            orders = np.array([1, -1 if down[1] else int(up[1])])
+            self._blocks.append((Chunks(block), columns, orders))
 
     def rows(self, starts: Int64, limits: Int64, reverse: Bits, rows: Int64 | None = None) -> tuple[Tensor, Tensor]:
         """Values (n, bins, columns) as the store has them; the mask is (n, bins, 1) of classes, else as the values."""
@@ -92,17 +99,17 @@ class HostTrack:
         from distgen.loader.copying import cut, frame, keep_rows
 
         track = self._track
-        found = spans(self._contigs, track, starts, limits, self._bins)
+        found, reverse = spans(self._contigs, track, starts, limits, self._bins), np.ascontiguousarray(reverse)
         shape = (len(starts), self._bins, len(track.columns))
         values = self._transfer.room(shape, self._dtype)
         known = self._transfer.room((*shape[:2], 1) if track.is_classes else shape, torch.bool)
         bits, flags = bits_of(values), known.numpy()
         frame(found.begin, found.stop, reverse, bits, flags, track.is_classes)
-        for chunks, columns, straight in self._blocks:
+        for chunks, columns, orders in self._blocks:
             for part in chunks.parts(found.first + found.begin, found.first + found.stop):
                 keep_rows(
                     *part[:3], chunks.array.layout.chunk, *found[:3], reverse,
-                    columns, straight, *self._meaning, not track.is_classes, bits, flags,
+                    columns, orders, *self._meaning, not track.is_classes, bits, flags,
                 )  # fmt: skip
         if len(self._holes):
             cut(self._holes, found.bases, track.bin_bp, found.begin, found.stop, reverse, bits, flags)
@@ -119,7 +126,7 @@ class DeviceTrack:
     def __init__(self, store: Store, track: Track, length: int, transfer: Transfer, holes: Int64 = _NO_HOLES):
         self._contigs, self._track, self._transfer, self._holes = store.contigs, track, transfer, holes
         self._bins = length // track.bin_bp
-        self._blocks = resident(list(track.blocks), transfer.device)
+        self._blocks = resident(list(track.blocks), transfer.device, what=f'track "{track.name}"', key="tracks")
         transfer.use(self._blocks)
         plain = track.swap == tuple(range(len(track.columns)))
         self._swap = None if plain else torch.tensor(track.swap, device=transfer.device)
@@ -128,7 +135,7 @@ class DeviceTrack:
         from distgen.kernels import gather_bins
 
         track = self._track
-        found = spans(self._contigs, track, starts, limits, self._bins)
+        found, reverse = spans(self._contigs, track, starts, limits, self._bins), np.ascontiguousarray(reverse)
         allowed = np.stack([found.first + found.begin, found.first + found.stop], axis=1)
         mark = None if track.is_classes or self._blocks[0].dtype != torch.uint8 else MISSING
         first, inside, backward = (self._transfer.send(self._transfer.fill(a)) for a in (found.first, allowed, reverse))

@@ -40,7 +40,8 @@ class Transfer:
         if self._stream is not None:
             with torch.cuda.device(self.device):  # a thread would begin with the first GPU, and take memory there
                 return torch.empty(shape, dtype=dtype, pin_memory=True)
-        size = max(prod(shape) * dtype.itemsize, 1)
+        # Powers of two: few sizes, whatever is asked for. What of a room is not written takes no memory.
+        size = 1 << max(prod(shape) * dtype.itemsize - 1, 0).bit_length()
         waiting = self._waiting.setdefault(size, deque(maxlen=_WAITING))
         try:
             room = waiting.popleft()
@@ -92,7 +93,7 @@ class Transfer:
 _resident: weakref.WeakValueDictionary[tuple[str, str], Tensor] = weakref.WeakValueDictionary()
 
 
-def resident(arrays: list[Array], device: torch.device, key: str = "placement") -> list[Tensor]:
+def resident(arrays: list[Array], device: torch.device, *, what: str, key: str) -> list[Tensor]:
     """Whole decoded arrays on a device, in their shapes; all who ask for one share it, and the last who drops it frees it.
 
     On a CPU, an array that is one raw file is the file's own map.
@@ -100,36 +101,31 @@ def resident(arrays: list[Array], device: torch.device, key: str = "placement") 
     Args:
         arrays: of a store.
         device: where to.
-        key: what the user set to have them there, for messages.
+        what: they are, for messages.
+        key: what the user set to have them there.
 
     Raises:
         ConfigError: they don't fit into what is free on the device.
         StoreError: a shard is missing or a chunk damaged.
     """
-    found = [_resident.get((array.id, str(device))) for array in arrays]
-    new = [array for array, tensor in zip(arrays, found, strict=True) if tensor is None]
-    check_room(new, device, key)
-    for number, array in enumerate(arrays):
-        if found[number] is None:
-            found[number] = _resident[array.id, str(device)] = _placed(array, device)
-    return [tensor for tensor in found if tensor is not None]
+    found = {array.id: _resident.get((array.id, str(device))) for array in arrays}
+    new = {array.id: array for array in arrays if found[array.id] is None}
+    size = decoded_bytes(list(new.values()))
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else size
+    if size > free:
+        raise ConfigError(
+            f"{what}: {size / 1e9:.3g} GB do not fit into the {free / 1e9:.3g} GB that are free on {device}; "
+            "leave them on the host",
+            key=key,
+        )
+    made = {name: _placed(array, device) for name, array in new.items()}
+    _resident.update({(name, str(device)): tensor for name, tensor in made.items()})
+    return [made.get(array.id, found[array.id]) for array in arrays]  # type: ignore[misc]
 
 
 def decoded_bytes(arrays: list[Array]) -> int:
     """How many bytes arrays take once they are decoded."""
     return sum(prod(array.shape) * array.layout.dtype.itemsize for array in arrays)
-
-
-def check_room(arrays: list[Array], device: torch.device, key: str) -> None:
-    """Raises ConfigError if arrays don't fit into what is free on a GPU."""
-    if device.type != "cuda":
-        return
-    size, free = decoded_bytes(arrays), torch.cuda.mem_get_info(device)[0]
-    if size > free:
-        raise ConfigError(
-            f'{size / 1e9:.3g} GB do not fit into the {free / 1e9:.3g} GB that are free on {device}. Use "host".',
-            key=key,
-        )
 
 
 def _placed(array: Array, device: torch.device) -> Tensor:

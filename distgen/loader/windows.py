@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from blake3 import blake3
 
 from distgen.compiled import compiled
 from distgen.config import Lengths
 from distgen.errors import ConfigError
-from distgen.genome import Bits, Contigs, Int64, pairs, subtract, union
+from distgen.genome import Bits, Contigs, Int64, Interval, pairs, subtract, union
 from distgen.loader.exclusions import NONE, Exclusions
 
 
@@ -51,6 +52,10 @@ class Numbered(Protocol):
     @property
     def target_length(self) -> int:
         """Bases of the target in its middle."""
+
+    @property
+    def identity(self) -> Any:
+        """What says which window is which, as plain data."""
 
     def __len__(self) -> int:
         """How many there are."""
@@ -95,7 +100,8 @@ class Geometry:
         """
         steps = self.jitter // self.unit
         moved = target_starts + self.unit * (((draws * (2 * steps + 1)) >> 32) - steps)
-        return np.minimum(np.maximum(moved, limits[:, 0]), np.maximum(target_starts, self.highest(limits)))
+        lowest, highest = np.minimum(target_starts, limits[:, 0]), np.maximum(target_starts, self.highest(limits))
+        return np.minimum(np.maximum(moved, lowest), highest)
 
 
 class Runs(NamedTuple):
@@ -123,7 +129,8 @@ class Windows:
 
     Args:
         geometry: of every window.
-        runs: all windows. Each target begins inside its limits, at a multiple of the unit from their start.
+        runs: all windows. Each target begins inside its limits, at a multiple of the unit from their start; without
+            exclusions it need only lie there in part.
         regions: int64 (R, 2), flat, sorted and disjoint: all limits that there are.
         exclusions: which of them to leave out.
         left_out: how many are missing already, by reason.
@@ -180,6 +187,14 @@ class Windows:
         return int(self._ends[-1])
 
     @cached_property
+    def identity(self) -> Any:
+        """What says which window is which, as plain data."""
+        content = blake3()
+        for column in (self._ends, self._origins, self._limits, self._reverse, self._rows):
+            content.update(b"-" if column is None else np.ascontiguousarray(column).tobytes())
+        return [*astuple(self.geometry), content.hexdigest()]
+
+    @cached_property
     def _blocks(self) -> tuple[int, Int64]:
         """The binary logarithm of the windows in a block, and the run that the first window of each block lies in."""
         log = max(len(self) // (4 * len(self._ends)), 1).bit_length() - 1
@@ -188,6 +203,7 @@ class Windows:
 
     def locate(self, windows: Int64) -> Located:
         """Where windows (n,), counted from 0, lie before jitter."""
+        windows = np.ascontiguousarray(windows, np.int64)
         starts, runs = np.empty(len(windows), np.int64), np.empty(len(windows), np.int64)
         limits = np.empty((len(windows), 2), np.int64)
         compiled(_locate)(
@@ -215,6 +231,13 @@ class Windows:
             np.add.at(found, row, sign * _covered(upto, counts[run], g.stride, length))
         return found
 
+    def coverage(self, contig: Interval, contigs: Contigs, bins: int) -> Int64:
+        """How many bases of targets lie in each of `bins` (at most its bases) parts of a stretch, which differ by one base
+        at most: int64 (bins,), a base counts as often as targets hold it."""
+        first = contigs.offsets[contigs.index(contig.contig)] + contig.start
+        edges = first + np.arange(bins + 1) * (contig.end - contig.start) // bins
+        return self.bases(np.stack([edges[:-1], edges[1:]], axis=1))
+
     def covered(self) -> int:
         """How many bases at least one target holds, before jitter."""
         g, limits = self.geometry, self._limits
@@ -222,6 +245,7 @@ class Windows:
         if g.stride > g.target_length:
             starts, limits = self.locate(np.arange(len(self)))[:2]
             last = starts
+        starts = np.maximum(starts, limits[:, 0])
         return _size(union(np.stack([starts, np.minimum(last + g.target_length, limits[:, 1])], axis=1)))
 
     def summary(self, unknown: Int64) -> Summary:

@@ -1,11 +1,14 @@
-"""Arrays of a store as they are read: from memory-mapped shards, or by ranges of objects; chunks are checked."""
+"""Arrays of a store as they are read: from memory-mapped shards (or what a cache keeps of those elsewhere), or by ranges of
+objects; chunks are checked."""
 
 from __future__ import annotations
 
 import base64
+import copy
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +20,30 @@ from distgen.ingest.objects import Place
 from distgen.store.format import ABSENT, ADVICE, Layout, content_id, crc32c, zstd
 from distgen.store.ranges import Ranges, open_bytes
 
+if TYPE_CHECKING:
+    from distgen.store.cache import ShardCache
+
 _TOGETHER = 128  # chunks that are read in one go
 
 
 def rows(first: int, last: int) -> str:
     """What the rows [first, last) of any array are called."""
     return f"rows {first:,} to {last:,}"
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """One shard as it is read.
+
+    Args:
+        data: its bytes: a memory map, or ranges of an object.
+        index: uint64 (chunks_per_shard, 2), position and size of each chunk; `ABSENT` where it is not stored.
+        checked: bool (chunks_per_shard,), which chunks of a memory map were seen to be whole.
+    """
+
+    data: Bytes | Ranges
+    index: npt.NDArray[np.uint64]
+    checked: npt.NDArray[np.bool_]
 
 
 class Array:
@@ -33,21 +54,28 @@ class Array:
         folder: where its shards lie.
         entry: its manifest entry, with the metadata and the checksums.
         where: what the rows [first, last) are called where they are damaged.
+        cache: keeps whole shards of objects on the local disk, to be mapped from there.
 
     Raises:
         StoreError: the metadata is unknown, or (from any read) a shard is missing or damaged.
     """
 
-    def __init__(self, folder: Place, entry: dict[str, Any], where: Callable[[int, int], str] = rows):
+    def __init__(
+        self,
+        folder: Place,
+        entry: dict[str, Any],
+        where: Callable[[int, int], str] = rows,
+        cache: ShardCache | None = None,
+    ):
+        self._local = isinstance(folder, Path)
         self.folder, self.id, self._where = folder, str(entry["id"]), where
+        self.cache = None if self._local else cache
         self.layout = Layout.from_json(entry["metadata"], folder)
         self.crcs = np.frombuffer(base64.b64decode(entry["crc32c"]), "<u4")
         self.absent = np.zeros(self.layout.chunks, bool)
         for first, count in entry["absent"]:
             self.absent[first : first + count] = True
-        self._checked = self.absent.copy()
-        self._maps: dict[int, tuple[Bytes | Ranges, npt.NDArray[np.uint64]]] = {}
-        self._local = isinstance(folder, Path)
+        self._shards: dict[int, Shard] = {}
         self._digests: dict[int, str] = {}
         if len(self.crcs) != self.layout.chunks:
             raise StoreError(f"{folder}: the manifest lists {len(self.crcs)} chunks of {self.layout.chunks}")
@@ -85,9 +113,8 @@ class Array:
         if self.mapped:
             for _ in self.chunks(0, self.layout.chunks):
                 pass
-            mapped, _ = self._shard(0)
             row_bytes = self.layout.chunk_bytes // self.layout.chunk
-            return mapped[: self.shape[0] * row_bytes].view(self.layout.dtype).reshape(self.shape)
+            return self.shard(0).data[: self.shape[0] * row_bytes].view(self.layout.dtype).reshape(self.shape)
         return self._assemble(0, self.shape[0])
 
     def _assemble(self, start: int, stop: int) -> npt.NDArray[Any]:
@@ -112,27 +139,42 @@ class Array:
             end = min(last, first + _TOGETHER, (shard + 1) * per)
             numbers = [number for number in range(first, end) if not self.absent[number]]
             if numbers:
-                data, index = self._shard(shard)
-                begin, (position, size) = int(index[numbers[0] % per, 0]), index[numbers[-1] % per].tolist()
-                together = data[begin : position + size]
-                for number in numbers:
-                    position, size = index[number % per].tolist()
-                    yield number, self._decode(number, together[position - begin :][:size])
+                for number, stored in zip(numbers, self._stored(shard, numbers), strict=True):
+                    raw = self.layout.codec == "raw"
+                    yield number, stored if raw else np.frombuffer(zstd().decode(stored), np.uint8)
             first = end
 
-    def _decode(self, number: int, stored: Bytes) -> Bytes:
-        """The bytes of one chunk; what was checked and cannot change is not checked again."""
-        if not (self._checked[number] and self._local):
-            self._check(number, stored)
-            self._checked[number] = True
-        if self.layout.codec == "raw":
-            return stored
-        return np.frombuffer(zstd().decode(stored), np.uint8)
+    def _stored(self, shard: int, numbers: list[int]) -> list[Bytes]:
+        """The bytes of some chunks of one shard as they are stored; what was checked and cannot change is not checked
+        again."""
+        held, per = self.shard(shard), self.layout.chunks_per_shard
+        spans = held.index[np.array(numbers) % per].tolist()
+        begin, end = spans[0][0], sum(spans[-1])
+        together = held.data[begin:end]
+        found = [together[position - begin :][:size] for position, size in spans]
+        for number, stored in zip(numbers, found, strict=True):
+            if held.checked[number % per]:
+                continue
+            try:
+                self.check(number, stored.size, crc32c(stored))
+            except StoreError:
+                if self.cache is None:
+                    raise
+                # The disk has damaged what was whole when it was fetched.
+                self.cache.discard(self, shard, held)
+                return self._stored(shard, numbers)
+            held.checked[number % per] = not isinstance(held.data, Ranges)
+        return found
 
-    def _check(self, number: int, stored: Bytes) -> None:
-        found, expected = crc32c(stored), int(self.crcs[number])
-        if found != expected or (self.layout.codec == "raw" and stored.size != self.layout.chunk_bytes):
-            raise self._damage(number, number + 1, f"crc32c {found:08x}, the manifest says {expected:08x}")
+    def check(self, number: int, size: int, crc: int) -> None:
+        """Compare what is known of a chunk's bytes with the manifest.
+
+        Raises:
+            StoreError: it is another chunk.
+        """
+        expected = int(self.crcs[number])
+        if crc != expected or (self.layout.codec == "raw" and size != self.layout.chunk_bytes):
+            raise self._damage(number, number + 1, f"crc32c {crc:08x}, the manifest says {expected:08x}")
 
     def _damage(self, begin: int, end: int, problem: str) -> StoreError:
         """What is to be said of the chunks [begin, end) of one shard."""
@@ -141,22 +183,68 @@ class Array:
         where = self._where(begin * layout.chunk, min(end * layout.chunk, self.shape[0]))
         return StoreError(f"{shard} is damaged ({problem}) in {where}; {ADVICE}")
 
-    def _shard(self, number: int) -> tuple[Bytes | Ranges, npt.NDArray[np.uint64]]:
-        if number not in self._maps:
-            path = self.folder / self.layout.key(number)
+    def shard(self, number: int) -> Shard:
+        """One shard that holds anything, with its index checked; whoever keeps it, or views of its memory map, may go on
+        reading them when a cache has let go of it.
+
+        Raises:
+            StoreError: it is missing, or its index damaged. RemoteError: it cannot be fetched.
+        """
+        if self.cache is not None:
+            return self.cache.get(self, number)
+        if number not in self._shards:
+            self._shards[number] = self.opened(number, self.bytes_of(number))
+        return self._shards[number]
+
+    def bytes_of(self, number: int) -> Bytes | Ranges:
+        """The bytes of a shard where the store lies. Raises StoreError if it is not there."""
+        try:
+            return open_bytes(self.folder / self.layout.key(number))
+        except (OSError, ValueError):
             first, last = number * self.layout.chunks_per_shard, (number + 1) * self.layout.chunks_per_shard
-            size = self.layout.chunks_per_shard * 16 + 4
-            try:
-                mapped = open_bytes(path)
-            except (OSError, ValueError):
-                raise self._damage(first, last, "the shard is missing or empty") from None
-            tail = mapped[-size:]
-            if tail.size < size or crc32c(tail[:-4]) != int.from_bytes(tail[-4:].tobytes(), "little"):
-                raise self._damage(first, last, "the shard's index is not whole")
-            index = np.frombuffer(tail[:-4].tobytes(), "<u8").reshape(-1, 2)
-            self._check_index(first, index, mapped.size - size)
-            self._maps[number] = mapped, index
-        return self._maps[number]
+            raise self._damage(first, last, "the shard is missing or empty") from None
+
+    def opened(self, number: int, data: Bytes | Ranges, whole: bool = False) -> Shard:
+        """A shard from its bytes.
+
+        Args:
+            number: of the shard.
+            data: from its beginning to its end.
+            whole: all its chunks were checked.
+
+        Raises:
+            StoreError: its index is not the one that was published.
+        """
+        index = self.index(number, data[-self.index_bytes :], data.size)
+        return Shard(data, index, np.full(len(index), whole))
+
+    @property
+    def index_bytes(self) -> int:
+        """So many bytes at the end of each shard are its index."""
+        return self.layout.chunks_per_shard * 16 + 4
+
+    def index(self, number: int, tail: Bytes, size: int) -> npt.NDArray[np.uint64]:
+        """Position and size of each chunk of a shard; `ABSENT` where it is not stored.
+
+        Args:
+            number: of the shard.
+            tail: its last `index_bytes`.
+            size: of the whole shard, in bytes.
+
+        Raises:
+            StoreError: the index is not the one that was published.
+        """
+        first, last = number * self.layout.chunks_per_shard, (number + 1) * self.layout.chunks_per_shard
+        if tail.size < self.index_bytes or crc32c(tail[:-4]) != int.from_bytes(tail[-4:].tobytes(), "little"):
+            raise self._damage(first, last, "the shard's index is not whole")
+        index = np.frombuffer(tail[:-4].tobytes(), "<u8").reshape(-1, 2)
+        self._check_index(first, index, size - tail.size)
+        return index
+
+    def cache_name(self, number: int) -> str:
+        """What a shard is known by in a cache: one of other bytes, even with the same values, has another name."""
+        first, last = number * self.layout.chunks_per_shard, (number + 1) * self.layout.chunks_per_shard
+        return f"{self.id}.{number}.{crc32c(self.crcs[first:last].view(np.uint8)):08x}"
 
     def _check_index(self, first: int, index: npt.NDArray[np.uint64], payload: int) -> None:
         """Stored chunks follow one another without gaps, and are those the manifest says."""
@@ -169,6 +257,12 @@ class Array:
         if not in_order or not np.array_equal(present, index[:, 0] != ABSENT):
             raise self._damage(first, first + count, "the shard's index does not match the manifest")
 
+    def uncached(self) -> Array:
+        """The same array, read from where the store lies."""
+        other = copy.copy(self)
+        other.cache, other._shards, other._digests = None, {}, {}
+        return other
+
     def check_shard(self, number: int) -> None:
         """See that a shard is there, with its index and its size, or is not there; no chunk is read.
 
@@ -178,7 +272,7 @@ class Array:
         at = number * self.layout.chunks_per_shard
         last = min(at + self.layout.chunks_per_shard, self.layout.chunks)
         if not self.absent[at:last].all():
-            self._shard(number)
+            self.shard(number)
         elif (self.folder / self.layout.key(number)).is_file():
             raise self._damage(at, last, "there should be no such shard")
 
@@ -188,12 +282,11 @@ class Array:
         Raises:
             StoreError: a chunk or the shard's index is not what the manifest says.
         """
-        self._maps.pop(number, None)
+        self._shards.pop(number, None)
         layout, content = self.layout, blake3()
         blank = np.full(layout.chunk_bytes // layout.dtype.itemsize, layout.fill, layout.dtype).view(np.uint8)
         at = number * layout.chunks_per_shard
         last = min(at + layout.chunks_per_shard, layout.chunks)
-        self._checked[at:last] = False
         self.check_shard(number)
         for chunk_number, chunk in self.chunks(at, last):
             for _ in range(at, chunk_number):

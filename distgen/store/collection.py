@@ -181,6 +181,10 @@ class Collection:
             self._files += files
             return store
 
+    def is_open(self, row: int) -> bool:
+        """Whether a store is one of those that stay open: who holds what is large of others should let go of it."""
+        return row in self._open
+
     def _checked(self, row: int) -> Store:
         member = self.member(row)
         try:

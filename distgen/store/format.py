@@ -135,11 +135,11 @@ def rows_layout(shape: tuple[int, ...], dtype: npt.DTypeLike, codec: Codec = "ra
     return Layout(shape, kind, chunk, chunk * chunks, codec, fill)
 
 
-def crc32c(data: bytes | Bytes) -> int:
-    """CRC-32C (Castagnoli) of some bytes (of an array: contiguous)."""
+def crc32c(data: bytes | Bytes, before: int = 0) -> int:
+    """CRC-32C (Castagnoli) of some bytes (of an array: contiguous), which follow others that have the CRC `before`."""
     import google_crc32c
 
-    return int(google_crc32c.value(data))
+    return int(google_crc32c.extend(before, data))
 
 
 # ---- writing --------------------------------------------------------------------------------

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, as_completed, wait
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from distgen.genome import Bytes
-from distgen.ingest.objects import RANGE, Object, Place
+from distgen.errors import RemoteError
+from distgen.genome import Bytes, Int64
+from distgen.ingest.objects import RANGE, Object, Place, ShortError
+from distgen.store.format import crc32c
 
 BLOCK = 1 << 16  # bytes
 KEPT = 1024  # blocks in memory, of all objects together
 _SMALL = 4 * BLOCK  # what is read in one go beyond this is not kept
+_PIECE = 1 << 18  # bytes, at least, that go to the disk at once: what has just arrived is still near the processor
 
 
 class Ranges:
@@ -42,7 +49,73 @@ class Ranges:
 
     def read(self, start: int, stop: int) -> Bytes:
         """The bytes [start, stop), by one request."""
-        return np.frombuffer(self._item.read_range(start, stop), np.uint8)
+        from obstore.exceptions import NotSupportedError
+
+        try:
+            return np.frombuffer(self._item.read_range(start, stop), np.uint8)
+        except NotSupportedError:
+            raise RemoteError(f"{self._item}: its server knows no ranges; copy the store to one that does") from None
+
+    def fetch(self, file: int, ends: Int64, check: Callable[[int, int, int], None], pool: Executor) -> None:
+        """Copy chunks that follow one another from the beginning to the same places in a file, by several requests at a
+        time.
+
+        Args:
+            file: descriptor of a file that is large enough.
+            ends: int64 (n,), where in the object each chunk ends.
+            check: called with the number, the size and the CRC-32C of each chunk, in some thread.
+            pool: carries out the requests; as many as it has threads are in memory, a piece of each.
+
+        Raises:
+            RemoteError: a request failed for good. And what `check` raises; what is in the file is then of no use.
+        """
+        item, stop = copy.copy(self._item), threading.Event()
+        item.stop = stop
+        cuts = np.unique(np.searchsorted(ends, np.arange(0, ends[-1], RANGE), side="right")).tolist()
+        parts = zip(cuts, [*cuts[1:], len(ends)], strict=True)
+        jobs = [pool.submit(_fetch, item, file, ends, first, last, check) for first, last in parts]
+        try:
+            for job in as_completed(jobs):
+                job.result()
+        finally:
+            stop.set()
+            for job in jobs:
+                job.cancel()
+            wait(jobs)  # the file is about to be closed
+
+
+def _fetch(
+    item: Object, file: int, ends: Int64, number: int, last: int, check: Callable[[int, int, int], None]
+) -> None:
+    """Copy the chunks [number, last) by one request, or by as many as it takes: each goes on where the last one broke off."""
+    begin = at = int(ends[number - 1]) if number else 0
+    end, crc = int(ends[last - 1]), 0
+
+    def request() -> None:
+        nonlocal at, begin, crc, number
+        for piece in item.get({"range": (at, end)}).stream(_PIECE):
+            # A process that is about to end waits for its threads.
+            if item.stop.is_set() or not threading.main_thread().is_alive():
+                raise InterruptedError
+            data = np.frombuffer(piece, np.uint8)[: end - at]
+            write(file, data, at)
+            while data.size:
+                part = data[: int(ends[number]) - at]
+                crc, at, data = crc32c(part, crc), at + part.size, data[part.size :]
+                if at == ends[number]:
+                    check(number, at - begin, crc)
+                    begin, crc, number = at, 0, number + 1
+        if at != end:
+            raise ShortError
+
+    item.patiently(request)
+
+
+def write(file: int, data: Bytes, at: int) -> None:
+    """Write all of some bytes to a certain place of a file."""
+    while data.size:
+        written = os.pwrite(file, data.data, at)
+        data, at = data[written:], at + written
 
 
 @lru_cache(KEPT)

@@ -20,6 +20,7 @@ from distgen.ingest.objects import Object, Place, locate
 from distgen.ingest.packing import codes_between
 from distgen.store import format
 from distgen.store.array import Array, rows
+from distgen.store.cache import ShardCache
 from distgen.store.matrices import Matrix
 from distgen.store.planes import PER_BYTE
 from distgen.store.rows import words
@@ -134,8 +135,8 @@ _NONE: Bytes = np.empty(0, np.uint8)
 class Store:
     """One assembly, read-only. Open it with `open_store`."""
 
-    def __init__(self, path: Place):
-        self.path = path
+    def __init__(self, path: Place, cache: ShardCache | None = None):
+        self.path, self.cache = path, cache
         self.manifest = read_manifest(path, "store", "*.zarr")
         attributes = self.manifest["group"]["attributes"]["distgen"]
         if "collection" in attributes:
@@ -145,7 +146,9 @@ class Store:
 
     def array(self, key: str) -> Array:
         """One array by its key in the manifest."""
-        return Array(self.path / key, self.manifest["arrays"][key], partial(_stretches, self.path, key))
+        # Contigs are read once, and whole: no reason to keep them.
+        cache = None if key.startswith("contigs/") else self.cache
+        return Array(self.path / key, self.manifest["arrays"][key], partial(_stretches, self.path, key), cache)
 
     @cached_property
     def contigs(self) -> Contigs:
@@ -412,11 +415,15 @@ def _beside(path: Place, pattern: str) -> list[str]:
     return sorted(str(p) for p in path.parent.glob(pattern)) if path.parent.is_dir() else []
 
 
-def open_store(path: str | Place) -> Store:
+def open_store(path: str | Place, cache: ShardCache | None = None) -> Store:
     """Open the store at a path, or at `s3://bucket/key`, `gs://bucket/key` or `az://container/key`.
+
+    Args:
+        path: where it lies.
+        cache: keeps whole shards of a store that lies elsewhere on the local disk, to be mapped from there.
 
     Raises:
         ConfigError: there is none. StoreError: its manifest is damaged, or its format is another.
         RemoteError: what holds it cannot be reached, or refuses.
     """
-    return Store(locate(path))
+    return Store(locate(path), cache)

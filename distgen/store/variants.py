@@ -1,9 +1,9 @@
 """Substitutions of single bases and the genotypes of samples; the sequence that a sample has.
 
 The group `variants/NAME.ID8` holds a row for each alternative base, contig by contig in the order of the file and by
-position within: `contig` (row in the contig table), `position` (0-based), `reference` and `alternative` (base codes), and
-where there are samples `genotype` (int8, samples by two: 1 this alternative, 0 another allele, -1 not known) and `phased`
-(uint8, samples).
+position within: `contig` (row in the contig table), `position` (0-based), `offset` (how far it is from its record's first
+base), `reference` and `alternative` (base codes), and where there are samples `genotype` (int8, samples by two: 1 this
+alternative, 0 another allele, -1 not known) and `phased` (uint8, samples).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Variants:
 
     def between(self, contig: int, start: int, end: int) -> slice:
         """The rows at positions [start, end) (0-based) of the contig in a row of the contig table."""
-        first, last = self._runs.get(contig, (0, 0))
+        first, last = self.runs.get(contig, (0, 0))
         low = self._search(start, first, last)
         return slice(low, self._search(end, low, last))
 
@@ -84,7 +84,7 @@ class Variants:
         """
         from distgen.ingest.variants import apply
 
-        column = self._column(sample)
+        column = self.column(sample)
         if haplotype not in (0, 1):
             raise ConfigError(f"haplotype {haplotype}: a sample has 0 and 1")
         here = self.between(contig, start, start + len(codes))
@@ -105,7 +105,8 @@ class Variants:
         except SourceError as error:
             raise SourceError(f"{where}: {error}") from None
 
-    def _column(self, sample: str | None) -> int:
+    def column(self, sample: str | None) -> int:
+        """Where a sample's genotypes stand; None where there is one only. Raises ConfigError if there is none."""
         if not self.samples:
             raise ConfigError(f'variants "{self.name}" has sites without genotypes: name samples in the recipe')
         if sample is None and len(self.samples) == 1:
@@ -116,7 +117,7 @@ class Variants:
         return self.samples.index(sample)
 
     @cached_property
-    def _runs(self) -> dict[int, tuple[int, int]]:
+    def runs(self) -> dict[int, tuple[int, int]]:
         """The first row and the row after the last of each contig."""
         found: dict[int, tuple[int, int]] = {}
         for begin in range(0, len(self), _STEP):
@@ -194,7 +195,7 @@ def plan(
     tables = []
     for number, table in enumerate(recipe.variants):
         parameters = [table.name, table.samples, table.indels]
-        inputs = digest(["variants/1", planes, parameters, ids[table.source]])
+        inputs = digest(["variants/2", planes, parameters, ids[table.source]])
         fill, files = None, tuple[Path, ...]()
         if inputs not in known:
             path = recipe.resolve(table.source, f"variants.{number}.source")
@@ -227,6 +228,7 @@ def _columns(folder: Path, samples: int) -> dict[str, rows.Column]:
     columns = {
         "contig": rows.Column.of(folder / "contig", np.int32),
         "position": rows.Column.of(folder / "position", np.int64, codec="raw"),  # it is searched
+        "offset": rows.Column.of(folder / "offset", np.int32),
         "reference": rows.Column.of(folder / "reference", np.uint8),
         "alternative": rows.Column.of(folder / "alternative", np.uint8),
     }
@@ -241,7 +243,7 @@ Block = dict[str, npt.NDArray[Any]]
 
 def _named(block: VariantBlock) -> Block:
     """The columns of a block by their array's name."""
-    columns: Block = {"contig": block.row, "position": block.position}
+    columns: Block = {"contig": block.row, "position": block.position, "offset": block.offset}
     columns |= {"reference": block.reference, "alternative": block.alternative}
     if block.genotypes is not None and block.phased is not None:
         columns |= {"genotype": block.genotypes, "phased": block.phased}

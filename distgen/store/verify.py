@@ -43,7 +43,7 @@ def verify(store: Store, progress: Callable[[int], None] = lambda size: None) ->
     _check_json(store.path / "zarr.json", store.manifest["group"], "", found)
     for key in store.manifest["arrays"]:
         found.arrays += 1
-        array, before = store.array(key), len(found.damage)
+        array, before = store.array(key).uncached(), len(found.damage)
         _check_json(store.path / key / "zarr.json", array.layout.to_json(), key, found)
         for shard in range(array.layout.shards):
             _check_shard(key, array, shard, found, progress)

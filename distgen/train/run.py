@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import tomli_w
 import torch
 
 from distgen import models, objectives
-from distgen.config import Cluster, Data, File, Log, Name, Optimizer, Train, digest, read
+from distgen.config import Cluster, Data, File, Log, Name, Optimizer, Pool, Regions, Train, Windows, digest, read
+from distgen.ingest.objects import Place, locate
 from distgen.loader.loader import GenomeLoader
+from distgen.loader.regions import CONTIGS, MATRIX
 from distgen.objectives import Objective
+from distgen.store.cache import ShardCache, default_folder
 from distgen.store.reader import Store, open_store
+
+T = TypeVar("T", Pool, Regions)
 
 
 class Run(File):
@@ -35,7 +40,7 @@ class Run(File):
     def resolved(self) -> dict[str, Any]:
         """The run as plain data with an absolute store path: what DIR/run.toml holds."""
         table = self.model_dump(exclude_none=True, mode="json")
-        table["data"]["store"] = str(self.resolve(self.data.store, "data.store"))
+        table["data"]["store"] = str(self._store())
         return table
 
     def write(self, path: Path) -> None:
@@ -51,8 +56,8 @@ class Run(File):
             del table[section]
         # How it is computed stays; how long and how often may change.
         table["train"] = {key: table["train"].get(key) for key in ("precision", "threads")}
-        for key in ("placement", "store"):  # the store is known by its content ids
-            del table["data"][key]
+        for key in ("placement", "store", "cache", "cache_gb"):  # the store is known by its content ids
+            table["data"].pop(key, None)
         return digest(table)
 
     def check(self) -> dict[str, Any]:
@@ -90,7 +95,15 @@ class Run(File):
     def open_store(self) -> Store:
         """The store this run trains on. Raises ConfigError naming the file and key if there is none."""
         with self.at("data.store"):
-            return open_store(self.resolve(self.data.store, "data.store"))
+            place, data = self._store(), self.data
+            if isinstance(place, Path):
+                return open_store(place)
+            folder = self.resolve(data.cache, "data.cache") if data.cache else default_folder() / "shards"
+            return open_store(place, ShardCache(folder, int(data.cache_gb * 1e9)))
+
+    def _store(self) -> Place:
+        store = self.expand(self.data.store, "data.store")
+        return locate(store) if "://" in store else self.resolve(self.data.store, "data.store")
 
     def loader(
         self,
@@ -117,14 +130,35 @@ class Run(File):
                 strand=data.strand if training else "forward",
                 jitter=data.jitter if training else 0,
                 order=data.order if training else "sequential",
+                lanes=data.lanes if training else None,
                 rank=rank,
                 world_size=world_size,
                 placement=data.placement,
                 device=device,
                 tracks=objective.tracks,
+                inputs=data.inputs,
                 curriculum=data.curriculum if training else (),
+                windows=self._windows(),
                 last=data.last if training else "pad",
             )
+
+    def _windows(self) -> Windows:
+        """Where windows lie, with the paths of files made absolute."""
+
+        def found(section: T, key: str) -> T:
+            source = section.source
+            if source is None or source == CONTIGS or source.startswith(MATRIX):
+                return section
+            return section.model_copy(update={"source": str(self.resolve(source, key))})
+
+        data = self.data
+        return Windows(
+            regions=data.regions and found(data.regions, "data.regions.source"),
+            pool=tuple(found(pool, f"data.pool.{number}.source") for number, pool in enumerate(data.pool)),
+            personal=data.personal,
+            exclude=tuple(str(self.resolve(bed, "data.exclude")) for bed in data.exclude),
+            max_ambiguous=data.max_ambiguous,
+        )
 
     def precision(self, device: torch.device) -> torch.dtype:
         """bfloat16 where asked for, or by `auto` where the hardware multiplies it; else float32."""

@@ -17,12 +17,19 @@ from distgen.store.format import Layout, ShardWriter, finish_array
 BYTES = 5_000
 
 
-@pytest.fixture(scope="module", params=["raw", "zstd"])
+@pytest.fixture(scope="module", params=["raw", "zstd", "sent"])
 def array(request, tmp_path_factory):
-    """Bytes in shards of 4 chunks of 100; some chunks and one shard hold nothing but zeros, and are absent."""
+    """Bytes in shards of 4 chunks of 100; some chunks and one shard hold nothing but zeros, and are absent.
+
+    "sent" is raw, and read as what lies in an object store is.
+    """
     values = np.random.default_rng(0).integers(0, 256, BYTES).astype(np.uint8)
     values[300:600] = values[1200:1700] = values[4900:] = 0
-    return written(tmp_path_factory.mktemp("array"), values, Layout((BYTES,), np.dtype("u1"), 100, 400, request.param))
+    codec = "raw" if request.param == "sent" else request.param
+    array = written(tmp_path_factory.mktemp("array"), values, Layout((BYTES,), np.dtype("u1"), 100, 400, codec))
+    array._local = request.param != "sent"
+    assert array.lasting == (request.param == "raw")
+    return array
 
 
 def written(folder, values, layout):
@@ -96,6 +103,16 @@ def test_what_was_decoded_last_is_kept_within_its_room(array):
     kept.take(array, np.array([0]))
     kept.take(array, np.array([6]))
     assert [number for _, number in kept._chunks] == [2, 0, 6]
+
+
+def test_what_was_touched_stays_in_memory_when_the_array_is_verified(array):
+    chunks, out, at = Chunks(array), np.empty((1, BYTES), np.uint8), np.zeros(1, np.int64)
+    for _ in range(2):
+        gather(chunks, np.array([0]), np.array([BYTES]), out, at)
+        assert np.array_equal(out[0], array.read())
+        for shard in range(array.layout.shards):
+            for _ in array.verify_shard(shard):
+                pass
 
 
 def test_a_damaged_chunk_is_named_when_it_is_first_touched(tmp_path):

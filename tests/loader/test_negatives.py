@@ -9,7 +9,7 @@ from distgen.compiled import compiled
 from distgen.config import Recipe, read
 from distgen.errors import ConfigError
 from distgen.genome import Contigs, Int64
-from distgen.ingest.packing import codes_between, pack_codes, pack_flags
+from distgen.ingest.packing import codes_between, pack_codes
 from distgen.loader.classes import Balanced
 from distgen.loader.negatives import Matched, _count, away_from
 from distgen.loader.windows import Located
@@ -67,7 +67,7 @@ def sites(store: Store) -> Sites:
 
 def composition(store: Store, start: int, first: int, last: int) -> tuple[float, float]:
     """Share of GC and of N of a window, the obvious way."""
-    begin, end = max(start, first), min(start + WINDOW, last)
+    begin, end = min(max(start, first), last), max(min(start + WINDOW, last), first)
     codes = codes_between(store.planes["sequence"], store.planes["ambiguous"], begin, end)
     known = int((codes < 4).sum())
     return ((codes == 1) | (codes == 2)).sum() / max(known, 1), 1 - known / WINDOW
@@ -154,13 +154,21 @@ def test_a_positive_at_the_end_of_a_contig_takes_nothing_from_the_next():
     assert left.tolist() == [[0, 10], [50, 85], [128, 218]]
 
 
-@given(st.integers(1, 20), st.lists(st.tuples(st.integers(0, 700), st.integers(0, 300)), min_size=1), st.integers(0))
-def test_bases_are_counted_as_one_by_one(share, spans, seed):
+@given(st.lists(st.tuples(st.integers(0, 700), st.integers(0, 300)), min_size=1), st.integers(0))
+def test_bases_are_counted_as_one_by_one(spans, seed):
     codes = np.random.default_rng(seed).integers(0, 4, 1024).astype(np.uint8)
-    flags = np.random.default_rng(seed).random(1024) < share / 20
     firsts = np.array([first for first, _ in spans])
     lasts = firsts + np.array([length for _, length in spans])
-    gc = compiled(_count)(pack_codes(codes).view(np.uint64), firsts, lasts, 2)
+    gc = compiled(_count)(pack_codes(codes).view(np.uint64), firsts, lasts)
     assert gc.tolist() == [np.isin(codes[a:b], (1, 2)).sum() for a, b in zip(firsts, lasts, strict=True)]
-    unknown = compiled(_count)(pack_flags(flags).view(np.uint64), firsts, lasts, 1)
-    assert unknown.tolist() == [flags[a:b].sum() for a, b in zip(firsts, lasts, strict=True)]
+
+
+def test_the_composition_counted_is_that_of_the_codes(isochores):
+    positives = sites(isochores)
+    pool = matched(isochores, positives)
+    whole = isochores.contigs.whole()
+    starts = np.concatenate([np.arange(first - 90, last + 40, 37) for first, last in whole])  # over both ends, too
+    limits = whole[isochores.contigs.locate(starts + 90)]
+    found = pool._composition(starts + 50, limits)
+    expected = [composition(isochores, *place) for place in zip(starts, *limits.T, strict=True)]
+    assert np.allclose(np.stack(found, axis=1), expected, atol=1e-12)

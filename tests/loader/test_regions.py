@@ -1,3 +1,5 @@
+import gzip
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -11,6 +13,7 @@ from distgen.loader.regions import Places, Regions, read_regions
 from distgen.loader.windows import align
 from distgen.store.build import build
 from distgen.store.reader import Store, open_store
+from tests.conftest import genome
 from tests.loader.test_exclusions import RUNS, Geometry, is_bad, reach
 
 CONTIGS = Contigs(("a", "b"), np.array([100, 150]), np.array([0, 128]))
@@ -36,17 +39,19 @@ def test_windows_lie_where_the_region_says_as_it_is_read(strand, length, target)
     start, end, summit = 40, 40 + length, 40 + length // 3
     here = regions([(start, end)], [strand], np.array([summit]))
     read = {}
-    for at in ("middle", "summit", "start", "end", "first"):
-        places = Places(here, CONTIGS.whole(), target + 4, target, at=at)
+    for at in ("middle", "summit", "start", "end", "whole"):
+        margin = 0 if at == "whole" else 2  # what is shorter than the margin has no target
+        places = Places(here, CONTIGS.whole(), target + 2 * margin, target, at=at)
         located = places.locate(np.arange(1))
         first = int(located.target_starts[0])
         read[at] = oriented(first, first + target, strand)
         assert (located.reverse is None) == (strand == 0)
         assert located.rows.tolist() == [0]
-        assert located.limits.tolist() == [[0, 100]]
-        if at == "first":
+        assert located.limits.tolist() == [[start, end] if at == "whole" else [0, 100]]
+        assert places.moved(*located[:2], np.array([7])).tolist() == [first]
+        if at == "whole":
             window = int(places.window_start(located.target_starts)[0])
-            assert oriented(window, window + target + 4, strand)[0] == oriented(start, end, strand)[0]
+            assert oriented(window, window + target, strand)[0] == oriented(start, end, strand)[0]
     assert read["summit"][target // 2] == summit
     assert read["start"][target // 2] == oriented(start, end, strand)[0]
     assert read["end"][target // 2] == oriented(start, end, strand)[-1]
@@ -63,7 +68,7 @@ def test_windows_lie_where_the_region_says_as_it_is_read(strand, length, target)
     RUNS,
     RUNS,
     RUNS,
-    st.sampled_from(["start", "tile"]),
+    st.sampled_from(["start", "tile", "whole"]),
     st.integers(0, 100),
     st.integers(1, 3),
     st.integers(1, 9),
@@ -75,6 +80,7 @@ def test_windows_lie_where_the_region_says_as_it_is_read(strand, length, target)
 def test_windows_at_regions_are_those_that_one_picks_by_hand(
     places, split, unknown, holes, at, percent, unit, target, extra, stride, jitter, pad
 ):
+    jitter = 0 if at == "whole" else jitter
     g = Geometry(target * unit + 2 * extra, target * unit, stride * unit, jitter * unit, unit)
     within = CONTIGS.whole()
     split = [(max(a, c), min(b, d)) for a, b in split.tolist() for c, d in within.tolist() if a < d and b > c]
@@ -92,6 +98,11 @@ def test_windows_at_regions_are_those_that_one_picks_by_hand(
             last = min(end + pad, holding[0][1]) if holding else 0
             starts = range(first, last, g.stride)
             starts = [s for n, s in enumerate(starts) if n == 0 or starts[n - 1] + g.target_length < last]
+        elif at == "whole":
+            exact = end - g.margin - g.target_length if strand < 0 else start + g.margin
+            starts = [next(p for p in range(exact, exact + unit) if (p - origin) % unit == 0)]
+            within_target = set(range(starts[0], starts[0] + g.target_length)) & set(range(start, end))
+            holding = [[start, end] for s in stretches.tolist() if s[0] <= start and end <= s[1] and within_target]
         else:
             base = end - 1 if strand < 0 else start
             exact = base - ((g.target_length - 1) // 2 if strand < 0 else g.target_length // 2)
@@ -100,7 +111,11 @@ def test_windows_at_regions_are_those_that_one_picks_by_hand(
             holding = [s for s in stretches.tolist() if s[0] <= starts[0] and starts[0] + g.target_length <= s[1]]
         left_out["outside"] += not holding
         for s in starts if holding else ():
-            reasons = {is_bad(exclusions, holding[0], g, p) for p in reach(holding[0], g, s)} - {None}
+            if at == "whole":
+                shown = (max(s - g.margin, start), min(s - g.margin + g.window, end))
+                reasons = {is_bad(exclusions, shown, Geometry(n := shown[1] - shown[0], n, n), shown[0])} - {None}
+            else:
+                reasons = {is_bad(exclusions, holding[0], g, p) for p in reach(holding[0], g, s)} - {None}
             if reasons:
                 left_out[min(reasons)] += 1
             else:
@@ -130,12 +145,12 @@ def test_windows_at_regions_are_those_that_one_picks_by_hand(
     reverse = np.zeros(len(made), bool) if found.reverse is None else found.reverse
     columns = (found.target_starts, *found.limits.T, reverse, found.rows)
     assert sorted(zip(*(column.tolist() for column in columns), strict=True)) == sorted(expected)
-    if at == "start":
+    if at != "tile":
         assert (np.diff(found.target_starts) >= 0).all()
     assert dict(made.left_out) == left_out
     depth = np.zeros(1000, np.int64)
-    for start, _, end, *_ in expected:
-        depth[start : min(start + g.target_length, end)] += 1
+    for start, begin, end, *_ in expected:
+        depth[max(start, begin) : min(start + g.target_length, end)] += 1
     assert made.bases(holes).tolist() == [depth[a:b].sum() for a, b in holes.tolist()]
     assert made.summary(unknown).covered == (depth > 0).sum()
 
@@ -164,7 +179,7 @@ def test_regions_come_from_a_file_a_matrix_or_the_contigs(small_recipe, tmp_path
 
 def test_sequences_are_windows_from_their_first_base_on_however_short_they_are(small: Store):
     sequences = read_regions("contigs", small)
-    places = Places(sequences, small.regions("test"), 16, 16, at="first")
+    places = Places(sequences, small.regions("test"), 16, 16, at="whole")
     located = places.locate(np.arange(len(places)))
     names = [small.contigs.names[row] for row in located.rows]
     assert names == ["chr3"]
@@ -173,6 +188,54 @@ def test_sequences_are_windows_from_their_first_base_on_however_short_they_are(s
     assert places.left_out["outside"] == 2
 
 
-def test_a_summit_is_asked_of_regions_that_have_one():
-    with pytest.raises(ConfigError, match="at: the regions have no summits"):
+def test_the_genes_of_an_annotation_are_regions(small: Store, tmp_path):
+    genes = read_regions(tmp_path / "small.gtf", small)
+    second = int(small.contigs.offsets[1])
+    assert genes.intervals.tolist() == [[0, 400], [10, 20], [second + 899, second + 900]]
+    assert genes.strands.tolist() == [-1, 1, 1]
+    assert genes.rows.tolist() == [1, 2, 3]  # chrX has row 0
+    assert genes.skipped == {"chrX": 1}
+
+
+def test_a_summit_is_asked_of_regions_that_have_one(small: Store):
+    for source in ("contigs", "matrix:expr", "a.gtf.gz"):
+        with pytest.raises(ConfigError, match=f"at: {source} has no summits"):
+            read_regions(source, small, summit=True)
+    with pytest.raises(ConfigError, match="at: the regions were read without"):
         Places(regions([(3, 9)], [0]), CONTIGS.whole(), 4, 4, at="summit")
+
+
+def test_whole_regions_do_not_move():
+    with pytest.raises(ConfigError, match=r'jitter: whole regions do not move. Use 0, or at = "middle"'):
+        Places(regions([(3, 9)], [0]), CONTIGS.whole(), 4, 4, at="whole", jitter=1)
+
+
+@pytest.mark.data
+def test_starts_of_human_transcripts_are_read_from_their_strand_and_shun_n_and_blacklists(data, tmp_path):
+    folder = data / "human_b37_chr20"
+    fasta, starts = folder / "20.fa.gz", folder / "annotation/gencode_v19.txStart.bed.gz"
+    blacklist = folder / "annotation/wgEncodeDacMapabilityConsensusExcludable.bed.gz"
+    (tmp_path / "h20.toml").write_text(f'format = 1\n[assembly]\nname = "h20"\nfasta = "{fasta}"\n')
+    build(read(tmp_path / "h20.toml", Recipe), tmp_path / "h20.zarr")
+    store = open_store(tmp_path / "h20.zarr")
+    exclusions = Exclusions.of(store, [blacklist], 0.1)
+    places = Places(read_regions(starts, store), store.regions(None), 2048, 1024, at="start", exclusions=exclusions)
+    lines = [line.split("\t") for line in gzip.decompress(starts.read_bytes()).decode().splitlines()]
+    _, (codes,) = genome(fasta)
+    unknown = np.r_[0, np.cumsum(codes == 4)]
+    hidden = np.zeros(len(codes), bool)
+    for line in gzip.decompress(blacklist.read_bytes()).decode().splitlines():
+        start, end = map(int, line.split("\t")[1:3])
+        hidden[start:end] = True
+    expected, left_out = [], 0
+    for row, (_, start, _, _, _, strand) in enumerate(lines):
+        target = int(start) - (511 if strand == "-" else 512)
+        crowded = unknown[target - 512 + 2048] - unknown[target - 512] > 204
+        if crowded or hidden[target : target + 1024].all():
+            left_out += 1
+        else:
+            expected.append((target, strand == "-", row))
+    found = places.locate(np.arange(len(places)))
+    columns = (found.target_starts, found.reverse, found.rows)
+    assert list(zip(*(column.tolist() for column in columns), strict=True)) == sorted(expected)
+    assert sum(places.left_out.values()) == left_out > 0

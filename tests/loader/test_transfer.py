@@ -45,7 +45,7 @@ def test_who_asks_for_an_array_that_is_there_shares_it_and_the_last_who_drops_it
     values[200:300] = 0
     array = written(tmp_path, values, Layout((1000, 2), np.dtype("u1"), 100, 400, "zstd"))
     cpu, before = torch.device("cpu"), len(module._resident)
-    (one,), (other,) = resident([array], cpu), resident([array], cpu)
+    (one,), (other,) = (resident([array], cpu, what="it", key="placement") for _ in range(2))
     assert one.data_ptr() == other.data_ptr()
     assert np.array_equal(one, values)
     assert len(module._resident) == before + 1
@@ -57,7 +57,8 @@ def test_who_asks_for_an_array_that_is_there_shares_it_and_the_last_who_drops_it
 def test_what_does_not_fit_is_refused_with_both_sizes(tmp_path, monkeypatch):
     array = written(tmp_path, np.ones((1 << 20, 8), np.uint8), Layout((1 << 20, 8), np.dtype("u1"), 1 << 16, 1 << 20))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (3_000_000, 0))
-    with pytest.raises(
-        ConfigError, match=r'placement: 0.00839 GB do not fit into the 0.003 GB that are free on cuda:1. Use "host"'
-    ):
-        resident([array], torch.device("cuda:1"))
+    message = (
+        "placement: the planes: 0.00839 GB do not fit into the 0.003 GB that are free on cuda:1; leave them on the host"
+    )
+    with pytest.raises(ConfigError, match=message):
+        resident([array], torch.device("cuda:1"), what="the planes", key="placement")

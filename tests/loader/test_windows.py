@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from distgen.config import Lengths
 from distgen.errors import ConfigError
-from distgen.genome import Contigs
+from distgen.genome import Contigs, Interval
+from distgen.loader.exclusions import Exclusions
 from distgen.loader.windows import Tiles, align, check_lengths
 
 
@@ -49,3 +50,37 @@ def test_a_length_that_is_no_multiple_of_a_bin_names_the_nearest_good_ones(key, 
     message = rf'{key}: {value} is no multiple of track "atac" with bin_bp 128. Use {good}\.'
     with pytest.raises(ConfigError, match=message):
         check_lengths(Lengths(epochs=1, **given), jitter, [("atac", 128)])
+
+
+def test_a_window_is_found_among_any_number_of_them():
+    regions = np.array([[0, 30], [40, 10**15], [10**15 + 5, 10**15 + 6]])
+    tiles = Tiles(regions, 10, 10, 10)
+    assert len(tiles) == 3 + 10**14 - 4 + 1
+    located = tiles.locate(np.array([2, 3, 10**12, len(tiles) - 2, len(tiles) - 1]))
+    assert located.target_starts.tolist() == [20, 40, 10**13 + 10, 10**15 - 10, 10**15 + 5]
+    assert located.limits.tolist() == [regions[row].tolist() for row in (0, 1, 1, 1, 2)]
+
+
+def test_another_length_shares_what_is_excluded():
+    exclusions = Exclusions(np.array([[0, 25]]), np.array([[50, 60]]), 0.5)
+    found = [Tiles(np.array([[0, 100]]), length, length, length, exclusions=exclusions) for length in (10, 20, 50)]
+    assert [tiles.locate(np.arange(len(tiles))).target_starts.tolist() for tiles in found] == [
+        [20, 30, 40, 60, 70, 80, 90],
+        [20, 40, 60, 80],
+        [0, 50],
+    ]
+
+
+def test_coverage_counts_the_bases_of_targets_along_a_stretch():
+    contigs = Contigs(("a", "b"), np.array([70, 300]), np.array([0, 128]))
+    tiles = Tiles(np.array([[128, 228], [328, 428]]), 30, 10, 20)
+    assert tiles.coverage(Interval("b", 0, 300), contigs, 3).tolist() == [50, 0, 50]
+    assert tiles.coverage(Interval("b", 5, 25), contigs, 4).tolist() == [5, 0, 0, 5]
+    assert tiles.coverage(Interval("a", 0, 70), contigs, 2).tolist() == [0, 0]
+
+
+def test_no_windows_at_all_say_why():
+    with pytest.raises(ConfigError, match="window: no window is left"):
+        Tiles(np.empty((0, 2), np.int64), 10, 10, 10)
+    with pytest.raises(ConfigError, match="no window is left: 2 excluded"):
+        Tiles(np.array([[5, 25]]), 10, 10, 10, exclusions=Exclusions(np.array([[0, 100]])))

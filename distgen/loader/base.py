@@ -1,0 +1,127 @@
+"""What every loader does alike: walk an epoch with threads that work ahead, say where it stands, go back there."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from distgen.errors import CheckpointError
+from distgen.genome import Interval
+from distgen.loader.ahead import ahead
+from distgen.loader.batch import Batch
+
+_THREADS = 1  # that make batches before they are asked for
+_AHEAD = 2  # how many times `_TOGETHER` are made before they are asked for
+_TOGETHER = 1 << 20  # bytes of batches that are made in one go: what is paid per call is paid once for many of them
+_MOST = 64  # batches in one go
+
+
+class Made(NamedTuple):
+    """Some batches.
+
+    Args:
+        batches: them.
+        receive: what whoever uses them is to call before: what is still on its way to a device is then waited for there.
+    """
+
+    batches: list[Batch]
+    receive: list[Callable[[], None]]
+
+    def received(self) -> list[Batch]:
+        """The batches, for use on the current stream."""
+        for call in self.receive:
+            call()
+        return self.batches
+
+
+class Steps(Protocol):
+    """Which global batches there are."""
+
+    def batches(self, epoch: int) -> int:
+        """How many an epoch has."""
+
+    def at_step(self, step: int) -> tuple[int, int]:
+        """The epoch, and its first sample, of the one that comes after `step` others since the very first."""
+
+    def steps(self, epochs: int) -> int:
+        """How many so many epochs have."""
+
+
+class Loader(IterableDataset[Batch], ABC):
+    """Iterates over one epoch of one rank's batches at a time; the next iteration is the next epoch.
+
+    It is its own data loader, with threads that work ahead. Inside a `torch.utils.data.DataLoader(loader, batch_size=None)`
+    each of its worker processes makes every so many-th batch, so that they come in the same order.
+
+    Args:
+        batch_size: samples per global batch, all ranks together.
+        device: where batches are to be.
+    """
+
+    plan: Steps
+
+    def __init__(self, batch_size: int, device: torch.device):
+        self.batch_size, self.device = batch_size, device
+        self.epoch, self.position = 0, 0
+
+    @abstractmethod
+    def make(self, epoch: int, batches: Sequence[int]) -> Made:
+        """This rank's rows of some global batches of an epoch, by their numbers in it."""
+
+    @abstractmethod
+    def places(self, epoch: int, position: int) -> tuple[list[int], list[Interval]]:
+        """The samples of a batch and where they lie, without reading them; see `Batch.samples` and `Batch.where`."""
+
+    @abstractmethod
+    def batch_bytes(self, epoch: int) -> float:
+        """About how many bytes a rank's rows of a batch take."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What must be the same wherever a state is loaded; nothing in it depends on ranks."""
+
+    def __len__(self) -> int:
+        """How many global batches the current epoch has, those already served as well."""
+        return self.plan.batches(self.epoch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The rest of the current epoch. `state_dict` always speaks of the batch that comes next.
+
+        Raises:
+            TrainError: no batch came within `TIMEOUTS["next_batch"]` seconds.
+        """
+        epoch, first, end = self.epoch, self.position // self.batch_size, len(self)
+        worker = get_worker_info()
+        mine = range(first, end) if worker is None else range(first + worker.id, end, worker.num_workers)
+        step = min(_MOST, max(1, int(_TOGETHER // self.batch_bytes(epoch))))
+        calls = (partial(self.make, epoch, mine[at : at + step]) for at in range(0, len(mine), step))
+        made = (received for some in ahead(calls, _THREADS, _AHEAD) for received in some.received())
+        for number, batch in zip(mine, made, strict=True):
+            self.epoch, self.position = (epoch, (number + 1) * self.batch_size) if number + 1 < end else (epoch + 1, 0)
+            yield batch
+
+    def batch(self, epoch: int, position: int) -> Batch:
+        """This rank's rows of the global batch whose first sample is `position` of `epoch`: past or future, always the same."""
+        (batch,) = self.make(epoch, [position // self.batch_size]).received()
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the next batch stands; the same on every rank, without a world size in it."""
+        here = {"epoch": self.epoch, "position": self.position, "batch_size": self.batch_size}
+        return self.identity() | here
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to where another loader of the same data was, on any number of ranks.
+
+        Raises:
+            CheckpointError: the state belongs to other data, another order, seed or batch size.
+        """
+        for key, value in self.state_dict().items():
+            if key not in ("epoch", "position") and state.get(key) != value:
+                raise CheckpointError(f"the loader's state has {key} {state.get(key)!r}, this loader {value!r}")
+        self.epoch, self.position = int(state["epoch"]), int(state["position"])

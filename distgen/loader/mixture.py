@@ -1,0 +1,192 @@
+"""MixtureLoader: batches of many stores, each store in its share, in an order that is a pure function as well."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from distgen.config import digest
+from distgen.errors import ConfigError
+from distgen.genome import Int64, Interval
+from distgen.loader.base import Loader, Made
+from distgen.loader.batch import Batch
+from distgen.loader.loader import GenomeLoader
+from distgen.loader.order import VERSIONS
+from distgen.loader.schedule import VERSION, Schedule, own_seed
+from distgen.store.collection import Collection, open_collection
+
+_COUNTED = 1000  # stores that are opened to say how many batches all of them have
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Which store serves which global batch.
+
+    Args:
+        schedule: deals batches to stores.
+        epoch: batches of an epoch of the mixture.
+        batch_size: samples of a batch.
+    """
+
+    schedule: Schedule
+    epoch: int
+    batch_size: int
+
+    def batches(self, epoch: int) -> int:
+        """How many global batches an epoch of the mixture has."""
+        return self.epoch
+
+    def at_step(self, step: int) -> tuple[int, int]:
+        """The epoch, and its first sample, of the global batch that comes after `step` others since the very first."""
+        epoch, number = divmod(step, self.epoch)
+        return epoch, number * self.batch_size
+
+    def steps(self, epochs: int) -> int:
+        """How many global batches so many epochs have."""
+        return epochs * self.epoch
+
+    def turn(self, epoch: int, batches: Sequence[int]) -> tuple[Int64, Int64]:
+        """The rows of the stores that serve batches (n,) of an epoch, by their numbers in it, and how many batches
+        each of them has served before."""
+        return self.schedule.at(epoch * self.epoch + np.array(batches, np.int64))
+
+
+class MixtureLoader(Loader):
+    """The batches of a collection: every global batch comes from one store, on all ranks from the same.
+
+    Batch k of epoch e is slot e n + k of a `Schedule` with the collection's weights, which says whose turn it is and
+    how many batches that store has served before: these are its own epochs, one after another, and go on across the
+    mixture's. Stores are opened when it is their turn, and let go of as the collection says.
+
+    Args:
+        collection: an open collection, or the path of one.
+        epoch_batches: of an epoch of the mixture; None: as many as an epoch of each store has together (for which all
+            are opened: at most 1,000).
+        batch_size, seed, rank, world_size, device: as a `GenomeLoader` has them.
+        tracks: names of tracks; a store that lacks one serves the others.
+        last: what becomes of the last batch of a store's own epoch: "wrap", or as a `GenomeLoader` has it.
+        options: whatever else a `GenomeLoader` takes, for all stores alike.
+
+    Raises:
+        ConfigError: a store does not fit (when its turn comes; it names the store), or there are too many to count.
+    """
+
+    plan: Turns
+
+    def __init__(
+        self,
+        collection: Collection | str | Path,
+        *,
+        epoch_batches: int | None = None,
+        batch_size: int = 32,
+        seed: int = 0,
+        tracks: tuple[str, ...] = (),
+        **options: Any,
+    ):
+        super().__init__(batch_size, torch.device(options.get("device", "cpu")))
+        self.collection = collection if isinstance(collection, Collection) else open_collection(collection)
+        self.seed = seed
+        self._tracks, self._options = tracks, {"last": "wrap", **options, "batch_size": batch_size}
+        self._loaders: dict[int, GenomeLoader] = {}
+        self._lock = threading.Lock()
+        stores = len(self.collection)
+        if epoch_batches is None and stores > _COUNTED:
+            raise ConfigError(
+                f"collection {self.collection.path} has {stores:,} stores, too many to count the batches of all: "
+                "say how many an epoch of the mixture has",
+                key="epoch_batches",
+            )
+        epoch = epoch_batches or sum(self.loader(row).plan.batches(0) for row in range(stores))
+        self.plan = Turns(Schedule(self.collection.weights, names=self.collection.names), epoch, batch_size)
+
+    def loader(self, row: int) -> GenomeLoader:
+        """The loader of one store, by its row in the collection.
+
+        Raises:
+            ConfigError: the options don't fit the store. StoreError: it is missing, damaged, or not what was indexed.
+        """
+        with self._lock:
+            store = self.collection.store(row)
+            for other in [other for other in self._loaders if not self.collection.is_open(other)]:
+                del self._loaders[other]
+            if row not in self._loaders or self._loaders[row].store is not store:
+                name = self.collection.names[row]
+                found = tuple(track for track in self._tracks if track in store.tracks)
+                seed = own_seed(self.seed, name)
+                try:
+                    self._loaders[row] = GenomeLoader(store, seed=seed, tracks=found, **self._options)
+                except ConfigError as error:
+                    raise ConfigError(f'store "{name}" of {self.collection.path}: {error}') from None
+            return self._loaders[row]
+
+    def make(self, epoch: int, batches: Sequence[int]) -> Made:
+        """This rank's rows of some global batches of an epoch, by their numbers in it."""
+        which, ordinals = self.plan.turn(epoch, batches)
+        made: dict[int, Batch] = {}
+        receive: list[Callable[[], None]] = []
+        for row in np.unique(which).tolist():
+            loader = self.loader(row)
+            groups: dict[int, dict[int, int]] = {}  # by the store's own epoch: number of the batch there by place
+            for place in np.flatnonzero(which == row).tolist():
+                own, position = loader.plan.at_step(int(ordinals[place]))
+                groups.setdefault(own, {})[place] = position // self.batch_size
+            for own, numbers in groups.items():
+                some = loader.make(own, list(numbers.values()))
+                receive += some.receive
+                for place, batch in zip(numbers, some.batches, strict=True):
+                    made[place] = replace(batch, source=torch.full((len(batch),), row))
+        return Made([made[place] for place in range(len(made))], receive)
+
+    def places(self, epoch: int, position: int) -> tuple[list[int], list[Interval]]:
+        """The samples of a batch, of its store's own epoch, and where they lie there; see `Turns` for whose they are."""
+        loader, ordinal = self._turn(epoch, position // self.batch_size)
+        return loader.places(*loader.plan.at_step(ordinal))
+
+    def batch_bytes(self, epoch: int) -> float:
+        """About how many bytes a rank's rows of a batch take."""
+        loader, ordinal = self._turn(epoch, 0)
+        return loader.batch_bytes(loader.plan.at_step(ordinal)[0])
+
+    def _turn(self, epoch: int, number: int) -> tuple[GenomeLoader, int]:
+        which, ordinal = self.plan.turn(epoch, [number])
+        return self.loader(int(which[0])), int(ordinal[0])
+
+    def own_epochs(self, rows: Sequence[int]) -> dict[str, float]:
+        """How often stores, by their rows, have been served whole before the next batch, by name; opens them."""
+        had = self.plan.schedule.before(self.plan.steps(self.epoch) + self.position // self.batch_size)
+        found = {}
+        for row in rows:
+            loader = self.loader(row)
+            own, position = loader.plan.at_step(int(had[row]))
+            found[self.collection.names[row]] = own + position / self.batch_size / loader.plan.batches(own)
+        return found
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same wherever a state is loaded; nothing in it depends on ranks."""
+        order = VERSIONS[self._options.get("order", "flat")]
+        return {"data": self._data, "order": f"{VERSION} {order}", "seed": self.seed}
+
+    @cached_property
+    def _data(self) -> str:
+        members = self.collection.members(0, len(self.collection))
+        apart = ("rank", "world_size", "device", "placement", "batch_size", "order")
+        return digest(
+            {
+                "stores": [[member.name, member.id.hex()] for member in members],
+                "weights": self.collection.weights.tolist(),
+                "epoch_batches": self.plan.epoch,
+                "tracks": self._tracks,
+                "options": {
+                    key: [stage.model_dump() for stage in value] if key == "curriculum" else value
+                    for key, value in self._options.items()
+                    if key not in apart
+                },
+            }
+        )

@@ -1,0 +1,356 @@
+"""Whole shards of stores that lie elsewhere, kept on the local disk for all processes of a machine.
+
+A folder holds `NAME` for each shard that is whole, `NAME.part` for each that is being fetched, and `lock`. Locks are the
+kernel's (flock), so whoever dies frees them:
+
+- whoever fetches a shard holds an exclusive lock on its `.part`, which is renamed when all its chunks were checked; a
+  `.part` that nobody has locked was left by one that died, and goes;
+- whoever has mapped a shard has a shared lock on it for as long as the map is there. What makes way for another is
+  unlinked, and stays as it is for those who have mapped it; where nobody has, the file itself is written over: it has
+  its blocks and its pages already, which is what makes a new file dear;
+- whoever makes room or takes it holds `lock`.
+
+The files in the folder never have more than `max_bytes` together. What was unlinked while it was mapped takes up disk
+space until those who mapped it let go: each process does so when it next fetches a shard, or when it next uses that one.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import re
+import shutil
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from distgen.config import TIMEOUTS
+from distgen.errors import ConfigError, StoreError
+from distgen.genome import Bytes
+from distgen.ingest.objects import Place
+from distgen.store.format import ABSENT
+from distgen.store.ranges import Ranges, write
+
+if TYPE_CHECKING:
+    from distgen.store.array import Array, Shard
+
+log = logging.getLogger("distgen")
+
+IN_FLIGHT = 6  # requests at a time
+AHEAD = 2  # shards that are fetched at a time before they are asked for
+_HELD = 256  # shards that a process has mapped at most; each takes a file descriptor
+_FRESH = 1.0  # seconds for which a shard that was used counts as just used
+_PART = ".part"
+_NAME = re.compile(r"[0-9a-f]{32}\.\d+\.[0-9a-f]{8}(\.part)?")  # whatever else lies in the folder is left alone
+
+
+class ShardCache:
+    """Keeps the shards that were used last; any number of threads, and of one user's processes, may share a folder.
+
+    It can be pickled; a process that forks after it was used needs another one.
+
+    Args:
+        folder: on a local disk; made if it is not there.
+        max_bytes: of all shards in the folder. Those who share it may say different numbers: each makes room for its own.
+
+    Raises:
+        ConfigError: there can be no such folder, or nothing fits into it.
+    """
+
+    def __init__(self, folder: str | Path, max_bytes: int):
+        self.folder, self.max_bytes = Path(folder).expanduser().absolute(), max_bytes
+        if max_bytes <= 0:
+            raise ConfigError(
+                f"a cache of {max_bytes:,} bytes holds nothing: a shard has up to 64 MiB", key="max_bytes"
+            )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{self.folder} cannot be made ({error.strerror})", key="folder") from None
+        self._lock = threading.Lock()
+        self._held: OrderedDict[str, Shard] = OrderedDict()
+        self._used: dict[str, float] = {}
+        self._coming: dict[str, Future[None]] = {}
+        self._requests = ThreadPoolExecutor(IN_FLIGHT, "distgen-fetch")
+        self._ahead = ThreadPoolExecutor(AHEAD, "distgen-ahead")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ShardCache, (self.folder, self.max_bytes)
+
+    def get(self, array: Array, number: int) -> Shard:
+        """One shard, mapped; fetched first if it is not there.
+
+        Raises:
+            StoreError: it is missing or damaged where the store lies; the disk is full; another process that fetches it
+                takes longer than `TIMEOUTS["cached_shard"]`. RemoteError: it cannot be fetched.
+            ConfigError: it is larger than the cache.
+        """
+        name = array.cache_name(number)
+        while True:
+            with self._lock:
+                found, coming = self._held.get(name), self._coming.pop(name, None)
+            if found is not None and self._touch(name):
+                return found
+            if coming is None or coming.cancel():
+                return self._load(array, number, name)
+            coming.result()
+
+    def prefetch(self, array: Array, numbers: Iterable[int]) -> None:
+        """Begin to fetch shards that will be asked for, `AHEAD` at a time in this order; what goes wrong is raised by `get`.
+        Who asks for more than `max_bytes` loses the first of them again."""
+        per = array.layout.chunks_per_shard
+        for number in numbers:
+            name = array.cache_name(number)
+            with self._lock:
+                known = name in self._held or name in self._coming
+                if not known and not array.absent[number * per : (number + 1) * per].all():
+                    self._coming[name] = self._ahead.submit(self._bring, array, number, name)
+
+    def discard(self, array: Array, number: int, shard: Shard) -> None:
+        """Remove a shard that is not what was fetched."""
+        name = array.cache_name(number)
+        log.warning("cache: %s was damaged on the disk; it is fetched again", self.folder / name)
+        with self._lock:
+            if self._held.get(name) is shard:
+                del self._held[name]
+        (self.folder / name).unlink(missing_ok=True)
+
+    # ---- what is there
+
+    def _touch(self, name: str) -> bool:
+        """Say that a shard is in use. Returns whether it is still there."""
+        now = time.monotonic()
+        with self._lock:
+            if name in self._held:
+                self._held.move_to_end(name)
+            if now < self._used.get(name, -_FRESH) + _FRESH:
+                return True
+            self._used[name] = now
+        try:
+            os.utime(self.folder / name)
+        except FileNotFoundError:  # others have made room of it
+            self._forget([name])
+            return False
+        return True
+
+    def _forget(self, names: Iterable[str]) -> None:
+        with self._lock:
+            for name in names:
+                self._held.pop(name, None)
+                self._used.pop(name, None)
+
+    def _bring(self, array: Array, number: int, name: str) -> None:
+        self._load(array, number, name)
+        with self._lock:
+            self._coming.pop(name, None)
+
+    def _load(self, array: Array, number: int, name: str) -> Shard:
+        """Map a shard: the one that is there, or else this process fetches it, or waits for another that does."""
+        for _ in _attempts(f"{self.folder / name} has been locked by another process"):
+            whole = False
+            data = self._mapped(name)
+            if data is None:
+                data, whole = self._fetched(array, number, name), True
+            if data is None:
+                continue
+            try:
+                shard = array.opened(number, data, whole)
+            except StoreError:
+                log.warning("cache: %s was damaged on the disk; it is fetched again", self.folder / name)
+                (self.folder / name).unlink(missing_ok=True)
+                continue
+            with self._lock:
+                self._held[name] = shard
+                gone = list(self._held)[:-_HELD]
+            self._forget(gone)
+            self._touch(name)
+            return shard
+        raise AssertionError
+
+    def _mapped(self, name: str) -> Bytes | None:
+        """The bytes of a shard that is there."""
+        file = _locked(self.folder / name, fcntl.LOCK_SH)
+        return None if file is None else _map(file)
+
+    # ---- what is fetched
+
+    def _fetched(self, array: Array, number: int, name: str) -> Bytes | None:
+        """Fetch a shard and map it; None if another process or thread is fetching it, or has done so just now."""
+        part, whole = self.folder / (name + _PART), self.folder / name
+        self.folder.mkdir(parents=True, exist_ok=True)  # a cache may be deleted at any time
+        file = _locked(part, fcntl.LOCK_EX, os.O_CREAT)
+        if file is None:
+            return None
+        try:
+            if whole.exists():
+                part.unlink()
+                return None
+            remote = array.bytes_of(number)
+            assert isinstance(remote, Ranges)
+            tail = remote.read(max(remote.size - array.index_bytes, 0), remote.size)
+            index = array.index(number, tail, remote.size)
+            stored = np.flatnonzero(index[:, 0] != ABSENT)
+            ends = np.cumsum(index[stored, 1].astype(np.int64))
+            chunks = (number * array.layout.chunks_per_shard + stored).tolist()
+            for _ in _attempts(f"all {self.max_bytes:,} bytes of {self.folder} are being fetched into by others"):
+                if self._make_room(file, part, remote.size):
+                    break
+            remote.fetch(file, ends, lambda k, size, crc: array.check(chunks[k], size, crc), self._requests)
+            write(file, tail, int(ends[-1]))
+            part.rename(whole)
+            # Between the two locks another process may have begun to write over it.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return _map(os.dup(file)) if _is(file, whole) else None
+        except BlockingIOError:
+            return None
+        except BaseException as error:
+            with suppress(OSError):
+                if _is(file, part):
+                    part.unlink()
+            if isinstance(error, OSError):
+                raise self._failure(error, array.folder) from None
+            raise
+        finally:
+            os.close(file)
+
+    def _make_room(self, file: int, part: Path, size: int) -> bool:
+        """Evict what was used longest ago until `size` more bytes fit, and reserve them for `part`, which may become
+        one of the files that were evicted; `file` is then open on that one.
+
+        Returns:
+            Whether there is room: there is none while others fetch too much at a time, or make room themselves.
+
+        Raises:
+            ConfigError: there never is. OSError: the disk is full.
+        """
+        if size > self.max_bytes:
+            raise ConfigError(
+                f"a cache of {self.max_bytes:,} bytes is too small for a shard of {size:,}", key="max_bytes"
+            )
+        lock = _locked(self.folder / "lock", fcntl.LOCK_EX, os.O_CREAT)
+        if lock is None:
+            return False
+        try:
+            reserved, shards = self._survey(part)
+            spare = self.max_bytes - reserved - size
+            if spare < 0:
+                return False
+            kept = sum(shards.values())
+            for victim, its_size in shards.items():
+                if kept <= spare:
+                    break
+                kept -= its_size
+                self._evict(victim, file, part)
+            os.truncate(file, size)
+            os.posix_fallocate(file, 0, size)
+        finally:
+            os.close(lock)
+        return True
+
+    def _failure(self, error: OSError, folder: Place) -> StoreError:
+        problem, advice = error.strerror or str(error), "mend that"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(self.folder).free
+            advice = f"{free:,} bytes are free: free some, or give the cache less than {self.max_bytes:,}"
+        return StoreError(f"{folder}: a shard cannot be kept in the cache {self.folder} ({problem}); {advice}")
+
+    def _survey(self, own: Path) -> tuple[int, dict[str, int]]:
+        """The bytes that are being fetched by others, and the sizes of all shards by name, the one used longest ago first.
+        What was left by processes that died is removed; this one lets go of what others have evicted."""
+        reserved, shards = 0, []
+        for entry in os.scandir(self.folder):
+            if not _NAME.fullmatch(entry.name) or entry.name == own.name:
+                continue
+            with suppress(FileNotFoundError):
+                if entry.name.endswith(_PART) and (left := _locked(Path(entry.path), fcntl.LOCK_EX)) is not None:
+                    os.unlink(entry.path)
+                    os.close(left)
+                    continue
+                stat = entry.stat()
+                if entry.name.endswith(_PART):
+                    reserved += stat.st_size
+                else:
+                    shards.append((stat.st_mtime_ns, entry.name, stat.st_size))
+        there = {name: size for _, name, size in sorted(shards)}
+        with self._lock:
+            gone = self._held.keys() - there.keys()
+        self._forget(gone)
+        return reserved, there
+
+    def _evict(self, name: str, file: int, part: Path) -> None:
+        self._forget([name])
+        path = self.folder / name
+        taken = _locked(path, fcntl.LOCK_EX) if not os.fstat(file).st_size else None
+        if taken is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.rename(part)
+            os.dup2(taken, file)  # what was open, and its lock, are closed
+            os.close(taken)
+
+
+def _attempts(problem: str) -> Iterator[None]:
+    """One turn of a loop after another, with pauses that grow.
+
+    Raises:
+        StoreError: it has gone on for `TIMEOUTS["cached_shard"]` seconds.
+    """
+    end, pause = time.monotonic() + TIMEOUTS["cached_shard"], 0.001
+    while True:
+        yield
+        if time.monotonic() > end:
+            raise StoreError(f"cache: {problem} for {TIMEOUTS['cached_shard']:.0f} s; is one of them stopped?")
+        time.sleep(pause)
+        pause = min(2 * pause, 0.1)
+
+
+def _locked(path: Path, how: int, create: int = 0) -> int | None:
+    """Open and lock a file. None if there is none, if others have locked it, or have taken it away meanwhile."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC | create, 0o644)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+        if _is(file, path):
+            return file
+    except BlockingIOError:
+        pass
+    except BaseException:
+        os.close(file)
+        raise
+    os.close(file)
+    return None
+
+
+def _is(file: int, path: Path) -> bool:
+    """Whether an open file has this name."""
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _map(file: int) -> Bytes:
+    """Map a file and close it; its lock stays for as long as the map does."""
+    with os.fdopen(file, "rb") as opened:
+        return np.memmap(opened, np.uint8, "c").view(np.ndarray)
+
+
+def default_folder() -> Path:
+    """Where what can be made or fetched again is kept: $XDG_CACHE_HOME/distgen, or ~/.cache/distgen."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distgen"
+
+
+def default_cache() -> ShardCache:
+    """At most 64 GB in the user's cache folder."""
+    return ShardCache(default_folder() / "shards", 64 * 10**9)

@@ -1,0 +1,157 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distgen import kernels
+from distgen.errors import CheckpointError, ConfigError
+from distgen.loader.base import Loader
+from distgen.loader.mixture import MixtureLoader
+from distgen.store.collection import Collection, open_collection
+from tests.store.conftest import index_of, tiny_store
+
+SIZES = (40, 100, 260, 640)
+ARGUMENTS = {"window": 16, "stride": 8, "split": None, "batch_size": 6, "strand": "random", "seed": 5, "jitter": 2}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("mixture")
+    (folder / "stores").mkdir()
+    random = np.random.default_rng(0)
+    for number, size in enumerate(SIZES):
+        letters = "".join("ACGT"[c] for c in random.integers(0, 4, size))
+        tiny_store(folder, f"g{number}", letters, track=number % 2 == 0)
+    index_of(folder, 'stores = "stores/*.zarr"\ntemperature = 0.5')
+    return folder
+
+
+@pytest.fixture
+def collection(folder) -> Collection:
+    return open_collection(folder / "all.collection")
+
+
+def content(batches: list) -> tuple:
+    """All that the ranks' parts of one global batch say."""
+    rows = [str(place) + place.strand for batch in batches for place in batch.where()]
+    names = ("samples", "keys", "weight", "positions", "source")
+    columns = [torch.cat([getattr(batch, name) for batch in batches]).tolist() for name in names]
+    return rows, columns, torch.cat([kernels.tokens(**batch.packed) for batch in batches]).tolist()
+
+
+def walk(loader: Loader, epochs: int) -> list:
+    return [batch for _ in range(epochs) for batch in loader]
+
+
+def test_each_store_serves_its_share_in_epochs_of_its_own(collection):
+    loader = MixtureLoader(collection, **ARGUMENTS)
+    sizes = [loader.loader(row).plan.batches(0) for row in range(4)]
+    assert len(loader) == sum(sizes)
+    batches = walk(loader, 9)
+    source = np.array([batch.source[0].item() for batch in batches])
+    assert all((batch.source == batch.source[0]).all() for batch in batches)
+    served = np.cumsum(source[:, None] == np.arange(4), axis=0)
+    share = np.arange(1, len(batches) + 1)[:, None] * collection.weights
+    assert abs(served - share).max() < 1.01
+    for row in range(4):
+        alone = loader.loader(row)
+        alone.epoch, alone.position = 0, 0
+        own = walk(alone, 9 * len(loader) // sizes[row] + 1)
+        mine = [batch for batch in batches if batch.source[0] == row]
+        assert len(mine) == served[-1, row]
+        for one, other in zip(mine, own, strict=False):
+            assert one.positions.tolist() == other.positions.tolist()
+            assert one.keys.tolist() == other.keys.tolist()
+    passes = {f"g{row}": served[-1, row] / sizes[row] for row in range(4)}
+    assert loader.own_epochs(range(4)) == pytest.approx(passes)
+
+
+def test_any_number_of_ranks_goes_on_from_any_step(collection):
+    alone = MixtureLoader(collection, **ARGUMENTS, epoch_batches=13)
+    states, reference = [], []
+    for _ in range(2):
+        states.append(alone.state_dict())
+        for batch in alone:
+            reference.append(content([batch]))
+            states.append(alone.state_dict())
+        states.pop()
+    assert len(reference) == 26
+    for world_size in (2, 3, 5):
+        ranks = [
+            MixtureLoader(collection, **ARGUMENTS, epoch_batches=13, rank=r, world_size=world_size)
+            for r in range(world_size)
+        ]
+        for step, state in enumerate(states):
+            for rank in ranks:
+                rank.load_state_dict(state)
+            assert content([next(iter(rank)) for rank in ranks]) == reference[step]
+            assert all(rank.state_dict() == states[step + 1] for rank in ranks if step + 1 < len(states))
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 2**40))
+def test_any_batch_is_found_without_the_others(folder, step):
+    loader = MixtureLoader(folder / "all.collection", **ARGUMENTS, epoch_batches=1000)
+    epoch, position = loader.plan.at_step(step)
+    assert loader.plan.steps(epoch) + position // 6 == step
+    batch = loader.batch(epoch, position)
+    samples, places = loader.places(epoch, position)
+    assert (batch.samples.tolist(), batch.where()) == (samples, places)
+    assert loader.plan.turn(epoch, [position // 6])[0] == batch.source[0]
+    several = loader.make(epoch, range(position // 6, position // 6 + 5)).batches
+    assert content([several[0]]) == content([batch])
+    assert content([several[3]]) == content([loader.batch(epoch, position + 18)])
+
+
+def test_two_stores_never_draw_the_same(collection):
+    loader = MixtureLoader(collection, **ARGUMENTS, epoch_batches=40)
+    keys = torch.cat([batch.keys for batch in loader]).tolist()
+    assert len(set(keys)) > 0.99 * len({(b.source[0].item(), s) for b in walk(loader, 1) for s in b.samples.tolist()})
+
+
+def test_loaders_are_let_go_of_with_their_stores(folder):
+    # A store of two contigs has so many files that three cannot stay open.
+    loader = MixtureLoader(open_collection(folder / "all.collection", max_files=20), **ARGUMENTS, epoch_batches=50)
+    few = [content([batch]) for batch in loader]
+    assert sum(loader.collection.is_open(row) for row in range(4)) < 4
+    assert set(loader._loaders) <= {row for row in range(4) if loader.collection.is_open(row)}
+    many = MixtureLoader(folder / "all.collection", **ARGUMENTS, epoch_batches=50)
+    assert few == [content([batch]) for batch in many]
+
+
+def test_a_store_without_a_track_serves_the_others(collection):
+    loader = MixtureLoader(collection, **ARGUMENTS, tracks=("peaks",), epoch_batches=40)
+    for batch in loader:
+        assert set(batch.targets) == ({"peaks"} if batch.source[0] % 2 == 0 else set())
+
+
+def test_no_store_is_opened_before_its_turn(folder):
+    collection = open_collection(folder / "all.collection")
+    loader = MixtureLoader(collection, **ARGUMENTS, epoch_batches=10)
+    loader.state_dict()
+    assert not any(collection.is_open(row) for row in range(4))
+    ((row,), _) = loader.plan.turn(0, [0])
+    loader.batch(0, 0)
+    assert [collection.is_open(other) for other in range(4)] == [other == row for other in range(4)]
+
+
+def test_another_mixture_does_not_go_on(collection):
+    state = MixtureLoader(collection, **ARGUMENTS, epoch_batches=10).state_dict()
+    for changed in ({"epoch_batches": 11}, {"epoch_batches": 10, "jitter": 1}, {"epoch_batches": 10, "seed": 6}):
+        with pytest.raises(CheckpointError, match="the loader's state has"):
+            MixtureLoader(collection, **(ARGUMENTS | changed)).load_state_dict(state)
+
+
+def test_a_store_that_does_not_fit_is_named(collection):
+    with pytest.raises(ConfigError, match='store "g0" of .*all.collection: .*split'):
+        MixtureLoader(collection, **(ARGUMENTS | {"split": "valid"}))
+
+
+def test_more_stores_than_can_be_counted_need_an_epoch_of_their_own(collection, monkeypatch):
+    monkeypatch.setattr("distgen.loader.mixture._COUNTED", 3)
+    with pytest.raises(ConfigError, match="epoch_batches: .* has 4 stores, too many to count"):
+        MixtureLoader(collection, **ARGUMENTS)
+    assert len(MixtureLoader(collection, **ARGUMENTS, epoch_batches=7)) == 7

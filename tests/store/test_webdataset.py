@@ -117,7 +117,8 @@ def test_samples_are_the_windows_of_the_loader(
     assert ["".join(map(chr, sample.letters)) for sample in samples] == [letters_of(sample) for sample in samples]
     for name in names:
         stored = np.stack([sample.targets[name] for sample in samples])
-        known, values = batch.mask[name].numpy(), batch.targets[name].numpy()
+        values = batch.targets[name].numpy()
+        known = np.broadcast_to(batch.mask[name].numpy(), values.shape)
         assert np.array_equal(stored[known], values[known], equal_nan=stored.dtype != np.uint8)
         unknown = stored[~known]
         assert ((unknown == 255) if stored.dtype == np.uint8 else np.isnan(unknown)).all()

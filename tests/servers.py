@@ -33,3 +33,67 @@ class Answering:
 
     def answer(self, handler):
         raise NotImplementedError
+
+
+class Files(Answering):
+    """Sends the files of a folder, or ranges of them, and spoils the next of some requests.
+
+    Args:
+        folder: what is sent.
+    """
+
+    def __init__(self, folder):
+        self.folder, self.faults, self.asked, self._lock = folder, [], [], threading.Lock()
+        self.stalled, self.go_on = threading.Event(), threading.Event()  # of an answer that is half sent
+
+    def __enter__(self):
+        super().__enter__()
+        self.url = f"http://127.0.0.1:{self.port}"
+        return self
+
+    def spoil(self, path, fault, times=1):
+        """Answer the next GET requests for a path that ends so with 503, "reset", "cut", "stall" or "whole"; None is as
+        it should be."""
+        self.faults += [(path, fault)] * times
+
+    def gets(self, path):
+        """How often files whose path ends so were asked for their content."""
+        return sum(found.endswith(path) for found in self.asked)
+
+    def answer(self, handler):
+        path = self.folder / handler.path.lstrip("/")
+        fault = None
+        if handler.command == "GET":
+            with self._lock:
+                self.asked.append(f"{handler.headers.get('Range')} {handler.path}")
+                hit = next((number for number, (end, _) in enumerate(self.faults) if handler.path.endswith(end)), None)
+                fault = None if hit is None else self.faults.pop(hit)[1]
+        if fault == "reset":
+            handler.close_connection = True
+            return
+        if fault == 503 or not path.is_file():
+            handler.send_response(fault or 404)
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+            return
+        content = path.read_bytes()
+        size, asked = len(content), handler.headers.get("Range")
+        handler.send_response(206 if asked and fault != "whole" else 200)
+        if asked and fault != "whole":
+            begin, end = map(int, asked.removeprefix("bytes=").split("-"))
+            content = content[begin : end + 1]
+            handler.send_header("Content-Range", f"bytes {begin}-{begin + len(content) - 1}/{size}")
+        handler.send_header("Content-Length", str(len(content)))
+        handler.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
+        handler.end_headers()
+        if handler.command == "HEAD":
+            return
+        if fault in ("cut", "stall"):
+            handler.wfile.write(content[: len(content) // 2])
+            handler.wfile.flush()
+            if fault == "stall":
+                self.stalled.set()
+                self.go_on.wait(60)
+            handler.close_connection = True
+            return
+        handler.wfile.write(content)

@@ -78,7 +78,7 @@ class Object:
         return Object, (self._uri, self._failure)
 
     def __copy__(self) -> Object:
-        # By default `__reduce__` would make it, without the clients; each takes 20 ms and has connections of its own.
+        # By default `__reduce__` would make it, without the clients; each reads certificates and has connections of its own.
         other = object.__new__(Object)
         other.__dict__.update(self.__dict__)
         return other

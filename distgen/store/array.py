@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from blake3 import blake3
 
 from distgen.errors import ConfigError, StoreError
 from distgen.genome import Bytes
-from distgen.ingest.objects import Place
+from distgen.ingest.objects import Object, Place
 from distgen.store.format import ABSENT, ADVICE, Layout, content_id, crc32c, zstd
 from distgen.store.ranges import Ranges, open_bytes
 
@@ -196,10 +197,13 @@ class Array:
             self._shards[number] = self.opened(number, self.bytes_of(number))
         return self._shards[number]
 
-    def bytes_of(self, number: int) -> Bytes | Ranges:
-        """The bytes of a shard where the store lies. Raises StoreError if it is not there."""
+    def bytes_of(self, number: int, stop: threading.Event | None = None) -> Bytes | Ranges:
+        """The bytes of a shard where the store lies; `stop` ends requests for them. Raises StoreError if it is not there."""
+        place = self.folder / self.layout.key(number)
+        if stop is not None and isinstance(place, Object):
+            place.stop = stop
         try:
-            return open_bytes(self.folder / self.layout.key(number))
+            return open_bytes(place)
         except (OSError, ValueError):
             first, last = number * self.layout.chunks_per_shard, (number + 1) * self.layout.chunks_per_shard
             raise self._damage(first, last, "the shard is missing or empty") from None

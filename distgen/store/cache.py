@@ -82,6 +82,9 @@ class ShardCache:
         self._coming: dict[str, Future[None]] = {}
         self._requests = ThreadPoolExecutor(IN_FLIGHT, "distgen-fetch")
         self._ahead = ThreadPoolExecutor(AHEAD, "distgen-ahead")
+        # A process that ends waits for the threads of its pools: they hear of it here, and nowhere else in time.
+        self._ending, self._stops = threading.Event(), set[threading.Event]()
+        threading._register_atexit(_end, self._ending, self._stops)  # type: ignore[attr-defined]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ShardCache, (self.folder, self.max_bytes)
@@ -136,7 +139,9 @@ class ShardCache:
                 return True
             self._used[name] = now
         try:
-            os.utime(self.folder / name)
+            os.utime(
+                self.folder / name, ns=(time.time_ns(),) * 2
+            )  # left to itself, the kernel counts in some milliseconds
         except FileNotFoundError:  # others have made room of it
             self._forget([name])
             return False
@@ -149,13 +154,14 @@ class ShardCache:
                 self._used.pop(name, None)
 
     def _bring(self, array: Array, number: int, name: str) -> None:
-        self._load(array, number, name)
+        if not self._ending.is_set():
+            self._load(array, number, name)
         with self._lock:
             self._coming.pop(name, None)
 
     def _load(self, array: Array, number: int, name: str) -> Shard:
         """Map a shard: the one that is there, or else this process fetches it, or waits for another that does."""
-        for _ in _attempts(f"{self.folder / name} has been locked by another process"):
+        for _ in self._attempts(f"{self.folder / name} has been locked by another process"):
             whole = False
             data = self._mapped(name)
             if data is None:
@@ -190,18 +196,20 @@ class ShardCache:
         file = _locked(part, fcntl.LOCK_EX, os.O_CREAT)
         if file is None:
             return None
+        stop = threading.Event()
+        self._stops.add(stop)
         try:
             if whole.exists():
                 part.unlink()
                 return None
-            remote = array.bytes_of(number)
+            remote = array.bytes_of(number, stop)
             assert isinstance(remote, Ranges)
             tail = remote.read(max(remote.size - array.index_bytes, 0), remote.size)
             index = array.index(number, tail, remote.size)
             stored = np.flatnonzero(index[:, 0] != ABSENT)
             ends = np.cumsum(index[stored, 1].astype(np.int64))
             chunks = (number * array.layout.chunks_per_shard + stored).tolist()
-            for _ in _attempts(f"all {self.max_bytes:,} bytes of {self.folder} are being fetched into by others"):
+            for _ in self._attempts(f"all {self.max_bytes:,} bytes of {self.folder} are being fetched into by others"):
                 if self._make_room(file, part, remote.size):
                     break
             remote.fetch(file, ends, lambda k, size, crc: array.check(chunks[k], size, crc), self._requests)
@@ -220,6 +228,7 @@ class ShardCache:
                 raise self._failure(error, array.folder) from None
             raise
         finally:
+            self._stops.discard(stop)
             os.close(file)
 
     def _make_room(self, file: int, part: Path, size: int) -> bool:
@@ -297,20 +306,24 @@ class ShardCache:
             os.dup2(taken, file)  # what was open, and its lock, are closed
             os.close(taken)
 
+    def _attempts(self, problem: str) -> Iterator[None]:
+        """One turn of a loop after another, with pauses that grow.
 
-def _attempts(problem: str) -> Iterator[None]:
-    """One turn of a loop after another, with pauses that grow.
+        Raises:
+            StoreError: it has gone on for `TIMEOUTS["cached_shard"]` seconds, or the process ends.
+        """
+        end, pause = time.monotonic() + TIMEOUTS["cached_shard"], 0.001
+        while True:
+            yield
+            if time.monotonic() > end or self._ending.wait(pause):
+                raise StoreError(f"cache: {problem} for {TIMEOUTS['cached_shard']:.0f} s; is one of them stopped?")
+            pause = min(2 * pause, 0.1)
 
-    Raises:
-        StoreError: it has gone on for `TIMEOUTS["cached_shard"]` seconds.
-    """
-    end, pause = time.monotonic() + TIMEOUTS["cached_shard"], 0.001
-    while True:
-        yield
-        if time.monotonic() > end:
-            raise StoreError(f"cache: {problem} for {TIMEOUTS['cached_shard']:.0f} s; is one of them stopped?")
-        time.sleep(pause)
-        pause = min(2 * pause, 0.1)
+
+def _end(ending: threading.Event, stops: set[threading.Event]) -> None:
+    ending.set()
+    for stop in list(stops):
+        stop.set()
 
 
 def _locked(path: Path, how: int, create: int = 0) -> int | None:
@@ -343,6 +356,8 @@ def _is(file: int, path: Path) -> bool:
 def _map(file: int) -> Bytes:
     """Map a file and close it; its lock stays for as long as the map does."""
     with os.fdopen(file, "rb") as opened:
+        if not os.fstat(file).st_size:  # the disk has lost it, and it cannot be mapped
+            return np.empty(0, np.uint8)
         return np.memmap(opened, np.uint8, "c").view(np.ndarray)
 
 

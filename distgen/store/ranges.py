@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import errno
 import os
-import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, as_completed, wait
 from functools import lru_cache
@@ -66,11 +64,12 @@ class Ranges:
             check: called with the number, the size and the CRC-32C of each chunk, in some thread.
             pool: carries out the requests; as many as it has threads are in memory, a piece of each.
 
+        The object's `stop` is set when this ends, however it does; who sets it makes it end.
+
         Raises:
             RemoteError: a request failed for good. And what `check` raises; what is in the file is then of no use.
         """
-        item, stop = copy.copy(self._item), threading.Event()
-        item.stop = stop
+        item = self._item
         cuts = np.unique(np.searchsorted(ends, np.arange(0, ends[-1], RANGE), side="right")).tolist()
         parts = zip(cuts, [*cuts[1:], len(ends)], strict=True)
         jobs = [pool.submit(_fetch, item, file, ends, first, last, check) for first, last in parts]
@@ -78,7 +77,7 @@ class Ranges:
             for job in as_completed(jobs):
                 job.result()
         finally:
-            stop.set()
+            item.stop.set()
             for job in jobs:
                 job.cancel()
             wait(jobs)  # the file is about to be closed
@@ -89,26 +88,29 @@ def _fetch(
 ) -> None:
     """Copy the chunks [number, last) by one request, or by as many as it takes: each goes on where the last one broke off."""
     begin = at = int(ends[number - 1]) if number else 0
-    end, crc = int(ends[last - 1]), 0
+    bounds, found = ends[number:last].tolist(), [0]
 
     def request() -> None:
-        nonlocal at, begin, crc, number
-        for piece in item.get({"range": (at, end)}).stream(_PIECE):
-            # A process that is about to end waits for its threads.
-            if item.stop.is_set() or not threading.main_thread().is_alive():
+        nonlocal at
+        for piece in item.get({"range": (at, bounds[-1])}).stream(_PIECE):
+            if item.stop.is_set():
                 raise InterruptedError
-            data = np.frombuffer(piece, np.uint8)[: end - at]
+            data = np.frombuffer(piece, np.uint8)[: bounds[-1] - at]
             write(file, data, at)
-            while data.size:
-                part = data[: int(ends[number]) - at]
-                crc, at, data = crc32c(part, crc), at + part.size, data[part.size :]
-                if at == ends[number]:
-                    check(number, at - begin, crc)
-                    begin, crc, number = at, 0, number + 1
-        if at != end:
+            first, at = at, at + data.size
+            while first < at:
+                end = bounds[len(found) - 1]
+                found[-1] = crc32c(data[first - at : min(end, at) - at or None], found[-1])
+                first = end
+                if end <= at:
+                    found.append(0)
+        if at != bounds[-1]:
             raise ShortError
 
     item.patiently(request)
+    for crc, end in zip(found, bounds, strict=False):
+        check(number, end - begin, crc)
+        begin, number = end, number + 1
 
 
 def write(file: int, data: Bytes, at: int) -> None:

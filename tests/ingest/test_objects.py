@@ -101,3 +101,9 @@ def test_a_bucket_that_is_not_there_is_told_from_an_object(s3):  # noqa: F811
         locate("s3://nobucket/a").names()
     with pytest.raises(RemoteError, match="s3://nobucket/a: there is no such bucket"):
         locate("s3://nobucket/a").put(b"x", "create")
+
+
+def test_the_objects_of_a_folder_share_its_connections():
+    folder = Object("http://127.0.0.1:9/folder")
+    one, other = folder / "one", folder / "other"
+    assert one._client() is other._client() is folder._client()

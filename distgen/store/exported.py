@@ -1,6 +1,8 @@
 """What `distgen export` writes, and reading it back with every check.
 
-A folder holds `PART-000000.tar` and so on, and `index.json`. Every sample is some members, in this order:
+A folder holds `PART-000000.tar` and so on, and `index.json`, which says where each sample lies: the targets of a part tile
+its regions (flat, each beginning on a bin of the coarsest track), and its samples are these tiles in their order. Every
+shard of a part holds equally many, the last one what is left. Every sample is some members, in this order:
 
     KEY.seq         packed bases: base i in bits 2*(i % 4) of byte i // 4; an ambiguous base is stored as 0
     KEY.amb         where a base is ambiguous: base i in bit i % 8 of byte i // 8
@@ -15,35 +17,36 @@ it, in 12 digits. Members are ustar (POSIX.1-1988) without times and owners: equ
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from distgen.config import digest
 from distgen.errors import ConfigError, SourceError, suggest
-from distgen.genome import AMBIGUOUS, BASES, MISSING, Bytes, Interval
+from distgen.genome import ALIGNMENT, AMBIGUOUS, BASES, Bytes, Contigs, Int64, Interval
 from distgen.ingest.objects import RANGE, Object, Place
 from distgen.ingest.packing import unpack_codes
 from distgen.store import format
+from distgen.store.format import crc32c
 from distgen.store.ranges import Ranges, open_bytes
-from distgen.store.splits import PARTS
+from distgen.store.reader import Track
+from distgen.store.splits import PARTS, intervals
 from distgen.store.tar import npy_header, read_members
 
-if TYPE_CHECKING:
-    from distgen.ingest.tables import SequenceBlock
-
-FORMAT = 1
+FORMAT = 2
 INDEX = "index.json"
-_LARGEST_JSON = 1 << 16
-_BLOCK_BYTES = 1 << 22  # of samples, for a SequenceBlock
+LARGEST_JSON = 1 << 16
+PIECE = 1 << 20  # bytes of a shard, for each of which the index has a CRC-32C
 _DTYPES = ("uint8", "float16", "float32")
 
 
@@ -94,8 +97,11 @@ class Export:
     """A folder of tar shards, read-only. Open it with `read_export`."""
 
     def __init__(self, folder: Place, index: dict[str, Any]):
-        self.folder, self.index = folder, index
+        self.path, self.index = folder, index
+        self._whole: dict[Shard, tuple[int, ...]] = {}
         self.window: int = index["geometry"]["window"]
+        self.target_length: int = index["geometry"]["target_length"]
+        self.stride: int = index["geometry"]["stride"]
         self.parts: dict[str, int] = {part: index["parts"][part] for part in PARTS if part in index["parts"]}
         self.tracks: dict[str, dict[str, Any]] = index["tracks"]
         self.shards: list[Shard] = []
@@ -103,15 +109,61 @@ class Export:
             before = [shard for shard in self.shards[-1:] if shard.part == entry["part"]]
             number, first = (before[0].number + 1, before[0].first + before[0].samples) if before else (0, 0)
             self.shards.append(Shard(entry["part"], number, first, entry["samples"]))
+        self.per_shard: dict[str, int] = {shard.part: shard.samples for shard in reversed(self.shards)}
 
     @cached_property
-    def contig_lengths(self) -> dict[str, int]:
-        """Bases of each contig of the assembly."""
-        contigs = self.index["contigs"]
-        return dict(zip(contigs["name"], contigs["length"], strict=True))
+    def contigs(self) -> Contigs:
+        """The contigs of the assembly, those without any sample as well."""
+        table = self.index["contigs"]
+        lengths = np.array(table["length"], np.int64)
+        padded = -(-lengths // ALIGNMENT) * ALIGNMENT
+        return Contigs(table["name"], lengths, np.cumsum(padded) - padded, (), tuple(table["circular"]))
+
+    @property
+    def length(self) -> int:
+        """Bases of the flat coordinate."""
+        return int(self.contigs.offsets[-1]) + -(-int(self.contigs.lengths[-1]) // ALIGNMENT) * ALIGNMENT
+
+    def regions(self, part: str | None, split: str = "default") -> Int64:
+        """Flat intervals (n, 2) that the targets of a part tile. Raises ConfigError if the export has no such part."""
+        if split != self.index["split"]:
+            raise ConfigError(
+                f'{self.path} was exported with split "{self.index["split"]}", not "{split}"', key="split"
+            )
+        if part is None:
+            raise ConfigError(f"{self.path} is read part by part. It has: {', '.join(self.parts)}", key="split")
+        return self.tiles(part)[0]
+
+    def tiles(self, part: str) -> tuple[Int64, Int64]:
+        """The regions of a part, and how many samples (n,) there are up to the end of each. Raises ConfigError likewise."""
+        if part not in self.parts:
+            raise ConfigError(f'{self.path} has no part "{part}". {suggest(part, self.parts)}')
+        return self._tiles[part]
 
     @cached_property
-    def _layout(self) -> dict[str, tuple[int, bytes]]:
+    def _tiles(self) -> dict[str, tuple[Int64, Int64]]:
+        found = {}
+        for part in self.parts:
+            regions = intervals(self.index["regions"][part], self.contigs)
+            found[part] = regions, tile_ends(regions, self.target_length, self.stride)
+        return found
+
+    def track(self, name: str) -> Track:
+        """One track; its values come with the samples. Raises ConfigError with the nearest name if there is none."""
+        if name not in self.tracks:
+            raise ConfigError(f'{self.path} has no track "{name}". {suggest(name, self.tracks)}')
+        return Track.of(name, self.tracks[name], self.contigs, ())
+
+    def identity(self, split: str, tracks: tuple[str, ...]) -> dict[str, str]:
+        """Content ids of what a run uses: those of the store, so that a run goes on with an export of it and back. Where
+        finer tracks than all that were exported would lay the windows in another way, the ids are others."""
+        ids: dict[str, str] = self.index["identity"]
+        used = {key: ids[key] for key in ("sequence", "ambiguous", *(f"track {name}" for name in tracks), "split")}
+        unit, wanted = (max([self.tracks[n]["bin_bp"] for n in names], default=1) for names in (self.tracks, tracks))
+        return used if unit == wanted else used | {"bins": f"of {unit}"}
+
+    @cached_property
+    def layout(self) -> dict[str, tuple[int, bytes]]:
         """Suffix, size and first bytes of all members but the last."""
         bits = -(-self.window // 8), b""
         found = {"seq": (-(-self.window // 4), b""), "amb": bits, "soft": bits}
@@ -124,7 +176,7 @@ class Export:
     @property
     def sample_bytes(self) -> int:
         """About how much memory a sample takes."""
-        return 3 * self.window + sum(size for size, _ in self._layout.values())
+        return 3 * self.window + sum(size for size, _ in self.layout.values())
 
     def samples(self, part: str) -> Iterator[Sample]:
         """All samples of one part in their order.
@@ -133,8 +185,7 @@ class Export:
             ConfigError: there is no such part, or the export is in an object store.
             SourceError: a shard is missing, cut or damaged, or a member is not what it should be; names both.
         """
-        if part not in self.parts:
-            raise ConfigError(f'{self.folder} has no part "{part}". {suggest(part, self.parts)}')
+        self.tiles(part)
         for shard in self.shards:
             if shard.part == part:
                 self.check(shard)
@@ -146,41 +197,83 @@ class Export:
         Raises:
             SourceError: they differ; names the first member that is no good, if one can be told.
         """
-        path, entry = self.folder / shard.name, self.index["shards"][self.shards.index(shard)]
+        content, entry = self._opened(shard), self.entry(shard)
+        found = hashlib.sha256()
+        for at in range(0, content.size, RANGE):
+            found.update(content[at : at + RANGE].data)
+        if found.hexdigest() != entry["sha256"]:
+            raise self.damage(shard, f"sha256 {found.hexdigest()[:16]}…, the index says {entry['sha256'][:16]}…")
+
+    def open(self, shard: Shard) -> Bytes:
+        """The bytes of a shard on this machine, mapped. They are compared with the index when the file is opened for the
+        first time: CRC-32C takes a tenth of a second for a gigabyte, where SHA-256 takes a whole one.
+
+        Raises:
+            SourceError: as `check`.
+        """
+        content = self._opened(shard)
+        assert isinstance(content, np.ndarray), "a shard in an object store comes by way of a cache"
+        status = os.stat(str(self.path / shard.name))
+        version = status.st_dev, status.st_ino, status.st_mtime_ns
+        if self._whole.get(shard) != version:
+            self.check_pieces(shard, content)
+            self._whole[shard] = version
+        return content
+
+    def check_pieces(self, shard: Shard, content: Bytes) -> None:
+        """Compare the content of a shard with the index, fast. Raises SourceError as `check`."""
+        found, expected = pieces(content), base64.b64decode(self.entry(shard)["crc32c"])
+        if found != expected:
+            wrong = np.flatnonzero(np.frombuffer(found, "<u4") != np.frombuffer(expected, "<u4"))
+            raise self.damage(shard, f"crc32c, from byte {int(wrong[0]) * PIECE:,} on")
+
+    def entry(self, shard: Shard) -> dict[str, Any]:
+        """What the index says of a shard: bytes, sha256, crc32c (base64 of uint32, one for each `PIECE`)."""
+        found: dict[str, Any] = self._entries[shard]
+        return found
+
+    @cached_property
+    def _entries(self) -> dict[Shard, dict[str, Any]]:
+        return dict(zip(self.shards, self.index["shards"], strict=True))
+
+    def _opened(self, shard: Shard) -> Bytes | Ranges:
+        """The bytes of a shard; there are as many as there should be."""
+        path, expected = self.path / shard.name, self.entry(shard)["bytes"]
         try:
             content = open_bytes(path)
             size = content.size
-            found = _sha256(content) if size == entry["bytes"] else ""
         except OSError as error:
             raise SourceError(f"{path} cannot be read: {error.strerror}; copy it again") from None
         except ValueError:
-            size, found = 0, ""
-        if found == entry["sha256"]:
-            return
-        problem = f"sha256 {found[:16]}…, the index says {entry['sha256'][:16]}…"
-        if size != entry["bytes"]:
-            problem = f"{size:,} bytes, the index says {entry['bytes']:,}"
+            size = 0
+        if size != expected:
+            raise self.damage(shard, f"{size:,} bytes, the index says {expected:,}")
+        return content
+
+    def damage(self, shard: Shard, problem: str) -> SourceError:
+        """What is to be said of a shard with this problem: also which member is the first that is no good."""
+        path = self.path / shard.name
         if not isinstance(path, Path):
-            raise SourceError(f"{path} is damaged ({problem}); remove it, and {INDEX}, and export again")
+            return SourceError(f"{path} is damaged ({problem}); remove it, and {INDEX}, and export again")
         try:
             for _ in self._read(shard):
                 pass
             first = "all its members can be read"
         except SourceError as error:
             first = f"first at: {error}"
-        raise SourceError(f"{path} is damaged ({problem}); copy it again. {first}")
+        return SourceError(f"{path} is damaged ({problem}); copy it again. {first}")
 
     def _read(self, shard: Shard) -> Iterator[Sample]:
-        path = self.folder / shard.name
+        path = self.path / shard.name
         if not isinstance(path, Path):
-            raise ConfigError(f"{self.folder} is not on this machine: copy it here, or read it with webdataset")
-        largest = max(_LARGEST_JSON, *(size for size, _ in self._layout.values()))
+            raise ConfigError(f"{self.path} is not on this machine: copy it here, or read it with webdataset")
+        largest = max(LARGEST_JSON, *(size for size, _ in self.layout.values()))
         members = read_members(path, largest)
         member = next(members, None)
-        for sample in range(shard.first, shard.first + shard.samples):
+        for sample, (where, overhang) in enumerate(self._where(shard), shard.first):
             key = sample_key(shard.part, sample)
             found = {}
-            for suffix, (size, head) in self._layout.items():
+            for suffix, (size, head) in self.layout.items():
                 if member is None or member[0] != f"{key}.{suffix}":
                     if suffix in ("amb", "soft"):
                         continue
@@ -195,60 +288,49 @@ class Export:
                 member = next(members, None)
             if member is None or member[0] != f"{key}.json":
                 raise _unexpected(path, member, f"{key}.json")
-            yield self._sample(key, shard.part, found, self._about(path, member, shard.part))
+            about = sample_json(where, shard.part, overhang)
+            if member[1] != about:
+                shown = member[1][: 2 * len(about)].decode(errors="replace")
+                raise SourceError(f'{path}: member "{member[0]}" says {shown}, {INDEX} makes it {about.decode()}')
+            yield self._sample(key, shard.part, found, where, overhang)
             member = next(members, None)
         if member is not None:
             raise _unexpected(path, member, f"the end after {shard.samples:,} samples")
 
-    def _about(self, path: Path, member: tuple[str, bytes], part: str) -> dict[str, Any]:
-        """What a sample's JSON says, if that can be so."""
-        try:
-            about = json.loads(member[1])
-            if not isinstance(about, dict) or about.keys() != _KEYS.keys():
-                raise ValueError(f"it must be an object with the keys {', '.join(_KEYS)}")
-            for key, kind in _KEYS.items():
-                if type(about[key]) is not kind:
-                    raise ValueError(f"{key} is {about[key]!r}, and must be of type {kind.__name__}")
-            expected = {"part": part, "strand": "+", "length": self.window, "end": about["start"] + self.window}
-            for key, value in expected.items():
-                if about[key] != value:
-                    raise ValueError(f"{key} is {about[key]!r}, and must be {value!r}")
-            left, right = about["overhang"]
-            if type(left) is not int or type(right) is not int or min(left, right) < 0 or left + right >= self.window:
-                raise ValueError(f"overhang is {about['overhang']}, and must be two lengths below the window's")
-            if about["contig"] not in self.contig_lengths:
-                raise ValueError(f'contig "{about["contig"]}" is not in {INDEX}')
-            length = self.contig_lengths[about["contig"]]
-            if about["start"] + left < 0 or about["end"] - right > length:
-                raise ValueError(f"what does not hang over leaves the contig, which has {length:,} bases")
-        except (ValueError, RecursionError) as error:
-            raise SourceError(f'{path}: member "{member[0]}": {error}') from None
-        return about
+    def _where(self, shard: Shard) -> Iterator[tuple[Interval, tuple[int, int]]]:
+        """Where each sample of a shard lies, and by how much it hangs over its region at the left and at the right."""
+        regions, ends = self.tiles(shard.part)
+        samples = np.arange(shard.first, shard.first + shard.samples)
+        rows = np.searchsorted(ends, samples, side="right")
+        number = samples - np.r_[0, ends][rows]
+        first, last = regions[rows].T
+        start = first + number * self.stride - (self.window - self.target_length) // 2
+        contig = self.contigs.locate(first)
+        overhang = np.maximum([first - start, start + self.window - last], 0)
+        columns = contig, start - self.contigs.offsets[contig], *overhang
+        for row, begin, left, right in zip(*(column.tolist() for column in columns), strict=True):
+            yield Interval(self.contigs.names[row], begin, begin + self.window, "+"), (left, right)
 
-    def _sample(self, key: str, part: str, found: dict[str, bytes], about: dict[str, Any]) -> Sample:
+    def _sample(
+        self, key: str, part: str, found: dict[str, bytes], where: Interval, overhang: tuple[int, int]
+    ) -> Sample:
         codes = unpack_codes(np.frombuffer(found["seq"], np.uint8))[: self.window]
         ambiguous, soft = (
             np.unpackbits(np.frombuffer(bits, np.uint8), count=self.window, bitorder="little").view(bool)
-            for bits in (found.get(name, bytes(self._layout[name][0])) for name in ("amb", "soft"))
+            for bits in (found.get(name, bytes(self.layout[name][0])) for name in ("amb", "soft"))
         )
         codes[ambiguous] = AMBIGUOUS
-        left, right = about["overhang"]
         targets = {
             name: np.frombuffer(found[f"{name}.npy"], track["dtype"]).reshape(track["shape"])
             for name, track in self.tracks.items()
         }
-        where = Interval(about["contig"], about["start"], about["end"], about["strand"])
-        return Sample(key, part, where, codes, soft, (left, right), targets)
+        return Sample(key, part, where, codes, soft, overhang, targets)
 
 
-_KEYS = {"contig": str, "start": int, "end": int, "strand": str, "length": int, "part": str, "overhang": list}
-
-
-def _sha256(content: Bytes | Ranges) -> str:
-    found = hashlib.sha256()
-    for at in range(0, content.size, RANGE):
-        found.update(content[at : at + RANGE].data)
-    return found.hexdigest()
+def pieces(content: Bytes) -> bytes:
+    """The CRC-32C of each piece of a shard, little-endian."""
+    found = [crc32c(content[at : at + PIECE]) for at in range(0, content.size, PIECE)]
+    return np.array(found, "<u4").tobytes()
 
 
 def read_export(folder: Place) -> Export:
@@ -291,6 +373,11 @@ def _check_index(export: Export) -> None:
     for shard, entry in zip(export.shards, export.index["shards"], strict=True):
         if entry["name"] != shard.name:
             raise ValueError(f'shard "{entry["name"]}" stands where {shard.name} belongs')
+        if len(base64.b64decode(entry["crc32c"])) != -(-entry["bytes"] // PIECE) * 4:
+            raise ValueError(f"{shard.name} has checksums for another size")
+        per_shard = export.per_shard[shard.part]
+        if shard.first != shard.number * per_shard or shard.samples > per_shard:
+            raise ValueError(f"{shard.name} has {shard.samples} samples, another number than those before")
         counts[shard.part] += shard.samples
     if counts != export.index["parts"]:
         raise ValueError(f"its parts are {export.index['parts']}, its shards hold {counts}")
@@ -298,62 +385,23 @@ def _check_index(export: Export) -> None:
         bins, columns = track["shape"]
         if track["dtype"] not in _DTYPES or columns != len(track["columns"]) or min(bins, columns) < 1:
             raise ValueError(f'track "{name}" has dtype {track["dtype"]} and shape {track["shape"]}')
-    if not export.contig_lengths:
-        raise ValueError("it names no contig")
+    for part, (regions, ends) in export._tiles.items():
+        made = ends[-1:].tolist()
+        if not np.array_equal(regions, export.contigs.join(regions)) or made != [export.parts[part]]:
+            raise ValueError(f'part "{part}" has {export.parts[part]} samples, its regions make {made}')
 
 
-def read_blocks_of_export(folder: Path) -> Iterator[SequenceBlock]:
-    """The windows of an export as a table of labelled sequences, part by part, some at a time.
-
-    Ids are `contig:start-end`, letters lower case where soft-masked and N where ambiguous or outside. An export with one
-    track that has one bin a window gives that as labels: classes as uint8 (n, columns), 0, 1 or 255 missing (kind
-    "binary" if there is one column, else "multilabel"), signals as float32 (n, columns), as stored, NaN missing (kind
-    "regression"). Any other export gives labels float32 (n, 0).
-
-    Raises:
-        SourceError: as `read_export` and `Export.samples`.
-    """
-    export = read_export(folder)
-    most = max(1, _BLOCK_BYTES // export.sample_bytes)
-    for part in export.parts:
-        samples: list[Sample] = []
-        for sample in export.samples(part):
-            samples.append(sample)
-            if len(samples) == most:
-                yield _block(export, samples)
-                samples = []
-        if samples:
-            yield _block(export, samples)
+def tile_ends(regions: Int64, target_length: int, stride: int) -> Int64:
+    """How many targets there are up to the end of each region (n, 2): one every `stride` bases until it is covered."""
+    lengths = regions[:, 1] - regions[:, 0]
+    covering = np.maximum(-(-(lengths - target_length) // stride), 0) + 1
+    return np.cumsum(np.minimum(covering, -(-lengths // stride)))  # each begins inside, also where strides leave gaps
 
 
-def _block(export: Export, samples: list[Sample]) -> SequenceBlock:
-    from distgen.ingest.tables import SequenceBlock
-
-    labels, names = _labels(export, samples)
-    ids = [str(sample.where) for sample in samples]
-    return SequenceBlock(
-        ids,
-        ids.__getitem__,
-        [sample.part for sample in samples],
-        np.concatenate([sample.letters for sample in samples]),
-        np.arange(len(samples) + 1, dtype=np.int64) * export.window,
-        labels,
-        names,
-        int((labels == MISSING if labels.dtype == np.uint8 else np.isnan(labels)).sum()),
-    )
-
-
-def _labels(export: Export, samples: list[Sample]) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
-    tracks = list(export.tracks.items())
-    if len(tracks) != 1 or tracks[0][1]["shape"][0] != 1:
-        return np.empty((len(samples), 0), np.float32), ()
-    name, track = tracks[0]
-    columns, stored = tuple(track["columns"]), np.concatenate([sample.targets[name] for sample in samples])
-    if track["classes"]:
-        return stored, columns if len(columns) > 1 else ("0", "1")
-    if stored.dtype == np.uint8:
-        stored = np.where(stored == MISSING, np.nan, stored)
-    return stored.astype(np.float32), columns
+def sample_json(where: Interval, part: str, overhang: tuple[int, int]) -> bytes:
+    """What `KEY.json` says."""
+    about = {"contig": where.contig, "start": where.start, "end": where.end, "strand": where.strand}
+    return json.dumps(about | {"length": where.end - where.start, "part": part, "overhang": overhang}).encode()
 
 
 def sample_key(part: str, sample: int) -> str:

@@ -40,7 +40,7 @@ class Track:
         swap: column i becomes column swap[i] when a window is read from the other strand.
         is_classes: values are 0 and 1; else they are signals, and may be missing.
         scale, power, soft_clip: how signals were transformed before they were stored.
-        blocks: arrays (bins, up to 64 columns each).
+        blocks: arrays (bins, up to 64 columns each); none where values come with the samples of an export.
         bin_offsets: int64 (C,), first bin of each contig.
     """
 
@@ -54,6 +54,23 @@ class Track:
     soft_clip: float | None
     blocks: tuple[Array, ...]
     bin_offsets: Int64
+
+    @classmethod
+    def of(cls, name: str, entry: dict[str, Any], contigs: Contigs, blocks: tuple[Array, ...]) -> Track:
+        """The track that a manifest's (or an export's) entry describes."""
+        bins = -(-contigs.lengths // entry["bin_bp"])
+        return cls(
+            name,
+            tuple(entry["columns"]),
+            entry["bin_bp"],
+            tuple(entry["swap"]),
+            entry["classes"],
+            entry["scale"],
+            entry["power"],
+            entry["soft_clip"],
+            blocks,
+            np.cumsum(bins) - bins,
+        )
 
     @property
     def id(self) -> str:
@@ -175,19 +192,8 @@ class Store:
         """All tracks by name; their values are read when asked for."""
         tracks = {}
         for name, entry in self.manifest["tracks"].items():
-            bins = -(-self.contigs.lengths // entry["bin_bp"])
-            tracks[name] = Track(
-                name,
-                tuple(entry["columns"]),
-                entry["bin_bp"],
-                tuple(entry["swap"]),
-                entry["classes"],
-                entry["scale"],
-                entry["power"],
-                entry["soft_clip"],
-                tuple(self.array(key) for key in entry["arrays"]),
-                np.cumsum(bins) - bins,
-            )
+            arrays = tuple(self.array(key) for key in entry["arrays"])
+            tracks[name] = Track.of(name, entry, self.contigs, arrays)
         return tracks
 
     def track(self, name: str) -> Track:

@@ -83,7 +83,7 @@ def _blocks(table: Sequences, files: dict[str, Any]) -> Iterator[SequenceBlock]:
 
 
 def _exported(table: Sequences, folder: Path) -> Iterator[SequenceBlock]:
-    from distgen.store.webdataset import read_blocks_of_export
+    from distgen.store.exported_labels import read_blocks_of_export
 
     for block in read_blocks_of_export(folder):
         columns = block.labels.shape[1]

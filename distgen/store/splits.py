@@ -58,7 +58,7 @@ def resolve(
 def table(parts: Parts, contigs: Contigs) -> dict[str, Any]:
     """A split as the manifest keeps it: an id, and the stretches of each part, which run on from contig to contig. So
     of 10^6 scaffolds that all train two numbers are kept."""
-    stretches = {part: _run_on(parts[part], contigs).tolist() for part in PARTS}
+    stretches = {part: run_on(parts[part], contigs).tolist() for part in PARTS}
     return {"id": digest(stretches), **stretches}
 
 
@@ -67,8 +67,9 @@ def intervals(stretches: list[list[int]], contigs: Contigs) -> Int64:
     return intersect(np.array(stretches, np.int64).reshape(-1, 2), contigs.whole())
 
 
-def _run_on(intervals: Int64, contigs: Contigs) -> Int64:
-    """Join intervals with the next one if they end where a contig ends, and that begins where the next contig does."""
+def run_on(intervals: Int64, contigs: Contigs) -> Int64:
+    """Join intervals with the next one if they end where a contig ends, and that begins where the next contig does; the
+    inverse of `intervals`."""
     rows, whole = contigs.locate(intervals[:, 0]), contigs.whole()
     ends = (intervals[:-1, 1] == whole[rows[:-1], 1]) & (intervals[1:, 0] == whole[rows[1:], 0])
     seam = ends & (rows[1:] == rows[:-1] + 1)

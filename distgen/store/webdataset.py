@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
-import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from distgen.config import digest
 from distgen.errors import ConfigError, suggest
-from distgen.genome import AMBIGUOUS, MISSING, Bytes, Contigs, Int64
+from distgen.genome import AMBIGUOUS, MISSING, Bytes, Contigs, Int64, Interval
 from distgen.ingest.objects import Place
 from distgen.ingest.packing import codes_between, flags_between, pack_codes
 from distgen.store import format, upload
@@ -26,16 +26,18 @@ from distgen.store.exported import (
     INDEX,
     Export,
     Shard,
-    read_blocks_of_export,
+    pieces,
     read_export,
+    sample_json,
     sample_key,
+    tile_ends,
 )
 from distgen.store.reader import Store, Track, open_store
-from distgen.store.splits import PARTS
+from distgen.store.splits import PARTS, run_on
 from distgen.store.tar import BLOCK, END, npy_header, tar_header
 from distgen.store.work import Execute, Progress, Work, in_this_process, link, settle, silent, sync
 
-__all__ = ["SHARD_BYTES", "export", "read_blocks_of_export", "read_export"]
+__all__ = ["SHARD_BYTES", "export", "read_export"]
 
 SHARD_BYTES = 256_000_000
 _LARGEST_OBJECT = 512_000_000  # bytes: it is in memory while it is sent
@@ -92,12 +94,7 @@ class _Plan:
     @cached_property
     def ends(self) -> dict[str, Int64]:
         """How many windows there are up to the end of each region."""
-        found = {}
-        for part, regions in self.regions.items():
-            lengths = regions[:, 1] - regions[:, 0]
-            covering = np.maximum(-(-(lengths - self.target_length) // self.stride), 0) + 1
-            found[part] = np.cumsum(np.minimum(covering, -(-lengths // self.stride)))
-        return found
+        return {part: tile_ends(found, self.target_length, self.stride) for part, found in self.regions.items()}
 
     def shape(self, track: Track) -> tuple[int, int]:
         """Of a sample's targets."""
@@ -141,6 +138,8 @@ class _Plan:
             "split": self.split,
             "parts": {part: int(ends[-1]) for part, ends in self.ends.items()},
             "geometry": {"window": self.window, "target_length": self.target_length, "stride": self.stride},
+            "regions": {part: run_on(regions, contigs).tolist() for part, regions in self.regions.items()},
+            "planes": [name for name, plane in self.store.planes.items() if name == "sequence" or not plane.empty],
             "tracks": tracks,
             "contigs": {
                 "name": list(contigs.names),
@@ -182,11 +181,12 @@ class _Plan:
         contig, offset = self.store.contigs.names[row], int(self.store.contigs.offsets[row])
         for i in range(count):
             begin = start + i * self.stride
+            where = Interval(contig, begin - offset, begin - offset + self.window, "+")
             members = {"seq": packed[i].tobytes()}
             members |= {suffix: plane[i].tobytes() for suffix, plane in flags.items() if plane[i].any()}
             members |= {suffix: head + values[i].tobytes() for suffix, (head, values) in targets.items()}
-            overhang = [max(first - begin, 0), max(begin + self.window - last, 0)]
-            members["json"] = _json(contig, begin - offset, self.window, part, overhang)
+            overhang = max(first - begin, 0), max(begin + self.window - last, 0)
+            members["json"] = sample_json(where, part, overhang)
             yield members
 
 
@@ -371,12 +371,9 @@ def _write(path: Path, samples: Iterator[tuple[str, dict[str, bytes]]], progress
             progress(1)
         content.update(END)
         file.write(END)
-        return {"samples": count, "bytes": file.tell(), "sha256": content.hexdigest()}
-
-
-def _json(contig: str, start: int, length: int, part: str, overhang: list[int]) -> bytes:
-    about = {"contig": contig, "start": start, "end": start + length, "strand": "+", "length": length}
-    return json.dumps(about | {"part": part, "overhang": overhang}).encode()
+        size = file.tell()
+    crc = base64.b64encode(pieces(np.memmap(path, np.uint8, "r"))).decode()
+    return {"samples": count, "bytes": size, "sha256": content.hexdigest(), "crc32c": crc}
 
 
 def _dtype(track: Track) -> np.dtype[Any]:

@@ -1,5 +1,6 @@
 """Exports read back; whatever is wrong with one is found and named."""
 
+import base64
 import hashlib
 import io
 import json
@@ -12,10 +13,8 @@ import pytest
 
 from distgen.config import Recipe, digest, read
 from distgen.errors import ConfigError, SourceError
-from distgen.ingest.tables import SequenceBlock
-from distgen.store import exported
 from distgen.store.build import build
-from distgen.store.exported import read_blocks_of_export, read_export
+from distgen.store.exported import pieces, read_export
 from distgen.store.format import json_bytes
 from distgen.store.reader import open_store
 from distgen.store.tar import END, tar_header
@@ -37,7 +36,7 @@ def original(tmp_path_factory):
     (folder / "small.toml").write_text(RECIPE)
     build(read(folder / "small.toml", Recipe), folder / "small.zarr")
     store = open_store(folder / "small.zarr")
-    return export(store, folder / "out", window=60, tracks=("genes",), shard_bytes=20_000).folder
+    return export(store, folder / "out", window=60, tracks=("genes",), shard_bytes=20_000).path
 
 
 @pytest.fixture
@@ -52,7 +51,8 @@ def sign(folder, change=lambda index: None):
     del index["checksum"]
     for entry in index["shards"]:
         content = (folder / entry["name"]).read_bytes()
-        entry |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        crc = base64.b64encode(pieces(np.frombuffer(content, np.uint8))).decode()
+        entry |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), "crc32c": crc}
     change(index)
     (folder / "index.json").write_bytes(json_bytes(index | {"checksum": digest(index)}))
 
@@ -183,24 +183,15 @@ def pickled():
         (replaced("genes.npy", b"x" * 248), f'"{KEY}.genes.npy" has 248 bytes or another header; .* makes it 248'),
         (replaced("genes.npy", pickled()), f'"{KEY}.genes.npy" has .* bytes or another header'),
         (replaced("json", b" " * 70000), f'"{KEY}.json" has 70,000 bytes, more than any can have'),
-        (replaced("json", b"{"), f'"{KEY}.json": Expecting property name'),
-        (replaced("json", b"\xff"), f'"{KEY}.json": .*decode'),
-        (replaced("json", b"[" * 60000), f'"{KEY}.json": '),
-        (replaced("json", b"[]"), f'"{KEY}.json": it must be an object with the keys contig, start, end'),
-        (about(more=1), "must be an object with the keys contig, start, end, strand, length, part, overhang"),
-        (about(start="0"), "start is '0', and must be of type int"),
-        (about(start=True, end=61), "start is True, and must be of type int"),
-        (about(end=61), "end is 61, and must be 60"),
-        (about(length=61), "length is 61, and must be 60"),
-        (about(strand="-"), "strand is '-', and must be '\\+'"),
-        (about(part="test"), "part is 'test', and must be 'train'"),
-        (about(overhang=[0]), "not enough values to unpack"),
-        (about(overhang=[0, 1.5]), "overhang is \\[0, 1.5\\], and must be two lengths below the window's"),
-        (about(overhang=[-1, 0]), "overhang is"),
-        (about(overhang=[30, 30]), "overhang is"),
-        (about(contig="chr9"), 'contig "chr9" is not in index.json'),
-        (about(start=-1, end=59), "what does not hang over leaves the contig, which has 857 bases"),
-        (about(start=800, end=860), "what does not hang over leaves the contig, which has 857 bases"),
+        (
+            replaced("json", b"{"),
+            f'"{KEY}.json" says {{, index.json makes it {{"contig": "chr1", "start": 0, "end": 60',
+        ),
+        (replaced("json", b"\xff"), f'"{KEY}.json" says \ufffd, index.json makes it'),
+        (replaced("json", b"[" * 60000), f'"{KEY}.json" says \\[{{200,260}}, index.json makes it'),
+        (about(more=1), f'"{KEY}.json" says .*"more": 1}}, index.json makes it'),
+        (about(start=1, end=61), f'"{KEY}.json" says .*"start": 1, .* makes it .*"start": 0, '),
+        (about(overhang=[0, 1]), f'"{KEY}.json" says .*"overhang": .0, 1.*"overhang": .0, 0'),
     ],
 )
 def test_a_shard_that_does_not_hold_what_it_should_is_refused_by_file_and_member(out, change, message):
@@ -225,12 +216,13 @@ def put(*path, value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (put("format", value=2), "has format 2, this version reads 1"),
+        (put("format", value=1), "has format 1, this version reads 2: export again"),
         (put("geometry", value={}), "window"),
         (put("geometry", "window", value=60.0), "whole numbers above 0"),
         (put("geometry", "stride", value=0), "whole numbers above 0"),
         (put("shards", 0, "samples", value=0), "whole numbers above 0"),
-        (put("shards", 0, "samples", value=1), "its shards hold"),
+        (put("shards", 0, "samples", value=1), "train-000001.tar has 4 samples, another number than those before"),
+        (put("shards", -1, "samples", value=2), "its shards hold"),
         (put("shards", 0, "name", value="../x.tar"), 'shard "../x.tar" stands where train-000000.tar belongs'),
         (put("shards", 0, "part", value="x"), "train-000000.tar"),
         (put("shards", value=None), "damaged, or no index"),
@@ -238,7 +230,14 @@ def put(*path, value):
         (put("tracks", "genes", "dtype", value="object"), 'track "genes" has dtype object'),
         (put("tracks", "genes", "shape", value=[60, 3]), 'track "genes" has dtype uint8 and shape \\[60, 3\\]'),
         (put("contigs", "length", value=[1]), "damaged, or no index"),
-        (put("contigs", value={"name": [], "length": []}), "it names no contig"),
+        (
+            put("contigs", value={"name": [], "length": [], "circular": []}),
+            r'"train" has \d+ samples, its regions make \[\]',
+        ),
+        (put("regions", value={}), "damaged, or no index"),
+        (put("regions", "test", value=[]), r'part "test" has \d+ samples, its regions make \[\]'),
+        (put("regions", "train", value=[[0, 60]]), r'part "train" has \d+ samples, its regions make \[1\]'),
+        (put("regions", "valid", value=[[64, 104], [0, 64]]), 'part "valid" has'),
     ],
 )
 def test_an_index_that_nobody_would_write_is_refused(out, change, message):
@@ -272,74 +271,3 @@ def test_a_folder_without_index_and_one_with_a_stray_shard_are_refused(out, tmp_
 def test_an_unknown_part_suggests_the_nearest(out):
     with pytest.raises(ConfigError, match='no part "trian". Did you mean "train"'):
         next(read_export(out).samples("trian"))
-
-
-# ---- as a table of sequences ----------------------------------------------------------------
-
-
-def joined(blocks):
-    """Blocks as one."""
-    found = list(blocks)
-    assert all(isinstance(block, SequenceBlock) for block in found)
-    rows = [
-        (id, part, block.letters[first:last].tobytes().decode())
-        for block in found
-        for id, part, first, last in zip(block.ids, block.parts, block.offsets[:-1], block.offsets[1:], strict=True)
-    ]
-    assert all(len(block.labels) == len(block.ids) and block.offsets[-1] == len(block.letters) for block in found)
-    return rows, np.concatenate([block.labels for block in found]), found[0].names, sum(b.missing for b in found)
-
-
-@pytest.mark.parametrize("memory", [1, 3000, 1 << 22])
-def test_blocks_hold_letters_ids_and_parts_of_all_windows(out, memory, monkeypatch):
-    monkeypatch.setattr(exported, "_BLOCK_BYTES", memory)
-    rows, labels, names, missing = joined(read_blocks_of_export(out))
-    samples = read_all(out)
-    assert rows == [(str(s.where), s.part, s.letters.tobytes().decode()) for s in samples]
-    assert len({id for id, _, _ in rows}) == len(rows)
-    assert [part for _, part, _ in rows] == sorted((p for _, p, _ in rows), key=["train", "valid", "test"].index)
-    assert rows[0] == (
-        "chr1:0-60",
-        "train",
-        "".join(c if c in "ACGTacgt" else "nN"[c < "a"] for c in LETTERS["chr1"][:60]),
-    )
-    assert (labels.shape, labels.dtype, names, missing) == ((len(rows), 0), np.float32, (), 0)
-
-
-TABLES = """[[track]]
-name = "level"
-source = "signal.bedgraph"
-bin_bp = 50
-reduce = "mean"
-absent = "missing"
-{more}[split]"""
-
-
-@pytest.mark.parametrize(
-    ("tables", "track", "names", "expected"),
-    [
-        ("", "level", ("signal",), [[5.0], [np.nan]]),
-        ('dtype = "uint8"\nscale = 10.0\n', "level", ("signal",), [[50.0], [np.nan]]),
-        ('[[track]]\nname = "peaks"\nsource = "peaks.bed"\nbin_bp = 50\n', "peaks", ("0", "1"), [[0], [1]]),
-        (
-            '[[track]]\nname = "both"\nsource = "small.gtf"\nclasses = ["cds+", "cds-"]\nbin_bp = 50\n',
-            "both",
-            ("cds+", "cds-"),
-            [[1, 1], [0, 0]],
-        ),
-    ],
-)
-def test_one_track_of_one_bin_a_window_makes_labels(small_recipe, tmp_path, tables, track, names, expected):
-    (tmp_path / "signal.bedgraph").write_text("chr1\t0\t50\t5\n")
-    (tmp_path / "peaks.bed").write_text("chr1\t60\t90\n")
-    small_recipe.write_text(small_recipe.read_text().replace("[split]", TABLES.format(more=tables)))
-    build(read(small_recipe, Recipe), tmp_path / "s.zarr")
-    export(open_store(tmp_path / "s.zarr"), tmp_path / "o", window=60, target_length=50, tracks=(track,))
-    rows, labels, found, missing = joined(read_blocks_of_export(tmp_path / "o"))
-    assert found == names
-    assert labels.dtype == (np.float32 if track == "level" else np.uint8)
-    assert np.array_equal(labels[:2], np.array(expected, labels.dtype), equal_nan=track == "level")
-    unknown = np.isnan(labels) if track == "level" else labels == 255
-    assert missing == unknown.sum() > 0
-    short = [(id, part) for id, part, _ in rows if id.startswith("chr3:")]
-    assert short == [("chr3:-5-55", "test")]  # seven bases: one short bin, which is a contig's last

@@ -117,7 +117,8 @@ def test_samples_are_the_windows_of_the_loader(
     assert ["".join(map(chr, sample.letters)) for sample in samples] == [letters_of(sample) for sample in samples]
     for name in names:
         stored = np.stack([sample.targets[name] for sample in samples])
-        known, values = batch.mask[name].numpy(), batch.targets[name].numpy()
+        values = batch.targets[name].numpy()
+        known = np.broadcast_to(batch.mask[name].numpy(), values.shape)
         assert np.array_equal(stored[known], values[known], equal_nan=stored.dtype != np.uint8)
         unknown = stored[~known]
         assert ((unknown == 255) if stored.dtype == np.uint8 else np.isnan(unknown)).all()
@@ -188,7 +189,7 @@ def test_shards_are_about_as_large_as_asked(store, tmp_path, shard_bytes):
 @pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
 def test_an_interrupted_export_goes_on_with_the_shards_that_are_missing(store, tmp_path, monkeypatch, failure):
     arguments = {"window": 64, "shard_bytes": 8000}
-    whole = tree(export(store, tmp_path / "whole", **arguments).folder)
+    whole = tree(export(store, tmp_path / "whole", **arguments).path)
     write, written = webdataset._write, []
 
     def failing(path, samples, progress):
@@ -221,7 +222,7 @@ def test_an_interrupted_export_goes_on_with_the_shards_that_are_missing(store, t
 
 def test_shards_written_elsewhere_in_any_order_are_the_same_and_progress_counts_every_window(store, tmp_path):
     arguments = {"window": 64, "stride": 32, "tracks": ("genes",), "shard_bytes": 8000}
-    whole = tree(export(store, tmp_path / "whole", **arguments).folder)
+    whole = tree(export(store, tmp_path / "whole", **arguments).path)
     told: list[int] = []
 
     def elsewhere(tasks, progress):
@@ -235,18 +236,18 @@ def test_shards_written_elsewhere_in_any_order_are_the_same_and_progress_counts_
         progress=lambda windows, read=0: told.append(windows),
         expect=lambda windows: told.append(-windows),
     )
-    assert tree(made.folder) == whole
+    assert tree(made.path) == whole
     assert len(made.shards) > 3
     assert sum(told) == 0
 
 
 def test_what_was_made_for_another_geometry_is_not_taken(store, tmp_path, monkeypatch):
-    wanted = tree(export(store, tmp_path / "wanted", window=32, shard_bytes=8000).folder)
+    wanted = tree(export(store, tmp_path / "wanted", window=32, shard_bytes=8000).path)
     with monkeypatch.context() as patch:
         patch.setattr(webdataset, "link", lambda *paths: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
         with pytest.raises(StoreError, match="broken"):
             export(store, tmp_path / "out", window=64, shard_bytes=8000)
-    assert tree(export(store, tmp_path / "out", window=32, shard_bytes=8000).folder) == wanted
+    assert tree(export(store, tmp_path / "out", window=32, shard_bytes=8000).path) == wanted
 
 
 def test_an_export_that_is_there_is_checked_and_left(store, tmp_path, monkeypatch):

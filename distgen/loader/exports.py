@@ -1,0 +1,249 @@
+"""Windows out of the tar shards of an export, any of them at once: what `placement.py` and `targets.py` are for a store."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distgen.errors import ConfigError
+from distgen.genome import ALIGNMENT, MISSING, Bits, Bytes, Int64
+from distgen.loader.ahead import ahead
+from distgen.loader.placement import Rows
+from distgen.loader.targets import spans
+from distgen.loader.transfer import Transfer
+from distgen.store.exported import Export, Shard
+from distgen.store.planes import PER_BYTE
+
+_OPEN = 256  # shards that are mapped at a time; each takes a file descriptor
+_OPENING = 8  # threads that check shards which are touched for the first time
+_SUFFIXES = {"sequence": "seq", "ambiguous": "amb", "softmask": "soft"}
+_NO_HOLES: Int64 = np.empty((0, 2), np.int64)
+
+
+class Found(NamedTuple):
+    """Where some samples lie in memory.
+
+    Args:
+        addresses: int64 (n,), of the content of each sample's first member.
+        there: int64 (n,), which of the optional members each has: bit 0 `amb`, bit 1 `soft`.
+        held: what must not be freed while `addresses` are in use.
+    """
+
+    addresses: Int64
+    there: Int64
+    held: object
+
+
+class ExportRows:
+    """The samples of one part of an export, as a `Placement`: each row is a sample, its first base the first of its row.
+
+    A shard is checked, and all its headers read, by the thread that first needs it: that takes a quarter of a second for
+    a gigabyte in memory. From then on a sample is found by 4 bytes that are kept for each, and copied where it is mapped.
+
+    Args:
+        export: that is read.
+        part: of the split.
+        transfer: to where batches go.
+        fetch: gives the bytes of a whole and checked shard, mapped; any number of threads may ask. The default is for
+            shards on this machine.
+
+    Raises:
+        ConfigError: there is no such part, the shards are not on this machine, or one is too large.
+    """
+
+    def __init__(self, export: Export, part: str, transfer: Transfer, fetch: Callable[[Shard], Bytes] | None = None):
+        from distgen.store.walking import LARGEST, Members
+
+        self.export, self.part, self._transfer = export, part, transfer
+        self._regions, ends = export.tiles(part)
+        self._before = np.r_[0, ends]
+        if fetch is None and not isinstance(export.path, Path):
+            raise ConfigError(f"{export.path} is in an object store: it is read by way of a cache", key="cache")
+        self._fetch = export.open if fetch is None else fetch
+        self._shards = [shard for shard in export.shards if shard.part == part]
+        for shard in self._shards:
+            if export.entry(shard)["bytes"] > LARGEST:
+                raise ConfigError(
+                    f"{shard.name} has more than {LARGEST:,} bytes; export in smaller shards", key="store"
+                )
+        self._members = Members.of(export, part)
+        self._offsets = self._members.offsets()
+        self._names = {name: number for number, name in enumerate(export.layout)}
+        self._places = np.zeros(export.parts[part], np.uint32)  # 0 where the shard was not read yet
+        self._bases = np.zeros(len(self._shards), np.int64)  # 0 where the shard is not mapped
+        self._mapped: OrderedDict[int, Bytes] = OrderedDict()
+        self._lock = threading.Lock()
+        self._opening: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
+
+    @property
+    def piece(self) -> int:
+        """How many samples that follow one another lie in the same shard."""
+        return self.export.per_shard[self.part]
+
+    def rows(self, positions: Int64, limits: Int64, length: int) -> Rows:
+        """Windows that begin at flat `positions` (n,) and may read flat `limits` (n, 2); of the export's own length.
+
+        Raises:
+            SourceError: a shard is missing or damaged.
+        """
+        assert length == self.export.window, f"samples have {self.export.window} bases, not {length}"
+        stride = -(-length // ALIGNMENT) * ALIGNMENT
+        found = self.find(self.samples(positions + (length - self.export.target_length) // 2))
+        planes = {name: self._plane(name, found, stride) for name in self.export.index["planes"]}
+        starts = np.arange(len(positions)) * stride
+        inside = np.clip(limits - positions[:, None], 0, length) + starts[:, None]
+        send, fill = self._transfer.send, self._transfer.fill
+        return Rows(
+            planes["sequence"],
+            planes.get("ambiguous"),
+            planes.get("softmask"),
+            send(fill(starts)),
+            send(fill(inside)),
+            stride,
+        )
+
+    def shards(self, positions: Int64) -> Int64:
+        """Numbers of the shards, in their order, that windows at flat `positions` (n,) lie in."""
+        starts = positions + (self.export.window - self.export.target_length) // 2
+        return np.unique(self.samples(starts) // self.piece)
+
+    def prepare(self, numbers: Int64) -> None:
+        """Fetch, check and map shards ahead of time; who needs one meanwhile waits for it alone.
+
+        Raises:
+            SourceError: a shard is missing or damaged.
+        """
+        calls = [partial(self._open, number) for number in numbers.tolist() if not self._bases[number]]
+        threads = min(len(calls), _OPENING, os.cpu_count() or 1)
+        for _ in ahead(calls, threads, len(calls)) if threads > 1 else (call() for call in calls):
+            pass
+
+    def find(self, samples: Int64) -> Found:
+        """Where samples (n,) of the part lie. Raises SourceError as `rows`."""
+        numbers = samples // self.piece
+        wanted = np.unique(numbers)
+        while True:
+            with self._lock:
+                bases = self._bases[numbers]
+                if bases.all():
+                    held = [self._mapped[number] for number in wanted.tolist()]
+                    for number in wanted.tolist():
+                        self._mapped.move_to_end(number)
+                    for number in list(self._mapped)[:-_OPEN]:
+                        del self._mapped[number]
+                        self._bases[number] = 0
+                    break
+            self.prepare(wanted)
+        places = self._places[samples].astype(np.int64)
+        return Found(bases + (places >> 2) * 512, places & 3, held)
+
+    def copy(self, suffix: str, found: Found, out: Bytes) -> None:
+        """The content of one member of each sample into the rows of `out` uint8 (n, width); zeros where it is not there."""
+        from distgen.loader.copying import copy_rows
+
+        addresses, size = self.addresses(suffix, found), self.export.layout[suffix][0]
+        zeros, each = np.zeros(len(addresses), np.int64), np.arange(len(addresses))
+        copy_rows(each, each, addresses, size, zeros, np.where(addresses > 0, size, 0), out, zeros)
+
+    def addresses(self, suffix: str, found: Found) -> Int64:
+        """int64 (n,), of the content of one member of each sample; 0 where it is not there."""
+        offsets = self._offsets[:, self._names[suffix]][found.there]
+        return np.where(offsets >= 0, found.addresses + offsets, 0)
+
+    def _plane(self, name: str, found: Found, stride: int) -> Tensor:
+        out = self._transfer.room((len(found.addresses), stride // PER_BYTE[name]), torch.uint8)
+        self.copy(_SUFFIXES[name], found, out.numpy())
+        return self._transfer.send(out.view(-1))
+
+    def samples(self, target_starts: Int64) -> Int64:
+        """Which samples of the part have their targets there."""
+        rows = np.searchsorted(self._regions[:, 0], target_starts, side="right") - 1
+        number, rest = np.divmod(target_starts - self._regions[rows, 0], self.export.stride)
+        samples: Int64 = self._before[rows] + number
+        assert not rest.any(), "targets that the export does not have"
+        return samples
+
+    def _open(self, number: int) -> None:
+        """Map a shard; find its samples, if that was not done before."""
+        from distgen.store.walking import places
+
+        shard = self._shards[number]
+        with self._lock:
+            opening = self._opening[number]
+        with opening:
+            if self._bases[number]:
+                return
+            content = self._fetch(shard)
+            here = slice(shard.first, shard.first + shard.samples)
+            if not self._places[shard.first]:
+                found = places(content, shard, self._members)
+                if found is None:
+                    raise self.export.damage(shard, "it does not hold the samples that the index says")
+                self._places[here] = found
+            with self._lock:
+                self._mapped[number], self._bases[number] = content, content.ctypes.data
+
+
+class ExportTrack:
+    """The values of a track that come with the samples of an export, as `Targets`.
+
+    Args:
+        of: the samples.
+        name: of the track.
+        length: bases that values are asked of.
+        holes: int64 (m, 2), flat sorted disjoint intervals; bins that touch one are unknown.
+
+    Raises:
+        ConfigError: the track was not exported, or for another length.
+    """
+
+    def __init__(self, of: ExportRows, name: str, length: int, transfer: Transfer, holes: Int64 = _NO_HOLES):
+        from distgen.kernels.numba_cpu.bins import INFINITY, missing_bits
+
+        self._of, self._name, self._transfer, self._holes = of, name, transfer, holes
+        self._track = of.export.track(name)
+        if length != of.export.target_length:
+            raise ConfigError(
+                f'"{name}" was exported for the {of.export.target_length} bases of targets, not for {length}',
+                key="tracks",
+            )
+        entry = of.export.tracks[name]
+        self._bins, columns = entry["shape"]
+        self._dtype = torch.from_numpy(np.empty(0, entry["dtype"])).dtype
+        self._head = len(of.export.layout[f"{name}.npy"][1])
+        self._columns = np.stack([np.arange(columns), np.argsort(self._track.swap)])
+        self._straight = (np.diff(self._columns) == 1).all(axis=1)
+        mark = MISSING if self._dtype == torch.uint8 else None
+        self._meaning = INFINITY[self._dtype], missing_bits(mark, self._dtype)
+
+    def rows(self, starts: Int64, limits: Int64, reverse: Bits, rows: Int64 | None = None) -> tuple[Tensor, Tensor]:
+        """Values (n, bins, columns) as the store had them; the mask is (n, bins, 1) of classes, else as the values."""
+        from distgen.kernels.numba_cpu.decode import bits_of
+        from distgen.loader.copying import cut, frame, keep_rows
+
+        classes, bin_bp = self._track.is_classes, self._track.bin_bp
+        inside = spans(self._of.export.contigs, self._track, starts, limits, self._bins)
+        shape = (len(starts), self._bins, len(self._track.columns))
+        values = self._transfer.room(shape, self._dtype)
+        known = self._transfer.room((*shape[:2], 1) if classes else shape, torch.bool)
+        bits, flags = bits_of(values), known.numpy()
+        frame(inside.begin, inside.stop, reverse, bits, flags, classes)
+        found = self._of.find(self._of.samples(starts))
+        addresses = self._of.addresses(f"{self._name}.npy", found) + self._head
+        each, zeros = np.arange(len(starts)), np.zeros(len(starts), np.int64)
+        keep_rows(
+            each, each, addresses, self._bins, zeros, inside.begin, inside.stop, reverse,
+            self._columns, self._straight, *self._meaning, not classes, bits, flags,
+        )  # fmt: skip
+        if len(self._holes):
+            cut(self._holes, inside.bases, bin_bp, inside.begin, inside.stop, reverse, bits, flags)
+        return self._transfer.send(values), self._transfer.send(known)

@@ -141,6 +141,11 @@ class Plan:
             raise ConfigError(f'"{self.split}" has no stretch as long as a bin of {self._unit} bases', key="split")
         return regions
 
+    @property
+    def regions(self) -> Int64:
+        """int64 (n, 2), flat, sorted and disjoint: the part of the split, from each contig's first whole bin on."""
+        return self._regions
+
     @cached_property
     def _lanes(self) -> int:
         if self.lanes is not None and self.batch_size % self.lanes:

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from distgen import kernels
 from distgen.errors import ConfigError, SourceError
-from distgen.loader import exports
 from distgen.loader.exports import ExportRows, ExportTrack
 from distgen.loader.loader import GenomeLoader
 from distgen.loader.transfer import Transfer
 from distgen.loader.windows import Tiles
+from distgen.store import exported_shards
 from distgen.store.exported import read_export
 from distgen.store.walking import Members, places
 from distgen.store.webdataset import export
@@ -190,14 +190,16 @@ def test_a_shard_is_checked_once_and_mapped_again_when_others_had_to_make_way(ou
     shards = [shard.name for shard in found.shards if shard.part == "train"]
     assert len(shards) > 3
     assert sorted(checked) == shards
-    monkeypatch.setattr(exports, "_OPEN", 1)
+    monkeypatch.setattr(exported_shards, "_OPEN", 1)
     few = ExportRows(found, "train", CPU)
+    all_rows(few)
+    del checked[: len(shards)]
     _, positions, limits = drawn(found, "train", range(found.parts["train"]))
     chance = np.random.default_rng(0)
     for _ in range(20):
         rows = chance.integers(0, len(positions), 5)
         got = few.rows(positions[rows], limits[rows], found.window)
-        assert len(few._mapped) == 1
+        assert len(few._source._mapped) == 1
         whole = expected.plane.view(len(positions), -1)[torch.from_numpy(rows)]
         assert torch.equal(got.plane.view(5, -1), whole)
     assert sorted(checked) == shards
@@ -209,14 +211,14 @@ def test_shards_that_rows_lie_in_are_known_before_they_are_read(out):  # noqa: F
     per = found.per_shard["train"]
     _, positions, _ = drawn(found, "train", [2 * per, 2 * per + 1, 0, per - 1])
     assert rows_of.shards(positions).tolist() == [0, 2]
-    assert not rows_of._mapped
-    rows_of.prepare(rows_of.shards(positions))
-    assert sorted(rows_of._mapped) == [0, 2]
+    assert not rows_of._source._mapped
 
 
-def test_many_threads_open_each_shard_once_and_get_the_same(out):  # noqa: F811
+def test_many_threads_open_each_shard_once_and_get_the_same(out, monkeypatch):  # noqa: F811
     found, fetched = read_export(out), []
-    rows_of = ExportRows(found, "train", CPU, lambda shard: fetched.append(shard.name) or found.open(shard))
+    check = found.check_pieces
+    monkeypatch.setattr(found, "check_pieces", lambda shard, content: fetched.append(shard) or check(shard, content))
+    rows_of = ExportRows(found, "train", CPU)
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(lambda _: all_rows(rows_of), range(16)))
     assert all(torch.equal(rows.plane, made[0].plane) for rows in made)

@@ -6,7 +6,7 @@ BIN       := .venv/bin
 MARK      ?= not data and not slow
 DEMO      ?=
 
-.PHONY: install demo test faults accuracy lint bench clean
+.PHONY: install demo test faults accuracy lint bench bench-peers clean
 
 install: .venv/.installed
 
@@ -48,5 +48,11 @@ bench: install
 	$(BIN)/python -m benchmarks.stem
 	$(BIN)/python -m benchmarks.loader
 
+# Other libraries need older packages than CI installs: an environment of their own.
+bench-peers:
+	$(PYTHON) -m venv .venv-peers
+	PIP_CONSTRAINT=benchmarks/peers/constraints.txt .venv-peers/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --editable '.[dev,peers]'
+	.venv-peers/bin/python -m benchmarks.loader packed one-hot --peers
+
 clean:
-	rm -rf .venv runs shards/store
+	rm -rf .venv .venv-peers runs shards/store

@@ -1,45 +1,303 @@
-"""Speed of whole batches, decoded to tokens, from the embedded genome: python -m benchmarks.loader"""
+"""Batches to whoever trains, beside other libraries: python -m benchmarks.loader [packed one-hot ...] [--peers] [--megabases 200]
+
+One process on one core, every library held to one thread. What is compared takes turns of so many seconds each; tables hold
+their medians. Nothing is timed before what it serves was seen to be the right bases. Genomes: drawn bases with
+1 % N in runs, and human chromosome 20 where $DISTGEN_DATA has it, all of them in the page cache. Batches have 64 windows,
+those of 131,072 bases 16.
+
+packed    each batch taken and its `state_dict` asked for: 2 bits a base, the plane of N, random strand, jitter of 16 bases;
+          of the peers batches of letters, one byte a base, forward, without jitter, N as a letter, without a state
+one-hot   the same batches decoded to uint8 channels
+targets   64 float16 signals at 128 bp, raw and compressed, beside a copy of as many bytes and the codec's own decoding
+device    host time per batch where the genome lies on the device: a GPU if there is one, else the CPU
+seek      one batch anywhere in an epoch
+first     from `GenomeLoader(path, ...)` to its first batch, with the files in the page cache and dropped from it, in fresh
+          processes; of a genome 15 times as large
+memory    anonymous resident memory (RssAnon) of a fresh process through an epoch of that genome
+"""
 
 from __future__ import annotations
 
+import argparse
+import os
+import sys
 import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import numpy as np
 import torch
 
-from benchmarks.measure import machine, median_seconds, table
+from benchmarks import genomes, loader_fresh, loader_targets
+from benchmarks.measure import machine, table
+from benchmarks.peers import Genome, installed
+from benchmarks.turns import Match, Turn, consume, draw, repeat
 from distgen import GenomeLoader, kernels
-from distgen.config import Recipe, read
-from distgen.store.build import build
-from distgen.store.reader import Store, open_store
+from distgen.genome import BASES, Bytes
+from distgen.loader.batch import Batch
+from distgen.loader.order import permute
+from distgen.loader.windows import Tiles
+from distgen.store.reader import open_store
 
-RECIPE = Path(__file__).parent.parent / "shards/recipes/ecoli536.toml"
+ROWS, LARGEST = 64, 1 << 21  # windows and bases in a batch at most
+WINDOWS = (2048, 8192, 131_072)
+_THREADS = ("OMP", "MKL", "OPENBLAS", "NUMBA", "BLOSC", "GVL", "RAYON", "POLARS_MAX")
 
 
-def epoch(store: Store, window: int, placement: str) -> tuple[int, float]:
-    """Bases of one epoch, and the seconds it takes to serve and decode them."""
-    loader = GenomeLoader(store, window=window, batch_size=64, strand="random", placement=placement)  # type: ignore[arg-type]
+class Setting:
+    """What every part is measured with.
 
-    def serve() -> None:
-        loader.epoch, loader.position = 0, 0
-        for b in loader:
-            kernels.tokens(**b.packed)
+    Args:
+        folder: for what is made.
+        bases: of the drawn genome.
+        match: how contenders take turns.
+        peers: modules by name and version.
+    """
 
-    return len(loader) * 64 * window, median_seconds(serve, repeats=5)
+    def __init__(self, folder: Path, bases: int, match: Match, peers: dict[str, ModuleType]):
+        self.folder, self.bases, self.match, self.peers = folder, bases, match, peers
+        self._genomes: list[Genome] = []
+        self._large: Path | None = None
+
+    @property
+    def genomes(self) -> list[Genome]:
+        if not self._genomes:
+            made = genomes.drawn(self.folder / "drawn", self.bases), genomes.human(self.folder / "human")
+            self._genomes = [genome for genome in made if genome is not None]
+        return self._genomes
+
+    @property
+    def large(self) -> Path:
+        """A store of 15 times as many bases."""
+        if self._large is None:
+            self._large = genomes.large(self.folder, 15 * self.bases)
+        return self._large
+
+
+# ---- contenders -----------------------------------------------------------------------------
+
+
+def rows_of(window: int) -> int:
+    """Windows in a batch: where its channels have more than 32 MB, finding new pages for them would be all that is measured."""
+    return min(ROWS, LARGEST // window)
+
+
+def ours(genome: Genome, window: int, placement: str = "host", **options: Any) -> GenomeLoader:
+    """The loader with all it promises, after its first batch was seen to be right."""
+    loader = GenomeLoader(
+        genome.store,
+        window=window,
+        split=None,
+        batch_size=rows_of(window),
+        strand="random",
+        jitter=16,
+        placement=placement,  # type: ignore[arg-type]
+        **options,
+    )
+    code = np.full(256, 4, np.uint8)
+    code[list(BASES[:4].encode())] = range(4)
+    batch = loader.batch(0, 0)
+    for tokens, one_hot, place in zip(*decoded(batch), batch.where(), strict=True):
+        at = np.arange(place.start, place.end)
+        known = (at >= 0) & (at < len(genome.letters))
+        truth = np.where(known, code[genome.letters[np.where(known, at, 0)]], 4)
+        if place.strand == "-":
+            truth = np.where(truth < 4, 3 - truth, 4)[::-1]
+        assert np.array_equal(tokens, truth), f"distgen served wrong bases at {place}"
+        assert np.array_equal(one_hot.argmax(0)[truth < 4], truth[truth < 4]), f"wrong channels at {place}"
+        assert np.array_equal(one_hot.sum(0), truth < 4), f"wrong channels at {place}"
+    return loader
+
+
+def decoded(batch: Batch) -> tuple[Bytes, Bytes]:
+    return kernels.tokens(**batch.packed).cpu().numpy(), one_hot(batch).cpu().numpy()
+
+
+def one_hot(batch: Batch) -> torch.Tensor:
+    return kernels.one_hot(**batch.packed, dtype=torch.uint8)
+
+
+def theirs(
+    setting: Setting, stack: ExitStack, genome: Genome, window: int, only: str = "serve"
+) -> dict[str, tuple[ModuleType, Iterator[Bytes]]]:
+    """The peers that have something, and their batches, after one was seen to be right; they end with the stack."""
+    found = {}
+    for name, module in setting.peers.items():
+        if hasattr(module, only):
+            batches = stack.enter_context(closing(module.serve(genome, window, rows_of(window))))
+            letters = next(batches)
+            genome.check(name, letters)
+            if only == "one_hot":
+                channels = module.one_hot(letters)
+                assert (channels.argmax(2) == np.searchsorted(list(b"ACGT"), letters))[letters != ord("N")].all(), name
+            found[name] = module, batches
+    return found
+
+
+# ---- parts ----------------------------------------------------------------------------------
+
+
+def packed(setting: Setting) -> None:
+    """Packed windows against letters."""
+
+    def contenders(stack: ExitStack, genome: Genome, window: int) -> dict[str, Turn]:
+        units, loader = rows_of(window) * window, ours(genome, window)
+        turns: dict[str, Turn] = {"distgen, host": partial(consume, loader, lambda _: loader.state_dict(), units)}
+        on_device = ours(genome, window, "device")
+        turns["distgen, device"] = partial(consume, on_device, lambda _: on_device.state_dict(), units)
+        for name, (_, batches) in theirs(setting, stack, genome, window).items():
+            turns[name] = partial(draw, batches, lambda _: None, units)
+        return turns
+
+    _by_window(setting, "packed, or letters", contenders)
+
+
+def channels(setting: Setting) -> None:
+    """One-hot uint8."""
+
+    def contenders(stack: ExitStack, genome: Genome, window: int) -> dict[str, Turn]:
+        units = rows_of(window) * window
+        turns: dict[str, Turn] = {"distgen, host": partial(consume, ours(genome, window), one_hot, units)}
+        for name, (module, batches) in theirs(setting, stack, genome, window, "one_hot").items():
+            turns[name] = partial(draw, batches, module.one_hot, units)
+        return turns
+
+    _by_window(setting, "one-hot uint8", contenders)
+
+
+def _by_window(setting: Setting, what: str, contenders: Callable[[ExitStack, Genome, int], dict[str, Turn]]) -> None:
+    for genome in setting.genomes:
+        windows = [window for window in WINDOWS if rows_of(window) * window <= len(genome.letters)]
+        found = []
+        for window in windows:
+            with ExitStack() as stack:
+                found.append(setting.match.medians(contenders(stack, genome, window)))
+        first = next(iter(found[0]))
+        rows = [
+            (name, *(f"{rates[name] / 1e6:,.0f} ({rates[name] / rates[first]:.3g})" for rates in found))
+            for name in found[0]
+        ]
+        table((f"{what}: {genome.name}, Mbases/s (of the first)", *(f"{w:,} bases" for w in windows)), rows)
+        print()
+
+
+def device(setting: Setting) -> None:
+    """Host time per batch."""
+    where = "cuda" if torch.cuda.is_available() else "cpu"
+    genome, found = setting.genomes[0], []
+    for window in WINDOWS[:2]:
+        loader = ours(genome, window, "device", device=where)
+        rates = setting.match.medians({"": partial(consume, loader, lambda _: None, 1)})
+        found.append((f"{window:,}", where, f"{1e6 / rates['']:.1f}"))
+    table(("device placement, batches of 64 windows of", "device", "host time a batch, us"), found)
+    print()
+
+
+def seek(setting: Setting) -> None:
+    """One batch anywhere in a large epoch: where its samples lie, of 10^12; and the batch itself, of as many as there are."""
+    rng, vast = np.random.default_rng(0), Tiles(np.array([[0, 10**12 * 2048]]), 2048, 2048, 2048)
+    loader = ours(setting.genomes[0], 2048, stride=1)
+    state, batches = loader.state_dict(), loader.batches(0)
+    loader.store.planes["sequence"].read()  # each chunk is checked at first touch, which is no matter of the position
+
+    def places() -> None:
+        index = int(rng.integers(0, len(vast) - ROWS)) + np.arange(ROWS)
+        vast.locate(permute(index, len(vast), 7, int(rng.integers(1000))))
+
+    def batch() -> None:
+        position = int(rng.integers(0, batches)) * loader.batch_size
+        loader.load_state_dict(state | {"epoch": int(rng.integers(1000)), "position": position})
+        loader.batch(loader.epoch, loader.position)
+
+    names = f"order and places of {ROWS} samples", f"load_state_dict and batch of {ROWS} windows"
+    rates = setting.match.medians(
+        {name: partial(repeat, work) for name, work in zip(names, (places, batch), strict=True)}
+    )
+    sizes = dict(zip(names, (len(vast), len(loader.sampling(0))), strict=True))
+    rows = [(name, f"{sizes[name]:.3g}", f"{1e3 / rate:.3f}") for name, rate in rates.items()]
+    table(("seek to any position", "of an epoch of", "ms"), rows)
+    print()
+
+
+def first(setting: Setting) -> None:
+    """Fresh processes until their first batch."""
+    rows = []
+    for placement in ("host", "device"):
+        found = loader_fresh.first_batch(setting.large, placement, max(3, setting.match.turns // 2))
+        rows += [(placement, called, f"{batch:.3f}", f"{process:.2f}") for called, batch, process in found]
+    bases = f"{open_store(setting.large).length / 1e9:.2f} Gbases"
+    table((f"first batch, {bases}", "store's files", "s from GenomeLoader(...)", "s from the process's start"), rows)
+    print()
+
+
+def memory(setting: Setting) -> None:
+    """Fresh processes through an epoch."""
+    rows = []
+    for placement in ("host", "device"):
+        imported, most = loader_fresh.anonymous(setting.large, placement)
+        rows.append((placement, f"{imported / 1e3:,.0f}", f"{most / 1e3:,.0f}", f"{(most - imported) / 1e3:,.0f}"))
+    table(("RssAnon, MB", "torch and distgen imported", "most in an epoch", "difference"), rows)
+    print()
+
+
+def targets(setting: Setting) -> None:
+    """Signals."""
+    loader_targets.measure(setting.folder / "signals", setting.bases, setting.match)
+
+
+PARTS: dict[str, Callable[[Setting], None]] = {
+    "packed": packed,
+    "one-hot": channels,
+    "targets": targets,
+    "device": device,
+    "seek": seek,
+    "first": first,
+    "memory": memory,
+}
+
+
+def on_one_core() -> None:
+    """Begin anew on one core: threads that libraries start when they are imported would not follow later."""
+    if os.environ.get("DISTGEN_BENCHMARK_PID") != str(os.getpid()):  # exec keeps the number of the process
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        threads = {f"{name}{'_' if name == 'POLARS_MAX' else '_NUM_'}THREADS": "1" for name in _THREADS}
+        os.environ.update(threads, BLOSC_NTHREADS="1", DISTGEN_BENCHMARK_PID=str(os.getpid()))
+        os.execv(sys.executable, [sys.executable, "-m", "benchmarks.loader", *sys.argv[1:]])
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all by default")
+    parser.add_argument("--megabases", type=float, default=200, help="of the drawn genome")
+    parser.add_argument("--seconds", type=float, default=0.4, help="that a turn takes")
+    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument(
+        "--cpu",
+        action="store_true",
+        help="count processor time, where a machine with other work gives no other measure",
+    )
+    parser.add_argument("--peers", action="store_true", help="the other libraries as well, as many as are installed")
+    given = parser.parse_args()
+    if unknown := set(given.parts) - set(PARTS):
+        parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    on_one_core()
     torch.set_num_threads(1)
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        build(read(RECIPE, Recipe), Path(folder) / "a.zarr")
-        store = open_store(Path(folder) / "a.zarr")
-        for window in (1024, 8192):
-            for placement in ("device", "host"):
-                bases, seconds = epoch(store, window, placement)
-                rows.append((f"{window:,}", placement, f"{bases / seconds / 1e6:,.0f}"))
-    print(machine(), "\n")
-    table(("window", "placement", "Mbases/s"), rows)
+    print(machine(), "on one core,", "seconds of the processor\n" if given.cpu else "seconds of the clock\n")
+    with tempfile.TemporaryDirectory() as name:
+        tempfile.tempdir = name  # where libraries leave their locks
+        peers = installed() if given.peers else {}
+        for peer, module in peers.items():
+            print(f"- {peer}: {module.HOW}")
+        match = Match(given.seconds, given.turns, time.process_time if given.cpu else time.perf_counter)
+        setting = Setting(Path(name), int(given.megabases * 1e6), match, peers)
+        for part in given.parts or PARTS:
+            print()
+            PARTS[part](setting)
 
 
 if __name__ == "__main__":

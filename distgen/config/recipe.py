@@ -85,6 +85,7 @@ class Track(Section):
       `min_covered` is covered has no data.
     - `alignments` (BAM, CRAM, fragments): coverage or cut sites of reads, a column for each group of cells.
 
+    `compress = false` keeps values as they are: larger, but read from the page cache without being decoded.
     Signals are kept as (scale * x) ** power, and what then exceeds c = soft_clip as c - 1 + sqrt(x - c + 1).
     `swap` names the pairs of columns that change places when a window is read from the other strand; by default those
     that differ in a final + and - alone.
@@ -112,6 +113,7 @@ class Track(Section):
     scale: Annotated[float, Field(gt=0)] = 1.0
     power: Annotated[float, Field(gt=0, le=1)] = 1.0
     soft_clip: Annotated[float, Field(gt=1)] | None = None
+    compress: bool = True
 
     @model_validator(mode="before")
     @classmethod

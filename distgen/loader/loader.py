@@ -218,7 +218,7 @@ class GenomeLoader(Loader):
             for kind, name, length in asked
         ]
         regions = self.plan.windows.regions
-        if regions and regions.source == CONTIGS and "labels" in self.store.manifest:
+        if regions and regions.source == CONTIGS and self.store.is_table:
             made.append(("targets", "labels", label_rows(self.store, self._transfer)))
         elif regions and regions.source.startswith(MATRIX):
             name = regions.source.removeprefix(MATRIX)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel
 
 from distgen.config import digest
 from distgen.errors import ConfigError
@@ -106,6 +107,13 @@ class MixtureLoader(Loader):
         epoch = epoch_batches or sum(self.loader(row).plan.batches(0) for row in range(stores))
         self.plan = Turns(Schedule(self.collection.weights, names=self.collection.names), epoch, batch_size)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process opens the stores anew, in their turn."""
+        return {**self.__dict__, "_loaders": {}, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state | {"_lock": threading.Lock()})
+
     def loader(self, row: int) -> GenomeLoader:
         """The loader of one store, by its row in the collection.
 
@@ -176,17 +184,20 @@ class MixtureLoader(Loader):
     @cached_property
     def _data(self) -> str:
         members = self.collection.members(0, len(self.collection))
-        apart = ("rank", "world_size", "device", "placement", "batch_size", "order")
+        apart = ("rank", "world_size", "device", "placement", "cache", "batch_size", "order")
         return digest(
             {
                 "stores": [[member.name, member.id.hex()] for member in members],
                 "weights": self.collection.weights.tolist(),
                 "epoch_batches": self.plan.epoch,
                 "tracks": self._tracks,
-                "options": {
-                    key: [stage.model_dump() for stage in value] if key == "curriculum" else value
-                    for key, value in self._options.items()
-                    if key not in apart
-                },
+                "options": {name: _plain(value) for name, value in self._options.items() if name not in apart},
             }
         )
+
+
+def _plain(value: Any) -> Any:
+    """Sections of a run as plain data, alone or in a list."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value

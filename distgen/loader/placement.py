@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from distgen.errors import ConfigError
-from distgen.genome import ALIGNMENT, Bytes, Int64
+from distgen.genome import ALIGNMENT, AMBIGUOUS, Int64
 from distgen.loader.gather import Chunks, gather
 from distgen.loader.targets import DeviceTrack, HostTrack
 from distgen.loader.transfer import Transfer, decoded_bytes, resident
@@ -60,22 +60,40 @@ class Placement(Protocol):
 
 
 class Device:
-    """Whole planes on the device, shared by all loaders of the store: only starts travel.
+    """Whole planes on the device, shared by all loaders of the store: only starts travel, and what haplotypes have in place
+    of the assembly's bases; their windows are copied there into small planes, as those of `Host` are.
 
     Raises:
         ConfigError: the planes don't fit into what is free on the device.
     """
 
-    def __init__(self, store: Store, transfer: Transfer):
+    def __init__(self, store: Store, transfer: Transfer, haplotypes: Haplotypes | None = None):
         filled = {name: array for name, array in store.planes.items() if name == "sequence" or not array.empty}
         placed = resident(list(filled.values()), transfer.device, what="the planes", key="placement")
         self._planes = dict(zip(filled, placed, strict=True))
-        self._transfer = transfer
+        self._transfer, self._haplotypes = transfer, haplotypes
 
     def rows(self, positions: Int64, limits: Int64, length: int, haplotypes: Int64 | None = None) -> Rows:
         planes, send, fill = self._planes, self._transfer.send, self._transfer.fill
+        if self._haplotypes is not None and haplotypes is not None:
+            return self._changed(self._haplotypes, positions, limits, length, haplotypes)
         moved = send(fill(positions)), send(fill(limits))
         return Rows(planes["sequence"], planes.get("ambiguous"), planes.get("softmask"), *moved, stride=0)
+
+    def _changed(self, haplotypes: Haplotypes, positions: Int64, limits: Int64, length: int, copies: Int64) -> Rows:
+        send, fill = self._transfer.send, self._transfer.fill
+        layout = _Layout.of(positions, limits, length)
+        floor_B1 = send(fill(layout.floor))[:, None]
+        planes = {}
+        for name, plane in self._planes.items():
+            per = PER_BYTE[name]
+            index = floor_B1 // per + torch.arange(layout.stride // per, device=plane.device)
+            planes[name] = plane[index.clamp(0, len(plane) - 1)].view(-1)  # no kernel reads beyond limits
+        found = haplotypes.replacements(positions, limits, length, copies)
+        at = found.position + torch.from_numpy(layout.shift)[found.rows]
+        put(planes, send(fill(at.numpy())), send(fill(found.inserted.numpy())), haplotypes.unknown)
+        moved = send(fill(positions + layout.shift)), send(fill(layout.limits))
+        return Rows(planes["sequence"], planes.get("ambiguous"), planes.get("softmask"), *moved, layout.stride)
 
 
 class Host:
@@ -86,46 +104,86 @@ class Host:
     """
 
     def __init__(self, store: Store, transfer: Transfer, haplotypes: Haplotypes | None = None):
-        filled = {name: array for name, array in store.planes.items() if name == "sequence" or not array.empty}
+        needed = {"sequence"} | ({"ambiguous"} if haplotypes is not None and haplotypes.unknown else set())
+        filled = {name: array for name, array in store.planes.items() if name in needed or not array.empty}
         self._planes = {name: Chunks(array) for name, array in filled.items()}
         self._transfer, self._haplotypes = transfer, haplotypes
 
     def rows(self, positions: Int64, limits: Int64, length: int, haplotypes: Int64 | None = None) -> Rows:
-        stride = -(-(length + ALIGNMENT - 1) // ALIGNMENT) * ALIGNMENT
-        floor = positions // ALIGNMENT * ALIGNMENT
-        shift = np.arange(len(positions)) * stride - floor
-        first, last = np.maximum(floor, limits[:, 0]), np.minimum(floor + stride, limits[:, 1])
-        planes = {name: self._gather(name, floor, first, last, stride) for name in self._planes}
+        layout = _Layout.of(positions, limits, length)
+        rooms = {name: self._gather(name, layout) for name in self._planes}
         if self._haplotypes is not None and haplotypes is not None:
-            changed = self._haplotypes.apply(
-                planes["sequence"].numpy(), _array(planes.get("ambiguous")), positions, limits, length, haplotypes
-            )
-            if changed is not None and "ambiguous" not in planes:
-                planes["ambiguous"] = torch.from_numpy(changed)
-        # Clipped to the row; limits that lie beside it are empty there.
-        clipped = np.stack([np.minimum(first, floor + stride), np.maximum(last, floor)], axis=1)
+            ambiguous = rooms["ambiguous"].numpy() if "ambiguous" in rooms else None
+            self._haplotypes.apply(rooms["sequence"].numpy(), ambiguous, positions, limits, length, haplotypes)
         send, fill = self._transfer.send, self._transfer.fill
-        sent = {name: send(plane.view(-1)) for name, plane in planes.items()}
+        planes = {name: send(room.view(-1)) for name, room in rooms.items()}
         return Rows(
-            sent["sequence"],
-            sent.get("ambiguous"),
-            sent.get("softmask"),
-            send(fill(positions + shift)),
-            send(fill(clipped + shift[:, None])),
-            stride,
+            planes["sequence"],
+            planes.get("ambiguous"),
+            planes.get("softmask"),
+            send(fill(positions + layout.shift)),
+            send(fill(layout.limits)),
+            layout.stride,
         )
 
-    def _gather(self, name: str, floor: Int64, first: Int64, last: Int64, stride: int) -> Tensor:
+    def _gather(self, name: str, layout: _Layout) -> Tensor:
         per = PER_BYTE[name]
-        out = self._transfer.room((len(floor), stride // per), torch.uint8)
-        low, high = first // per, -(-last // per)
-        at = np.where(low < high, low - floor // per, 0)
+        out = self._transfer.room((len(layout.floor), layout.stride // per), torch.uint8)
+        low, high = layout.first // per, -(-layout.last // per)
+        at = np.where(low < high, low - layout.floor // per, 0)
         gather(self._planes[name], low, high, out.numpy(), at)
         return out
 
 
-def _array(tensor: Tensor | None) -> Bytes | None:
-    return None if tensor is None else tensor.numpy()
+class _Layout(NamedTuple):
+    """Where windows lie in rows: each from its start rounded down to 64 bases, `stride` bases from one row to the next.
+
+    Args:
+        floor: int64 (n,), flat, where each row begins.
+        first, last: int64 (n,), flat: what of the row its limits allow.
+        shift: int64 (n,), from the flat coordinate to that of the rows.
+        limits: int64 (n, 2), of the rows; those that lie beside a row are empty there.
+        stride: a multiple of 64.
+    """
+
+    floor: Int64
+    first: Int64
+    last: Int64
+    shift: Int64
+    limits: Int64
+    stride: int
+
+    @classmethod
+    def of(cls, positions: Int64, limits: Int64, length: int) -> _Layout:
+        stride = -(-(length + ALIGNMENT - 1) // ALIGNMENT) * ALIGNMENT
+        floor = positions // ALIGNMENT * ALIGNMENT
+        shift = np.arange(len(positions)) * stride - floor
+        first, last = np.maximum(floor, limits[:, 0]), np.minimum(floor + stride, limits[:, 1])
+        clipped = np.stack([np.minimum(first, floor + stride), np.maximum(last, floor)], axis=1)
+        return cls(floor, first, last, shift, clipped + shift[:, None], stride)
+
+
+def put(planes: dict[str, Tensor], at: Tensor, codes: Tensor, unknown: bool) -> None:
+    """Put bases into packed planes, which are replaced in `planes`.
+
+    Args:
+        planes: "sequence" uint8 (bytes,), and "ambiguous" if there is one.
+        at: int64 (n,), which bases; each once.
+        codes: uint8 (n,), what they become; ambiguous is 4.
+        unknown: "ambiguous" is made if there is none.
+    """
+    sequence, known = planes["sequence"], codes < AMBIGUOUS
+    if unknown and "ambiguous" not in planes:
+        planes["ambiguous"] = sequence.new_zeros(len(sequence) // 2)
+    changes = {"sequence": (3, torch.where(known, codes, 0)), "ambiguous": (1, (~known).to(torch.uint8))}
+    for name in changes.keys() & planes.keys():
+        plane, (bits, values), per = planes[name], changes[name], PER_BYTE[name]
+        byte, shift = at // per, (at % per * (8 // per)).to(torch.uint8)
+        # Several bases may share a byte, but no bits of it: their sum is what "or" would give.
+        gone, new = torch.zeros_like(plane), torch.zeros_like(plane)
+        gone.index_add_(0, byte, torch.full_like(shift, bits) << shift)
+        new.index_add_(0, byte, values << shift)
+        planes[name] = plane & ~gone | new
 
 
 def place(
@@ -145,9 +203,7 @@ def place(
         size = decoded_bytes([array for array in store.planes.values() if not array.empty])
         log.info("placement: %s (planes %.3f GB, %s)", name, size / 1e9, why)
     if name == "device":
-        if haplotypes is not None:
-            raise ConfigError('haplotypes are put into copied rows. Use "host".', key="placement")
-        return Device(store, transfer)
+        return Device(store, transfer, haplotypes)
     if name not in ("host", "stream"):
         raise ConfigError(f'there is no placement "{name}". Valid: auto, device, host, stream.', key="placement")
     if elsewhere and order == "flat":
@@ -159,7 +215,7 @@ def _chosen(store: Store, device: torch.device, elsewhere: bool, personal: bool)
     """What `auto` takes, and why."""
     if elsewhere:
         return "stream", "the store lies elsewhere"
-    if personal:
+    if personal and device.type == "cpu":
         return "host", "haplotypes are put into copied rows"
     planes = [array for array in store.planes.values() if not array.empty]
     if device.type == "cuda":

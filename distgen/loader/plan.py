@@ -38,7 +38,7 @@ _LANES = 8
 def settled(store: Store, window: int | None, windows: config.Windows | None) -> tuple[int, config.Windows]:
     """Bases per window, and where windows lie, with what is left out put in: the windows of a table of sequences are these."""
     windows = windows or config.Windows()
-    if "labels" not in store.manifest:
+    if not store.is_table:
         return window or _WINDOW, windows
     if not (windows.regions or windows.pool):
         windows = windows.model_copy(update={"regions": config.Regions(source=CONTIGS, at="whole")})

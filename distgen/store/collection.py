@@ -96,6 +96,10 @@ class Collection:
             problem = f"collection {self.path}: its array {key} is damaged. Run: distgen build COLLECTION.toml"
             raise StoreError(problem) from error
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the collection, and its stores, anew."""
+        return Collection, (self.path, self._max_files)
+
     def __len__(self) -> int:
         return len(self.weights)
 

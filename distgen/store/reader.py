@@ -235,6 +235,11 @@ class Store:
         keys = (array for array in self.manifest["arrays"] if array.startswith(f"{key}/"))
         return {array.removeprefix(f"{key}/"): self.array(array) for array in keys}
 
+    @property
+    def is_table(self) -> bool:
+        """Whether the store is made of a table of labelled sequences, each of which is a contig."""
+        return bool(self.manifest.get("labels"))
+
     @cached_property
     def labels(self) -> Labels:
         """The labels of a store of sequences. Raises ConfigError if it is a genome's."""

@@ -67,10 +67,11 @@ class Block:
     def layout(self, contigs: Contigs) -> Layout:
         bins = int((-(-contigs.lengths // self.track.bin_bp)).sum())
         shape = (bins, len(self.columns))
+        codec: format.Codec = "zstd" if self.track.compress else "raw"
         if self.track.is_classes:
-            return format.rows_layout(shape, np.uint8, "zstd")
+            return format.rows_layout(shape, np.uint8, codec)
         fill = MISSING if self.track.dtype == "uint8" else float("nan")
-        return format.rows_layout(shape, self.track.dtype, "zstd", fill)
+        return format.rows_layout(shape, self.track.dtype, codec, fill)
 
 
 def plan(recipe: Recipe, sources: dict[str, str], contigs: Contigs, built: dict[str, str]) -> list[Block]:
@@ -91,7 +92,8 @@ def plan(recipe: Recipe, sources: dict[str, str], contigs: Contigs, built: dict[
         for first in range(0, len(names), step):
             columns, used = names[first : first + step], slice(first, first + step) if step == COLUMNS else slice(None)
             sums = [sources[source] for source in (*track.sources[used], *track.tables)]
-            parameters = track.model_dump(mode="json", exclude={"name", "source", "columns", "swap", "groups"})
+            apart = {"name", "source", "columns", "swap", "groups"} | ({"compress"} if track.compress else set())
+            parameters = track.model_dump(mode="json", exclude=apart)
             inputs = digest(["track/1", table, parameters, sums, columns])
             # Nothing is fetched for what is built already.
             files = () if inputs in built else track.sources[used]

@@ -5,7 +5,8 @@ from distgen.config import Windows
 
 
 def test_windows_are_all_there_are_unless_a_run_says_otherwise():
-    assert Windows.model_validate({}).model_dump() == {"regions": None, "exclude": (), "max_ambiguous": 1.0}
+    plain = Windows.model_validate({})
+    assert (plain.regions, plain.exclude, plain.max_ambiguous) == (None, (), 1.0)
     said = {"regions": {"source": "tss.bed", "at": "tile", "pad": 500}, "exclude": ["black.bed"], "max_ambiguous": 0.1}
     windows = Windows.model_validate(said)
     assert windows.regions.pad == 500

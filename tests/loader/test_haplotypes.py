@@ -20,7 +20,7 @@ from distgen.genome import Interval
 from distgen.kernels.draws import PHASE
 from distgen.loader import haplotypes
 from distgen.loader.haplotypes import Haplotypes
-from distgen.loader.placement import Host
+from distgen.loader.placement import Device, Host
 from distgen.loader.transfer import Transfer
 from distgen.store.build import build
 from distgen.store.reader import open_store
@@ -31,21 +31,18 @@ __all__ = ["made"]  # a fixture
 DRAWABLE = 'samples = ["A", "B", "C"]\n'
 
 
-def rows_of(store, places, length):
-    """Flat starts and limits of windows at (contig, start on it), and their rows as the host placement gathers them."""
+def windows(haplotypes, store, places, length, copies, placement=Host):
+    """Codes (B, length) of windows at (contig, start on it), as the kernels decode what a placement gives."""
+    starts, limits = flat(store, places)
+    placed = placement(store, Transfer(torch.device("cpu")), haplotypes)
+    rows = placed.rows(starts, limits, length, np.array(copies, np.int64))
+    return kernels.tokens(rows.plane, rows.starts, length, ambiguous=rows.ambiguous, limits=rows.limits).numpy()
+
+
+def flat(store, places):
+    """Flat starts and limits of windows at (contig, start on it)."""
     contigs, found = np.array(places, np.int64)[:, 0], np.array(places, np.int64)[:, 1]
-    starts, limits = store.contigs.offsets[contigs] + found, store.contigs.whole()[contigs]
-    return starts, limits, Host(store, Transfer(torch.device("cpu"))).rows(starts, limits, length)
-
-
-def windows(haplotypes, store, places, length, copies):
-    """Codes (B, length) of windows in host rows, as the kernels decode them after `apply`."""
-    starts, limits, rows = rows_of(store, places, length)
-    sequence = rows.plane.view(len(places), -1).numpy()
-    ambiguous = None if rows.ambiguous is None else rows.ambiguous.view(len(places), -1).numpy()
-    ambiguous = haplotypes.apply(sequence, ambiguous, starts, limits, length, np.array(copies))
-    plane, flags = (None if a is None else torch.from_numpy(a.reshape(-1)) for a in (sequence, ambiguous))
-    return kernels.tokens(plane, rows.starts, length, ambiguous=flags, limits=rows.limits).numpy()
+    return store.contigs.offsets[contigs] + found, store.contigs.whole()[contigs]
 
 
 def expected(store, haplotypes, place, length, copy, unphased="refuse"):
@@ -100,6 +97,7 @@ def test_a_window_has_the_bases_that_the_reader_gives_it(panel, draw):
     assert (found.copies, found.name(3)) == (6, ("B", 1))
     length, places, copies = any_windows(panel, draw)
     codes = windows(found, panel, places, length, copies)
+    assert np.array_equal(windows(found, panel, places, length, copies, Device), codes)
     for row, (place, copy) in enumerate(zip(places, copies, strict=True)):
         assert np.array_equal(codes[row], expected(panel, found, place, length, copy, "listed"))
 
@@ -108,13 +106,13 @@ def test_a_window_has_the_bases_that_the_reader_gives_it(panel, draw):
 def test_replacements_put_the_same_bases_into_a_genome_on_a_device(panel, draw):
     found = Haplotypes(panel, "v", unphased="listed")
     length, places, copies = any_windows(panel, draw)
-    starts, limits, _ = rows_of(panel, places, length)
+    starts, limits = flat(panel, places)
     inside = np.maximum(starts, 0)  # a window before the first contig would leave the planes
     replacements = found.replacements(inside, limits, length, np.array(copies))
     planes = {name: torch.from_numpy(array.read().copy()) for name, array in panel.planes.items()}
-    flat = torch.from_numpy(inside)
+    begins = torch.from_numpy(inside)
     bounds = {"ambiguous": planes["ambiguous"], "limits": torch.from_numpy(limits)}
-    made = kernels.substitute(planes["sequence"], flat, length, replacements, **bounds)
+    made = kernels.substitute(planes["sequence"], begins, length, replacements, **bounds)
     moved = [
         (contig, int(start - panel.contigs.offsets[contig])) for (contig, _), start in zip(places, inside, strict=True)
     ]
@@ -205,9 +203,10 @@ def test_rows_of_ambiguous_bases_are_made_where_the_assembly_has_none(tmp_path):
     assert store.planes["ambiguous"].empty
     found = Haplotypes(store, "v")
     codes = windows(found, store, [(0, 2)] * 4, 5, range(4))
+    assert np.array_equal(windows(found, store, [(0, 2)] * 4, 5, range(4), Device), codes)
     assert codes.tolist() == [[2, 3, base, 1, 2] for base in (1, 0, 4, 1)]
     known = Haplotypes(store, "v", ("A",))
-    starts, limits, _ = rows_of(store, [(0, 2)], 5)
+    starts, limits = flat(store, [(0, 2)])
     assert known.apply(np.zeros((1, 32), np.uint8), None, starts, limits, 5, np.array([0])) is None
 
 
@@ -215,7 +214,7 @@ def test_a_sample_that_has_no_alternative_reads_as_the_assembly(made):
     store = made(vcf([("chr2", 3, "T", "A", "0|0", "1|1")]))
     found = Haplotypes(store, "v", ("A",))
     assert windows(found, store, [(1, 0)] * 2, 5, [0, 1]).tolist() == [[3] * 5] * 2
-    starts, limits, _ = rows_of(store, [(1, 0)], 5)
+    starts, limits = flat(store, [(1, 0)])
     assert found.replacements(starts, limits, 5, np.array([0])).offsets.tolist() == [0, 0]
 
 

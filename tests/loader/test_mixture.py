@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distgen import kernels
+from distgen.config import Lengths, Windows
 from distgen.errors import CheckpointError, ConfigError
 from distgen.loader.base import Loader
 from distgen.loader.mixture import MixtureLoader
@@ -32,6 +33,9 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture
 def collection(folder) -> Collection:
     return open_collection(folder / "all.collection")
+
+
+STRICTER = {"epoch_batches": 10, "windows": Windows(max_ambiguous=0.5), "curriculum": (Lengths(epochs=1, window=8),)}
 
 
 def content(batches: list) -> tuple:
@@ -122,6 +126,14 @@ def test_loaders_are_let_go_of_with_their_stores(folder):
     assert few == [content([batch]) for batch in many]
 
 
+@pytest.mark.parametrize(("workers", "context"), [(2, "fork"), (1, "spawn")])
+def test_a_torch_data_loader_serves_the_same(collection, workers, context):
+    loader = MixtureLoader(collection, **ARGUMENTS, epoch_batches=9)
+    expected = [content([loader.batch(0, number * 6)]) for number in range(9)]
+    wrapped = torch.utils.data.DataLoader(loader, batch_size=None, num_workers=workers, multiprocessing_context=context)
+    assert [content([batch]) for batch in wrapped] == expected
+
+
 def test_a_store_without_a_track_serves_the_others(collection):
     loader = MixtureLoader(collection, **ARGUMENTS, tracks=("peaks",), epoch_batches=40)
     for batch in loader:
@@ -140,7 +152,12 @@ def test_no_store_is_opened_before_its_turn(folder):
 
 def test_another_mixture_does_not_go_on(collection):
     state = MixtureLoader(collection, **ARGUMENTS, epoch_batches=10).state_dict()
-    for changed in ({"epoch_batches": 11}, {"epoch_batches": 10, "jitter": 1}, {"epoch_batches": 10, "seed": 6}):
+    for changed in (
+        {"epoch_batches": 11},
+        {"epoch_batches": 10, "jitter": 1},
+        {"epoch_batches": 10, "seed": 6},
+        STRICTER,
+    ):
         with pytest.raises(CheckpointError, match="the loader's state has"):
             MixtureLoader(collection, **(ARGUMENTS | changed)).load_state_dict(state)
 

@@ -115,8 +115,8 @@ def test_on_a_cpu_auto_takes_whole_planes_only_where_they_are_mapped(pieces, sma
 
 
 def test_a_host_checks_only_what_it_reads(pieces, monkeypatch):
-    read, check = [], Array._check
-    monkeypatch.setattr(Array, "_check", lambda self, number, chunk: (read.append(number), check(self, number, chunk)))
+    read, check = [], Array.check
+    monkeypatch.setattr(Array, "check", lambda self, number, *found: (read.append(number), check(self, number, *found)))
     host = Host(open_store(pieces.path), CPU)
     for _ in range(2):
         host.rows(np.array([0]), np.array([[0, 5000]]), 100)

@@ -48,9 +48,9 @@ def test_windows_lie_where_the_region_says_as_it_is_read(strand, length, target)
         assert (located.reverse is None) == (strand == 0)
         assert located.rows.tolist() == [0]
         assert located.limits.tolist() == [[start, end] if at == "whole" else [0, 100]]
-        assert places.moved(*located[:2], np.array([7])).tolist() == [first]
+        assert places.geometry.moved(*located[:2], np.array([7])).tolist() == [first]
         if at == "whole":
-            window = int(places.window_start(located.target_starts)[0])
+            window = int(located.target_starts[0]) - places.geometry.margin
             assert oriented(window, window + target, strand)[0] == oriented(start, end, strand)[0]
     assert read["summit"][target // 2] == summit
     assert read["start"][target // 2] == oriented(start, end, strand)[0]

@@ -84,3 +84,15 @@ def test_no_windows_at_all_say_why():
         Tiles(np.empty((0, 2), np.int64), 10, 10, 10)
     with pytest.raises(ConfigError, match="no window is left: 2 excluded"):
         Tiles(np.array([[5, 25]]), 10, 10, 10, exclusions=Exclusions(np.array([[0, 100]])))
+
+
+def test_windows_are_known_by_what_is_left_of_them():
+    region, hole = np.array([[0, 100]]), Exclusions(np.array([[0, 10]]))
+    one = Tiles(region, 10, 10, 10)
+    assert one.identity == Tiles(region, 10, 10, 10, exclusions=Exclusions(np.array([[0, 5]]))).identity
+    others = [
+        Tiles(region, 10, 10, 10, exclusions=hole),
+        Tiles(region, 20, 10, 10),
+        Tiles(region, 10, 10, 10, jitter=1),
+    ]
+    assert len({str(tiles.identity) for tiles in [one, *others]}) == 4

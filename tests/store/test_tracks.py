@@ -56,6 +56,13 @@ def test_a_gap_is_missing_or_zero_as_the_recipe_says_and_an_unknown_contig_is_mi
     assert np.isnan(zero[100:, 0]).all()
 
 
+def test_a_track_that_is_not_compressed_is_read_as_it_lies_in_the_file(folder):
+    squeezed, plain = (built(folder, SIGNAL + more).track("s") for more in ("", "compress = false\n"))
+    assert [block.layout.codec for block in squeezed.blocks + plain.blocks] == ["zstd", "raw"]
+    assert plain.blocks[0].mapped
+    np.testing.assert_array_equal(plain.decoded, squeezed.decoded)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
 def test_what_is_stored_can_be_turned_back(folder, dtype):
     text = '[[track]]\nname = "s"\nsource = "one.bw"\nbin_bp = 10\nscale = 0.5\npower = 0.75\nsoft_clip = 5.0\n'

@@ -192,9 +192,8 @@ class ExportTrack:
                 f'"{name}" was exported for the {of.export.target_length} bases of targets, not for {length}',
                 key="tracks",
             )
-        entry = of.export.tracks[name]
-        self._bins, columns = entry["shape"]
-        self._dtype = torch.from_numpy(np.empty(0, entry["dtype"])).dtype
+        self._bins, columns = length // self._track.bin_bp, len(self._track.columns)
+        self._dtype = torch.from_numpy(np.empty(0, self._track.dtype)).dtype
         self._head = len(of.export.layout[f"{name}.npy"][1])
         self._columns = np.stack([np.arange(columns), np.argsort(self._track.swap)])
         self._straight = (np.diff(self._columns) == 1).all(axis=1)

@@ -151,7 +151,7 @@ class Export:
         """One track; its values come with the samples. Raises ConfigError with the nearest name if there is none."""
         if name not in self.tracks:
             raise ConfigError(f'{self.path} has no track "{name}". {suggest(name, self.tracks)}')
-        return Track.of(name, self.tracks[name], self.contigs, ())
+        return Track.of(name, self.tracks[name], self.contigs, np.dtype(self.tracks[name]["dtype"]))
 
     def identity(self, split: str, tracks: tuple[str, ...]) -> dict[str, str]:
         """Content ids of what a run uses: those of the store, so that a run goes on with an export of it and back. Where

@@ -28,6 +28,25 @@ _SUFFIXES = {"sequence": "seq", "ambiguous": "amb", "softmask": "soft"}
 _NO_HOLES: Int64 = np.empty((0, 2), np.int64)
 
 
+def lengths_of(
+    export: Export, window: int | None, target_length: int | None, stride: int | None, jitter: int
+) -> tuple[int, int, int]:
+    """Window, target and stride of an export, in bases; None is whatever it has.
+
+    Raises:
+        ConfigError: others were asked for, or that windows move; names the key.
+    """
+    own = {"window": export.window, "target_length": export.target_length, "stride": export.stride}
+    for key, asked in {"window": window, "target_length": target_length, "stride": stride}.items():
+        if asked not in (None, own[key]):
+            raise ConfigError(
+                f"{asked} is not what {export.path} was cut with, {own[key]}. Leave it out, or export again.", key=key
+            )
+    if jitter:
+        raise ConfigError("the windows of an export cannot move. Use 0, or train on the store.", key="jitter")
+    return export.window, export.target_length, export.stride
+
+
 class Found(NamedTuple):
     """Where some samples lie in memory.
 
@@ -83,8 +102,9 @@ class ExportRows:
         """How many samples that follow one another lie in the same shard."""
         return self.export.per_shard[self.part]
 
-    def rows(self, positions: Int64, limits: Int64, length: int) -> Rows:
-        """Windows that begin at flat `positions` (n,) and may read flat `limits` (n, 2); of the export's own length.
+    def rows(self, positions: Int64, limits: Int64, length: int, haplotypes: Int64 | None = None) -> Rows:
+        """Windows that begin at flat `positions` (n,) and may read flat `limits` (n, 2); of the export's own length, as the
+        assembly has them, whatever their haplotype.
 
         Raises:
             SourceError: a shard is missing or damaged.

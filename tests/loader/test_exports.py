@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from distgen import kernels
 from distgen.errors import ConfigError, SourceError
 from distgen.ingest.objects import Object
-from distgen.loader.exports import ExportRows, ExportTrack
+from distgen.loader.exports import ExportRows, ExportTrack, lengths_of
 from distgen.loader.loader import GenomeLoader
 from distgen.loader.transfer import Transfer
 from distgen.loader.windows import Tiles
@@ -175,6 +175,19 @@ def test_the_ids_and_the_split_are_those_of_the_store(store, tmp_path):  # noqa:
         found.regions(None)
     with pytest.raises(ConfigError, match='"Signal" was exported for the 64 bases of targets, not for 128'):
         ExportTrack(ExportRows(found, "train", CPU), "Signal", 128, CPU)
+
+
+def test_other_lengths_than_those_of_the_export_and_jitter_are_refused(out):  # noqa: F811
+    found = read_export(out)
+    assert lengths_of(found, None, None, None, 0) == lengths_of(found, 60, 60, 60, 0) == (60, 60, 60)
+    for key in ("window", "target_length", "stride"):
+        asked = dict.fromkeys(("window", "target_length", "stride")) | {key: 64}
+        with pytest.raises(
+            ConfigError, match=rf"{key}: 64 is not what .* was cut with, 60. Leave it out, or export again"
+        ):
+            lengths_of(found, **asked, jitter=0)
+    with pytest.raises(ConfigError, match="jitter: the windows of an export cannot move"):
+        lengths_of(found, None, None, None, 8)
 
 
 # ---- shards -----------------------------------------------------------------------------------

@@ -48,6 +48,6 @@ def test_a_wait_has_an_end(monkeypatch):
     monkeypatch.setitem(TIMEOUTS, "next_batch", 0.1)
     gate = threading.Event()
     results = ahead([gate.wait], 1, 1)
+    threading.Timer(0.3, gate.set).start()
     with pytest.raises(TrainError, match="no batch came within"):
-        threading.Timer(0.3, gate.set).start()
         next(results)

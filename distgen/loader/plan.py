@@ -142,7 +142,7 @@ class Plan:
         return regions
 
     @property
-    def regions(self) -> Int64:
+    def stretches(self) -> Int64:
         """int64 (n, 2), flat, sorted and disjoint: the part of the split, from each contig's first whole bin on."""
         return self._regions
 

@@ -50,7 +50,7 @@ def served(sampling: Sampling) -> dict[str, Windows]:
 
 
 def _part(plan: Plan) -> dict[str, Any]:
-    return {"bases": _size(plan.regions), "stages": [_stage(plan, *stage) for stage in plan.stages]}
+    return {"bases": _size(plan.stretches), "stages": [_stage(plan, *stage) for stage in plan.stages]}
 
 
 def _stage(plan: Plan, first_epoch: int, sampling: Sampling) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def _stage(plan: Plan, first_epoch: int, sampling: Sampling) -> dict[str, Any]:
             "samples": samples[name],
             "left_out": {reason: count for reason, count in windows.left_out.items() if count},
             "ambiguous": ambiguous(windows, plan.store.unknown),
-            "covered": int(covered([windows], plan.regions).sum()),
+            "covered": int(covered([windows], plan.stretches).sum()),
             "labels": _labels(plan, windows),
         }
         for name, windows in found.items()
@@ -76,7 +76,7 @@ def _stage(plan: Plan, first_epoch: int, sampling: Sampling) -> dict[str, Any]:
         "batches": plan.batches(first_epoch),
         "windows": sum(pool["windows"] for pool in pools.values()),
         "ambiguous": sum(pool["ambiguous"] * pool["samples"] for pool in pools.values()) / sum(samples.values()),
-        "covered": int(covered(list(found.values()), plan.regions).sum()),
+        "covered": int(covered(list(found.values()), plan.stretches).sum()),
         "pools": pools,
     }
 
@@ -101,7 +101,7 @@ def _overlap(plan: Plan, other: Plan) -> int:
         for _, sampling in plan.stages
         for pool in _pools(sampling).values()
     ]
-    return int(covered(everywhere, other.regions, "reach").sum())
+    return int(covered(everywhere, other.stretches, "reach").sum())
 
 
 def _labels(plan: Plan, windows: Windows) -> dict[str, Any] | None:

@@ -85,12 +85,12 @@ def _epochs(stages: list[dict[str, Any]], number: int) -> str:
 
 def _stage(stage: dict[str, Any], bases: int, batch_size: int) -> str:
     windows, target, stride = stage["windows"], stage["target_length"], stage["stride"]
-    lengths = f"{windows:,} windows of {stage['window']:,} bases"
+    lengths = f"{_some(windows, 'window')} of {stage['window']:,} bases"
     lengths += f", {target:,} of them target" * (target != stage["window"])
     lengths += f", one every {stride:,}" * (stride != target)
     samples = f"{stage['samples']:,} samples in " * (stage["samples"] != windows)
     return (
-        f"{lengths}; an epoch is {samples}{stage['batches']:,} batches of {batch_size:,}; {stage['ambiguous']:.2%} reads as N; "
+        f"{lengths}; an epoch is {samples}{_some(stage['batches'], 'batch', 'es')} of {batch_size:,}; {stage['ambiguous']:.2%} reads as N; "
         f"targets cover {stage['covered']:,} of {bases:,} bases ({stage['covered'] / bases:.1%})"
     )
 
@@ -99,7 +99,7 @@ def _pool(name: str, pool: str, windows: dict[str, Any], stage: dict[str, Any]) 
     said = []
     if pool:
         name = f"{name}, {pool}"
-        share = f"{windows['samples'] / stage['samples']:.2%} of samples, from {windows['windows']:,} windows"
+        share = f"{windows['samples'] / stage['samples']:.2%} of samples, from {_some(windows['windows'], 'window')}"
         said.append(
             (name, f"{share}; {windows['ambiguous']:.2%} reads as N; targets cover {windows['covered']:,} bases")
         )
@@ -118,3 +118,7 @@ def _labels(labels: dict[str, Any]) -> str:
     counts = [f"{label} {count:,}" for label, count in list(classes.items())[:_CLASSES]]
     more = f", ... ({len(classes):,} in all)" * (len(classes) > _CLASSES)
     return f"{', '.join(counts)}{more}" + f"; {labels['missing']:,} missing" * bool(labels["missing"])
+
+
+def _some(count: int, what: str, more: str = "s") -> str:
+    return f"{count:,} {what}{more * (count != 1)}"

@@ -27,6 +27,7 @@ class Data(Windows):
     """What a sample is; lengths in bases. `batch_size` is global: all workers together.
 
     `window` is 1,024 if it is left out, and for a table of sequences as long as the longest. The lengths of `curriculum`, one table for so many epochs, come first; those of `[data]` itself come after and stay.
+    `on_corrupt` says what becomes of samples that need a damaged or missing shard: the run stops, or they weigh nothing.
     """
 
     store: str
@@ -46,6 +47,7 @@ class Data(Windows):
     placement: Literal["auto", "device", "host", "stream"] = "auto"
     cache: str | None = None
     cache_gb: Annotated[float, Field(gt=0)] = 64.0
+    on_corrupt: Literal["stop", "skip"] = "stop"
 
 
 class Optimizer(Section):

@@ -118,6 +118,13 @@ class ShardCache:
                 if not known and not array.absent[number * per : (number + 1) * per].all():
                     self._coming[name] = self._ahead.submit(self._bring, array, number, name)
 
+    def cancel(self, array: Array, number: int) -> None:
+        """A shard that `prefetch` was asked for is not needed after all; what is being fetched already is."""
+        name = array.cache_name(number)
+        with self._lock:
+            if name in self._coming and self._coming[name].cancel():
+                del self._coming[name]
+
     def discard(self, array: Array, number: int, shard: Shard) -> None:
         """Remove a shard that is not what was fetched."""
         name = array.cache_name(number)

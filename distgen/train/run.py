@@ -56,7 +56,7 @@ class Run(File):
             del table[section]
         # How it is computed stays; how long and how often may change.
         table["train"] = {key: table["train"].get(key) for key in ("precision", "threads")}
-        for key in ("placement", "store", "cache", "cache_gb"):  # the store is known by its content ids
+        for key in ("placement", "store", "cache", "cache_gb", "on_corrupt"):  # the store is known by its content ids
             table["data"].pop(key, None)
         return digest(table)
 
@@ -140,6 +140,7 @@ class Run(File):
                 curriculum=data.curriculum if training else (),
                 windows=self._windows(),
                 last=data.last if training else "pad",
+                on_corrupt=data.on_corrupt,
             )
 
     def _windows(self) -> Windows:

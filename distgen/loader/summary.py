@@ -106,15 +106,15 @@ def _overlap(plan: Plan, other: Plan) -> int:
 
 def _labels(plan: Plan, windows: Windows) -> dict[str, Any] | None:
     """What windows are labelled with: how many have each class, or which share of their values is known."""
-    source = plan.windows.regions.source if plan.windows.regions else ""
-    if source == CONTIGS and plan.store.is_table:
+    if plan.rows_of is None:
+        return None
+    _, source = plan.rows_of
+    if source == CONTIGS:
         labels = plan.store.labels
         kind, names, values = labels.kind, labels.names, labels.values
-    elif source.startswith(MATRIX):
+    else:
         matrix = plan.store.matrix(source.removeprefix(MATRIX))
         kind, names, values = "regression", matrix.conditions, matrix.values
-    else:
-        return None
     runs = windows.runs
     assert runs.rows is not None
     times = np.zeros(len(values), np.int64)  # how many windows each row has

@@ -24,13 +24,16 @@ from distgen.config import (
     digest,
     read,
 )
+from distgen.errors import ConfigError
 from distgen.ingest.objects import locate
 from distgen.loader.loader import GenomeLoader
+from distgen.loader.plan import Plan
 from distgen.loader.regions import CONTIGS, MATRIX
 from distgen.objectives import Objective
 from distgen.store.cache import ShardCache, default_folder
 from distgen.store.reader import Store, open_store
 
+Part = Literal["train", "valid", "test"]
 T = TypeVar("T", Pool, Regions)
 _WHOLE = {"stride": None, "jitter": 0, "order": "sequential", "lanes": None, "curriculum": (), "last": "pad"}
 
@@ -73,7 +76,7 @@ class Run(File):
         table["train"] = {key: table["train"].get(key) for key in ("precision", "threads")}
         # The store is known by its content ids, and files of regions by the windows of which the loader's state speaks.
         data = table["data"]
-        for key in ("placement", "store", "cache", "cache_gb", "exclude"):
+        for key in ("placement", "store", "cache", "cache_gb", "exclude", "on_corrupt"):
             data.pop(key, None)
         for section in (data.get("regions", {}), *data["pool"]):
             section.pop("source", None)
@@ -145,7 +148,7 @@ class Run(File):
         self,
         store: Store,
         objective: Objective,
-        part: Literal["train", "valid", "test"],
+        part: Part,
         *,
         training: bool = False,
         rank: int = 0,
@@ -167,8 +170,33 @@ class Run(File):
                 device=device,
                 tracks=objective.tracks,
                 windows=Windows(**{key: getattr(data, key) for key in Windows.model_fields}),
+                on_corrupt=data.on_corrupt,
                 **sample,
             )
+
+    def plans(self, store: Store) -> dict[str, Plan | ConfigError]:
+        """The samples of each part of the split that holds anything; of a held-out part without a window, why it has none.
+
+        Raises:
+            ConfigError: the run does not fit the store, or there is no window to train on.
+        """
+        # Where bases wait says nothing about windows, and takes time on a device.
+        run = self.model_copy(update={"data": self.data.model_copy(update={"placement": "host"})})
+        objective = self.build_objective(store)
+        with self.at("data.split"):
+            parts = store.parts(self.data.split)
+        found: dict[str, Plan | ConfigError] = {}
+        part: Part
+        for part in ("train", "valid", "test"):
+            if part not in parts:
+                continue
+            try:
+                found[part] = run.loader(store, objective, part, training=part == "train").plan
+            except ConfigError as error:
+                if part == "train":
+                    raise
+                found[part] = error
+        return found
 
     def precision(self, device: torch.device) -> torch.dtype:
         """bfloat16 where asked for, or by `auto` where the hardware multiplies it; else float32."""

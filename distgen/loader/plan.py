@@ -138,6 +138,7 @@ class Plan:
         """
         name, part = self._split
         known = {
+            "samples": [sampling.pool.identity for _, sampling in self.stages],  # finds out first what does not fit
             "store": self.store.identity(name if part else "", (*self.tracks, *self.asked.inputs)),
             "rows": self.rows_of and (self._matrix_id, *self.rows_of),
             "epochs": [lengths.epochs for lengths in self.lengths],
@@ -146,7 +147,6 @@ class Plan:
             "last": self.asked.last,
             "holes": self.holes.tolist(),
             "haplotypes": self.haplotypes and self.haplotypes.id,
-            "samples": [sampling.pool.identity for _, sampling in self.stages],
         }
         return digest(known)
 
@@ -216,7 +216,7 @@ class Plan:
         return Sampling(pool, geometry, asked.seed, asked.strand, asked.last)
 
     def _ordered(self, geometry: Geometry) -> Ordered:
-        with _said_of(self.regions, "regions"):
+        with _said_of(self.asked.regions, "regions" if self.asked.regions else ""):
             windows = self._copied(self._windows(geometry, self.regions))
         layout = self.store.planes["sequence"].layout
         piece = max(1, len(windows) * layout.shard * PER_BYTE["sequence"] // self.store.length)
@@ -243,7 +243,10 @@ class Plan:
         if pool.name in placed:
             return self._copied(placed[pool.name])
         regions = away_from(self.stretches, self._positives, pool.distance, self.store.contigs)
-        return self._copied(self._tiles(geometry, align(regions, self.store.contigs, self._unit)))
+        regions = align(regions, self.store.contigs, self._unit)
+        if not len(regions):
+            raise ConfigError(f"nothing lies {pool.distance:,} bases away from every region; use less", key="distance")
+        return self._copied(self._tiles(geometry, regions))
 
     def _windows(self, geometry: Geometry, regions: config.Regions | None) -> Numbered:
         if regions is None:

@@ -134,7 +134,7 @@ class Chunks:
             place, within = np.divmod(np.unique(found[:count]), per)
             for at in np.unique(place).tolist():
                 numbers = (shards[at] * per + within[place == at]).tolist()
-                held[at], chunks = array.stored(int(shards[at]), numbers, held[at])
+                held[at], chunks = array.as_stored(int(shards[at]), numbers, held[at])
                 self._table(int(shards[at]), held[at])[within[place == at]] = [chunk.ctypes.data for chunk in chunks]
 
     def _table(self, number: int, shard: Shard | None) -> Int64:

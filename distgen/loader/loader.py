@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from distgen.config import Lengths, Personal, Windows
+from distgen.config import Lengths, Sample, Windows, checked
 from distgen.errors import ConfigError
 from distgen.genome import Interval
 from distgen.ingest.objects import Place, locate
@@ -22,9 +22,9 @@ from distgen.loader.damage import Damage, Lost, Skipped
 from distgen.loader.gather import Read
 from distgen.loader.order import VERSIONS
 from distgen.loader.placement import place, place_track
-from distgen.loader.plan import Plan, settled
+from distgen.loader.plan import Plan
 from distgen.loader.reading import ReadAhead
-from distgen.loader.regions import CONTIGS, MATRIX
+from distgen.loader.regions import CONTIGS
 from distgen.loader.sampling import Drawn, Last, Order, Strand
 from distgen.loader.targets import Targets, label_rows, matrix_rows
 from distgen.loader.transfer import Transfer
@@ -32,8 +32,7 @@ from distgen.loader.windows import Geometry
 from distgen.store.cache import ShardCache, default_cache
 from distgen.store.reader import Store, open_store
 
-if TYPE_CHECKING:
-    from distgen.loader.haplotypes import Haplotypes
+_APART = ("self", "store", "__class__")  # not what a loader of the same kind is made with elsewhere
 
 OnCorrupt = Literal["stop", "skip"]
 
@@ -49,7 +48,8 @@ class GenomeLoader(Loader):
         split: a part of the store's default split, "name/part" of another, or None for everything.
         batch_size: samples per global batch, all ranks together.
         seed: of the order and of all draws.
-        strand: "forward"; "random" draws one for each sample; "both" serves each window twice.
+        strand: "forward"; "region", that of the region which a window lies at (forward if it has none); "random" draws one
+            for each sample; "both" serves each window twice.
         jitter: windows move by up to this many bases to either side, drawn for each sample.
         order: "flat", a new permutation each epoch; "grouped", one that reads few shards at any time; or "sequential".
         lanes: for "grouped", from how many places a batch is drawn; it divides `batch_size`. As many as workers are read with
@@ -63,7 +63,8 @@ class GenomeLoader(Loader):
         tracks: names of the tracks to serve as targets.
         inputs: names of the tracks to serve along the whole window, for the model to see.
         windows: where they lie, if not all along the split: at regions, in balanced pools, without what is excluded, as the
-            haplotypes of samples have them. Paths are relative to the working directory.
+            haplotypes of samples have them. Paths are relative to the working directory. Windows of pools have the target
+            "pool", which counts them as listed; those of a table of sequences "labels", and those at `matrix:NAME` NAME.
         curriculum: lengths of windows that other epochs have before the one this says stays.
         last: "drop" an incomplete last batch, "pad" it with rows of weight 0, or "wrap": fill it with the epoch's first samples.
         on_corrupt: "stop" where a shard is damaged or missing, or "skip" the samples that need what is: they become padding,
@@ -95,47 +96,29 @@ class GenomeLoader(Loader):
         placement: Literal["auto", "device", "host", "stream"] = "auto",
         cache: ShardCache | None = None,
         device: torch.device | str = "cpu",
-        tracks: tuple[str, ...] = (),
-        inputs: tuple[str, ...] = (),
-        curriculum: Sequence[Lengths] = (),
+        tracks: Sequence[str] = (),
+        inputs: Sequence[str] = (),
         windows: Windows | None = None,
+        curriculum: Sequence[Lengths] = (),
         last: Last = "drop",
         on_corrupt: OnCorrupt = "stop",
     ):
-        self._arguments = {
-            name: value for name, value in locals().items() if name not in ("self", "store", "__class__")
-        }
+        self._arguments = {name: value for name, value in locals().items() if name not in _APART}
         super().__init__(batch_size, torch.device(device))
-        self.store = store if isinstance(store, Store) else _open(store, cache)
+        sample = {name: value for name, value in self._arguments.items() if name in Sample.model_fields}
+        asked = checked(Sample, dict(windows or Windows()) | sample)
         if batch_size < world_size:
             raise ConfigError(f"{batch_size} leaves some of {world_size} workers without samples", key="batch_size")
-        window, windows = settled(self.store, window, windows)
-        haplotypes = self._open_haplotypes(windows.personal, seed)
-        # The run's own lengths come last and stay.
-        lengths = [*curriculum, Lengths(epochs=1, window=window, target_length=target_length, stride=stride)]
-        self.plan = Plan(
-            self.store,
-            lengths,
-            split,
-            batch_size,
-            seed,
-            strand,
-            jitter,
-            order,
-            lanes,
-            last,
-            tracks,
-            inputs,
-            windows,
-            haplotypes,
-        )
+        if not 0 <= rank < world_size:
+            raise ConfigError(f"{rank} is none of {world_size} ranks, which count from 0", key="rank")
+        self.store = store if isinstance(store, Store) else _open(store, cache)
+        self.plan = Plan(self.store, split, asked, tuple(tracks))
         self._identity = {"data": self.plan.id, "order": VERSIONS[order], "seed": seed}
         self._rows = np.arange(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
         self._transfer = Transfer(self.device)
         self._damage = Damage()
         self._counting = self._damage if on_corrupt == "skip" else None
-        self._placement = place(placement, self.store, self._transfer, haplotypes, order, self._counting)
-        self._tracks, self._inputs = tracks, inputs
+        self._placement = place(placement, self.store, self._transfer, self.plan.haplotypes, order, self._counting)
         self._sources = lru_cache(maxsize=None)(self._open_sources)
         kept = self.store.cache
         self._ahead = None if kept is None else ReadAhead(kept, self.plan.batches, self._reads)
@@ -172,8 +155,8 @@ class GenomeLoader(Loader):
     def batch_bytes(self, epoch: int) -> float:
         """About how many bytes a rank's rows of a batch take."""
         geometry = self.plan.sampling(epoch).geometry
-        asked = [(name, geometry.target_length) for name in self._tracks]
-        asked += [(name, geometry.window) for name in self._inputs]
+        asked = [(name, geometry.target_length) for name in self.plan.tracks]
+        asked += [(name, geometry.window) for name in self.plan.asked.inputs]
         tracks = [(self.store.track(name), length) for name, length in asked]
         wide = sum(track.bin_bytes * length / track.bin_bp for track, length in tracks)
         return len(self._rows) * (geometry.window / 4 + wide)
@@ -253,28 +236,23 @@ class GenomeLoader(Loader):
         tensors += [tensor for tensor in rows[:5] if tensor is not None]
         return Made(made, [partial(self._transfer.receive, self._transfer.sent(), tensors)])
 
-    def _open_haplotypes(self, personal: Personal | None, seed: int) -> Haplotypes | None:
-        if personal is None:
-            return None
-        from distgen.loader.haplotypes import Haplotypes
-
-        return Haplotypes(self.store, personal.variants, personal.samples, unphased=personal.unphased, seed=seed)
-
     def _open_sources(self, geometry: Geometry) -> list[tuple[str, str, Targets]]:
         """What is served beside the bases: where it goes, its name, and what makes its rows."""
-        asked = [("targets", name, geometry.target_length) for name in self._tracks]
-        asked += [("inputs", name, geometry.window) for name in self._inputs]
+        asked = [("targets", name, geometry.target_length) for name in self.plan.tracks]
+        asked += [("inputs", name, geometry.window) for name in self.plan.asked.inputs]
         holes = self.plan.holes
         made: list[tuple[str, str, Targets]] = [
             (kind, name, place_track(self._placement, self.store, name, length, self._transfer, holes, self._counting))
             for kind, name, length in asked
         ]
-        regions = self.plan.windows.regions
-        if regions and regions.source == CONTIGS and self.store.is_table:
-            made.append(("targets", "labels", label_rows(self.store, self._transfer)))
-        elif regions and regions.source.startswith(MATRIX):
-            name = regions.source.removeprefix(MATRIX)
-            made.append(("targets", name, matrix_rows(self.store, name, self._transfer)))
+        if self.plan.rows_of:
+            name, source = self.plan.rows_of
+            rows = (
+                label_rows(self.store, self._transfer)
+                if source == CONTIGS
+                else matrix_rows(self.store, name, self._transfer)
+            )
+            made.append(("targets", name, rows))
         return made
 
 

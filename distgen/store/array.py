@@ -140,12 +140,12 @@ class Array:
             end = min(last, first + _TOGETHER, (shard + 1) * per)
             numbers = [number for number in range(first, end) if not self.absent[number]]
             if numbers:
-                for number, stored in zip(numbers, self.stored(shard, numbers)[1], strict=True):
+                for number, stored in zip(numbers, self.as_stored(shard, numbers)[1], strict=True):
                     raw = self.layout.codec == "raw"
                     yield number, stored if raw else np.frombuffer(zstd().decode(stored), np.uint8)
             first = end
 
-    def stored(self, shard: int, numbers: list[int], held: Shard | None = None) -> tuple[Shard, list[Bytes]]:
+    def as_stored(self, shard: int, numbers: list[int], held: Shard | None = None) -> tuple[Shard, list[Bytes]]:
         """The bytes of some chunks as they are stored; what was checked and cannot change is not checked again.
 
         Args:
@@ -174,7 +174,7 @@ class Array:
                     raise
                 # The disk has damaged what was whole when it was fetched.
                 self.cache.discard(self, shard, held)
-                return self.stored(shard, numbers)
+                return self.as_stored(shard, numbers)
             held.checked[number % per] = not isinstance(held.data, Ranges)
         return held, found
 
@@ -234,6 +234,20 @@ class Array:
         """
         index = self.index(number, data[-self.index_bytes :], data.size)
         return Shard(data, index, np.full(len(index), whole))
+
+    @property
+    def per_shard(self) -> int:
+        """Chunks of each shard."""
+        return self.layout.chunks_per_shard
+
+    def stored(self, number: int) -> bool:
+        """Whether any chunk of a shard is stored."""
+        return not self.absent[number * self.per_shard : (number + 1) * self.per_shard].all()
+
+    def table(self, number: int, remote: Ranges) -> tuple[Bytes, npt.NDArray[np.uint64]]:
+        """The end of a shard elsewhere, and what `index` makes of it."""
+        tail = remote.read(max(remote.size - self.index_bytes, 0), remote.size)
+        return tail, self.index(number, tail, remote.size)
 
     @property
     def index_bytes(self) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,14 +16,16 @@ from torch import Tensor
 from distgen.errors import ConfigError
 from distgen.genome import ALIGNMENT, MISSING, Bits, Bytes, Int64
 from distgen.loader.ahead import ahead
-from distgen.loader.placement import Rows
-from distgen.loader.targets import spans
+from distgen.loader.placement import Placement, Rows, check_cache
+from distgen.loader.targets import Targets, spans
 from distgen.loader.transfer import Transfer
 from distgen.store.cache import ShardCache
 from distgen.store.exported import Export
 from distgen.store.exported_shards import shards_of
 from distgen.store.planes import PER_BYTE
 from distgen.store.tar import BLOCK
+
+log = logging.getLogger("distgen")
 
 _OPENING = 8  # threads that check shards which are touched for the first time
 _SUFFIXES = {"sequence": "seq", "ambiguous": "amb", "softmask": "soft"}
@@ -83,7 +87,7 @@ class ExportRows:
         """How many samples that follow one another lie in the same shard."""
         return self.export.per_shard[self.part]
 
-    def rows(self, positions: Int64, limits: Int64, length: int) -> Rows:
+    def rows(self, positions: Int64, limits: Int64, length: int, haplotypes: Int64 | None = None) -> Rows:
         """Windows that begin at flat `positions` (n,) and may read flat `limits` (n, 2); of the export's own length.
 
         Raises:
@@ -104,6 +108,10 @@ class ExportRows:
             send(fill(inside)),
             stride,
         )
+
+    def track(self, name: str, length: int, holes: Int64) -> Targets:
+        """The values of a track, which come with the samples. Raises ConfigError as `ExportTrack`."""
+        return ExportTrack(self, name, length, self._transfer, holes)
 
     def shards(self, positions: Int64) -> Int64:
         """Numbers of the shards, in their order, that windows at flat `positions` (n,) lie in."""
@@ -169,6 +177,29 @@ class ExportRows:
         return content
 
 
+def place_export(name: str, export: Export, part: str | None, transfer: Transfer, order: str) -> Placement:
+    """The placement of that name for a part of an export; see `distgen.loader.placement.place`.
+
+    Raises:
+        ConfigError: there is no such placement, it is none for an export, or the order does not fit it; or as `ExportRows`.
+    """
+    assert part is not None, "an export has no windows beside those of its parts"
+    elsewhere = not isinstance(export.path, Path)
+    if name not in ("auto", "host", "stream"):
+        raise ConfigError(
+            f'"{name}" is no placement for an export, whose samples are copied out of its shards. '
+            f'Use "{"stream" if elsewhere else "host"}".',
+            key="placement",
+        )
+    size = sum(export.entry(shard)["bytes"] for shard in export.shards if shard.part == part)
+    if name == "auto":
+        name, why = ("stream", "the export lies elsewhere") if elsewhere else ("host", "samples are copied")
+        log.info("placement: %s (shards %.3f GB, %s)", name, size / 1e9, why)
+    if elsewhere and order == "flat":
+        check_cache(size, export.cache)
+    return ExportRows(export, part, transfer, export.cache)
+
+
 class ExportTrack:
     """The values of a track that come with the samples of an export, as `Targets`.
 
@@ -190,7 +221,7 @@ class ExportTrack:
         if length != of.export.target_length:
             raise ConfigError(
                 f'"{name}" was exported for the {of.export.target_length} bases of targets, not for {length}',
-                key="tracks",
+                key="inputs",  # targets always have this length
             )
         entry = of.export.tracks[name]
         self._bins, columns = entry["shape"]

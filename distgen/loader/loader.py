@@ -15,19 +15,21 @@ from torch import Tensor
 from distgen.config import Lengths, Personal, Windows
 from distgen.errors import ConfigError
 from distgen.genome import Interval
-from distgen.ingest.objects import Place, locate
+from distgen.ingest.objects import Object, Place
 from distgen.loader.base import Loader, Made
 from distgen.loader.batch import Batch, places
+from distgen.loader.exports import place_export
 from distgen.loader.order import VERSIONS
-from distgen.loader.placement import place, place_track
+from distgen.loader.placement import Placement, place
 from distgen.loader.plan import Plan, settled
 from distgen.loader.regions import CONTIGS, MATRIX
 from distgen.loader.sampling import Drawn, Last, Order, Strand
+from distgen.loader.source import Source, genome, open_source
 from distgen.loader.targets import Targets, label_rows, matrix_rows
 from distgen.loader.transfer import Transfer
 from distgen.loader.windows import Geometry
-from distgen.store.cache import ShardCache, default_cache
-from distgen.store.reader import Store, open_store
+from distgen.store.cache import ShardCache
+from distgen.store.exported import Export
 
 if TYPE_CHECKING:
     from distgen.loader.haplotypes import Haplotypes
@@ -37,10 +39,11 @@ class GenomeLoader(Loader):
     """The batches of one store; see `Loader` for how they are walked.
 
     Args:
-        store: an open store, or the path of one.
+        store: an open store, or the path of one. Or an export of a store: it serves the windows that it has, all along a
+            part, without jitter, from "host" or "stream".
         window: bases per window; None: 1,024, or for a table of sequences as many as the longest has.
         target_length: bases in the window's middle that targets cover; the whole window if None.
-        stride: bases from one target to the next; `target_length` if None.
+        stride: bases from one target to the next; `target_length` if None. An export has its own lengths, also for None.
         split: a part of the store's default split, "name/part" of another, or None for everything.
         batch_size: samples per global batch, all ranks together.
         seed: of the order and of all draws.
@@ -70,7 +73,7 @@ class GenomeLoader(Loader):
 
     def __init__(
         self,
-        store: Store | str | Place,
+        store: Source | str | Place,
         *,
         window: int | None = None,
         target_length: int | None = None,
@@ -97,16 +100,14 @@ class GenomeLoader(Loader):
             name: value for name, value in locals().items() if name not in ("self", "store", "__class__")
         }
         super().__init__(batch_size, torch.device(device))
-        self.store = store if isinstance(store, Store) else _open(store, cache)
+        self.store = open_source(store, cache) if isinstance(store, (str, Path, Object)) else store
         if batch_size < world_size:
             raise ConfigError(f"{batch_size} leaves some of {world_size} workers without samples", key="batch_size")
-        window, windows = settled(self.store, window, windows)
+        own, windows = settled(self.store, window, target_length, stride, windows)
         haplotypes = self._open_haplotypes(windows.personal, seed)
-        # The run's own lengths come last and stay.
-        lengths = [*curriculum, Lengths(epochs=1, window=window, target_length=target_length, stride=stride)]
         self.plan = Plan(
             self.store,
-            lengths,
+            [*curriculum, own],  # the run's own lengths come last and stay
             split,
             batch_size,
             seed,
@@ -123,7 +124,7 @@ class GenomeLoader(Loader):
         self._identity = {"data": self.plan.id, "order": VERSIONS[order], "seed": seed}
         self._rows = np.arange(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
         self._transfer = Transfer(self.device)
-        self._placement = place(placement, self.store, self._transfer, haplotypes, order)
+        self._placement = self._placed(placement, order, haplotypes)
         self._tracks, self._inputs = tracks, inputs
         self._sources = lru_cache(maxsize=None)(self._open_sources)
 
@@ -202,33 +203,35 @@ class GenomeLoader(Loader):
         tensors += [tensor for tensor in rows[:5] if tensor is not None]
         return Made(made, [partial(self._transfer.receive, self._transfer.sent(), tensors)])
 
+    def _placed(self, name: str, order: Order, haplotypes: Haplotypes | None) -> Placement:
+        if isinstance(self.store, Export):
+            return place_export(name, self.store, self.plan.part, self._transfer, order)
+        return place(name, self.store, self._transfer, haplotypes, order)
+
     def _open_haplotypes(self, personal: Personal | None, seed: int) -> Haplotypes | None:
         if personal is None:
             return None
         from distgen.loader.haplotypes import Haplotypes
 
-        return Haplotypes(self.store, personal.variants, personal.samples, unphased=personal.unphased, seed=seed)
+        store = genome(self.store, "what samples have in place of its bases", "personal")
+        return Haplotypes(store, personal.variants, personal.samples, unphased=personal.unphased, seed=seed)
 
     def _open_sources(self, geometry: Geometry) -> list[tuple[str, str, Targets]]:
         """What is served beside the bases: where it goes, its name, and what makes its rows."""
         asked = [("targets", name, geometry.target_length) for name in self._tracks]
         asked += [("inputs", name, geometry.window) for name in self._inputs]
         made: list[tuple[str, str, Targets]] = [
-            (kind, name, place_track(self._placement, self.store, name, length, self._transfer, self.plan.holes))
-            for kind, name, length in asked
+            (kind, name, self._placement.track(name, length, self.plan.holes)) for kind, name, length in asked
         ]
         regions = self.plan.windows.regions
-        if regions and regions.source == CONTIGS and self.store.is_table:
+        if regions is None or isinstance(self.store, Export):
+            return made
+        if regions.source == CONTIGS and self.store.is_table:
             made.append(("targets", "labels", label_rows(self.store, self._transfer)))
-        elif regions and regions.source.startswith(MATRIX):
+        elif regions.source.startswith(MATRIX):
             name = regions.source.removeprefix(MATRIX)
             made.append(("targets", name, matrix_rows(self.store, name, self._transfer)))
         return made
-
-
-def _open(place: str | Place, cache: ShardCache | None) -> Store:
-    place = locate(place)
-    return open_store(place, None if isinstance(place, Path) else cache or default_cache())
 
 
 def _opened(path: Place, arguments: dict[str, Any], state: dict[str, Any]) -> GenomeLoader:

@@ -13,8 +13,9 @@ from torch import Tensor
 from distgen.errors import ConfigError
 from distgen.genome import ALIGNMENT, AMBIGUOUS, Int64
 from distgen.loader.gather import Chunks, gather
-from distgen.loader.targets import DeviceTrack, HostTrack
+from distgen.loader.targets import DeviceTrack, HostTrack, Targets
 from distgen.loader.transfer import Transfer, decoded_bytes, resident
+from distgen.store.cache import ShardCache
 from distgen.store.planes import PER_BYTE
 from distgen.store.reader import Store
 
@@ -58,6 +59,9 @@ class Placement(Protocol):
         """Windows of any number of batches, which begin at flat `positions` (n,) and may read flat `limits` (n, 2), as
         `haplotypes` (n,) have them."""
 
+    def track(self, name: str, length: int, holes: Int64) -> Targets:
+        """The values of a track along `length` bases; bins that touch `holes` are unknown. Raises ConfigError: it has none."""
+
 
 class Device:
     """Whole planes on the device, shared by all loaders of the store: only starts travel, and what haplotypes have in place
@@ -71,7 +75,7 @@ class Device:
         filled = {name: array for name, array in store.planes.items() if name == "sequence" or not array.empty}
         placed = resident(list(filled.values()), transfer.device, what="the planes", key="placement")
         self._planes = dict(zip(filled, placed, strict=True))
-        self._transfer, self._haplotypes = transfer, haplotypes
+        self._store, self._transfer, self._haplotypes = store, transfer, haplotypes
 
     def rows(self, positions: Int64, limits: Int64, length: int, haplotypes: Int64 | None = None) -> Rows:
         planes, send, fill = self._planes, self._transfer.send, self._transfer.fill
@@ -79,6 +83,16 @@ class Device:
             return self._changed(self._haplotypes, positions, limits, length, haplotypes)
         moved = send(fill(positions)), send(fill(limits))
         return Rows(planes["sequence"], planes.get("ambiguous"), planes.get("softmask"), *moved, stride=0)
+
+    def track(self, name: str, length: int, holes: Int64) -> Targets:
+        """On the device as well, if it fits into half of what is free on a GPU; on a CPU it is read as `Host` does."""
+        track, device = self._store.track(name), self._transfer.device
+        if device.type == "cuda":
+            size, free = decoded_bytes(list(track.blocks)), torch.cuda.mem_get_info(device)[0]
+            log.info("track %s: %.3f GB, %.1f GB free on %s", name, size / 1e9, free / 1e9, device)
+            if size < free // 2:
+                return DeviceTrack(self._store, track, length, self._transfer, holes)
+        return HostTrack(self._store, track, length, self._transfer, holes)
 
     def _changed(self, haplotypes: Haplotypes, positions: Int64, limits: Int64, length: int, copies: Int64) -> Rows:
         send, fill = self._transfer.send, self._transfer.fill
@@ -107,7 +121,7 @@ class Host:
         needed = {"sequence"} | ({"ambiguous"} if haplotypes is not None and haplotypes.unknown else set())
         filled = {name: array for name, array in store.planes.items() if name in needed or not array.empty}
         self._planes = {name: Chunks(array) for name, array in filled.items()}
-        self._transfer, self._haplotypes = transfer, haplotypes
+        self._store, self._transfer, self._haplotypes = store, transfer, haplotypes
 
     def rows(self, positions: Int64, limits: Int64, length: int, haplotypes: Int64 | None = None) -> Rows:
         layout = _Layout.of(positions, limits, length)
@@ -125,6 +139,9 @@ class Host:
             send(fill(layout.limits)),
             layout.stride,
         )
+
+    def track(self, name: str, length: int, holes: Int64) -> Targets:
+        return HostTrack(self._store, self._store.track(name), length, self._transfer, holes)
 
     def _gather(self, name: str, layout: _Layout) -> Tensor:
         per = PER_BYTE[name]
@@ -207,7 +224,7 @@ def place(
     if name not in ("host", "stream"):
         raise ConfigError(f'there is no placement "{name}". Valid: auto, device, host, stream.', key="placement")
     if elsewhere and order == "flat":
-        _check_cache(store)
+        check_cache(decoded_bytes(list(store.planes.values())), store.cache)
     return Host(store, transfer, haplotypes)
 
 
@@ -226,25 +243,11 @@ def _chosen(store: Store, device: torch.device, elsewhere: bool, personal: bool)
     return "host", "rows are copied out of their shards, which are read as needed"
 
 
-def _check_cache(store: Store) -> None:
-    """Whatever order that jumps about in a store elsewhere needs all of it here."""
-    size, cache = decoded_bytes(list(store.planes.values())), store.cache
+def check_cache(size: int, cache: ShardCache | None) -> None:
+    """An order that jumps about in so many bytes elsewhere needs all of them here. Raises ConfigError: they don't fit."""
     if cache is not None and size > cache.max_bytes:
         raise ConfigError(
             f'"flat" reads all shards at any time, {size / 1e9:.3g} GB, and the cache keeps {cache.max_bytes / 1e9:.3g} GB. '
             'Use "grouped", or a larger cache.',
             key="order",
         )
-
-
-def place_track(
-    placement: Placement, store: Store, name: str, length: int, transfer: Transfer, holes: Int64
-) -> HostTrack | DeviceTrack:
-    """A track where its values are read from: the device if the planes live there and the track fits, too."""
-    track, device = store.track(name), transfer.device
-    if isinstance(placement, Device) and device.type == "cuda":
-        size, free = decoded_bytes(list(track.blocks)), torch.cuda.mem_get_info(device)[0]
-        log.info("track %s: %.3f GB, %.1f GB free on %s", name, size / 1e9, free / 1e9, device)
-        if size < free // 2:
-            return DeviceTrack(store, track, length, transfer, holes)
-    return HostTrack(store, track, length, transfer, holes)

@@ -24,9 +24,9 @@ from distgen.loader.negatives import Matched, away_from
 from distgen.loader.regions import CONTIGS, Places, Regions, read_regions
 from distgen.loader.sampling import Copied, Last, Order, Ordered, Sampling, Strand
 from distgen.loader.schedule import own_seed
+from distgen.loader.source import Source, genome, shards_along
 from distgen.loader.windows import Geometry, Numbered, Tiles, align, check_lengths
-from distgen.store.planes import PER_BYTE
-from distgen.store.reader import Store
+from distgen.store.exported import Export
 
 if TYPE_CHECKING:
     from distgen.loader.haplotypes import Haplotypes
@@ -35,14 +35,21 @@ _WINDOW = 1024
 _LANES = 8
 
 
-def settled(store: Store, window: int | None, windows: config.Windows | None) -> tuple[int, config.Windows]:
-    """Bases per window, and where windows lie, with what is left out put in: the windows of a table of sequences are these."""
+def settled(
+    source: Source, window: int | None, target_length: int | None, stride: int | None, windows: config.Windows | None
+) -> tuple[Lengths, config.Windows]:
+    """Lengths of windows, and where they lie, with what is left out put in: an export has its own lengths, and the windows
+    of a table of sequences are these."""
     windows = windows or config.Windows()
-    if not store.is_table:
-        return window or _WINDOW, windows
-    if not (windows.regions or windows.pool):
-        windows = windows.model_copy(update={"regions": config.Regions(source=CONTIGS, at="whole")})
-    return window or int(store.contigs.lengths.max()), windows
+    if isinstance(source, Export):
+        window = window or source.window
+        target_length, stride = target_length or source.target_length, stride or source.stride
+    elif source.is_table:
+        window = window or int(source.contigs.lengths.max())
+        if not (windows.regions or windows.pool):
+            windows = windows.model_copy(update={"regions": config.Regions(source=CONTIGS, at="whole")})
+    lengths = Lengths(epochs=1, window=window or _WINDOW, target_length=target_length, stride=stride)
+    return lengths, windows
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class Plan:
         ConfigError: an argument does not fit the store or the others; names the key and what would fit.
     """
 
-    store: Store
+    store: Source
     lengths: Sequence[Lengths]
     split: str | None
     batch_size: int
@@ -125,6 +132,11 @@ class Plan:
         name, _, part = self.split.rpartition("/") if self.split else ("", "", None)
         return name or "default", part
 
+    @property
+    def part(self) -> str | None:
+        """Of the split; None for everything."""
+        return self._split[1]
+
     @cached_property
     def _bins(self) -> list[tuple[str, int]]:
         return [(name, self.store.track(name).bin_bp) for name in dict.fromkeys((*self.tracks, *self.inputs))]
@@ -159,17 +171,19 @@ class Plan:
 
     def _sampling(self, lengths: Lengths) -> Sampling:
         geometry = Geometry(*check_lengths(lengths, self.jitter, self._bins, self.inputs), self.jitter, self._unit)
+        if isinstance(self.store, Export):
+            self.store.check_geometry(geometry.window, geometry.target_length, geometry.stride, geometry.jitter)
         pool = self._balanced(geometry) if self.windows.pool else self._ordered(geometry)
         return Sampling(pool, geometry, self.seed, self.strand, self.last)
 
     def _ordered(self, geometry: Geometry) -> Ordered:
         windows = self._copied(self._windows(geometry, self.windows.regions))
-        layout = self.store.planes["sequence"].layout
-        piece = max(1, len(windows) * layout.shard * PER_BYTE["sequence"] // self.store.length)
+        piece = max(1, len(windows) // shards_along(self.store, self.part))
         return Ordered(windows, self.order, self.seed, self.batch_size, self._lanes, piece)
 
     def _balanced(self, geometry: Geometry) -> Balanced:
         pools: dict[str, Numbered | Matched] = {}
+        genome(self.store, "a pool", "pool")
         if self.order == "grouped":
             raise ConfigError('windows of pools are drawn from everywhere. Use "flat".', key="order")
         asked = {pool.name: pool for pool in self.windows.pool}
@@ -213,7 +227,7 @@ class Plan:
         if self.haplotypes or self.strand == "both":
             raise ConfigError(f'pool "{pool.name}" matches single windows, which are served once', key="strand")
         return Matched(
-            self.store,
+            genome(self.store, "a pool that matches another", "pool"),
             positives,
             subtract(self._regions, self._exclusions.holes),
             self._positives,
@@ -238,4 +252,5 @@ class Plan:
 
     @cached_property
     def _read(self) -> Callable[[str, bool], Regions]:
-        return cache(lambda source, summit: read_regions(source, self.store, summit=summit))
+        store = genome(self.store, "windows at regions", "regions")
+        return cache(lambda source, summit: read_regions(source, store, summit=summit))

@@ -37,6 +37,7 @@ from distgen.genome import ALIGNMENT, AMBIGUOUS, BASES, Bytes, Contigs, Int64, I
 from distgen.ingest.objects import RANGE, Object, Place
 from distgen.ingest.packing import unpack_codes
 from distgen.store import format
+from distgen.store.cache import ShardCache
 from distgen.store.format import crc32c
 from distgen.store.ranges import Ranges, open_bytes
 from distgen.store.reader import Track
@@ -96,8 +97,8 @@ class Sample:
 class Export:
     """A folder of tar shards, read-only. Open it with `read_export`."""
 
-    def __init__(self, folder: Place, index: dict[str, Any]):
-        self.path, self.index = folder, index
+    def __init__(self, folder: Place, index: dict[str, Any], cache: ShardCache | None = None):
+        self.path, self.index, self.cache = folder, index, cache
         self.window: int = index["geometry"]["window"]
         self.target_length: int = index["geometry"]["target_length"]
         self.stride: int = index["geometry"]["stride"]
@@ -151,7 +152,16 @@ class Export:
         """One track; its values come with the samples. Raises ConfigError with the nearest name if there is none."""
         if name not in self.tracks:
             raise ConfigError(f'{self.path} has no track "{name}". {suggest(name, self.tracks)}')
-        return Track.of(name, self.tracks[name], self.contigs, ())
+        return Track.of(name, self.tracks[name], self.contigs, np.dtype(self.tracks[name]["dtype"]))
+
+    def check_geometry(self, window: int, target_length: int, stride: int, jitter: int) -> None:
+        """Raises ConfigError where windows of these lengths are others than the export has; names the key."""
+        asked = {"window": window, "target_length": target_length, "stride": stride, "jitter": jitter}
+        for key, has in (self.index["geometry"] | {"jitter": 0}).items():
+            if asked[key] != has:
+                raise ConfigError(
+                    f"{self.path} was exported with {has}, not {asked[key]}. Use {has}, or the store itself.", key=key
+                )
 
     def identity(self, split: str, tracks: tuple[str, ...]) -> dict[str, str]:
         """Content ids of what a run uses: those of the store, so that a run goes on with an export of it and back. Where
@@ -320,8 +330,12 @@ def pieces(content: Bytes) -> bytes:
     return np.array(found, "<u4").tobytes()
 
 
-def read_export(folder: Place) -> Export:
+def read_export(folder: Place, cache: ShardCache | None = None) -> Export:
     """Open a folder that `distgen export` has written. Shards are checked when they are read.
+
+    Args:
+        folder: where it lies.
+        cache: keeps whole shards of one that lies elsewhere on the local disk, for who wants to read them.
 
     Raises:
         SourceError: the index is missing or damaged, or the folder's shards are not those it names.
@@ -337,7 +351,7 @@ def read_export(folder: Place) -> Export:
             raise SourceError(f"{path} has format {index.get('format')}, this version reads {FORMAT}: export again")
         if digest(body) != index["checksum"] or format.json_bytes(index) != content:
             raise ValueError("its checksum is another")
-        export = Export(folder, index)
+        export = Export(folder, index, cache)
         _check_index(export)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise SourceError(f"{path} is damaged, or no index of an export ({error}); copy it again") from None

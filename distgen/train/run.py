@@ -13,9 +13,9 @@ from distgen.config import Cluster, Data, File, Log, Name, Optimizer, Pool, Regi
 from distgen.ingest.objects import Place, locate
 from distgen.loader.loader import GenomeLoader
 from distgen.loader.regions import CONTIGS, MATRIX
+from distgen.loader.source import Source, open_source, parts
 from distgen.objectives import Objective
 from distgen.store.cache import ShardCache, default_folder
-from distgen.store.reader import Store, open_store
 
 T = TypeVar("T", Pool, Regions)
 
@@ -79,27 +79,28 @@ class Run(File):
             raise self.error("train.valid_every", f'split "{self.data.split}" of {store.path} has no part "valid"')
         return {"run": self.hash(), "store": self.identity(store, objective)}
 
-    def has_valid(self, store: Store) -> bool:
-        """Whether the run's split keeps something apart for validation."""
-        return bool(store.manifest["splits"].get(self.data.split, {}).get("valid"))
+    def has_valid(self, store: Source) -> bool:
+        """Whether the run's split keeps something apart for validation. Raises ConfigError: there is no such split."""
+        with self.at("data.split"):
+            return "valid" in parts(store, self.data.split)
 
-    def identity(self, store: Store, objective: Objective) -> dict[str, str]:
+    def identity(self, store: Source, objective: Objective) -> dict[str, str]:
         """Content ids of the arrays and the split that this run uses."""
         return store.identity(self.data.split, objective.tracks)
 
-    def build_objective(self, store: Store) -> Objective:
+    def build_objective(self, store: Source) -> Objective:
         """The objective on the tracks of a store; see `distgen.objectives.build`."""
         with self.at("objective.track"):
             return objectives.build(self.objective, store)
 
-    def open_store(self) -> Store:
-        """The store this run trains on. Raises ConfigError naming the file and key if there is none."""
+    def open_store(self) -> Source:
+        """The store this run trains on, or the export of one. Raises ConfigError naming the file and key if there is none."""
         with self.at("data.store"):
             place, data = self._store(), self.data
             if isinstance(place, Path):
-                return open_store(place)
+                return open_source(place)
             folder = self.resolve(data.cache, "data.cache") if data.cache else default_folder() / "shards"
-            return open_store(place, ShardCache(folder, int(data.cache_gb * 1e9)))
+            return open_source(place, ShardCache(folder, int(data.cache_gb * 1e9)))
 
     def _store(self) -> Place:
         store = self.expand(self.data.store, "data.store")
@@ -107,7 +108,7 @@ class Run(File):
 
     def loader(
         self,
-        store: Store,
+        store: Source,
         objective: Objective,
         part: Literal["train", "valid", "test"],
         *,
@@ -116,7 +117,8 @@ class Run(File):
         world_size: int = 1,
         device: torch.device | str = "cpu",
     ) -> GenomeLoader:
-        """The loader of one part: shuffled and augmented for training, else whole and along the assembly."""
+        """The loader of one part: shuffled and augmented for training, else whole and along the assembly; of an export, the
+        windows that it has."""
         data = self.data
         with self.at("data"):
             return GenomeLoader(

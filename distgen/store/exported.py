@@ -157,7 +157,8 @@ class Export:
     def check_geometry(self, window: int, target_length: int, stride: int, jitter: int) -> None:
         """Raises ConfigError where windows of these lengths are others than the export has; names the key."""
         asked = {"window": window, "target_length": target_length, "stride": stride, "jitter": jitter}
-        for key, has in (self.index["geometry"] | {"jitter": 0}).items():
+        there = {"window": self.window, "target_length": self.target_length, "stride": self.stride, "jitter": 0}
+        for key, has in there.items():
             if asked[key] != has:
                 raise ConfigError(
                     f"{self.path} was exported with {has}, not {asked[key]}. Use {has}, or the store itself.", key=key
@@ -167,7 +168,8 @@ class Export:
         """Content ids of what a run uses: those of the store, so that a run goes on with an export of it and back. Where
         finer tracks than all that were exported would lay the windows in another way, the ids are others."""
         ids: dict[str, str] = self.index["identity"]
-        used = {key: ids[key] for key in ("sequence", "ambiguous", *(f"track {name}" for name in tracks), "split")}
+        asked = [f"track {self.track(name).name}" for name in tracks]
+        used = {key: ids[key] for key in ("sequence", "ambiguous", *asked, "split")}
         unit, wanted = (max([self.tracks[n]["bin_bp"] for n in names], default=1) for names in (self.tracks, tracks))
         return used if unit == wanted else used | {"bins": f"of {unit}"}
 

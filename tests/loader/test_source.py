@@ -1,0 +1,200 @@
+"""A loader of an export serves what a loader of its store does, and refuses what an export does not have."""
+
+import pickle
+import shutil
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distgen import GenomeLoader, kernels
+from distgen.config import Lengths, Personal, Pool, Regions, Windows
+from distgen.errors import CheckpointError, ConfigError, SourceError
+from distgen.ingest.objects import Object
+from distgen.loader import plan
+from distgen.loader.source import open_source
+from distgen.store.cache import ShardCache
+from distgen.store.exported import Export, read_export
+from distgen.store.reader import Store
+from distgen.store.webdataset import export
+from tests.e2e.test_walk import content, same
+from tests.ingest.test_remote import moto_server, s3  # noqa: F401 - fixtures
+
+GEOMETRY = {"window": 48, "target_length": 40, "stride": 9}
+ASKED = {"batch_size": 17, "seed": 11, "tracks": ("genes",), "last": "wrap"}
+
+
+@pytest.fixture
+def out(small, tmp_path):
+    """An export of the small store in some shards."""
+    return export(small, tmp_path / "out", **GEOMETRY, tracks=("genes",), shard_bytes=40_000).path
+
+
+@pytest.fixture
+def same_pieces(out, monkeypatch):
+    """For the order "grouped", the windows of the store are read in the pieces that the shards of the export make."""
+    of = plan.shards_along
+    monkeypatch.setattr(plan, "shards_along", lambda source, part: of(read_export(out), part))
+
+
+@pytest.mark.parametrize("strand", ["random", "both"])
+@pytest.mark.parametrize("order", ["flat", "grouped", "sequential"])
+def test_any_ranks_go_on_from_any_step_as_with_the_store(small, out, same_pieces, order, strand):
+    asked = ASKED | {"order": order, "strand": strand}
+    alone = GenomeLoader(small, **GEOMETRY, **asked, placement="host")
+    assert len(read_export(out).shards) > 5
+    states, reference = [alone.state_dict()], []
+    for _ in range(2):
+        for batch in alone:
+            reference.append(content([batch]))
+            states.append(alone.state_dict())
+    for world_size in (1, 2, 3, 5):
+        ranks = [GenomeLoader(out, **asked, rank=rank, world_size=world_size) for rank in range(world_size)]
+        for step, expected in enumerate(reference):
+            for rank in ranks:
+                rank.load_state_dict(states[step])
+            assert same(content([next(iter(rank)) for rank in ranks]), expected)
+            assert all(rank.state_dict() == states[step + 1] for rank in ranks)
+
+
+def test_pieces_of_the_grouped_order_are_shards(out):
+    found = read_export(out)
+    for copies, strand in ((1, "forward"), (2, "both")):
+        loader = GenomeLoader(found, order="grouped", strand=strand, batch_size=1)
+        assert loader.plan.sampling(0).pool.piece == copies * found.per_shard["train"]
+
+
+@settings(max_examples=30)
+@given(data=st.data())
+def test_soft_mask_and_excluded_stretches_are_those_of_the_store(small, out, tmp_path, data):
+    begin = data.draw(st.integers(0, 800))
+    (tmp_path / "holes.bed").write_text(f"chr1\t{begin}\t{begin + data.draw(st.integers(1, 80))}\n")
+    asked = ASKED | {"windows": Windows(exclude=(str(tmp_path / "holes.bed"),)), "strand": "random", "last": "pad"}
+    ours, theirs = GenomeLoader(out, **asked), GenomeLoader(small, **GEOMETRY, **asked)
+    assert ours.state_dict() == theirs.state_dict()
+    for one, other in zip(ours, theirs, strict=True):
+        assert same(content([one]), content([other]))
+        soft = [kernels.bits(b.softmask, b.starts, b.length, reverse=b.reverse, limits=b.limits) for b in (one, other)]
+        assert torch.equal(*soft)
+
+
+def test_tracks_are_inputs_where_targets_cover_the_window(small, tmp_path):
+    export(small, tmp_path / "whole", window=32, tracks=("genes",))
+    asked = {"batch_size": 8, "inputs": ("genes",), "strand": "random"}
+    for one, other in zip(
+        GenomeLoader(tmp_path / "whole", **asked), GenomeLoader(small, window=32, **asked), strict=True
+    ):
+        assert torch.equal(one.inputs["genes"], other.inputs["genes"])
+        assert torch.equal(one.inputs_mask["genes"], other.inputs_mask["genes"])
+
+
+def test_what_is_at_a_path_is_opened(small, out, tmp_path):
+    assert isinstance(open_source(out), Export)
+    assert isinstance(open_source(str(small.path)), Store)
+    with pytest.raises(ConfigError, match="store .*nothing does not exist"):
+        open_source(tmp_path / "nothing")
+    (out / "index.json").write_text("{}")
+    with pytest.raises(SourceError, match="index.json has format None"):
+        GenomeLoader(out)
+
+
+def test_a_loader_in_another_process_opens_the_export_anew(out):
+    loader = GenomeLoader(out, **ASKED)
+    loader.load_state_dict(loader.state_dict() | {"position": 34})
+    copied = pickle.loads(pickle.dumps(loader))
+    assert same(content([next(iter(copied))]), content([next(iter(loader))]))
+
+
+def test_a_state_of_an_export_of_other_windows_is_refused(small, out, tmp_path):
+    state = GenomeLoader(out, **ASKED).state_dict()
+    other = export(small, tmp_path / "other", **(GEOMETRY | {"stride": 10}), tracks=("genes",))
+    with pytest.raises(CheckpointError, match="the loader's state has data"):
+        GenomeLoader(other, **ASKED).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"window": 50}, r"^window: .*/out was exported with 48, not 50. Use 48, or the store itself"),
+        ({"target_length": 38}, r"^target_length: .* was exported with 40, not 38"),
+        ({"stride": 18}, r"^stride: .* was exported with 9, not 18"),
+        ({"jitter": 2}, r"^jitter: .* was exported with 0, not 2"),
+        ({"curriculum": [Lengths(epochs=1, window=24)]}, r"^window: .* was exported with 48, not 24"),
+        ({"split": "fold-0/train"}, r'^split: .* was exported with split "default", not "fold-0"'),
+        ({"split": None}, r"^split: .* is read part by part. It has: train, valid, test"),
+        ({"split": "tarin"}, r'has no part "tarin". Did you mean "train"'),
+        ({"tracks": ("gene",)}, r'has no track "gene". Did you mean "genes"'),
+        ({"inputs": ("genes",)}, r'^inputs: "genes" was exported for the 40 bases of targets, not for 48'),
+        ({"placement": "device"}, r'^placement: "device" is no placement for an export, .* Use "host"'),
+        ({"windows": Windows(regions=Regions(source="a.bed"))}, r"^regions: .* windows at regions needs the store"),
+        (
+            {"windows": Windows(pool=(Pool(name="a", source="a.bed"),))},
+            r"^pool: .* is an export, .*; a pool needs the store itself",
+        ),
+        ({"windows": Windows(personal=Personal(variants="a"))}, r"^personal: .* needs the store itself"),
+        ({"windows": Windows(max_ambiguous=0.5)}, r"^max_ambiguous: .* needs the store itself"),
+    ],
+)
+def test_what_an_export_does_not_have_is_refused(out, asked, message):
+    with pytest.raises(ConfigError, match=message):
+        next(iter(GenomeLoader(out, **({"batch_size": 1} | asked))))
+
+
+# ---- elsewhere --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def away(out, s3):  # noqa: F811
+    """The export in a bucket."""
+    for path in out.iterdir():
+        s3.upload_file(str(path), "genomes", f"out/{path.name}")
+    return Object("s3://genomes/out")
+
+
+@pytest.mark.parametrize("order", ["grouped", "sequential", "flat"])
+def test_an_export_in_a_bucket_is_walked_within_a_bounded_cache(out, away, tmp_path, order):
+    sizes = [entry["bytes"] for entry in read_export(out).index["shards"]]
+    room = sum(sizes) if order == "flat" else 6 * max(sizes)
+    asked = ASKED | {"order": order, "lanes": 1, "strand": "random"}
+    local = GenomeLoader(out, **asked)
+    ranks = [
+        GenomeLoader(away, cache=ShardCache(tmp_path / "cache", room), rank=rank, world_size=2, **asked)
+        for rank in range(2)
+    ]
+    for expected, *taken in zip(local, *ranks, strict=True):
+        assert same(content(taken), content([expected]))
+    kept = [path for path in (tmp_path / "cache").iterdir() if path.name != "lock"]
+    assert 0 < sum(path.stat().st_size for path in kept) <= room
+
+
+def test_an_order_that_needs_all_shards_is_refused_where_the_cache_is_too_small(away, tmp_path):
+    with pytest.raises(ConfigError, match='^order: "flat" reads all shards at any time'):
+        GenomeLoader(away, cache=ShardCache(tmp_path / "cache", 100_000), **ASKED)
+
+
+# ---- faults -----------------------------------------------------------------------------------
+
+
+def test_damage_stops_the_walk_and_names_the_shard_and_the_way_to_repair(out):
+    shards = sorted(out.glob("train-*.tar"))
+    loader = GenomeLoader(out, **ASKED)
+    content_of = {path: path.read_bytes() for path in shards}
+
+    def fails(message):
+        with pytest.raises(SourceError, match=message):
+            list(GenomeLoader(read_export(out), **ASKED))
+        for path, content in content_of.items():
+            path.write_bytes(content)
+
+    damaged = bytearray(content_of[shards[1]])
+    damaged[700] ^= 2
+    shards[1].write_bytes(damaged)
+    fails(r"train-000001.tar is damaged \(crc32c, from byte 0 on\); copy it again")
+    shutil.copy(shards[2], shards[1])
+    fails(r"train-000001.tar is damaged \(.*; copy it again")
+    shards[2].unlink()
+    with pytest.raises(SourceError, match=r"train-000002.tar cannot be read: No such file or directory; copy it again"):
+        list(loader)
+    fails(r"train-000002.tar is missing; copy it again")
+    assert len(list(GenomeLoader(out, **ASKED))) == len(loader)

@@ -32,6 +32,25 @@ _SUFFIXES = {"sequence": "seq", "ambiguous": "amb", "softmask": "soft"}
 _NO_HOLES: Int64 = np.empty((0, 2), np.int64)
 
 
+def lengths_of(
+    export: Export, window: int | None, target_length: int | None, stride: int | None, jitter: int = 0
+) -> tuple[int, int, int]:
+    """Window, target and stride of an export, in bases; None is whatever it has.
+
+    Raises:
+        ConfigError: others were asked for, or that windows move; names the key.
+    """
+    own = {"window": export.window, "target_length": export.target_length, "stride": export.stride}
+    for key, asked in {"window": window, "target_length": target_length, "stride": stride}.items():
+        if asked not in (None, own[key]):
+            raise ConfigError(
+                f"{asked} is not what {export.path} was cut with, {own[key]}. Leave it out, or export again.", key=key
+            )
+    if jitter:
+        raise ConfigError("the windows of an export cannot move. Use 0, or train on the store.", key="jitter")
+    return export.window, export.target_length, export.stride
+
+
 class Found(NamedTuple):
     """Where some samples lie in memory.
 
@@ -88,7 +107,8 @@ class ExportRows:
         return self.export.per_shard[self.part]
 
     def rows(self, positions: Int64, limits: Int64, length: int, haplotypes: Int64 | None = None) -> Rows:
-        """Windows that begin at flat `positions` (n,) and may read flat `limits` (n, 2); of the export's own length.
+        """Windows that begin at flat `positions` (n,) and may read flat `limits` (n, 2); of the export's own length, as the
+        assembly has them, whatever their haplotype.
 
         Raises:
             SourceError: a shard is missing or damaged.
@@ -223,9 +243,8 @@ class ExportTrack:
                 f'"{name}" was exported for the {of.export.target_length} bases of targets, not for {length}',
                 key="inputs",  # targets always have this length
             )
-        entry = of.export.tracks[name]
-        self._bins, columns = entry["shape"]
-        self._dtype = torch.from_numpy(np.empty(0, entry["dtype"])).dtype
+        self._bins, columns = length // self._track.bin_bp, len(self._track.columns)
+        self._dtype = torch.from_numpy(np.empty(0, self._track.dtype)).dtype
         self._head = len(of.export.layout[f"{name}.npy"][1])
         self._columns = np.stack([np.arange(columns), np.argsort(self._track.swap)])
         self._straight = (np.diff(self._columns) == 1).all(axis=1)

@@ -20,6 +20,7 @@ from distgen.errors import ConfigError
 from distgen.genome import Int64, subtract
 from distgen.loader.classes import Balanced
 from distgen.loader.exclusions import Exclusions
+from distgen.loader.exports import lengths_of
 from distgen.loader.negatives import Matched, away_from
 from distgen.loader.regions import CONTIGS, Places, Regions, read_regions
 from distgen.loader.sampling import Copied, Last, Order, Ordered, Sampling, Strand
@@ -42,8 +43,7 @@ def settled(
     of a table of sequences are these."""
     windows = windows or config.Windows()
     if isinstance(source, Export):
-        window = window or source.window
-        target_length, stride = target_length or source.target_length, stride or source.stride
+        window, target_length, stride = lengths_of(source, window, target_length, stride)
     elif source.is_table:
         window = window or int(source.contigs.lengths.max())
         if not (windows.regions or windows.pool):
@@ -172,7 +172,7 @@ class Plan:
     def _sampling(self, lengths: Lengths) -> Sampling:
         geometry = Geometry(*check_lengths(lengths, self.jitter, self._bins, self.inputs), self.jitter, self._unit)
         if isinstance(self.store, Export):
-            self.store.check_geometry(geometry.window, geometry.target_length, geometry.stride, geometry.jitter)
+            lengths_of(self.store, geometry.window, geometry.target_length, geometry.stride, geometry.jitter)
         pool = self._balanced(geometry) if self.windows.pool else self._ordered(geometry)
         return Sampling(pool, geometry, self.seed, self.strand, self.last)
 

@@ -154,16 +154,6 @@ class Export:
             raise ConfigError(f'{self.path} has no track "{name}". {suggest(name, self.tracks)}')
         return Track.of(name, self.tracks[name], self.contigs, np.dtype(self.tracks[name]["dtype"]))
 
-    def check_geometry(self, window: int, target_length: int, stride: int, jitter: int) -> None:
-        """Raises ConfigError where windows of these lengths are others than the export has; names the key."""
-        asked = {"window": window, "target_length": target_length, "stride": stride, "jitter": jitter}
-        there = {"window": self.window, "target_length": self.target_length, "stride": self.stride, "jitter": 0}
-        for key, has in there.items():
-            if asked[key] != has:
-                raise ConfigError(
-                    f"{self.path} was exported with {has}, not {asked[key]}. Use {has}, or the store itself.", key=key
-                )
-
     def identity(self, split: str, tracks: tuple[str, ...]) -> dict[str, str]:
         """Content ids of what a run uses: those of the store, so that a run goes on with an export of it and back. Where
         finer tracks than all that were exported would lay the windows in another way, the ids are others."""

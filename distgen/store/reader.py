@@ -40,9 +40,9 @@ class Track:
         swap: column i becomes column swap[i] when a window is read from the other strand.
         is_classes: values are 0 and 1; else they are signals, and may be missing.
         scale, power, soft_clip: how signals were transformed before they were stored.
+        dtype: of the stored values.
         blocks: arrays (bins, up to 64 columns each); none where values come with the samples of an export.
         bin_offsets: int64 (C,), first bin of each contig.
-        dtype: of stored values.
     """
 
     name: str
@@ -53,9 +53,9 @@ class Track:
     scale: float
     power: float
     soft_clip: float | None
+    dtype: np.dtype[Any]
     blocks: tuple[Array, ...]
     bin_offsets: Int64
-    dtype: np.dtype[Any]
 
     @classmethod
     def of(
@@ -72,9 +72,9 @@ class Track:
             entry["scale"],
             entry["power"],
             entry["soft_clip"],
+            dtype,
             blocks,
             np.cumsum(bins) - bins,
-            dtype,
         )
 
     @property

@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,14 +18,13 @@ from hypothesis import strategies as st
 from distgen import kernels
 from distgen.errors import ConfigError, SourceError
 from distgen.ingest.objects import Object
-from distgen.loader.exports import ExportRows, ExportTrack
+from distgen.loader.exports import ExportRows, ExportTrack, lengths_of
 from distgen.loader.loader import GenomeLoader
 from distgen.loader.transfer import Transfer
 from distgen.loader.windows import Tiles
 from distgen.store import exported_shards
 from distgen.store.cache import ShardCache
 from distgen.store.exported import read_export
-from distgen.store.walking import Members, places
 from distgen.store.webdataset import export
 from tests.ingest.test_remote import moto_server, s3  # noqa: F401 - fixtures
 from tests.store.test_exported import members, original, out, rewrite, sign  # noqa: F401 - fixtures
@@ -128,38 +126,6 @@ def test_tiles_of_the_index_lie_where_the_json_of_each_sample_says(store, geomet
             assert sum(1 for _ in found.samples(part)) == samples
 
 
-def test_headers_are_walked_as_tarfile_reads_them(out):  # noqa: F811
-    found = read_export(out)
-    for shard in found.shards:
-        common = Members.of(found, shard.part)
-        where = places(np.fromfile(out / shard.name, np.uint8), shard, common).astype(np.int64)
-        offsets = common.offsets()[where & 3] + (where >> 2)[:, None] * 512
-        with tarfile.open(out / shard.name) as tar:
-            listed = {info.name: info.offset_data for info in tar}
-        names = [*found.layout, "json"]
-        walked = {
-            f"{shard.part}-{shard.first + i:012d}.{name}": at
-            for i, row in enumerate(offsets.tolist())
-            for name, at in zip(names, row, strict=True)
-            if at >= (where[i] >> 2) * 512
-        }
-        assert walked == listed
-
-
-@settings(max_examples=200)
-@given(data=st.data())
-def test_no_changed_bit_of_a_header_is_passed_over(out, data):  # noqa: F811
-    found = read_export(out)
-    shard = data.draw(st.sampled_from(found.shards))
-    content = np.fromfile(out / shard.name, np.uint8)
-    with tarfile.open(out / shard.name) as tar:
-        starts = [info.offset for info in tar]
-    end = starts[-1] + 1024
-    at = data.draw(st.sampled_from([*starts, end, end + 512])) + data.draw(st.integers(0, 511))
-    content[at] ^= 1 << data.draw(st.integers(0, 7))
-    assert places(content, shard, Members.of(found, shard.part)) is None
-
-
 def test_the_ids_and_the_split_are_those_of_the_store(store, tmp_path):  # noqa: F811
     found = export(store, tmp_path / "out", window=64, tracks=("Signal", "levels"))
     assert found.identity("default", ("Signal",)) == store.identity("default", ("Signal",))
@@ -175,6 +141,19 @@ def test_the_ids_and_the_split_are_those_of_the_store(store, tmp_path):  # noqa:
         found.regions(None)
     with pytest.raises(ConfigError, match='"Signal" was exported for the 64 bases of targets, not for 128'):
         ExportTrack(ExportRows(found, "train", CPU), "Signal", 128, CPU)
+
+
+def test_other_lengths_than_those_of_the_export_and_jitter_are_refused(out):  # noqa: F811
+    found = read_export(out)
+    assert lengths_of(found, None, None, None, 0) == lengths_of(found, 60, 60, 60, 0) == (60, 60, 60)
+    for key in ("window", "target_length", "stride"):
+        asked = dict.fromkeys(("window", "target_length", "stride")) | {key: 64}
+        with pytest.raises(
+            ConfigError, match=rf"{key}: 64 is not what .* was cut with, 60. Leave it out, or export again"
+        ):
+            lengths_of(found, **asked, jitter=0)
+    with pytest.raises(ConfigError, match="jitter: the windows of an export cannot move"):
+        lengths_of(found, None, None, None, 8)
 
 
 # ---- shards -----------------------------------------------------------------------------------

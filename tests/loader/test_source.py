@@ -116,11 +116,11 @@ def test_a_state_of_an_export_of_other_windows_is_refused(small, out, tmp_path):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"window": 50}, r"^window: .*/out was exported with 48, not 50. Use 48, or the store itself"),
-        ({"target_length": 38}, r"^target_length: .* was exported with 40, not 38"),
-        ({"stride": 18}, r"^stride: .* was exported with 9, not 18"),
-        ({"jitter": 2}, r"^jitter: .* was exported with 0, not 2"),
-        ({"curriculum": [Lengths(epochs=1, window=24)]}, r"^window: .* was exported with 48, not 24"),
+        ({"window": 50}, r"^window: 50 is not what .*/out was cut with, 48. Leave it out, or export again"),
+        ({"target_length": 38}, r"^target_length: 38 is not what .* was cut with, 40"),
+        ({"stride": 18}, r"^stride: 18 is not what .* was cut with, 9"),
+        ({"jitter": 2}, r"^jitter: the windows of an export cannot move. Use 0, or train on the store"),
+        ({"curriculum": [Lengths(epochs=1, window=24)]}, r"window: 24 is not what .* was cut with, 48"),
         ({"split": "fold-0/train"}, r'^split: .* was exported with split "default", not "fold-0"'),
         ({"split": None}, r"^split: .* is read part by part. It has: train, valid, test"),
         ({"split": "tarin"}, r'has no part "tarin". Did you mean "train"'),

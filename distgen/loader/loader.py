@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from distgen.config import Lengths, Personal, Windows
+from distgen.config import Lengths, Sample, Windows, checked
 from distgen.errors import ConfigError
 from distgen.genome import Interval
 from distgen.ingest.objects import Object, Place
@@ -21,8 +21,8 @@ from distgen.loader.batch import Batch, places
 from distgen.loader.exports import place_export
 from distgen.loader.order import VERSIONS
 from distgen.loader.placement import Placement, place
-from distgen.loader.plan import Plan, settled
-from distgen.loader.regions import CONTIGS, MATRIX
+from distgen.loader.plan import Plan
+from distgen.loader.regions import CONTIGS
 from distgen.loader.sampling import Drawn, Last, Order, Strand
 from distgen.loader.source import Source, genome, open_source
 from distgen.loader.targets import Targets, label_rows, matrix_rows
@@ -31,8 +31,7 @@ from distgen.loader.windows import Geometry
 from distgen.store.cache import ShardCache
 from distgen.store.exported import Export
 
-if TYPE_CHECKING:
-    from distgen.loader.haplotypes import Haplotypes
+_APART = ("self", "store", "__class__")  # not what a loader of the same kind is made with elsewhere
 
 
 class GenomeLoader(Loader):
@@ -47,7 +46,8 @@ class GenomeLoader(Loader):
         split: a part of the store's default split, "name/part" of another, or None for everything.
         batch_size: samples per global batch, all ranks together.
         seed: of the order and of all draws.
-        strand: "forward"; "random" draws one for each sample; "both" serves each window twice.
+        strand: "forward"; "region", that of the region which a window lies at (forward if it has none); "random" draws one
+            for each sample; "both" serves each window twice.
         jitter: windows move by up to this many bases to either side, drawn for each sample.
         order: "flat", a new permutation each epoch; "grouped", one that reads few shards at any time; or "sequential".
         lanes: for "grouped", from how many places a batch is drawn; it divides `batch_size`. As many as workers are read with
@@ -61,7 +61,8 @@ class GenomeLoader(Loader):
         tracks: names of the tracks to serve as targets.
         inputs: names of the tracks to serve along the whole window, for the model to see.
         windows: where they lie, if not all along the split: at regions, in balanced pools, without what is excluded, as the
-            haplotypes of samples have them. Paths are relative to the working directory.
+            haplotypes of samples have them. Paths are relative to the working directory. Windows of pools have the target
+            "pool", which counts them as listed; those of a table of sequences "labels", and those at `matrix:NAME` NAME.
         curriculum: lengths of windows that other epochs have before the one this says stays.
         last: "drop" an incomplete last batch, "pad" it with rows of weight 0, or "wrap": fill it with the epoch's first samples.
 
@@ -90,42 +91,26 @@ class GenomeLoader(Loader):
         placement: Literal["auto", "device", "host", "stream"] = "auto",
         cache: ShardCache | None = None,
         device: torch.device | str = "cpu",
-        tracks: tuple[str, ...] = (),
-        inputs: tuple[str, ...] = (),
-        curriculum: Sequence[Lengths] = (),
+        tracks: Sequence[str] = (),
+        inputs: Sequence[str] = (),
         windows: Windows | None = None,
+        curriculum: Sequence[Lengths] = (),
         last: Last = "drop",
     ):
-        self._arguments = {
-            name: value for name, value in locals().items() if name not in ("self", "store", "__class__")
-        }
+        self._arguments = {name: value for name, value in locals().items() if name not in _APART}
         super().__init__(batch_size, torch.device(device))
-        self.store = open_source(store, cache) if isinstance(store, (str, Path, Object)) else store
+        sample = {name: value for name, value in self._arguments.items() if name in Sample.model_fields}
+        asked = checked(Sample, dict(windows or Windows()) | sample)
         if batch_size < world_size:
             raise ConfigError(f"{batch_size} leaves some of {world_size} workers without samples", key="batch_size")
-        own, windows = settled(self.store, window, target_length, stride, windows)
-        haplotypes = self._open_haplotypes(windows.personal, seed)
-        self.plan = Plan(
-            self.store,
-            [*curriculum, own],  # the run's own lengths come last and stay
-            split,
-            batch_size,
-            seed,
-            strand,
-            jitter,
-            order,
-            lanes,
-            last,
-            tracks,
-            inputs,
-            windows,
-            haplotypes,
-        )
+        if not 0 <= rank < world_size:
+            raise ConfigError(f"{rank} is none of {world_size} ranks, which count from 0", key="rank")
+        self.store = open_source(store, cache) if isinstance(store, (str, Path, Object)) else store
+        self.plan = Plan(self.store, split, asked, tuple(tracks))
         self._identity = {"data": self.plan.id, "order": VERSIONS[order], "seed": seed}
         self._rows = np.arange(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
         self._transfer = Transfer(self.device)
-        self._placement = self._placed(placement, order, haplotypes)
-        self._tracks, self._inputs = tracks, inputs
+        self._placement = self._placed(placement)
         self._sources = lru_cache(maxsize=None)(self._open_sources)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -139,8 +124,8 @@ class GenomeLoader(Loader):
     def batch_bytes(self, epoch: int) -> float:
         """About how many bytes a rank's rows of a batch take."""
         geometry = self.plan.sampling(epoch).geometry
-        asked = [(name, geometry.target_length) for name in self._tracks]
-        asked += [(name, geometry.window) for name in self._inputs]
+        asked = [(name, geometry.target_length) for name in self.plan.tracks]
+        asked += [(name, geometry.window) for name in self.plan.asked.inputs]
         tracks = [(self.store.track(name), length) for name, length in asked]
         wide = sum(track.bin_bytes * length / track.bin_bp for track, length in tracks)
         return len(self._rows) * (geometry.window / 4 + wide)
@@ -203,34 +188,24 @@ class GenomeLoader(Loader):
         tensors += [tensor for tensor in rows[:5] if tensor is not None]
         return Made(made, [partial(self._transfer.receive, self._transfer.sent(), tensors)])
 
-    def _placed(self, name: str, order: Order, haplotypes: Haplotypes | None) -> Placement:
+    def _placed(self, name: str) -> Placement:
+        order = self.plan.asked.order
         if isinstance(self.store, Export):
             return place_export(name, self.store, self.plan.part, self._transfer, order)
-        return place(name, self.store, self._transfer, haplotypes, order)
-
-    def _open_haplotypes(self, personal: Personal | None, seed: int) -> Haplotypes | None:
-        if personal is None:
-            return None
-        from distgen.loader.haplotypes import Haplotypes
-
-        store = genome(self.store, "what samples have in place of its bases", "personal")
-        return Haplotypes(store, personal.variants, personal.samples, unphased=personal.unphased, seed=seed)
+        return place(name, self.store, self._transfer, self.plan.haplotypes, order)
 
     def _open_sources(self, geometry: Geometry) -> list[tuple[str, str, Targets]]:
         """What is served beside the bases: where it goes, its name, and what makes its rows."""
-        asked = [("targets", name, geometry.target_length) for name in self._tracks]
-        asked += [("inputs", name, geometry.window) for name in self._inputs]
+        asked = [("targets", name, geometry.target_length) for name in self.plan.tracks]
+        asked += [("inputs", name, geometry.window) for name in self.plan.asked.inputs]
         made: list[tuple[str, str, Targets]] = [
             (kind, name, self._placement.track(name, length, self.plan.holes)) for kind, name, length in asked
         ]
-        regions = self.plan.windows.regions
-        if regions is None or isinstance(self.store, Export):
-            return made
-        if regions.source == CONTIGS and self.store.is_table:
-            made.append(("targets", "labels", label_rows(self.store, self._transfer)))
-        elif regions.source.startswith(MATRIX):
-            name = regions.source.removeprefix(MATRIX)
-            made.append(("targets", name, matrix_rows(self.store, name, self._transfer)))
+        if self.plan.rows_of:
+            name, source = self.plan.rows_of
+            store = genome(self.store, "a window of a table", "regions")
+            rows = label_rows(store, self._transfer) if source == CONTIGS else matrix_rows(store, name, self._transfer)
+            made.append(("targets", name, rows))
         return made
 
 

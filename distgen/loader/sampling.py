@@ -41,12 +41,12 @@ class Copied:
     Args:
         windows: once each.
         strands: 1, or 2 to have both.
-        haplotypes: how many there are.
+        haplotypes: how many there are; None where there is the assembly alone.
     """
 
     windows: Numbered
     strands: int
-    haplotypes: int
+    haplotypes: int | None
 
     @property
     def window(self) -> int:
@@ -64,15 +64,19 @@ class Copied:
         return [self.windows.identity, self.strands, self.haplotypes]
 
     def __len__(self) -> int:
-        return len(self.windows) * self.strands * self.haplotypes
+        return len(self.windows) * self._copies
 
     def locate(self, windows: Int64) -> Located:
         """As `windows` do, with strand and haplotype."""
-        number, copy = np.divmod(windows, self.strands * self.haplotypes)
+        number, copy = np.divmod(windows, self._copies)
         haplotype, backward = np.divmod(copy, self.strands)
         located = self.windows.locate(number)
         reverse = backward == 1 if self.strands == 2 else located.reverse
-        return located._replace(reverse=reverse, haplotypes=haplotype)
+        return located._replace(reverse=reverse, haplotypes=None if self.haplotypes is None else haplotype)
+
+    @property
+    def _copies(self) -> int:
+        return self.strands * (self.haplotypes or 1)
 
 
 class Samples(Protocol):

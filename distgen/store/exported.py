@@ -97,6 +97,8 @@ class Sample:
 class Export:
     """A folder of tar shards, read-only. Open it with `read_export`."""
 
+    is_table = False  # what sequences are labelled with is not exported
+
     def __init__(self, folder: Place, index: dict[str, Any], cache: ShardCache | None = None):
         self.path, self.index, self.cache = folder, index, cache
         self.window: int = index["geometry"]["window"]

@@ -127,7 +127,7 @@ def test_a_state_of_an_export_of_other_windows_is_refused(small, out, tmp_path):
         ({"tracks": ("gene",)}, r'has no track "gene". Did you mean "genes"'),
         ({"inputs": ("genes",)}, r'^inputs: "genes" was exported for the 40 bases of targets, not for 48'),
         ({"placement": "device"}, r'^placement: "device" is no placement for an export, .* Use "host"'),
-        ({"windows": Windows(regions=Regions(source="a.bed"))}, r"^regions: .* windows at regions needs the store"),
+        ({"windows": Windows(regions=Regions(source="a.bed"))}, r"^regions: .* a window at a region needs the store"),
         (
             {"windows": Windows(pool=(Pool(name="a", source="a.bed"),))},
             r"^pool: .* is an export, .*; a pool needs the store itself",
@@ -184,8 +184,8 @@ def test_damage_stops_the_walk_and_names_the_shard_and_the_way_to_repair(out):
     def fails(message):
         with pytest.raises(SourceError, match=message):
             list(GenomeLoader(read_export(out), **ASKED))
-        for path, content in content_of.items():
-            path.write_bytes(content)
+        for path, before in content_of.items():
+            path.write_bytes(before)
 
     damaged = bytearray(content_of[shards[1]])
     damaged[700] ^= 2

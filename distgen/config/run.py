@@ -17,6 +17,7 @@ class Data(Sample):
     """Which store is read, which of its splits, and where what is read waits.
 
     `cache` is the folder that keeps what is read of a store elsewhere, at most `cache_gb` of it.
+    `on_corrupt` says what becomes of samples that need a damaged or missing shard: the run stops, or they weigh nothing.
     """
 
     store: str
@@ -24,6 +25,7 @@ class Data(Sample):
     placement: Literal["auto", "device", "host", "stream"] = "auto"
     cache: str | None = None
     cache_gb: Annotated[float, Field(gt=0)] = 64.0
+    on_corrupt: Literal["stop", "skip"] = "stop"
 
 
 class Optimizer(Section):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
@@ -18,10 +18,13 @@ from distgen.genome import Interval
 from distgen.ingest.objects import Object, Place
 from distgen.loader.base import Loader, Made
 from distgen.loader.batch import Batch, places
+from distgen.loader.damage import Damage, Lost, Skipped
 from distgen.loader.exports import place_export
+from distgen.loader.gather import Read
 from distgen.loader.order import VERSIONS
 from distgen.loader.placement import Placement, place
 from distgen.loader.plan import Plan
+from distgen.loader.reading import ReadAhead
 from distgen.loader.regions import CONTIGS
 from distgen.loader.sampling import Drawn, Last, Order, Strand
 from distgen.loader.source import Source, genome, open_source
@@ -32,6 +35,8 @@ from distgen.store.cache import ShardCache
 from distgen.store.exported import Export
 
 _APART = ("self", "store", "__class__")  # not what a loader of the same kind is made with elsewhere
+
+OnCorrupt = Literal["stop", "skip"]
 
 
 class GenomeLoader(Loader):
@@ -65,9 +70,12 @@ class GenomeLoader(Loader):
             "pool", which counts them as listed; those of a table of sequences "labels", and those at `matrix:NAME` NAME.
         curriculum: lengths of windows that other epochs have before the one this says stays.
         last: "drop" an incomplete last batch, "pad" it with rows of weight 0, or "wrap": fill it with the epoch's first samples.
+        on_corrupt: "stop" where a shard is damaged or missing, or "skip" the samples that need what is: they become padding,
+            without bases, without known targets, of weight 0, and all others stay as they are.
 
     Raises:
         ConfigError: an argument does not fit the store or the others; names the key and what would fit.
+        StoreError: what says where windows lie is damaged; and from walking, see `on_corrupt`.
     """
 
     plan: Plan
@@ -96,6 +104,7 @@ class GenomeLoader(Loader):
         windows: Windows | None = None,
         curriculum: Sequence[Lengths] = (),
         last: Last = "drop",
+        on_corrupt: OnCorrupt = "stop",
     ):
         self._arguments = {name: value for name, value in locals().items() if name not in _APART}
         super().__init__(batch_size, torch.device(device))
@@ -110,12 +119,37 @@ class GenomeLoader(Loader):
         self._identity = {"data": self.plan.id, "order": VERSIONS[order], "seed": seed}
         self._rows = np.arange(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
         self._transfer = Transfer(self.device)
+        self._damage = Damage()
+        self._skips = on_corrupt == "skip"
         self._placement = self._placed(placement)
         self._sources = lru_cache(maxsize=None)(self._open_sources)
+        kept = self.store.cache
+        self._ahead = None if kept is None else ReadAhead(kept, self.plan.batches, self._reads)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Another process opens the store anew: addresses of what is mapped here mean nothing there.
         return _opened, (self.store.path, self._arguments, self.state_dict())
+
+    def __iter__(self) -> Iterator[Batch]:
+        """See `Loader`; shards of a store elsewhere are fetched ahead, those of the next epoch as well.
+
+        Raises:
+            StoreError, RemoteError: what is needed is damaged, or cannot be fetched.
+        """
+        if self._ahead is None:
+            yield from super().__iter__()
+            return
+        self._ahead.start(self.epoch, self.position // self.batch_size)
+        try:
+            yield from super().__iter__()
+        except BaseException:  # whoever leaves in the middle may not come back
+            self._ahead.stop()
+            raise
+
+    @property
+    def skipped(self) -> Skipped:
+        """What was left out because it is damaged; see `on_corrupt`."""
+        return self._damage.skipped
 
     def identity(self) -> dict[str, Any]:
         """What must be the same wherever a state is loaded; nothing in it depends on ranks."""
@@ -144,7 +178,24 @@ class GenomeLoader(Loader):
 
     def make(self, epoch: int, batches: Sequence[int]) -> Made:
         """This rank's rows of some global batches of an epoch, by their numbers in it."""
-        drawn, geometry, count = self._draw(epoch, batches), self.plan.sampling(epoch).geometry, len(batches)
+        if self._ahead is not None:
+            self._ahead.come_to(epoch, batches)
+        drawn, geometry = self._draw(epoch, batches), self.plan.sampling(epoch).geometry
+        while True:
+            try:
+                return self._made(drawn, geometry, len(batches))
+            except Lost as lost:
+                drawn = self._damage.leave_out(drawn, lost.rows)
+
+    def _reads(self, epoch: int, batches: range) -> list[Read]:
+        """What this rank's rows of some batches read out of shards."""
+        drawn, geometry = self._draw(epoch, batches), self.plan.sampling(epoch).geometry
+        found = self._placement.reads(drawn.positions, drawn.limits, geometry.window)
+        for kind, _, source in self._sources(geometry):
+            found += source.reads(drawn.positions if kind == "inputs" else drawn.target_starts, drawn.limits)
+        return found
+
+    def _made(self, drawn: Drawn, geometry: Geometry, count: int) -> Made:
         rows = self._placement.rows(drawn.positions, drawn.limits, geometry.window, drawn.haplotypes)
         send, fill = self._transfer.send, self._transfer.fill
         columns = {name: send(fill(getattr(drawn, name))) for name in ("reverse", "keys", "weight")}
@@ -156,7 +207,7 @@ class GenomeLoader(Loader):
             tables[kind][name], tables[mask][name] = source.rows(starts, drawn.limits, drawn.reverse, drawn.rows)
         if drawn.labels is not None:
             tables["targets"]["pool"] = send(fill(drawn.labels))
-            tables["mask"]["pool"] = torch.ones(len(drawn.labels), dtype=torch.bool, device=self.device)
+            tables["mask"]["pool"] = send(fill(drawn.limits[:, 0] < drawn.limits[:, 1]))
         if drawn.haplotypes is not None:
             columns["haplotypes"] = torch.from_numpy(drawn.haplotypes)
         parts = {name: _parts(column, count) for name, column in columns.items()}
@@ -189,10 +240,10 @@ class GenomeLoader(Loader):
         return Made(made, [partial(self._transfer.receive, self._transfer.sent(), tensors)])
 
     def _placed(self, name: str) -> Placement:
-        order = self.plan.asked.order
+        order, damage = self.plan.asked.order, self._damage if self._skips else None
         if isinstance(self.store, Export):
-            return place_export(name, self.store, self.plan.part, self._transfer, order)
-        return place(name, self.store, self._transfer, self.plan.haplotypes, order)
+            return place_export(name, self.store, self.plan.part, self._transfer, order, damage)
+        return place(name, self.store, self._transfer, self.plan.haplotypes, order, damage)
 
     def _open_sources(self, geometry: Geometry) -> list[tuple[str, str, Targets]]:
         """What is served beside the bases: where it goes, its name, and what makes its rows."""

@@ -184,7 +184,7 @@ class MixtureLoader(Loader):
     @cached_property
     def _data(self) -> str:
         members = self.collection.members(0, len(self.collection))
-        apart = ("rank", "world_size", "device", "placement", "cache", "batch_size", "order")
+        apart = ("rank", "world_size", "device", "placement", "cache", "batch_size", "order", "on_corrupt")
         return digest(
             {
                 "stores": [[member.name, member.id.hex()] for member in members],

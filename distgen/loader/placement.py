@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distgen.errors import ConfigError
+from distgen.errors import ConfigError, DamageError
 from distgen.genome import ALIGNMENT, AMBIGUOUS, Int64
-from distgen.loader.gather import Chunks, gather
+from distgen.loader.damage import Damage
+from distgen.loader.gather import Chunks, Read, gather
 from distgen.loader.targets import DeviceTrack, HostTrack, Targets
 from distgen.loader.transfer import Transfer, decoded_bytes, resident
 from distgen.store.cache import ShardCache
@@ -59,6 +60,9 @@ class Placement(Protocol):
         """Windows of any number of batches, which begin at flat `positions` (n,) and may read flat `limits` (n, 2), as
         `haplotypes` (n,) have them."""
 
+    def reads(self, positions: Int64, limits: Int64, length: int) -> list[Read]:
+        """What these rows read out of shards."""
+
     def track(self, name: str, length: int, holes: Int64) -> Targets:
         """The values of a track along `length` bases; bins that touch `holes` are unknown. Raises ConfigError: it has none."""
 
@@ -71,11 +75,17 @@ class Device:
         ConfigError: the planes don't fit into what is free on the device.
     """
 
-    def __init__(self, store: Store, transfer: Transfer, haplotypes: Haplotypes | None = None):
+    def __init__(
+        self,
+        store: Store,
+        transfer: Transfer,
+        haplotypes: Haplotypes | None = None,
+        damage: Damage | None = None,
+    ):
         filled = {name: array for name, array in store.planes.items() if name == "sequence" or not array.empty}
         placed = resident(list(filled.values()), transfer.device, what="the planes", key="placement")
         self._planes = dict(zip(filled, placed, strict=True))
-        self._store, self._transfer, self._haplotypes = store, transfer, haplotypes
+        self._store, self._transfer, self._haplotypes, self._damage = store, transfer, haplotypes, damage
 
     def rows(self, positions: Int64, limits: Int64, length: int, haplotypes: Int64 | None = None) -> Rows:
         planes, send, fill = self._planes, self._transfer.send, self._transfer.fill
@@ -84,15 +94,23 @@ class Device:
         moved = send(fill(positions)), send(fill(limits))
         return Rows(planes["sequence"], planes.get("ambiguous"), planes.get("softmask"), *moved, stride=0)
 
+    def reads(self, positions: Int64, limits: Int64, length: int) -> list[Read]:
+        return []
+
     def track(self, name: str, length: int, holes: Int64) -> Targets:
-        """On the device as well, if it fits into half of what is free on a GPU; on a CPU it is read as `Host` does."""
+        """On a GPU as well, if it is whole and fits into half of what is free."""
         track, device = self._store.track(name), self._transfer.device
         if device.type == "cuda":
             size, free = decoded_bytes(list(track.blocks)), torch.cuda.mem_get_info(device)[0]
             log.info("track %s: %.3f GB, %.1f GB free on %s", name, size / 1e9, free / 1e9, device)
             if size < free // 2:
-                return DeviceTrack(self._store, track, length, self._transfer, holes)
-        return HostTrack(self._store, track, length, self._transfer, holes)
+                try:
+                    return DeviceTrack(self._store, track, length, self._transfer, holes)
+                except DamageError as error:
+                    if self._damage is None:
+                        raise
+                    log.warning("track %s: it stays in its shards, since it is not whole: %s", name, error)
+        return HostTrack(self._store, track, length, self._transfer, holes, self._damage)
 
     def _changed(self, haplotypes: Haplotypes, positions: Int64, limits: Int64, length: int, copies: Int64) -> Rows:
         send, fill = self._transfer.send, self._transfer.fill
@@ -117,11 +135,17 @@ class Host:
     64 bases, so that one `starts` indexes all planes.
     """
 
-    def __init__(self, store: Store, transfer: Transfer, haplotypes: Haplotypes | None = None):
+    def __init__(
+        self,
+        store: Store,
+        transfer: Transfer,
+        haplotypes: Haplotypes | None = None,
+        damage: Damage | None = None,
+    ):
         needed = {"sequence"} | ({"ambiguous"} if haplotypes is not None and haplotypes.unknown else set())
         filled = {name: array for name, array in store.planes.items() if name in needed or not array.empty}
-        self._planes = {name: Chunks(array) for name, array in filled.items()}
-        self._store, self._transfer, self._haplotypes = store, transfer, haplotypes
+        self._planes = {name: Chunks(array, damage) for name, array in filled.items()}
+        self._store, self._transfer, self._haplotypes, self._damage = store, transfer, haplotypes, damage
 
     def rows(self, positions: Int64, limits: Int64, length: int, haplotypes: Int64 | None = None) -> Rows:
         layout = _Layout.of(positions, limits, length)
@@ -140,13 +164,20 @@ class Host:
             layout.stride,
         )
 
+    def reads(self, positions: Int64, limits: Int64, length: int) -> list[Read]:
+        layout = _Layout.of(positions, limits, length)
+        return [
+            Read(chunks.array, chunks.array.layout.shard, *layout.bytes_of(name))
+            for name, chunks in self._planes.items()
+        ]
+
     def track(self, name: str, length: int, holes: Int64) -> Targets:
-        return HostTrack(self._store, self._store.track(name), length, self._transfer, holes)
+        return HostTrack(self._store, self._store.track(name), length, self._transfer, holes, self._damage)
 
     def _gather(self, name: str, layout: _Layout) -> Tensor:
         per = PER_BYTE[name]
         out = self._transfer.room((len(layout.floor), layout.stride // per), torch.uint8)
-        low, high = layout.first // per, -(-layout.last // per)
+        low, high = layout.bytes_of(name)
         at = np.where(low < high, low - layout.floor // per, 0)
         gather(self._planes[name], low, high, out.numpy(), at)
         return out
@@ -175,9 +206,16 @@ class _Layout(NamedTuple):
         stride = -(-(length + ALIGNMENT - 1) // ALIGNMENT) * ALIGNMENT
         floor = positions // ALIGNMENT * ALIGNMENT
         shift = np.arange(len(positions)) * stride - floor
-        first, last = np.maximum(floor, limits[:, 0]), np.minimum(floor + stride, limits[:, 1])
+        # Not to the end of the row: that may lie in another chunk, and what is damaged there does not matter.
+        end = -(-(positions + length) // ALIGNMENT) * ALIGNMENT
+        first, last = np.maximum(floor, limits[:, 0]), np.minimum(end, limits[:, 1])
         clipped = np.stack([np.minimum(first, floor + stride), np.maximum(last, floor)], axis=1)
         return cls(floor, first, last, shift, clipped + shift[:, None], stride)
+
+    def bytes_of(self, name: str) -> tuple[Int64, Int64]:
+        """The bytes [first, last) of a plane that hold each row's bases; none where `first` is not below `last`."""
+        per = PER_BYTE[name]
+        return self.first // per, np.where(self.first < self.last, -(-self.last // per), self.first // per)
 
 
 def put(planes: dict[str, Tensor], at: Tensor, codes: Tensor, unknown: bool) -> None:
@@ -204,12 +242,19 @@ def put(planes: dict[str, Tensor], at: Tensor, codes: Tensor, unknown: bool) -> 
 
 
 def place(
-    name: str, store: Store, transfer: Transfer, haplotypes: Haplotypes | None = None, order: str = "grouped"
+    name: str,
+    store: Store,
+    transfer: Transfer,
+    haplotypes: Haplotypes | None = None,
+    order: str = "grouped",
+    damage: Damage | None = None,
 ) -> Placement:
     """The placement of that name; `auto` says why it chose which.
 
     On a GPU, the genome lives on the device if it fits into half of what is free. On a CPU, whole planes have to be read
     and checked before the first batch, which is only worth it where each is one small file that is mapped as it is.
+
+    Planes that are damaged stay in their shards if `damage` counts what is left out.
 
     Raises:
         ConfigError: there is no such placement, the planes don't fit, or the order does not.
@@ -220,12 +265,18 @@ def place(
         size = decoded_bytes([array for array in store.planes.values() if not array.empty])
         log.info("placement: %s (planes %.3f GB, %s)", name, size / 1e9, why)
     if name == "device":
-        return Device(store, transfer, haplotypes)
+        try:
+            return Device(store, transfer, haplotypes, damage)
+        except DamageError as error:
+            if damage is None:
+                raise
+            log.warning("placement: host, since the planes are not whole: %s", error)
+            name = "host"
     if name not in ("host", "stream"):
         raise ConfigError(f'there is no placement "{name}". Valid: auto, device, host, stream.', key="placement")
     if elsewhere and order == "flat":
         check_cache(decoded_bytes(list(store.planes.values())), store.cache)
-    return Host(store, transfer, haplotypes)
+    return Host(store, transfer, haplotypes, damage)
 
 
 def _chosen(store: Store, device: torch.device, elsewhere: bool, personal: bool) -> tuple[str, str]:

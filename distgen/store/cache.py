@@ -58,6 +58,10 @@ class Sharded(Protocol):
     """What shards are of: an array of a store, or the tar shards of an export."""
 
     @property
+    def id(self) -> str:
+        """What their content is known by."""
+
+    @property
     def folder(self) -> Place:
         """Where they lie."""
 
@@ -68,8 +72,8 @@ class Sharded(Protocol):
     def cache_name(self, number: int) -> str:
         """What a shard is known by: one of other bytes has another name."""
 
-    def stored(self, number: int) -> bool:
-        """Whether there is such a shard."""
+    def stored(self, number: int) -> int:
+        """Bytes of a shard, if nothing of it were compressed; 0 if there is no such shard."""
 
     def bytes_of(self, number: int, stop: threading.Event | None = None) -> Bytes | Ranges:
         """The bytes of a shard where it lies; `stop` ends requests for them."""
@@ -147,6 +151,13 @@ class ShardCache:
                 known = name in self._held or name in self._coming
                 if not known and source.stored(number):
                     self._coming[name] = self._ahead.submit(self._bring, source, number, name)
+
+    def cancel(self, source: Sharded, number: int) -> None:
+        """A shard that `prefetch` was asked for is not needed after all; what is being fetched already is."""
+        name = source.cache_name(number)
+        with self._lock:
+            if name in self._coming and self._coming[name].cancel():
+                del self._coming[name]
 
     def discard(self, source: Sharded, number: int, shard: Shard) -> None:
         """Remove a shard that is not what was fetched."""

@@ -76,7 +76,7 @@ class Run(File):
         table["train"] = {key: table["train"].get(key) for key in ("precision", "threads")}
         # The store is known by its content ids, and files of regions by the windows of which the loader's state speaks.
         data = table["data"]
-        for key in ("placement", "store", "cache", "cache_gb", "exclude"):
+        for key in ("placement", "store", "cache", "cache_gb", "exclude", "on_corrupt"):
             data.pop(key, None)
         for section in (data.get("regions", {}), *data["pool"]):
             section.pop("source", None)
@@ -172,6 +172,7 @@ class Run(File):
                 device=device,
                 tracks=objective.tracks,
                 windows=Windows(**{key: getattr(data, key) for key in Windows.model_fields}),
+                on_corrupt=data.on_corrupt,
                 **sample,
             )
 

@@ -173,6 +173,22 @@ def test_an_order_that_needs_all_shards_is_refused_where_the_cache_is_too_small(
         GenomeLoader(away, cache=ShardCache(tmp_path / "cache", 100_000), **ASKED)
 
 
+def test_shards_are_fetched_before_their_samples_are_needed(away, tmp_path, monkeypatch):
+    cache = ShardCache(tmp_path / "cache", 10**9)
+    asked, fetched = [], []
+    monkeypatch.setattr(cache, "prefetch", lambda source, numbers: asked.extend(numbers))
+    loader = GenomeLoader(away, cache=cache, order="sequential", **ASKED)
+    get = cache.get
+    monkeypatch.setattr(
+        cache, "get", lambda source, number: fetched.append((number, number in asked)) or get(source, number)
+    )
+    list(loader)
+    assert asked == list(range(len(asked)))
+    assert len(asked) > 5
+    assert {number for number, _ in fetched} == set(asked)
+    assert all(known for _, known in fetched)
+
+
 # ---- faults -----------------------------------------------------------------------------------
 
 
@@ -198,3 +214,39 @@ def test_damage_stops_the_walk_and_names_the_shard_and_the_way_to_repair(out):
         list(loader)
     fails(r"train-000002.tar is missing; copy it again")
     assert len(list(GenomeLoader(out, **ASKED))) == len(loader)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_samples_of_damaged_shards_can_be_left_out_on_all_ranks_alike(out, world_size, caplog):
+    asked = ASKED | {"on_corrupt": "skip", "strand": "both"}
+    whole, per_shard, number = list(GenomeLoader(out, **asked)), read_export(out).per_shard["train"], 3
+    path = out / f"train-{number:06d}.tar"
+    damaged = bytearray(path.read_bytes())
+    damaged[1700] ^= 2
+    path.write_bytes(damaged)
+    first = GenomeLoader(out, order="sequential", strand="both", batch_size=1, split="train")
+    lost = {w for k in range(2 * number * per_shard, 2 * (number + 1) * per_shard) for w in first.places(0, k)[1]}
+    ranks = [GenomeLoader(out, **asked, rank=rank, world_size=world_size) for rank in range(world_size)]
+    left_out = 0
+    for expected, *taken in zip(whole, *ranks, strict=True):
+        tokens, samples, weight, mask, targets = (
+            torch.cat(parts)
+            for parts in zip(
+                *(
+                    (kernels.tokens(**b.packed), b.samples, b.weight, b.mask["genes"], b.targets["genes"])
+                    for b in taken
+                ),
+                strict=True,
+            )
+        )
+        gone = torch.tensor([w in lost for w in expected.where()])
+        left_out += int(gone.sum())
+        assert torch.equal(samples, expected.samples)
+        assert torch.equal(weight, torch.where(gone, 0, expected.weight))
+        assert torch.equal(tokens, torch.where(gone[:, None], 4, kernels.tokens(**expected.packed)))
+        assert torch.equal(mask, expected.mask["genes"] & ~gone[:, None, None])
+        assert torch.equal(targets, torch.where(gone[:, None, None], 0, expected.targets["genes"]))
+    assert left_out > 0
+    assert sum(rank.skipped.rows for rank in ranks) == left_out
+    assert {shard for rank in ranks for shard in rank.skipped.shards} == {str(path)}
+    assert next(r.message for r in caplog.records if "is damaged" in r.message).endswith("that need it are left out.")

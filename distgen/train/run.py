@@ -180,10 +180,8 @@ class Run(File):
         """The samples of each part of the split that holds anything; of a held-out part without a window, why it has none.
 
         Raises:
-            ConfigError: the run does not fit the store, there is no window to train on, or it has stores in turn.
+            ConfigError: the run does not fit the store, or there is no window to train on.
         """
-        if not isinstance(store, Store):
-            raise self.error("data.store", f"{store.path} is not one store, and windows are told of one at a time")
         # Where bases wait says nothing about windows, and takes time on a device.
         run = self.model_copy(update={"data": self.data.model_copy(update={"placement": "host"})})
         objective = self.build_objective(store)

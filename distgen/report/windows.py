@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distgen.errors import ConfigError
     from distgen.loader.plan import Plan
-    from distgen.store.reader import Store
+    from distgen.loader.source import Source
     from distgen.train.run import Run
 
 _WHY = {
@@ -20,21 +20,25 @@ _WHY = {
 _CLASSES = 8  # that are named
 
 
-def describe(run: Run, store: Store, plans: Mapping[str, Plan | ConfigError]) -> dict[str, Any]:
+def describe(run: Run, source: Source, plans: Mapping[str, Plan | ConfigError]) -> dict[str, Any]:
     """What there is to say of a run's windows, as what JSON can hold.
 
     Args:
         run: as read from its file.
-        store: that it trains on.
+        source: that it trains on: a store.
         plans: of the parts of its split; see `Run.plans`.
 
     Returns:
         As `summarize`, with `run`, `store`, `split` and `batch_size`; `homology`, the report of the build where the split
         was made without what resembles a held-out part, else None; and `search`, the command that looks for such sequence.
+
+    Raises:
+        ConfigError: the run trains on an export.
     """
+    from distgen.loader.source import genome
     from distgen.loader.summary import summarize
 
-    split = run.data.split
+    store, split = genome(source, "to say what windows hold", "data.store"), run.data.split
     return {
         "run": run.name,
         "store": str(store.path),

@@ -21,13 +21,14 @@ from distgen.errors import ConfigError, some
 from distgen.genome import Int64, subtract
 from distgen.loader.classes import Balanced
 from distgen.loader.exclusions import Exclusions
+from distgen.loader.exports import lengths_of
 from distgen.loader.negatives import Matched, away_from
 from distgen.loader.regions import CONTIGS, MATRIX, Places, Regions, read_regions
 from distgen.loader.sampling import Copied, Ordered, Sampling
 from distgen.loader.schedule import own_seed
+from distgen.loader.source import Source, genome, shards_along
 from distgen.loader.windows import Geometry, Numbered, Tiles, align, check_lengths
-from distgen.store.planes import PER_BYTE
-from distgen.store.reader import Store
+from distgen.store.exported import Export
 
 if TYPE_CHECKING:
     from distgen.loader.haplotypes import Haplotypes
@@ -41,7 +42,7 @@ class Plan:
     """The samples of all epochs, all ranks together.
 
     Args:
-        store: an open store.
+        store: an open store, or an export of one.
         split: a part of the default split, "name/part" of another, or None for everything.
         asked: what a sample is.
         tracks: names of the tracks that are served as targets.
@@ -50,7 +51,7 @@ class Plan:
         ConfigError: what is asked does not fit the store or itself; names the key and what would fit.
     """
 
-    store: Store
+    store: Source
     split: str | None
     asked: config.Sample
     tracks: tuple[str, ...] = ()
@@ -69,9 +70,10 @@ class Plan:
             return None
         from distgen.loader.haplotypes import Haplotypes
 
+        store = genome(self.store, "what samples have in place of its bases", "personal")
         with _said_of(personal, "personal"):
             return Haplotypes(
-                self.store, personal.variants, personal.samples, unphased=personal.unphased, seed=self.asked.seed
+                store, personal.variants, personal.samples, unphased=personal.unphased, seed=self.asked.seed
             )
 
     @cached_property
@@ -85,10 +87,13 @@ class Plan:
     @cached_property
     def lengths(self) -> list[Lengths]:
         """Of all stages of the curriculum; the sample's own come last and stay."""
-        asked, table = self.asked, self.store.is_table
-        window = asked.window or (int(self.store.contigs.lengths.max()) if table else _WINDOW)
-        own = Lengths(epochs=1, window=window, target_length=asked.target_length, stride=asked.stride)
-        return [*asked.curriculum, own]
+        window, target_length, stride = self.asked.window, self.asked.target_length, self.asked.stride
+        if isinstance(self.store, Export):
+            window, target_length, stride = lengths_of(self.store, window, target_length, stride)
+        elif window is None:
+            window = int(self.store.contigs.lengths.max()) if self.store.is_table else _WINDOW
+        own = Lengths(epochs=1, window=window, target_length=target_length, stride=stride)
+        return [*self.asked.curriculum, own]
 
     @cached_property
     def stages(self) -> list[tuple[int, Sampling]]:
@@ -153,13 +158,20 @@ class Plan:
     @property
     def _matrix_id(self) -> str | None:
         _, source = self.rows_of or ("", "")
-        return self.store.matrix(source.removeprefix(MATRIX)).id if source.startswith(MATRIX) else None
+        if not source.startswith(MATRIX):
+            return None
+        return genome(self.store, "a matrix", "regions").matrix(source.removeprefix(MATRIX)).id
 
     @cached_property
     def _split(self) -> tuple[str, str | None]:
         """Name and part."""
         name, _, part = self.split.rpartition("/") if self.split else ("", "", None)
         return name or "default", part
+
+    @property
+    def part(self) -> str | None:
+        """Of the split; None for everything."""
+        return self._split[1]
 
     @cached_property
     def _bins(self) -> list[tuple[str, int]]:
@@ -212,18 +224,20 @@ class Plan:
     def _sampling(self, lengths: Lengths) -> Sampling:
         asked = self.asked
         geometry = Geometry(*check_lengths(lengths, asked.jitter, self._bins, asked.inputs), asked.jitter, self._unit)
+        if isinstance(self.store, Export):
+            lengths_of(self.store, geometry.window, geometry.target_length, geometry.stride, geometry.jitter)
         pool = self._balanced(geometry) if asked.pool else self._ordered(geometry)
         return Sampling(pool, geometry, asked.seed, asked.strand, asked.last)
 
     def _ordered(self, geometry: Geometry) -> Ordered:
         with _said_of(self.asked.regions, "regions" if self.asked.regions else ""):
             windows = self._copied(self._windows(geometry, self.regions))
-        layout = self.store.planes["sequence"].layout
-        piece = max(1, len(windows) * layout.shard * PER_BYTE["sequence"] // self.store.length)
+        piece = max(1, len(windows) // shards_along(self.store, self.part))
         return Ordered(windows, self.asked.order, self.asked.seed, self.asked.batch_size, self._lanes, piece)
 
     def _balanced(self, geometry: Geometry) -> Balanced:
         asked = self.asked
+        genome(self.store, "a pool", "pool")
         if asked.order == "grouped":
             raise ConfigError('windows of pools are drawn from everywhere. Use "flat".', key="order")
         placed, pools = {}, {}
@@ -274,7 +288,7 @@ class Plan:
         if self.haplotypes or self.asked.strand == "both":
             raise ConfigError(f'pool "{pool.name}" matches single windows, which are served once', key="strand")
         return Matched(
-            self.store,
+            genome(self.store, "a pool", "pool"),
             positives,
             subtract(self.stretches, self._exclusions.holes),
             self._positives,
@@ -301,7 +315,8 @@ class Plan:
 
     @cached_property
     def _read(self) -> Callable[[str, bool], Regions]:
-        return cache(lambda source, summit: read_regions(source, self.store, summit=summit))
+        store = genome(self.store, "a window at a region", "regions")
+        return cache(lambda source, summit: read_regions(source, store, summit=summit))
 
 
 @contextmanager

@@ -9,9 +9,9 @@ from pydantic import Field
 from torch import Tensor
 
 from distgen.loader.batch import Batch
+from distgen.loader.source import Source
 from distgen.objectives.base_classes import BaseClasses, BaseClassesConfig
 from distgen.objectives.masked_lm import MaskedLM, MaskedLMConfig
-from distgen.store.reader import Store
 
 ObjectiveConfig = Annotated[MaskedLMConfig | BaseClassesConfig, Field(discriminator="kind")]
 
@@ -48,7 +48,7 @@ class Objective(Protocol):
         """New, empty metrics that take predictions on a device."""
 
 
-def build(config: MaskedLMConfig | BaseClassesConfig, store: Store) -> Objective:
+def build(config: MaskedLMConfig | BaseClassesConfig, store: Source) -> Objective:
     """The objective that a run's `[objective]` describes, on the tracks of a store.
 
     Raises:

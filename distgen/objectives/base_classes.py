@@ -13,7 +13,7 @@ from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision
 from distgen import kernels
 from distgen.config import Section
 from distgen.loader.batch import Batch
-from distgen.store.reader import Store
+from distgen.loader.source import Source
 
 
 class BaseClassesConfig(Section):
@@ -28,7 +28,7 @@ class BaseClasses:
 
     in_channels = 4
 
-    def __init__(self, config: BaseClassesConfig, store: Store):
+    def __init__(self, config: BaseClassesConfig, store: Source):
         track = store.track(config.track)
         self.tracks: tuple[str, ...] = (track.name,)
         self.classes = track.columns

@@ -20,8 +20,8 @@ from distgen.errors import TrainError
 from distgen.evaluate.metrics import measure
 from distgen.loader.batch import Batch
 from distgen.loader.loader import GenomeLoader
+from distgen.loader.source import Source
 from distgen.objectives import Objective
-from distgen.store.reader import Store
 from distgen.train import checkpoint
 from distgen.train.parallel import Worker, broadcast_parameters
 from distgen.train.run import Run
@@ -67,7 +67,7 @@ class State:
 
     run: Run
     worker: Worker
-    store: Store
+    store: Source
     objective: Objective
     model: nn.Module
     optimizer: torch.optim.Optimizer

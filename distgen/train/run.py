@@ -29,9 +29,9 @@ from distgen.ingest.objects import locate
 from distgen.loader.loader import GenomeLoader
 from distgen.loader.plan import Plan
 from distgen.loader.regions import CONTIGS, MATRIX
+from distgen.loader.source import Source, open_source, parts
 from distgen.objectives import Objective
 from distgen.store.cache import ShardCache, default_folder
-from distgen.store.reader import Store, open_store
 
 Part = Literal["train", "valid", "test"]
 T = TypeVar("T", Pool, Regions)
@@ -101,28 +101,29 @@ class Run(File):
             raise self.error("train.valid_every", f'split "{self.data.split}" of {store.path} has no part "valid"')
         return {"run": self.hash(), "store": self.identity(store, objective)}
 
-    def has_valid(self, store: Store) -> bool:
-        """Whether the run's split keeps something apart for validation."""
-        return bool(store.manifest["splits"].get(self.data.split, {}).get("valid"))
+    def has_valid(self, store: Source) -> bool:
+        """Whether the run's split keeps something apart for validation. Raises ConfigError: there is no such split."""
+        with self.at("data.split"):
+            return "valid" in parts(store, self.data.split)
 
-    def identity(self, store: Store, objective: Objective) -> dict[str, str]:
+    def identity(self, store: Source, objective: Objective) -> dict[str, str]:
         """Content ids of the arrays and the split that this run uses."""
         return store.identity(self.data.split, objective.tracks)
 
-    def build_objective(self, store: Store) -> Objective:
+    def build_objective(self, store: Source) -> Objective:
         """The objective on the tracks of a store; see `distgen.objectives.build`."""
         with self.at("objective.track"):
             return objectives.build(self.objective, store)
 
-    def open_store(self) -> Store:
-        """The store this run trains on. Raises ConfigError naming the file and key if there is none."""
+    def open_store(self) -> Source:
+        """The store this run trains on, or the export of one. Raises ConfigError naming the file and key if there is none."""
         with self.at("data.store"):
             data = self._data()
             place = locate(data.store)
             if isinstance(place, Path):
-                return open_store(place)
+                return open_source(place)
             folder = Path(data.cache) if data.cache else default_folder() / "shards"
-            return open_store(place, ShardCache(folder, int(data.cache_gb * 1e9)))
+            return open_source(place, ShardCache(folder, int(data.cache_gb * 1e9)))
 
     def _data(self) -> Data:
         """[data] with the paths of all files made absolute."""
@@ -146,7 +147,7 @@ class Run(File):
 
     def loader(
         self,
-        store: Store,
+        store: Source,
         objective: Objective,
         part: Part,
         *,
@@ -155,7 +156,8 @@ class Run(File):
         world_size: int = 1,
         device: torch.device | str = "cpu",
     ) -> GenomeLoader:
-        """The loader of one part: shuffled and augmented for training, else whole and along the assembly."""
+        """The loader of one part: shuffled and augmented for training, else whole and along the assembly; of an export, the
+        windows that it has."""
         data = self._data()
         sample = {key: getattr(data, key) for key in Sample.model_fields.keys() - Windows.model_fields.keys()}
         if not training:
@@ -174,7 +176,7 @@ class Run(File):
                 **sample,
             )
 
-    def plans(self, store: Store) -> dict[str, Plan | ConfigError]:
+    def plans(self, store: Source) -> dict[str, Plan | ConfigError]:
         """The samples of each part of the split that holds anything; of a held-out part without a window, why it has none.
 
         Raises:
@@ -184,11 +186,11 @@ class Run(File):
         run = self.model_copy(update={"data": self.data.model_copy(update={"placement": "host"})})
         objective = self.build_objective(store)
         with self.at("data.split"):
-            parts = store.parts(self.data.split)
+            filled = parts(store, self.data.split)
         found: dict[str, Plan | ConfigError] = {}
         part: Part
         for part in ("train", "valid", "test"):
-            if part not in parts:
+            if part not in filled:
                 continue
             try:
                 found[part] = run.loader(store, objective, part, training=part == "train").plan

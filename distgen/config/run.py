@@ -27,6 +27,11 @@ class Data(Windows):
     """What a sample is; lengths in bases. `batch_size` is global: all workers together.
 
     `window` is 1,024 if it is left out, and for a table of sequences as long as the longest. The lengths of `curriculum`, one table for so many epochs, come first; those of `[data]` itself come after and stay.
+
+    `store` may be the index of a collection: every batch then comes from one of its stores, which takes turns by their
+    weights, and an epoch has `epoch_batches` batches, or as many as an epoch of each store has together.
+    `last` says what becomes of an epoch's last batch: it is dropped, or in a collection, where epochs are each store's own,
+    filled ("wrap").
     """
 
     store: str
@@ -37,12 +42,13 @@ class Data(Windows):
     curriculum: Annotated[tuple[Lengths, ...], Field(strict=False)] = ()
     batch_size: Positive = 32
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    epoch_batches: Positive | None = None
     strand: Literal["forward", "region", "random", "both"] = "forward"
     jitter: NotNegative = 0
     inputs: Strings = ()
     order: Literal["flat", "grouped"] = "flat"
     lanes: Positive | None = None
-    last: Literal["drop", "pad", "wrap"] = "drop"
+    last: Literal["drop", "pad", "wrap"] | None = None
     placement: Literal["auto", "device", "host", "stream"] = "auto"
     cache: str | None = None
     cache_gb: Annotated[float, Field(gt=0)] = 64.0

@@ -151,6 +151,10 @@ class GenomeLoader(Loader):
         found = places(self.store.contigs, drawn.positions, drawn.limits, drawn.reverse, length)
         return drawn.samples.tolist(), found
 
+    def source(self, epoch: int, position: int) -> str:
+        """The name of the assembly, which all batches come from."""
+        return self.store.name
+
     def _draw(self, epoch: int, batches: Sequence[int]) -> Drawn:
         """This rank's rows of some batches."""
         begins = np.array(batches, np.int64) * self.batch_size

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 import tomli_w
 import torch
@@ -12,12 +14,15 @@ from distgen import models, objectives
 from distgen.config import Cluster, Data, File, Log, Name, Optimizer, Pool, Regions, Train, Windows, digest, read
 from distgen.ingest.objects import Place, locate
 from distgen.loader.loader import GenomeLoader
+from distgen.loader.mixture import MixtureLoader
 from distgen.loader.regions import CONTIGS, MATRIX
 from distgen.objectives import Objective
 from distgen.store.cache import ShardCache, default_folder
+from distgen.store.collection import Collection, is_index, open_collection
 from distgen.store.reader import Store, open_store
 
 T = TypeVar("T", Pool, Regions)
+Stores: TypeAlias = Store | Collection
 
 
 class Run(File):
@@ -72,32 +77,33 @@ class Run(File):
         store = self.open_store()
         objective = self.build_objective(store)
         world_size = max(self.cluster.workers, 1)
-        self.loader(store, objective, "train", training=True, world_size=world_size)
+        loader = self.loader(store, objective, "train", training=True, world_size=world_size)
+        loader.places(0, 0)  # stores of a collection are opened in their turn: the first at least fits
         if self.has_valid(store):
             self.loader(store, objective, "valid", world_size=world_size)
         elif self.train.valid_every:
             raise self.error("train.valid_every", f'split "{self.data.split}" of {store.path} has no part "valid"')
         return {"run": self.hash(), "store": self.identity(store, objective)}
 
-    def has_valid(self, store: Store) -> bool:
-        """Whether the run's split keeps something apart for validation."""
-        return bool(store.manifest["splits"].get(self.data.split, {}).get("valid"))
+    def has_valid(self, store: Stores) -> bool:
+        """Whether the run's split keeps something apart for validation, in any store."""
+        return store.has("valid", self.data.split)
 
-    def identity(self, store: Store, objective: Objective) -> dict[str, str]:
-        """Content ids of the arrays and the split that this run uses."""
+    def identity(self, store: Stores, objective: Objective) -> dict[str, str]:
+        """What the stores are known by: of one, content ids of the arrays and the split that this run uses."""
         return store.identity(self.data.split, objective.tracks)
 
-    def build_objective(self, store: Store) -> Objective:
-        """The objective on the tracks of a store; see `distgen.objectives.build`."""
+    def build_objective(self, store: Stores) -> Objective:
+        """The objective on the tracks of the stores; see `distgen.objectives.build`."""
         with self.at("objective.track"):
             return objectives.build(self.objective, store)
 
-    def open_store(self) -> Store:
-        """The store this run trains on. Raises ConfigError naming the file and key if there is none."""
+    def open_store(self) -> Stores:
+        """The store this run trains on, or the collection. Raises ConfigError naming the file and key if there is none."""
         with self.at("data.store"):
             place, data = self._store(), self.data
             if isinstance(place, Path):
-                return open_store(place)
+                return open_collection(place) if is_index(place) else open_store(place)
             folder = self.resolve(data.cache, "data.cache") if data.cache else default_folder() / "shards"
             return open_store(place, ShardCache(folder, int(data.cache_gb * 1e9)))
 
@@ -107,7 +113,7 @@ class Run(File):
 
     def loader(
         self,
-        store: Store,
+        store: Stores,
         objective: Objective,
         part: Literal["train", "valid", "test"],
         *,
@@ -115,12 +121,22 @@ class Run(File):
         rank: int = 0,
         world_size: int = 1,
         device: torch.device | str = "cpu",
-    ) -> GenomeLoader:
+    ) -> GenomeLoader | MixtureLoader:
         """The loader of one part: shuffled and augmented for training, else whole and along the assembly."""
         data = self.data
+        last = data.last if training else "pad"
+        if isinstance(store, Collection):
+            made: Callable[..., GenomeLoader | MixtureLoader] = partial(
+                MixtureLoader, store, epoch_batches=data.epoch_batches if training else None
+            )
+        elif data.epoch_batches is not None:
+            raise self.error(
+                "data.epoch_batches", f"{store.path} is one store, whose epochs are its windows. Leave it out."
+            )
+        else:
+            made = partial(GenomeLoader, store)
         with self.at("data"):
-            return GenomeLoader(
-                store,
+            return made(
                 window=data.window,
                 target_length=data.target_length,
                 stride=data.stride if training else None,
@@ -139,7 +155,7 @@ class Run(File):
                 inputs=data.inputs,
                 curriculum=data.curriculum if training else (),
                 windows=self._windows(),
-                last=data.last if training else "pad",
+                **({"last": last} if last else {}),
             )
 
     def _windows(self) -> Windows:

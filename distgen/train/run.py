@@ -78,7 +78,8 @@ class Run(File):
         objective = self.build_objective(store)
         world_size = max(self.cluster.workers, 1)
         loader = self.loader(store, objective, "train", training=True, world_size=world_size)
-        loader.places(0, 0)  # stores of a collection are opened in their turn: the first at least fits
+        with self.at("data"):
+            loader.places(0, 0)  # stores of a collection are opened in their turn: the first at least fits
         if self.has_valid(store):
             self.loader(store, objective, "valid", world_size=world_size)
         elif self.train.valid_every:

@@ -161,9 +161,9 @@ def test_a_uri_is_refused_where_only_a_path_can_stand(tmp_path, arguments):
     assert "is a URI, and only a path on this machine can stand here" in said
 
 
-def test_a_run_says_that_its_store_must_lie_in_a_folder(run_file, tmp_path):
-    said = distgen("train", "tiny.toml", "data.store=s3://bucket/small.zarr", cwd=tmp_path, expect=2)
-    assert "data.store: s3://bucket/small.zarr is a URI, and only a path on this machine can stand here" in said
+def test_a_run_says_where_its_store_can_lie(run_file, tmp_path):
+    said = distgen("train", "tiny.toml", "data.store=ftp://user:secret@host/small.zarr", cwd=tmp_path, expect=2)
+    assert "data.store: ftp://host/small.zarr: a store can lie in s3://, gs://, az:// or in a folder" in said
 
 
 def test_what_is_left_out_of_a_store_is_said(tmp_path):

@@ -4,7 +4,7 @@
 """
 
 from distgen.config.collection import Collection, Mixture, Weighted, is_collection
-from distgen.config.file import File, Name, Positive, Section, digest, read, source_name
+from distgen.config.file import File, Name, Positive, Section, checked, digest, read, source_name
 from distgen.config.recipe import (
     ContigRules,
     Drawn,
@@ -18,8 +18,8 @@ from distgen.config.recipe import (
     VariantsTable,
     is_bed,
 )
-from distgen.config.run import Cluster, Data, Lengths, Log, Optimizer, Rate, Train
-from distgen.config.windows import At, Personal, Pool, Regions, Windows
+from distgen.config.run import Cluster, Data, Log, Optimizer, Rate, Train
+from distgen.config.windows import At, Lengths, Personal, Pool, Regions, Sample, Windows
 
 # The bounds of waits, in seconds: this table is the one place that says them.
 TIMEOUTS = {
@@ -57,6 +57,7 @@ __all__ = [
     "Rate",
     "Recipe",
     "Regions",
+    "Sample",
     "Section",
     "Sequences",
     "Split",
@@ -65,6 +66,7 @@ __all__ = [
     "VariantsTable",
     "Weighted",
     "Windows",
+    "checked",
     "digest",
     "is_bed",
     "is_collection",

@@ -142,6 +142,23 @@ def read(path: str | Path, schema: type[F], overrides: list[str] | None = None) 
     return parsed
 
 
+S = TypeVar("S", bound=Section)
+
+
+def checked(schema: type[S], table: dict[str, Any]) -> S:
+    """A section from arguments, checked as if it stood in a file.
+
+    Raises:
+        ConfigError: the key that is wrong, and the nearest valid choice.
+    """
+    try:
+        return schema.model_validate(table)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        keys = _keys(first["loc"], table)
+        raise ConfigError(_problem(first, keys, schema), key=".".join(map(str, keys))) from None
+
+
 def digest(value: Any) -> str:
     """A hash of plain data (dicts, lists, numbers, strings): 32 hexadecimal digits, the same on any machine."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

@@ -6,49 +6,24 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from distgen.config.file import Name, NotNegative, Positive, Section, Strings
-from distgen.config.windows import Windows
+from distgen.config.file import Name, NotNegative, Positive, Section
+from distgen.config.windows import Sample
 
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
-class Lengths(Section):
-    """What `epochs` epochs have: bases per window, of which the `target_length` in the middle are predicted (all of them
-    if that is left out), and from one target to the next (`target_length` if that is left out)."""
+class Data(Sample):
+    """Which store is read, which of its splits, and where what is read waits.
 
-    epochs: Positive
-    window: Positive
-    target_length: Positive | None = None
-    stride: Positive | None = None
-
-
-class Data(Windows):
-    """What a sample is; lengths in bases. `batch_size` is global: all workers together.
-
-    `window` is 1,024 if it is left out, and for a table of sequences as long as the longest. The lengths of `curriculum`, one table for so many epochs, come first; those of `[data]` itself come after and stay.
-
-    `store` may be the index of a collection: every batch then comes from one of its stores, which takes turns by their
+    `store` may be the index of a collection: every batch then comes from one of its stores, which take turns by their
     weights, and an epoch has `epoch_batches` batches, or as many as an epoch of each store has together.
-    `last` says what becomes of an epoch's last batch: it is dropped, or in a collection, where epochs are each store's own,
-    filled ("wrap").
+    `cache` is the folder that keeps what is read of a store elsewhere, at most `cache_gb` of it.
     """
 
     store: str
     split: Name = "default"
-    window: Positive | None = None
-    target_length: Positive | None = None
-    stride: Positive | None = None
-    curriculum: Annotated[tuple[Lengths, ...], Field(strict=False)] = ()
-    batch_size: Positive = 32
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     epoch_batches: Positive | None = None
-    strand: Literal["forward", "region", "random", "both"] = "forward"
-    jitter: NotNegative = 0
-    inputs: Strings = ()
-    order: Literal["flat", "grouped"] = "flat"
-    lanes: Positive | None = None
-    last: Literal["drop", "pad", "wrap"] | None = None
     placement: Literal["auto", "device", "host", "stream"] = "auto"
     cache: str | None = None
     cache_gb: Annotated[float, Field(gt=0)] = 64.0

@@ -1,4 +1,4 @@
-"""Which windows a run takes, apart from their lengths."""
+"""What a sample is: where windows lie, how long they are, and which one comes when."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from distgen.config.file import Name, NotNegative, Section, Share, Strings, TableError
+from distgen.config.file import Name, NotNegative, Positive, Section, Share, Strings, TableError
 
 At = Literal["middle", "summit", "start", "end", "whole", "tile"]
 
@@ -86,7 +86,8 @@ class Windows(Section):
     Samples come from the windows of `pool`s in their shares, else from those at `regions`, else from all of the split.
 
     A window is left out if more than `max_ambiguous` of its bases are N, or if stretches of the BED files `exclude`
-    hold all of its target.
+    hold all of its target. Where they hold a part of it, the bins of tracks that touch them are masked. Bases stay what
+    they are, seen and predicted: what is wrong with such a stretch is what was measured there, not its sequence.
     """
 
     regions: Regions | None = None
@@ -109,3 +110,39 @@ class Windows(Section):
         if self.pool and not placed:
             raise ValueError("at least one pool needs a source")
         return self
+
+
+class Lengths(Section):
+    """What `epochs` epochs have: bases per window, of which the `target_length` in the middle are predicted (all of them
+    if that is left out), and from one target to the next (`target_length` if that is left out)."""
+
+    epochs: Positive
+    window: Positive
+    target_length: Positive | None = None
+    stride: Positive | None = None
+
+
+class Sample(Windows):
+    """What a sample is, and which one comes when; lengths in bases.
+
+    `window` is 1,024 if it is left out, and for a table of sequences as long as the longest. The lengths of `curriculum`,
+    one table for so many epochs, come first; those of the sample itself come after and stay. `batch_size` is global: all
+    workers together.
+
+    `packed`: regions at "whole", or the sequences of a table, stand one after another in rows of `window` bases, as many
+    as have room; `batch_size` counts rows.
+    """
+
+    window: Positive | None = None
+    target_length: Positive | None = None
+    stride: Positive | None = None
+    curriculum: Annotated[tuple[Lengths, ...], Field(strict=False)] = ()
+    packed: bool = False
+    batch_size: Positive = 32
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    strand: Literal["forward", "region", "random", "both"] = "forward"
+    jitter: NotNegative = 0
+    inputs: Strings = ()
+    order: Literal["flat", "grouped", "sequential"] = "flat"
+    lanes: Positive | None = None
+    last: Literal["drop", "pad", "wrap"] = "drop"

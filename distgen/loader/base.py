@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -15,8 +16,8 @@ from distgen.genome import Interval
 from distgen.loader.ahead import ahead
 from distgen.loader.batch import Batch
 
-_THREADS = 1  # that make batches before they are asked for
-_AHEAD = 2  # how many times `_TOGETHER` are made before they are asked for
+_THREADS = 4  # that make batches before they are asked for, at most
+_CORES = 4  # that a process has for each of them
 _TOGETHER = 1 << 20  # bytes of batches that are made in one go: what is paid per call is paid once for many of them
 _MOST = 64  # batches in one go
 
@@ -104,7 +105,8 @@ class Loader(IterableDataset[Batch], ABC):
         mine = range(first, end) if worker is None else range(first + worker.id, end, worker.num_workers)
         step = min(_MOST, max(1, int(_TOGETHER // self.batch_bytes(epoch))))
         calls = (partial(self.make, epoch, mine[at : at + step]) for at in range(0, len(mine), step))
-        made = (received for some in ahead(calls, _THREADS, _AHEAD) for received in some.received())
+        threads = max(1, min(_THREADS, _cores() // _CORES))
+        made = (received for some in ahead(calls, threads, threads + 1) for received in some.received())
         for number, batch in zip(mine, made, strict=True):
             self.epoch, self.position = (epoch, (number + 1) * self.batch_size) if number + 1 < end else (epoch + 1, 0)
             yield batch
@@ -129,3 +131,8 @@ class Loader(IterableDataset[Batch], ABC):
             if key not in ("epoch", "position") and state.get(key) != value:
                 raise CheckpointError(f"the loader's state has {key} {state.get(key)!r}, this loader {value!r}")
         self.epoch, self.position = int(state["epoch"]), int(state["position"])
+
+
+def _cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict, defaultdict
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,13 +17,34 @@ from distgen.loader.ahead import ahead
 from distgen.loader.placement import Rows
 from distgen.loader.targets import spans
 from distgen.loader.transfer import Transfer
-from distgen.store.exported import Export, Shard
+from distgen.store.cache import ShardCache
+from distgen.store.exported import Export
+from distgen.store.exported_shards import shards_of
 from distgen.store.planes import PER_BYTE
+from distgen.store.tar import BLOCK
 
-_OPEN = 256  # shards that are mapped at a time; each takes a file descriptor
 _OPENING = 8  # threads that check shards which are touched for the first time
 _SUFFIXES = {"sequence": "seq", "ambiguous": "amb", "softmask": "soft"}
 _NO_HOLES: Int64 = np.empty((0, 2), np.int64)
+
+
+def lengths_of(
+    export: Export, window: int | None, target_length: int | None, stride: int | None, jitter: int
+) -> tuple[int, int, int]:
+    """Window, target and stride of an export, in bases; None is whatever it has.
+
+    Raises:
+        ConfigError: others were asked for, or that windows move; names the key.
+    """
+    own = {"window": export.window, "target_length": export.target_length, "stride": export.stride}
+    for key, asked in {"window": window, "target_length": target_length, "stride": stride}.items():
+        if asked not in (None, own[key]):
+            raise ConfigError(
+                f"{asked} is not what {export.path} was cut with, {own[key]}. Leave it out, or export again.", key=key
+            )
+    if jitter:
+        raise ConfigError("the windows of an export cannot move. Use 0, or train on the store.", key="jitter")
+    return export.window, export.target_length, export.stride
 
 
 class Found(NamedTuple):
@@ -46,51 +64,47 @@ class Found(NamedTuple):
 class ExportRows:
     """The samples of one part of an export, as a `Placement`: each row is a sample, its first base the first of its row.
 
-    A shard is checked, and all its headers read, by the thread that first needs it: that takes a quarter of a second for
-    a gigabyte in memory. From then on a sample is found by 4 bytes that are kept for each, and copied where it is mapped.
+    A shard is checked, and all its headers read, by the thread that first needs it: that takes about a third of a second
+    for a gigabyte in memory. From then on a sample is found by 4 bytes that are kept for each, and copied where it is
+    mapped.
 
     Args:
         export: that is read.
         part: of the split.
         transfer: to where batches go.
-        fetch: gives the bytes of a whole and checked shard, mapped; any number of threads may ask. The default is for
-            shards on this machine.
+        cache: keeps whole shards of an export elsewhere on the local disk, to be mapped from there.
 
     Raises:
-        ConfigError: there is no such part, the shards are not on this machine, or one is too large.
+        ConfigError: there is no such part, the export lies elsewhere and there is no cache, or a shard is too large.
     """
 
-    def __init__(self, export: Export, part: str, transfer: Transfer, fetch: Callable[[Shard], Bytes] | None = None):
+    def __init__(self, export: Export, part: str, transfer: Transfer, cache: ShardCache | None = None):
         from distgen.store.walking import LARGEST, Members
 
         self.export, self.part, self._transfer = export, part, transfer
         self._regions, ends = export.tiles(part)
         self._before = np.r_[0, ends]
-        if fetch is None and not isinstance(export.path, Path):
-            raise ConfigError(f"{export.path} is in an object store: it is read by way of a cache", key="cache")
-        self._fetch = export.open if fetch is None else fetch
         self._shards = [shard for shard in export.shards if shard.part == part]
         for shard in self._shards:
             if export.entry(shard)["bytes"] > LARGEST:
                 raise ConfigError(
                     f"{shard.name} has more than {LARGEST:,} bytes; export in smaller shards", key="store"
                 )
+        self._source = shards_of(export, cache)
         self._members = Members.of(export, part)
         self._offsets = self._members.offsets()
         self._names = {name: number for number, name in enumerate(export.layout)}
         self._places = np.zeros(export.parts[part], np.uint32)  # 0 where the shard was not read yet
-        self._bases = np.zeros(len(self._shards), np.int64)  # 0 where the shard is not mapped
-        self._mapped: OrderedDict[int, Bytes] = OrderedDict()
-        self._lock = threading.Lock()
-        self._opening: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
+        self._reading = [threading.Lock() for _ in self._shards]
 
     @property
     def piece(self) -> int:
         """How many samples that follow one another lie in the same shard."""
         return self.export.per_shard[self.part]
 
-    def rows(self, positions: Int64, limits: Int64, length: int) -> Rows:
-        """Windows that begin at flat `positions` (n,) and may read flat `limits` (n, 2); of the export's own length.
+    def rows(self, positions: Int64, limits: Int64, length: int, haplotypes: Int64 | None = None) -> Rows:
+        """Windows that begin at flat `positions` (n,) and may read flat `limits` (n, 2); of the export's own length, as the
+        assembly has them, whatever their haplotype.
 
         Raises:
             SourceError: a shard is missing or damaged.
@@ -116,35 +130,20 @@ class ExportRows:
         starts = positions + (self.export.window - self.export.target_length) // 2
         return np.unique(self.samples(starts) // self.piece)
 
-    def prepare(self, numbers: Int64) -> None:
-        """Fetch, check and map shards ahead of time; who needs one meanwhile waits for it alone.
-
-        Raises:
-            SourceError: a shard is missing or damaged.
-        """
-        calls = [partial(self._open, number) for number in numbers.tolist() if not self._bases[number]]
-        threads = min(len(calls), _OPENING, os.cpu_count() or 1)
-        for _ in ahead(calls, threads, len(calls)) if threads > 1 else (call() for call in calls):
-            pass
+    def prefetch(self, numbers: Int64) -> None:
+        """Begin to fetch shards that will be needed, in this order; what goes wrong is raised when they are."""
+        self._source.prefetch(self._shards[number] for number in numbers.tolist())
 
     def find(self, samples: Int64) -> Found:
         """Where samples (n,) of the part lie. Raises SourceError as `rows`."""
-        numbers = samples // self.piece
-        wanted = np.unique(numbers)
-        while True:
-            with self._lock:
-                bases = self._bases[numbers]
-                if bases.all():
-                    held = [self._mapped[number] for number in wanted.tolist()]
-                    for number in wanted.tolist():
-                        self._mapped.move_to_end(number)
-                    for number in list(self._mapped)[:-_OPEN]:
-                        del self._mapped[number]
-                        self._bases[number] = 0
-                    break
-            self.prepare(wanted)
+        wanted, which = np.unique(samples // self.piece, return_inverse=True)
+        calls = [partial(self._open, number) for number in wanted.tolist()]
+        new = sum(not self._places[number * self.piece] for number in wanted.tolist())
+        threads = min(new, _OPENING, os.cpu_count() or 1)
+        held = list(ahead(calls, threads, len(calls)) if threads > 1 else (call() for call in calls))
+        bases = np.array([content.ctypes.data for content in held], np.int64)
         places = self._places[samples].astype(np.int64)
-        return Found(bases + (places >> 2) * 512, places & 3, held)
+        return Found(bases[which] + (places >> 2) * BLOCK, places & 3, held)
 
     def copy(self, suffix: str, found: Found, out: Bytes) -> None:
         """The content of one member of each sample into the rows of `out` uint8 (n, width); zeros where it is not there."""
@@ -172,25 +171,22 @@ class ExportRows:
         assert not rest.any(), "targets that the export does not have"
         return samples
 
-    def _open(self, number: int) -> None:
-        """Map a shard; find its samples, if that was not done before."""
+    def _open(self, number: int) -> Bytes:
+        """A shard; its samples are found, if that was not done before."""
         from distgen.store.walking import places
 
         shard = self._shards[number]
-        with self._lock:
-            opening = self._opening[number]
-        with opening:
-            if self._bases[number]:
-                return
-            content = self._fetch(shard)
-            here = slice(shard.first, shard.first + shard.samples)
-            if not self._places[shard.first]:
-                found = places(content, shard, self._members)
-                if found is None:
-                    raise self.export.damage(shard, "it does not hold the samples that the index says")
-                self._places[here] = found
-            with self._lock:
-                self._mapped[number], self._bases[number] = content, content.ctypes.data
+        content = self._source.open(shard)
+        if not self._places[shard.first]:
+            with self._reading[number]:
+                if not self._places[shard.first]:
+                    found = places(content, shard, self._members)
+                    if found is None:
+                        raise self.export.damage(shard, "it does not hold the samples that the index says")
+                    # The first last: whoever sees it there finds all others.
+                    self._places[shard.first + 1 : shard.first + shard.samples] = found[1:]
+                    self._places[shard.first] = found[0]
+        return content
 
 
 class ExportTrack:
@@ -216,9 +212,8 @@ class ExportTrack:
                 f'"{name}" was exported for the {of.export.target_length} bases of targets, not for {length}',
                 key="tracks",
             )
-        entry = of.export.tracks[name]
-        self._bins, columns = entry["shape"]
-        self._dtype = torch.from_numpy(np.empty(0, entry["dtype"])).dtype
+        self._bins, columns = length // self._track.bin_bp, len(self._track.columns)
+        self._dtype = torch.from_numpy(np.empty(0, self._track.dtype)).dtype
         self._head = len(of.export.layout[f"{name}.npy"][1])
         self._columns = np.stack([np.arange(columns), np.argsort(self._track.swap)])
         self._straight = (np.diff(self._columns) == 1).all(axis=1)

@@ -6,22 +6,23 @@ from collections.abc import Sequence
 from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from distgen.config import Lengths, Personal, Windows
+from distgen.config import Lengths, Sample, Windows, checked
 from distgen.errors import ConfigError
 from distgen.genome import Interval
 from distgen.ingest.objects import Place, locate
 from distgen.loader.base import Loader, Made
-from distgen.loader.batch import Batch, places
+from distgen.loader.batch import Batch
 from distgen.loader.order import VERSIONS
-from distgen.loader.placement import place, place_track
-from distgen.loader.plan import Plan, settled
-from distgen.loader.regions import CONTIGS, MATRIX
+from distgen.loader.packed import Dealt, Packer
+from distgen.loader.placement import Host, place, place_track
+from distgen.loader.plan import Plan
+from distgen.loader.regions import CONTIGS
 from distgen.loader.sampling import Drawn, Last, Order, Strand
 from distgen.loader.targets import Targets, label_rows, matrix_rows
 from distgen.loader.transfer import Transfer
@@ -29,8 +30,7 @@ from distgen.loader.windows import Geometry
 from distgen.store.cache import ShardCache, default_cache
 from distgen.store.reader import Store, open_store
 
-if TYPE_CHECKING:
-    from distgen.loader.haplotypes import Haplotypes
+_APART = ("self", "store", "__class__")  # not what a loader of the same kind is made with elsewhere
 
 
 class GenomeLoader(Loader):
@@ -42,9 +42,12 @@ class GenomeLoader(Loader):
         target_length: bases in the window's middle that targets cover; the whole window if None.
         stride: bases from one target to the next; `target_length` if None.
         split: a part of the store's default split, "name/part" of another, or None for everything.
-        batch_size: samples per global batch, all ranks together.
+        packed: windows at "whole" regions, as those of a table of sequences are, stand one after another in rows of `window`
+            bases; a batch says by its `segments` which stands where. Samples are then numbered as the windows are.
+        batch_size: samples per global batch, all ranks together; rows if `packed`.
         seed: of the order and of all draws.
-        strand: "forward"; "random" draws one for each sample; "both" serves each window twice.
+        strand: "forward"; "region", that of the region which a window lies at (forward if it has none); "random" draws one
+            for each sample; "both" serves each window twice.
         jitter: windows move by up to this many bases to either side, drawn for each sample.
         order: "flat", a new permutation each epoch; "grouped", one that reads few shards at any time; or "sequential".
         lanes: for "grouped", from how many places a batch is drawn; it divides `batch_size`. As many as workers are read with
@@ -58,7 +61,8 @@ class GenomeLoader(Loader):
         tracks: names of the tracks to serve as targets.
         inputs: names of the tracks to serve along the whole window, for the model to see.
         windows: where they lie, if not all along the split: at regions, in balanced pools, without what is excluded, as the
-            haplotypes of samples have them. Paths are relative to the working directory.
+            haplotypes of samples have them. Paths are relative to the working directory. Windows of pools have the target
+            "pool", which counts them as listed; those of a table of sequences "labels", and those at `matrix:NAME` NAME.
         curriculum: lengths of windows that other epochs have before the one this says stays.
         last: "drop" an incomplete last batch, "pad" it with rows of weight 0, or "wrap": fill it with the epoch's first samples.
 
@@ -76,6 +80,7 @@ class GenomeLoader(Loader):
         target_length: int | None = None,
         stride: int | None = None,
         split: str | None = "train",
+        packed: bool = False,
         batch_size: int = 32,
         seed: int = 0,
         strand: Strand = "forward",
@@ -87,44 +92,31 @@ class GenomeLoader(Loader):
         placement: Literal["auto", "device", "host", "stream"] = "auto",
         cache: ShardCache | None = None,
         device: torch.device | str = "cpu",
-        tracks: tuple[str, ...] = (),
-        inputs: tuple[str, ...] = (),
-        curriculum: Sequence[Lengths] = (),
+        tracks: Sequence[str] = (),
+        inputs: Sequence[str] = (),
         windows: Windows | None = None,
+        curriculum: Sequence[Lengths] = (),
         last: Last = "drop",
     ):
-        self._arguments = {
-            name: value for name, value in locals().items() if name not in ("self", "store", "__class__")
-        }
+        self._arguments = {name: value for name, value in locals().items() if name not in _APART}
         super().__init__(batch_size, torch.device(device))
-        self.store = store if isinstance(store, Store) else _open(store, cache)
+        sample = {name: value for name, value in self._arguments.items() if name in Sample.model_fields}
+        asked = checked(Sample, dict(windows or Windows()) | sample)
         if batch_size < world_size:
             raise ConfigError(f"{batch_size} leaves some of {world_size} workers without samples", key="batch_size")
-        window, windows = settled(self.store, window, windows)
-        haplotypes = self._open_haplotypes(windows.personal, seed)
-        # The run's own lengths come last and stay.
-        lengths = [*curriculum, Lengths(epochs=1, window=window, target_length=target_length, stride=stride)]
-        self.plan = Plan(
-            self.store,
-            lengths,
-            split,
-            batch_size,
-            seed,
-            strand,
-            jitter,
-            order,
-            lanes,
-            last,
-            tracks,
-            inputs,
-            windows,
-            haplotypes,
-        )
+        if not 0 <= rank < world_size:
+            raise ConfigError(f"{rank} is none of {world_size} ranks, which count from 0", key="rank")
+        self.store = store if isinstance(store, Store) else _open(store, cache)
+        self.plan = Plan(self.store, split, asked, tuple(tracks))
         self._identity = {"data": self.plan.id, "order": VERSIONS[order], "seed": seed}
         self._rows = np.arange(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
         self._transfer = Transfer(self.device)
-        self._placement = place(placement, self.store, self._transfer, haplotypes, order)
-        self._tracks, self._inputs = tracks, inputs
+        self._placement = place(
+            _packed(placement) if packed else placement, self.store, self._transfer, self.plan.haplotypes, order
+        )
+        if packed:
+            assert isinstance(self._placement, Host)
+            self._packer = Packer(self.store.contigs, self._placement.planes, self._transfer)
         self._sources = lru_cache(maxsize=None)(self._open_sources)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -138,8 +130,8 @@ class GenomeLoader(Loader):
     def batch_bytes(self, epoch: int) -> float:
         """About how many bytes a rank's rows of a batch take."""
         geometry = self.plan.sampling(epoch).geometry
-        asked = [(name, geometry.target_length) for name in self._tracks]
-        asked += [(name, geometry.window) for name in self._inputs]
+        asked = [(name, geometry.target_length) for name in self.plan.tracks]
+        asked += [(name, geometry.window) for name in self.plan.asked.inputs]
         tracks = [(self.store.track(name), length) for name, length in asked]
         wide = sum(track.bin_bytes * length / track.bin_bp for track, length in tracks)
         return len(self._rows) * (geometry.window / 4 + wide)
@@ -147,15 +139,13 @@ class GenomeLoader(Loader):
     def places(self, epoch: int, position: int) -> tuple[list[int], list[Interval]]:
         """The samples of that batch and where they lie, without reading them; see `Batch.samples` and `Batch.where`."""
         drawn = self._draw(epoch, [position // self.batch_size])
-        length = self.plan.sampling(epoch).geometry.window
-        found = places(self.store.contigs, drawn.positions, drawn.limits, drawn.reverse, length)
-        return drawn.samples.tolist(), found
+        return drawn.samples.tolist(), drawn.places(self.store.contigs, self.plan.sampling(epoch).geometry.window)
 
     def source(self, epoch: int, position: int) -> str:
         """The name of the assembly, which all batches come from."""
         return self.store.name
 
-    def _draw(self, epoch: int, batches: Sequence[int]) -> Drawn:
+    def _draw(self, epoch: int, batches: Sequence[int]) -> Drawn | Dealt:
         """This rank's rows of some batches."""
         begins = np.array(batches, np.int64) * self.batch_size
         return self.plan.sampling(epoch).draw((begins[:, None] + self._rows).reshape(-1), epoch)
@@ -163,6 +153,9 @@ class GenomeLoader(Loader):
     def make(self, epoch: int, batches: Sequence[int]) -> Made:
         """This rank's rows of some global batches of an epoch, by their numbers in it."""
         drawn, geometry, count = self._draw(epoch, batches), self.plan.sampling(epoch).geometry, len(batches)
+        if isinstance(drawn, Dealt):
+            found = [(name, source) for _, name, source in self._sources(geometry)]
+            return self._packer.make(drawn, count, geometry.window, found)
         rows = self._placement.rows(drawn.positions, drawn.limits, geometry.window, drawn.haplotypes)
         send, fill = self._transfer.send, self._transfer.fill
         columns = {name: send(fill(getattr(drawn, name))) for name in ("reverse", "keys", "weight")}
@@ -206,28 +199,32 @@ class GenomeLoader(Loader):
         tensors += [tensor for tensor in rows[:5] if tensor is not None]
         return Made(made, [partial(self._transfer.receive, self._transfer.sent(), tensors)])
 
-    def _open_haplotypes(self, personal: Personal | None, seed: int) -> Haplotypes | None:
-        if personal is None:
-            return None
-        from distgen.loader.haplotypes import Haplotypes
-
-        return Haplotypes(self.store, personal.variants, personal.samples, unphased=personal.unphased, seed=seed)
-
     def _open_sources(self, geometry: Geometry) -> list[tuple[str, str, Targets]]:
         """What is served beside the bases: where it goes, its name, and what makes its rows."""
-        asked = [("targets", name, geometry.target_length) for name in self._tracks]
-        asked += [("inputs", name, geometry.window) for name in self._inputs]
+        asked = [("targets", name, geometry.target_length) for name in self.plan.tracks]
+        asked += [("inputs", name, geometry.window) for name in self.plan.asked.inputs]
         made: list[tuple[str, str, Targets]] = [
             (kind, name, place_track(self._placement, self.store, name, length, self._transfer, self.plan.holes))
             for kind, name, length in asked
         ]
-        regions = self.plan.windows.regions
-        if regions and regions.source == CONTIGS and self.store.is_table:
-            made.append(("targets", "labels", label_rows(self.store, self._transfer)))
-        elif regions and regions.source.startswith(MATRIX):
-            name = regions.source.removeprefix(MATRIX)
-            made.append(("targets", name, matrix_rows(self.store, name, self._transfer)))
+        if self.plan.rows_of:
+            name, source = self.plan.rows_of
+            rows = (
+                label_rows(self.store, self._transfer)
+                if source == CONTIGS
+                else matrix_rows(self.store, name, self._transfer)
+            )
+            made.append(("targets", name, rows))
         return made
+
+
+def _packed(placement: str) -> str:
+    """Where bases wait that are put into rows together."""
+    if placement == "device":
+        raise ConfigError(
+            'rows of several windows are made on the host. Use "auto", "host" or "stream".', key="placement"
+        )
+    return "host" if placement == "auto" else placement
 
 
 def _open(place: str | Place, cache: ShardCache | None) -> Store:

@@ -122,7 +122,8 @@ class Matched:
     def draw(self, windows: Int64, cycles: Int64) -> Located:
         """Where the negatives of positives (n,) in cycles (n,) are.
 
-        They may move (jitter) as far as their distance allows: that is what their limits say.
+        They may move (jitter) as far as their distance allows: that is what their limits say. Each is read from the strand
+        of its positive, so that strands say nothing of the class.
         """
         near = self._positives.locate(windows)
         wanted = self._composition(near.target_starts, near.limits)
@@ -145,7 +146,7 @@ class Matched:
             left, words = left[misses], words[:, misses]
             if not left.size:
                 break
-        return Located(*self._at(chosen))
+        return Located(*self._at(chosen), reverse=near.reverse)
 
     def _words(self, windows: Int64, cycles: Int64, number: int) -> Any:
         """Four random words, uint64 (4, n) below 2^32, for two candidates of each positive."""

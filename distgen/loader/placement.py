@@ -106,12 +106,12 @@ class Host:
     def __init__(self, store: Store, transfer: Transfer, haplotypes: Haplotypes | None = None):
         needed = {"sequence"} | ({"ambiguous"} if haplotypes is not None and haplotypes.unknown else set())
         filled = {name: array for name, array in store.planes.items() if name in needed or not array.empty}
-        self._planes = {name: Chunks(array) for name, array in filled.items()}
+        self.planes = {name: Chunks(array) for name, array in filled.items()}
         self._transfer, self._haplotypes = transfer, haplotypes
 
     def rows(self, positions: Int64, limits: Int64, length: int, haplotypes: Int64 | None = None) -> Rows:
         layout = _Layout.of(positions, limits, length)
-        rooms = {name: self._gather(name, layout) for name in self._planes}
+        rooms = {name: self._gather(name, layout) for name in self.planes}
         if self._haplotypes is not None and haplotypes is not None:
             ambiguous = rooms["ambiguous"].numpy() if "ambiguous" in rooms else None
             self._haplotypes.apply(rooms["sequence"].numpy(), ambiguous, positions, limits, length, haplotypes)
@@ -131,7 +131,7 @@ class Host:
         out = self._transfer.room((len(layout.floor), layout.stride // per), torch.uint8)
         low, high = layout.first // per, -(-layout.last // per)
         at = np.where(low < high, low - layout.floor // per, 0)
-        gather(self._planes[name], low, high, out.numpy(), at)
+        gather(self.planes[name], low, high, out.numpy(), at)
         return out
 
 

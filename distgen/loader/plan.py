@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import pairwise
@@ -16,13 +17,14 @@ import numpy as np
 
 from distgen import config
 from distgen.config import Lengths, digest
-from distgen.errors import ConfigError
+from distgen.errors import ConfigError, some
 from distgen.genome import Int64, subtract
 from distgen.loader.classes import Balanced
 from distgen.loader.exclusions import Exclusions
 from distgen.loader.negatives import Matched, away_from
-from distgen.loader.regions import CONTIGS, Places, Regions, read_regions
-from distgen.loader.sampling import Copied, Last, Order, Ordered, Sampling, Strand
+from distgen.loader.packed import Packed
+from distgen.loader.regions import CONTIGS, MATRIX, Places, Regions, read_regions
+from distgen.loader.sampling import Copied, Ordered, Sampling, Walk
 from distgen.loader.schedule import own_seed
 from distgen.loader.windows import Geometry, Numbered, Tiles, align, check_lengths
 from distgen.store.planes import PER_BYTE
@@ -35,59 +37,87 @@ _WINDOW = 1024
 _LANES = 8
 
 
-def settled(store: Store, window: int | None, windows: config.Windows | None) -> tuple[int, config.Windows]:
-    """Bases per window, and where windows lie, with what is left out put in: the windows of a table of sequences are these."""
-    windows = windows or config.Windows()
-    if not store.is_table:
-        return window or _WINDOW, windows
-    if not (windows.regions or windows.pool):
-        windows = windows.model_copy(update={"regions": config.Regions(source=CONTIGS, at="whole")})
-    return window or int(store.contigs.lengths.max()), windows
-
-
 @dataclass(frozen=True)
 class Plan:
-    """The samples of all epochs, all ranks together; the arguments are those of `GenomeLoader`.
+    """The samples of all epochs, all ranks together.
+
+    Args:
+        store: an open store.
+        split: a part of the default split, "name/part" of another, or None for everything.
+        asked: what a sample is.
+        tracks: names of the tracks that are served as targets.
 
     Raises:
-        ConfigError: an argument does not fit the store or the others; names the key and what would fit.
+        ConfigError: what is asked does not fit the store or itself; names the key and what would fit.
     """
 
     store: Store
-    lengths: Sequence[Lengths]
     split: str | None
-    batch_size: int
-    seed: int
-    strand: Strand
-    jitter: int
-    order: Order
-    lanes: int | None
-    last: Last
-    tracks: tuple[str, ...]
-    inputs: tuple[str, ...]
-    windows: config.Windows
-    haplotypes: Haplotypes | None
+    asked: config.Sample
+    tracks: tuple[str, ...] = ()
 
     @cached_property
-    def stages(self) -> list[tuple[int, Sampling]]:
+    def regions(self) -> config.Regions | None:
+        """What all windows lie at; the sequences of a table lie at themselves. None: along the split, or in pools."""
+        plain = self.store.is_table and not self.asked.pool
+        return self.asked.regions or (config.Regions(source=CONTIGS, at="whole") if plain else None)
+
+    @cached_property
+    def haplotypes(self) -> Haplotypes | None:
+        """As which windows are read; None: as the assembly has them."""
+        personal = self.asked.personal
+        if personal is None:
+            return None
+        from distgen.loader.haplotypes import Haplotypes
+
+        with _said_of(personal, "personal"):
+            return Haplotypes(
+                self.store, personal.variants, personal.samples, unphased=personal.unphased, seed=self.asked.seed
+            )
+
+    @cached_property
+    def rows_of(self) -> tuple[str, str] | None:
+        """The name of the targets that windows have by their row of a table, and which: "contigs", or "matrix:NAME"."""
+        source = self.regions.source if self.regions else ""
+        if source == CONTIGS and self.store.is_table:
+            return "labels", source
+        return (source.removeprefix(MATRIX), source) if source.startswith(MATRIX) else None
+
+    @cached_property
+    def lengths(self) -> list[Lengths]:
+        """Of all stages of the curriculum; the sample's own come last and stay."""
+        asked, table = self.asked, self.store.is_table
+        window = asked.window or (int(self.store.contigs.lengths.max()) if table else _WINDOW)
+        own = Lengths(epochs=1, window=window, target_length=asked.target_length, stride=asked.stride)
+        return [*asked.curriculum, own]
+
+    @cached_property
+    def stages(self) -> list[tuple[int, Sampling | Packed]]:
         """The first epoch that has them, and its samples; those of the last stay."""
-        begins, stages = 0, []
-        for lengths in self.lengths:
-            stages.append((begins, self._sampling(lengths)))
+        self._check_names()
+        self._check_strand()
+        begins = 0
+        stages: list[tuple[int, Sampling | Packed]] = []
+        for number, lengths in enumerate(self.lengths):
+            with _said_of(lengths, f"curriculum.{number}" if lengths is not self.lengths[-1] else ""):
+                stages.append((begins, self._sampling(lengths)))
             begins += lengths.epochs
-        samples = min(len(sampling) for _, sampling in stages)
-        if self.last == "drop" and samples < self.batch_size:
-            raise ConfigError(f"{self.batch_size} is more than the {samples} samples of an epoch", key="batch_size")
+        samples, batch_size = min(len(sampling) for _, sampling in stages), self.asked.batch_size
+        if self.asked.last == "drop" and samples < batch_size:
+            problem = (
+                f'{batch_size} is more than the {samples} samples of an epoch. Use at most {samples}, or last = "wrap".'
+            )
+            raise ConfigError(problem, key="batch_size")
         return stages
 
-    def sampling(self, epoch: int) -> Sampling:
+    def sampling(self, epoch: int) -> Sampling | Packed:
         """The samples of an epoch."""
         return self.stages[bisect_right(self.stages, epoch, key=itemgetter(0)) - 1][1]
 
     def batches(self, epoch: int) -> int:
         """How many global batches an epoch has."""
-        whole, rest = divmod(len(self.sampling(epoch)), self.batch_size)
-        return whole + (rest > 0 and self.last != "drop")
+        whole, rest = divmod(len(self.sampling(epoch)), self.asked.batch_size)
+        return whole + (rest > 0 and self.asked.last != "drop")
 
     def at_step(self, step: int) -> tuple[int, int]:
         """The epoch, and its first sample, of the global batch that comes after `step` others since the very first."""
@@ -98,7 +128,7 @@ class Plan:
         else:
             begins, _ = self.stages[-1]
         epochs, number = divmod(step, self.batches(begins))
-        return begins + epochs, number * self.batch_size
+        return begins + epochs, number * self.asked.batch_size
 
     def steps(self, epochs: int) -> int:
         """How many global batches so many epochs have."""
@@ -107,17 +137,28 @@ class Plan:
 
     @cached_property
     def id(self) -> str:
-        """What the data are known by: all that says which bases and targets sample k of an epoch has."""
-        asked = {
-            "store": self.store.identity(self._split[0], (*self.tracks, *self.inputs)),
+        """What the data are known by: all that says which bases and targets the rows of a batch have.
+
+        Files of regions are known by the windows that they give, wherever they lie.
+        """
+        name, part = self._split
+        known = {
+            "store": self.store.identity(name if part else "", (*self.tracks, *self.asked.inputs)),
+            "rows": self.rows_of and (self._matrix_id, *self.rows_of),
             "epochs": [lengths.epochs for lengths in self.lengths],
-            "strand": self.strand,
-            "inputs": self.inputs,
+            "strand": self.asked.strand,
+            "inputs": self.asked.inputs,
+            "last": self.asked.last,
             "holes": self.holes.tolist(),
             "haplotypes": self.haplotypes and self.haplotypes.id,
-            "samples": [sampling.pool.identity for _, sampling in self.stages],
+            "samples": [sampling.identity for _, sampling in self.stages],
         }
-        return digest(asked)
+        return digest(known)
+
+    @property
+    def _matrix_id(self) -> str | None:
+        _, source = self.rows_of or ("", "")
+        return self.store.matrix(source.removeprefix(MATRIX)).id if source.startswith(MATRIX) else None
 
     @cached_property
     def _split(self) -> tuple[str, str | None]:
@@ -127,7 +168,7 @@ class Plan:
 
     @cached_property
     def _bins(self) -> list[tuple[str, int]]:
-        return [(name, self.store.track(name).bin_bp) for name in dict.fromkeys((*self.tracks, *self.inputs))]
+        return [(name, self.store.track(name).bin_bp) for name in dict.fromkeys((*self.tracks, *self.asked.inputs))]
 
     @cached_property
     def _unit(self) -> int:
@@ -143,49 +184,89 @@ class Plan:
 
     @cached_property
     def _lanes(self) -> int:
-        if self.lanes is not None and self.batch_size % self.lanes:
-            raise ConfigError(f"{self.lanes} does not divide a batch of {self.batch_size}", key="lanes")
-        return self.lanes or max(n for n in range(1, _LANES + 1) if self.batch_size % n == 0)
+        lanes, batch_size = self.asked.lanes, self.asked.batch_size
+        if lanes is not None and batch_size % lanes:
+            raise ConfigError(f"{lanes} does not divide a batch of {batch_size}", key="lanes")
+        return lanes or max(n for n in range(1, _LANES + 1) if batch_size % n == 0)
 
     @cached_property
     def _exclusions(self) -> Exclusions:
-        beds = [Path(bed) for bed in self.windows.exclude]
-        return Exclusions.of(self.store, beds, self.windows.max_ambiguous)
+        return Exclusions.of(self.store, [Path(bed) for bed in self.asked.exclude], self.asked.max_ambiguous)
 
     @property
     def holes(self) -> Int64:
         """int64 (n, 2), flat, sorted and disjoint: what is excluded."""
         return self._exclusions.holes
 
-    def _sampling(self, lengths: Lengths) -> Sampling:
-        geometry = Geometry(*check_lengths(lengths, self.jitter, self._bins, self.inputs), self.jitter, self._unit)
-        pool = self._balanced(geometry) if self.windows.pool else self._ordered(geometry)
-        return Sampling(pool, geometry, self.seed, self.strand, self.last)
+    def _check_names(self) -> None:
+        """Targets are told apart by their names."""
+        others = [*(["pool"] if self.asked.pool else []), *([self.rows_of[0]] if self.rows_of else [])]
+        if twice := sorted(set(others) & set(self.tracks)):
+            raise ConfigError(f"{some(twice)}: windows have other targets of that name", key="tracks")
+
+    def _check_strand(self) -> None:
+        if self.asked.strand != "region":
+            return
+        sections = [self.regions, *(pool.regions for pool in self.asked.pool)]
+        if not any(self._listed(regions).strands.any() for regions in sections if regions):
+            raise ConfigError(
+                'no window lies at a region that has one. Use "forward", "random" or "both"', key="strand"
+            )
+
+    def _sampling(self, lengths: Lengths) -> Sampling | Packed:
+        asked = self.asked
+        geometry = Geometry(*check_lengths(lengths, asked.jitter, self._bins, asked.inputs), asked.jitter, self._unit)
+        if asked.packed:
+            return self._packed(geometry)
+        pool = self._balanced(geometry) if asked.pool else self._ordered(geometry)
+        return Sampling(pool, geometry, asked.seed, asked.strand, asked.last)
 
     def _ordered(self, geometry: Geometry) -> Ordered:
-        windows = self._copied(self._windows(geometry, self.windows.regions))
+        with _said_of(self.regions, "regions"):
+            windows = self._copied(self._windows(geometry, self.regions))
+        return Ordered(windows, self._walk(len(windows)))
+
+    def _walk(self, count: int) -> Walk:
         layout = self.store.planes["sequence"].layout
-        piece = max(1, len(windows) * layout.shard * PER_BYTE["sequence"] // self.store.length)
-        return Ordered(windows, self.order, self.seed, self.batch_size, self._lanes, piece)
+        piece = max(1, count * layout.shard * PER_BYTE["sequence"] // self.store.length)
+        return Walk(self.asked.order, self.asked.seed, self.asked.batch_size, self._lanes, piece)
+
+    def _packed(self, geometry: Geometry) -> Packed:
+        asked, regions = self.asked, self.regions
+        if regions is None or regions.at != "whole":
+            raise ConfigError('only whole regions go into rows: add [data.regions] with at = "whole"', key="packed")
+        along = [f'track "{name}"' for name, _ in self._bins] + ["haplotypes"] * (self.haplotypes is not None)
+        if along:
+            raise ConfigError(f"rows of several windows don't have {some(along)}. Use false.", key="packed")
+        if geometry.target_length != geometry.window:
+            problem = f"rows of several windows have targets everywhere. Use {geometry.window}."
+            raise ConfigError(problem, key="target_length")
+        with _said_of(regions, "regions"):
+            windows = self._copied(self._windows(geometry, regions))
+        return Packed(windows, geometry, self._walk, asked.seed, asked.strand, asked.last)
 
     def _balanced(self, geometry: Geometry) -> Balanced:
-        pools: dict[str, Numbered | Matched] = {}
-        if self.order == "grouped":
+        asked = self.asked
+        if asked.order == "grouped":
             raise ConfigError('windows of pools are drawn from everywhere. Use "flat".', key="order")
-        asked = {pool.name: pool for pool in self.windows.pool}
-        for name, pool in asked.items():
+        placed, pools = {}, {}
+        for number, pool in enumerate(asked.pool):
             if pool.regions is not None:
-                pools[name] = self._copied(self._windows(geometry, pool.regions))
-        for name, pool in asked.items():
-            if pool.matches is not None:
-                pools[name] = self._matched(pool, self._windows(geometry, asked[pool.matches].regions))
-            elif pool.regions is None:
-                regions = away_from(self._regions, self._positives, pool.distance, self.store.contigs)
-                tiles = self._tiles(geometry, align(regions, self.store.contigs, self._unit))
-                pools[name] = self._copied(tiles)
-        return Balanced(
-            {name: pools[name] for name in asked}, {name: pool.share for name, pool in asked.items()}, self.seed
-        )
+                with _said_of(pool, f"pool.{number}"):
+                    placed[pool.name] = self._windows(geometry, pool.regions)
+        for number, pool in enumerate(asked.pool):
+            with _said_of(pool, f"pool.{number}"):
+                pools[pool.name] = self._pool(geometry, pool, placed)
+        with _said_of(None, "pool"):
+            return Balanced(pools, {pool.name: pool.share for pool in asked.pool}, asked.seed)
+
+    def _pool(self, geometry: Geometry, pool: config.Pool, placed: dict[str, Numbered]) -> Numbered | Matched:
+        if pool.matches is not None:
+            return self._matched(pool, placed[pool.matches])
+        if pool.name in placed:
+            return self._copied(placed[pool.name])
+        regions = away_from(self._regions, self._positives, pool.distance, self.store.contigs)
+        return self._copied(self._tiles(geometry, align(regions, self.store.contigs, self._unit)))
 
     def _windows(self, geometry: Geometry, regions: config.Regions | None) -> Numbered:
         if regions is None:
@@ -210,7 +291,7 @@ class Plan:
         )
 
     def _matched(self, pool: config.Pool, positives: Numbered) -> Matched:
-        if self.haplotypes or self.strand == "both":
+        if self.haplotypes or self.asked.strand == "both":
             raise ConfigError(f'pool "{pool.name}" matches single windows, which are served once', key="strand")
         return Matched(
             self.store,
@@ -219,19 +300,21 @@ class Plan:
             self._positives,
             distance=pool.distance,
             tolerance=pool.tolerance,
-            seed=own_seed(self.seed, pool.name),
+            seed=own_seed(self.asked.seed, pool.name),
             drawn=pool.drawn,
             unit=self._unit,
         )
 
     def _copied(self, windows: Numbered) -> Numbered:
-        strands, haplotypes = 2 if self.strand == "both" else 1, self.haplotypes.copies if self.haplotypes else 1
-        return Copied(windows, strands, haplotypes) if self.haplotypes or strands > 1 else windows
+        strands, haplotypes = 2 if self.asked.strand == "both" else 1, self.haplotypes
+        if strands == 1 and haplotypes is None:
+            return windows
+        return Copied(windows, strands, haplotypes.copies if haplotypes else None)
 
     @cached_property
     def _positives(self) -> Int64:
         """The regions of all pools."""
-        return np.concatenate([self._listed(pool.regions).intervals for pool in self.windows.pool if pool.regions])
+        return np.concatenate([self._listed(pool.regions).intervals for pool in self.asked.pool if pool.regions])
 
     def _listed(self, regions: config.Regions) -> Regions:
         return self._read(regions.source, regions.at == "summit")
@@ -239,3 +322,13 @@ class Plan:
     @cached_property
     def _read(self) -> Callable[[str, bool], Regions]:
         return cache(lambda source, summit: read_regions(source, self.store, summit=summit))
+
+
+@contextmanager
+def _said_of(section: config.Section | None, key: str) -> Iterator[None]:
+    """What does not fit is said of the key that is wrong: one of the section's own stands below `key`."""
+    try:
+        yield
+    except ConfigError as error:
+        own = not error.key or (section is not None and error.key.split(".")[0] in type(section).model_fields)
+        raise ConfigError(error.problem, key=".".join(filter(None, (key, error.key))) if own else error.key) from None

@@ -78,7 +78,7 @@ class HostTrack:
         from distgen.kernels.numba_cpu.bins import INFINITY, missing_bits
 
         self._bins = length // track.bin_bp
-        self._dtype = torch.from_numpy(np.empty(0, track.blocks[0].layout.dtype)).dtype
+        self._dtype = torch.from_numpy(np.empty(0, track.dtype)).dtype
         mark = MISSING if self._dtype == torch.uint8 else None
         self._meaning = INFINITY[self._dtype], missing_bits(mark, self._dtype)
         back = np.argsort(track.swap)

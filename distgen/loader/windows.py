@@ -171,7 +171,7 @@ class Windows:
         self._rows = None if runs.rows is None else runs.rows[of]
         if not len(kept):
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items() if count)
-            raise ConfigError(f"no window is left{f': {reasons}' if reasons else ''}", key="window")
+            raise ConfigError(f"no window is left{f': {reasons}' if reasons else ''}")
 
     @property
     def window(self) -> int:

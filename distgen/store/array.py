@@ -223,6 +223,20 @@ class Array:
         return Shard(data, index, np.full(len(index), whole))
 
     @property
+    def per_shard(self) -> int:
+        """Chunks of each shard."""
+        return self.layout.chunks_per_shard
+
+    def stored(self, number: int) -> bool:
+        """Whether any chunk of a shard is stored."""
+        return not self.absent[number * self.per_shard : (number + 1) * self.per_shard].all()
+
+    def table(self, number: int, remote: Ranges) -> tuple[Bytes, npt.NDArray[np.uint64]]:
+        """The end of a shard elsewhere, and what `index` makes of it."""
+        tail = remote.read(max(remote.size - self.index_bytes, 0), remote.size)
+        return tail, self.index(number, tail, remote.size)
+
+    @property
     def index_bytes(self) -> int:
         """So many bytes at the end of each shard are its index."""
         return self.layout.chunks_per_shard * 16 + 4

@@ -29,9 +29,10 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from distgen.config import TIMEOUTS
 from distgen.errors import ConfigError, StoreError
@@ -41,7 +42,7 @@ from distgen.store.format import ABSENT
 from distgen.store.ranges import Ranges, write
 
 if TYPE_CHECKING:
-    from distgen.store.array import Array, Shard
+    from distgen.store.array import Shard
 
 log = logging.getLogger("distgen")
 
@@ -51,6 +52,36 @@ _HELD = 256  # shards that a process has mapped at most; each takes a file descr
 _FRESH = 1.0  # seconds for which a shard that was used counts as just used
 _PART = ".part"
 _NAME = re.compile(r"[0-9a-f]{32}\.\d+\.[0-9a-f]{8}(\.part)?")  # whatever else lies in the folder is left alone
+
+
+class Sharded(Protocol):
+    """What shards are of: an array of a store, or the tar shards of an export."""
+
+    @property
+    def folder(self) -> Place:
+        """Where they lie."""
+
+    @property
+    def per_shard(self) -> int:
+        """Chunks of each shard; those of shard n are numbered from n times as many on."""
+
+    def cache_name(self, number: int) -> str:
+        """What a shard is known by: one of other bytes has another name."""
+
+    def stored(self, number: int) -> bool:
+        """Whether there is such a shard."""
+
+    def bytes_of(self, number: int, stop: threading.Event | None = None) -> Bytes | Ranges:
+        """The bytes of a shard where it lies; `stop` ends requests for them."""
+
+    def table(self, number: int, remote: Ranges) -> tuple[Bytes, npt.NDArray[np.uint64]]:
+        """What follows the last chunk of a shard, and position and size of each chunk; `ABSENT` where it is not stored."""
+
+    def check(self, number: int, size: int, crc: int) -> None:
+        """Raise what is to be said if a chunk is not the one that was published."""
+
+    def opened(self, number: int, data: Bytes | Ranges, whole: bool = False) -> Shard:
+        """A shard from its bytes. Raises StoreError if they are not those that were fetched."""
 
 
 class ShardCache:
@@ -89,7 +120,7 @@ class ShardCache:
     def __reduce__(self) -> tuple[Any, ...]:
         return ShardCache, (self.folder, self.max_bytes)
 
-    def get(self, array: Array, number: int) -> Shard:
+    def get(self, source: Sharded, number: int) -> Shard:
         """One shard, mapped; fetched first if it is not there.
 
         Raises:
@@ -97,30 +128,29 @@ class ShardCache:
                 takes longer than `TIMEOUTS["cached_shard"]`. RemoteError: it cannot be fetched.
             ConfigError: it is larger than the cache.
         """
-        name = array.cache_name(number)
+        name = source.cache_name(number)
         while True:
             with self._lock:
                 found, coming = self._held.get(name), self._coming.pop(name, None)
             if found is not None and self._touch(name):
                 return found
             if coming is None or coming.cancel():
-                return self._load(array, number, name)
+                return self._load(source, number, name)
             coming.result()
 
-    def prefetch(self, array: Array, numbers: Iterable[int]) -> None:
+    def prefetch(self, source: Sharded, numbers: Iterable[int]) -> None:
         """Begin to fetch shards that will be asked for, `AHEAD` at a time in this order; what goes wrong is raised by `get`.
         Who asks for more than `max_bytes` loses the first of them again."""
-        per = array.layout.chunks_per_shard
         for number in numbers:
-            name = array.cache_name(number)
+            name = source.cache_name(number)
             with self._lock:
                 known = name in self._held or name in self._coming
-                if not known and not array.absent[number * per : (number + 1) * per].all():
-                    self._coming[name] = self._ahead.submit(self._bring, array, number, name)
+                if not known and source.stored(number):
+                    self._coming[name] = self._ahead.submit(self._bring, source, number, name)
 
-    def discard(self, array: Array, number: int, shard: Shard) -> None:
+    def discard(self, source: Sharded, number: int, shard: Shard) -> None:
         """Remove a shard that is not what was fetched."""
-        name = array.cache_name(number)
+        name = source.cache_name(number)
         log.warning("cache: %s was damaged on the disk; it is fetched again", self.folder / name)
         with self._lock:
             if self._held.get(name) is shard:
@@ -153,23 +183,23 @@ class ShardCache:
                 self._held.pop(name, None)
                 self._used.pop(name, None)
 
-    def _bring(self, array: Array, number: int, name: str) -> None:
+    def _bring(self, source: Sharded, number: int, name: str) -> None:
         if not self._ending.is_set():
-            self._load(array, number, name)
+            self._load(source, number, name)
         with self._lock:
             self._coming.pop(name, None)
 
-    def _load(self, array: Array, number: int, name: str) -> Shard:
+    def _load(self, source: Sharded, number: int, name: str) -> Shard:
         """Map a shard: the one that is there, or else this process fetches it, or waits for another that does."""
         for _ in self._attempts(f"{self.folder / name} has been locked by another process"):
             whole = False
             data = self._mapped(name)
             if data is None:
-                data, whole = self._fetched(array, number, name), True
+                data, whole = self._fetched(source, number, name), True
             if data is None:
                 continue
             try:
-                shard = array.opened(number, data, whole)
+                shard = source.opened(number, data, whole)
             except StoreError:
                 log.warning("cache: %s was damaged on the disk; it is fetched again", self.folder / name)
                 (self.folder / name).unlink(missing_ok=True)
@@ -189,7 +219,7 @@ class ShardCache:
 
     # ---- what is fetched
 
-    def _fetched(self, array: Array, number: int, name: str) -> Bytes | None:
+    def _fetched(self, source: Sharded, number: int, name: str) -> Bytes | None:
         """Fetch a shard and map it; None if another process or thread is fetching it, or has done so just now."""
         part, whole = self.folder / (name + _PART), self.folder / name
         self.folder.mkdir(parents=True, exist_ok=True)  # a cache may be deleted at any time
@@ -202,17 +232,16 @@ class ShardCache:
             if whole.exists():
                 part.unlink()
                 return None
-            remote = array.bytes_of(number, stop)
+            remote = source.bytes_of(number, stop)
             assert isinstance(remote, Ranges)
-            tail = remote.read(max(remote.size - array.index_bytes, 0), remote.size)
-            index = array.index(number, tail, remote.size)
+            tail, index = source.table(number, remote)
             stored = np.flatnonzero(index[:, 0] != ABSENT)
             ends = np.cumsum(index[stored, 1].astype(np.int64))
-            chunks = (number * array.layout.chunks_per_shard + stored).tolist()
+            chunks = (number * source.per_shard + stored).tolist()
             for _ in self._attempts(f"all {self.max_bytes:,} bytes of {self.folder} are being fetched into by others"):
                 if self._make_room(file, part, remote.size):
                     break
-            remote.fetch(file, ends, lambda k, size, crc: array.check(chunks[k], size, crc), self._requests)
+            remote.fetch(file, ends, lambda k, size, crc: source.check(chunks[k], size, crc), self._requests)
             write(file, tail, int(ends[-1]))
             part.rename(whole)
             # Between the two locks another process may have begun to write over it.
@@ -225,7 +254,7 @@ class ShardCache:
                 if _is(file, part):
                     part.unlink()
             if isinstance(error, OSError):
-                raise self._failure(error, array.folder) from None
+                raise self._failure(error, source.folder) from None
             raise
         finally:
             self._stops.discard(stop)

@@ -21,7 +21,7 @@ import base64
 import hashlib
 import json
 import math
-import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -98,7 +98,6 @@ class Export:
 
     def __init__(self, folder: Place, index: dict[str, Any]):
         self.path, self.index = folder, index
-        self._whole: dict[Shard, tuple[int, ...]] = {}
         self.window: int = index["geometry"]["window"]
         self.target_length: int = index["geometry"]["target_length"]
         self.stride: int = index["geometry"]["stride"]
@@ -152,7 +151,7 @@ class Export:
         """One track; its values come with the samples. Raises ConfigError with the nearest name if there is none."""
         if name not in self.tracks:
             raise ConfigError(f'{self.path} has no track "{name}". {suggest(name, self.tracks)}')
-        return Track.of(name, self.tracks[name], self.contigs, ())
+        return Track.of(name, self.tracks[name], self.contigs, np.dtype(self.tracks[name]["dtype"]))
 
     def identity(self, split: str, tracks: tuple[str, ...]) -> dict[str, str]:
         """Content ids of what a run uses: those of the store, so that a run goes on with an export of it and back. Where
@@ -197,31 +196,16 @@ class Export:
         Raises:
             SourceError: they differ; names the first member that is no good, if one can be told.
         """
-        content, entry = self._opened(shard), self.entry(shard)
+        content, entry = self.content(shard), self.entry(shard)
         found = hashlib.sha256()
         for at in range(0, content.size, RANGE):
             found.update(content[at : at + RANGE].data)
         if found.hexdigest() != entry["sha256"]:
             raise self.damage(shard, f"sha256 {found.hexdigest()[:16]}…, the index says {entry['sha256'][:16]}…")
 
-    def open(self, shard: Shard) -> Bytes:
-        """The bytes of a shard on this machine, mapped. They are compared with the index when the file is opened for the
-        first time: CRC-32C takes a tenth of a second for a gigabyte, where SHA-256 takes a whole one.
-
-        Raises:
-            SourceError: as `check`.
-        """
-        content = self._opened(shard)
-        assert isinstance(content, np.ndarray), "a shard in an object store comes by way of a cache"
-        status = os.stat(str(self.path / shard.name))
-        version = status.st_dev, status.st_ino, status.st_mtime_ns
-        if self._whole.get(shard) != version:
-            self.check_pieces(shard, content)
-            self._whole[shard] = version
-        return content
-
     def check_pieces(self, shard: Shard, content: Bytes) -> None:
-        """Compare the content of a shard with the index, fast. Raises SourceError as `check`."""
+        """Compare the content of a shard with the index, by CRC-32C: in a tenth of the time that SHA-256 takes. Raises
+        SourceError as `check`."""
         found, expected = pieces(content), base64.b64decode(self.entry(shard)["crc32c"])
         if found != expected:
             wrong = np.flatnonzero(np.frombuffer(found, "<u4") != np.frombuffer(expected, "<u4"))
@@ -236,9 +220,12 @@ class Export:
     def _entries(self) -> dict[Shard, dict[str, Any]]:
         return dict(zip(self.shards, self.index["shards"], strict=True))
 
-    def _opened(self, shard: Shard) -> Bytes | Ranges:
-        """The bytes of a shard; there are as many as there should be."""
+    def content(self, shard: Shard, stop: threading.Event | None = None) -> Bytes | Ranges:
+        """The bytes of a shard, unchecked; there are as many as there should be. `stop` ends requests for them. Raises
+        SourceError if there are not."""
         path, expected = self.path / shard.name, self.entry(shard)["bytes"]
+        if stop is not None and isinstance(path, Object):
+            path.stop = stop
         try:
             content = open_bytes(path)
             size = content.size

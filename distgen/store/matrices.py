@@ -53,6 +53,11 @@ class Matrix:
     def __len__(self) -> int:
         return self.arrays["contig"].shape[0]
 
+    @property
+    def id(self) -> str:
+        """What regions, conditions and values are known by."""
+        return digest([self.conditions, {name: array.id for name, array in self.arrays.items()}])
+
     @cached_property
     def ids(self) -> Sequence[str]:
         """The name of each region (n,)."""

@@ -40,6 +40,7 @@ class Track:
         swap: column i becomes column swap[i] when a window is read from the other strand.
         is_classes: values are 0 and 1; else they are signals, and may be missing.
         scale, power, soft_clip: how signals were transformed before they were stored.
+        dtype: of the stored values.
         blocks: arrays (bins, up to 64 columns each); none where values come with the samples of an export.
         bin_offsets: int64 (C,), first bin of each contig.
     """
@@ -52,11 +53,14 @@ class Track:
     scale: float
     power: float
     soft_clip: float | None
+    dtype: np.dtype[Any]
     blocks: tuple[Array, ...]
     bin_offsets: Int64
 
     @classmethod
-    def of(cls, name: str, entry: dict[str, Any], contigs: Contigs, blocks: tuple[Array, ...]) -> Track:
+    def of(
+        cls, name: str, entry: dict[str, Any], contigs: Contigs, dtype: np.dtype[Any], blocks: tuple[Array, ...] = ()
+    ) -> Track:
         """The track that a manifest's (or an export's) entry describes."""
         bins = -(-contigs.lengths // entry["bin_bp"])
         return cls(
@@ -68,6 +72,7 @@ class Track:
             entry["scale"],
             entry["power"],
             entry["soft_clip"],
+            dtype,
             blocks,
             np.cumsum(bins) - bins,
         )
@@ -85,7 +90,7 @@ class Track:
     @property
     def bin_bytes(self) -> int:
         """What a bin of all columns takes once decoded."""
-        return sum(block.layout.dtype.itemsize * block.shape[1] for block in self.blocks)
+        return self.dtype.itemsize * len(self.columns)
 
     def __getitem__(self, bins: slice) -> npt.NDArray[Any]:
         """Stored values (bins, columns): uint8 of classes, else the track's dtype, with NaN for no data (in uint8: 255)."""
@@ -193,7 +198,7 @@ class Store:
         tracks = {}
         for name, entry in self.manifest["tracks"].items():
             arrays = tuple(self.array(key) for key in entry["arrays"])
-            tracks[name] = Track.of(name, entry, self.contigs, arrays)
+            tracks[name] = Track.of(name, entry, self.contigs, arrays[0].layout.dtype, arrays)
         return tracks
 
     def track(self, name: str) -> Track:

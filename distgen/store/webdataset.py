@@ -104,7 +104,7 @@ class _Plan:
         """As many samples in each as fit if no base is ambiguous and all have some soft mask."""
         sizes = [-(-self.window // 4), BLOCK]
         sizes += [] if self.store.planes["softmask"].empty else [-(-self.window // 8)]
-        sizes += [128 + math.prod(self.shape(track)) * _dtype(track).itemsize for track in self.tracks]
+        sizes += [128 + math.prod(self.shape(track)) * track.dtype.itemsize for track in self.tracks]
         per_shard = max(1, self.shard_bytes // sum(BLOCK + size + -size % BLOCK for size in sizes))
         return [
             Shard(part, number, first, min(per_shard, int(ends[-1]) - first))
@@ -125,7 +125,7 @@ class _Plan:
                 "scale": track.scale,
                 "power": track.power,
                 "soft_clip": track.soft_clip,
-                "dtype": _dtype(track).name,
+                "dtype": track.dtype.name,
                 "shape": list(self.shape(track)),
             }
             for track in self.tracks
@@ -150,7 +150,7 @@ class _Plan:
 
     def samples(self, shard: Shard) -> Iterator[tuple[str, dict[str, bytes]]]:
         """Key and members of every sample of a shard."""
-        dense = 1 + sum(len(track.columns) * _dtype(track).itemsize / track.bin_bp for track in self.tracks)
+        dense = 1 + sum(len(track.columns) * track.dtype.itemsize / track.bin_bp for track in self.tracks)
         most = max(1, int(_IN_MEMORY / (dense * max(self.window, self.stride))))
         ends, sample, last = self.ends[shard.part], shard.first, shard.first + shard.samples
         while sample < last:
@@ -376,10 +376,6 @@ def _write(path: Path, samples: Iterator[tuple[str, dict[str, bytes]]], progress
     return {"samples": count, "bytes": size, "sha256": content.hexdigest(), "crc32c": crc}
 
 
-def _dtype(track: Track) -> np.dtype[Any]:
-    return track.blocks[0].layout.dtype
-
-
 def _missing(dtype: np.dtype[Any]) -> float:
     return MISSING if dtype == np.uint8 else math.nan
 
@@ -403,7 +399,7 @@ def _bins(contigs: Contigs, track: Track, start: int, count: int, last: int) -> 
     offset, length = int(contigs.offsets[row]), int(contigs.lengths[row])
     bin_, end = (start - offset) // track.bin_bp, last - offset
     known = min((-(-end // track.bin_bp) if end == length else end // track.bin_bp) - bin_, count)
-    values = np.full((count, len(track.columns)), _missing(_dtype(track)), _dtype(track))
+    values = np.full((count, len(track.columns)), _missing(track.dtype), track.dtype)
     first = int(track.bin_offsets[row]) + bin_
     values[:known] = track[first : first + known]
     return values

@@ -11,18 +11,36 @@ import tomli_w
 import torch
 
 from distgen import models, objectives
-from distgen.config import Cluster, Data, File, Log, Name, Optimizer, Pool, Regions, Train, Windows, digest, read
-from distgen.ingest.objects import Place, locate
+from distgen.config import (
+    Cluster,
+    Data,
+    File,
+    Log,
+    Name,
+    Optimizer,
+    Pool,
+    Regions,
+    Sample,
+    Train,
+    Windows,
+    digest,
+    read,
+)
+from distgen.errors import ConfigError
+from distgen.ingest.objects import locate
 from distgen.loader.loader import GenomeLoader
 from distgen.loader.mixture import MixtureLoader
+from distgen.loader.plan import Plan
 from distgen.loader.regions import CONTIGS, MATRIX
 from distgen.objectives import Objective
 from distgen.store.cache import ShardCache, default_folder
 from distgen.store.collection import Collection, is_index, open_collection
 from distgen.store.reader import Store, open_store
 
+Part = Literal["train", "valid", "test"]
 T = TypeVar("T", Pool, Regions)
 Stores: TypeAlias = Store | Collection
+_WHOLE = {"stride": None, "jitter": 0, "order": "sequential", "lanes": None, "curriculum": (), "last": "pad"}
 
 
 class Run(File):
@@ -43,9 +61,9 @@ class Run(File):
         return read(path, cls, overrides)
 
     def resolved(self) -> dict[str, Any]:
-        """The run as plain data with an absolute store path: what DIR/run.toml holds."""
+        """The run as plain data with absolute paths: what DIR/run.toml holds."""
         table = self.model_dump(exclude_none=True, mode="json")
-        table["data"]["store"] = str(self._store())
+        table["data"] = self._data().model_dump(exclude_none=True, mode="json")
         return table
 
     def write(self, path: Path) -> None:
@@ -61,8 +79,12 @@ class Run(File):
             del table[section]
         # How it is computed stays; how long and how often may change.
         table["train"] = {key: table["train"].get(key) for key in ("precision", "threads")}
-        for key in ("placement", "store", "cache", "cache_gb"):  # the store is known by its content ids
-            table["data"].pop(key, None)
+        # The store is known by its content ids, and files of regions by the windows of which the loader's state speaks.
+        data = table["data"]
+        for key in ("placement", "store", "cache", "cache_gb", "exclude"):
+            data.pop(key, None)
+        for section in (data.get("regions", {}), *data["pool"]):
+            section.pop("source", None)
         return digest(table)
 
     def check(self) -> dict[str, Any]:
@@ -102,65 +124,15 @@ class Run(File):
     def open_store(self) -> Stores:
         """The store this run trains on, or the collection. Raises ConfigError naming the file and key if there is none."""
         with self.at("data.store"):
-            place, data = self._store(), self.data
+            data = self._data()
+            place = locate(data.store)
             if isinstance(place, Path):
                 return open_collection(place) if is_index(place) else open_store(place)
-            folder = self.resolve(data.cache, "data.cache") if data.cache else default_folder() / "shards"
+            folder = Path(data.cache) if data.cache else default_folder() / "shards"
             return open_store(place, ShardCache(folder, int(data.cache_gb * 1e9)))
 
-    def _store(self) -> Place:
-        store = self.expand(self.data.store, "data.store")
-        return locate(store) if "://" in store else self.resolve(self.data.store, "data.store")
-
-    def loader(
-        self,
-        store: Stores,
-        objective: Objective,
-        part: Literal["train", "valid", "test"],
-        *,
-        training: bool = False,
-        rank: int = 0,
-        world_size: int = 1,
-        device: torch.device | str = "cpu",
-    ) -> GenomeLoader | MixtureLoader:
-        """The loader of one part: shuffled and augmented for training, else whole and along the assembly."""
-        data = self.data
-        last = data.last if training else "pad"
-        if isinstance(store, Collection):
-            made: Callable[..., GenomeLoader | MixtureLoader] = partial(
-                MixtureLoader, store, epoch_batches=data.epoch_batches if training else None
-            )
-        elif data.epoch_batches is not None:
-            raise self.error(
-                "data.epoch_batches", f"{store.path} is one store, whose epochs are its windows. Leave it out."
-            )
-        else:
-            made = partial(GenomeLoader, store)
-        with self.at("data"):
-            return made(
-                window=data.window,
-                target_length=data.target_length,
-                stride=data.stride if training else None,
-                split=f"{data.split}/{part}",
-                batch_size=data.batch_size,
-                seed=data.seed,
-                strand=data.strand if training else "forward",
-                jitter=data.jitter if training else 0,
-                order=data.order if training else "sequential",
-                lanes=data.lanes if training else None,
-                rank=rank,
-                world_size=world_size,
-                placement=data.placement,
-                device=device,
-                tracks=objective.tracks,
-                inputs=data.inputs,
-                curriculum=data.curriculum if training else (),
-                windows=self._windows(),
-                **({"last": last} if last else {}),
-            )
-
-    def _windows(self) -> Windows:
-        """Where windows lie, with the paths of files made absolute."""
+    def _data(self) -> Data:
+        """[data] with the paths of all files made absolute."""
 
         def found(section: T, key: str) -> T:
             source = section.source
@@ -169,13 +141,78 @@ class Run(File):
             return section.model_copy(update={"source": str(self.resolve(source, key))})
 
         data = self.data
-        return Windows(
-            regions=data.regions and found(data.regions, "data.regions.source"),
-            pool=tuple(found(pool, f"data.pool.{number}.source") for number, pool in enumerate(data.pool)),
-            personal=data.personal,
-            exclude=tuple(str(self.resolve(bed, "data.exclude")) for bed in data.exclude),
-            max_ambiguous=data.max_ambiguous,
-        )
+        store = self.expand(data.store, "data.store")
+        absolute = {
+            "store": store if "://" in store else str(self.resolve(data.store, "data.store")),
+            "cache": data.cache and str(self.resolve(data.cache, "data.cache")),
+            "regions": data.regions and found(data.regions, "data.regions.source"),
+            "pool": tuple(found(pool, f"data.pool.{number}.source") for number, pool in enumerate(data.pool)),
+            "exclude": tuple(str(self.resolve(bed, "data.exclude")) for bed in data.exclude),
+        }
+        return data.model_copy(update=absolute)
+
+    def loader(
+        self,
+        store: Stores,
+        objective: Objective,
+        part: Part,
+        *,
+        training: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> GenomeLoader | MixtureLoader:
+        """The loader of one part: shuffled and augmented for training, else whole and along the assembly."""
+        data = self._data()
+        sample = {key: getattr(data, key) for key in Sample.model_fields.keys() - Windows.model_fields.keys()}
+        if not training:
+            sample |= _WHOLE | {"strand": "region" if data.strand == "region" else "forward"}
+        if isinstance(store, Collection):
+            epoch = data.epoch_batches if training else None
+            made: Callable[..., GenomeLoader | MixtureLoader] = partial(MixtureLoader, store, epoch_batches=epoch)
+        elif data.epoch_batches is not None:
+            raise self.error(
+                "data.epoch_batches", f"{store.path} is one store: its windows make an epoch. Leave it out."
+            )
+        else:
+            made = partial(GenomeLoader, store)
+        with self.at("data"):
+            return made(
+                split=f"{data.split}/{part}",
+                rank=rank,
+                world_size=world_size,
+                placement=data.placement,
+                device=device,
+                tracks=objective.tracks,
+                windows=Windows(**{key: getattr(data, key) for key in Windows.model_fields}),
+                **sample,
+            )
+
+    def plans(self, store: Store) -> dict[str, Plan | ConfigError]:
+        """The samples of each part of the split that holds anything; of a held-out part without a window, why it has none.
+
+        Raises:
+            ConfigError: the run does not fit the store, or there is no window to train on.
+        """
+        # Where bases wait says nothing about windows, and takes time on a device.
+        run = self.model_copy(update={"data": self.data.model_copy(update={"placement": "host"})})
+        objective = self.build_objective(store)
+        with self.at("data.split"):
+            parts = store.parts(self.data.split)
+        found: dict[str, Plan | ConfigError] = {}
+        part: Part
+        for part in ("train", "valid", "test"):
+            if part not in parts:
+                continue
+            try:
+                plan = run.loader(store, objective, part, training=part == "train").plan
+                assert isinstance(plan, Plan)  # as one store has it
+                found[part] = plan
+            except ConfigError as error:
+                if part == "train":
+                    raise
+                found[part] = error
+        return found
 
     def precision(self, device: torch.device) -> torch.dtype:
         """bfloat16 where asked for, or by `auto` where the hardware multiplies it; else float32."""

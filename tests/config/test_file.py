@@ -42,7 +42,7 @@ def write(tmp_path, text):
         (
             "jitter = 0",
             'strand = "reverse"',
-            r'data\.strand: "reverse" is none of the choices.*Valid: forward, random, both',
+            r'data\.strand: "reverse" is none of the choices.*Valid: forward, region, random, both',
         ),
         ('"dilated"', '"dilate"', r'model\.family: "dilate" is none of the choices. Did you mean "dilated"'),
         (

@@ -2,7 +2,9 @@
 
 import json
 import shutil
-import tarfile
+import signal
+import subprocess
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,14 +17,16 @@ from hypothesis import strategies as st
 
 from distgen import kernels
 from distgen.errors import ConfigError, SourceError
-from distgen.loader import exports
-from distgen.loader.exports import ExportRows, ExportTrack
+from distgen.ingest.objects import Object
+from distgen.loader.exports import ExportRows, ExportTrack, lengths_of
 from distgen.loader.loader import GenomeLoader
 from distgen.loader.transfer import Transfer
 from distgen.loader.windows import Tiles
+from distgen.store import exported_shards
+from distgen.store.cache import ShardCache
 from distgen.store.exported import read_export
-from distgen.store.walking import Members, places
 from distgen.store.webdataset import export
+from tests.ingest.test_remote import moto_server, s3  # noqa: F401 - fixtures
 from tests.store.test_exported import members, original, out, rewrite, sign  # noqa: F401 - fixtures
 from tests.store.test_webdataset import store  # noqa: F401 - a fixture
 
@@ -122,38 +126,6 @@ def test_tiles_of_the_index_lie_where_the_json_of_each_sample_says(store, geomet
             assert sum(1 for _ in found.samples(part)) == samples
 
 
-def test_headers_are_walked_as_tarfile_reads_them(out):  # noqa: F811
-    found = read_export(out)
-    for shard in found.shards:
-        common = Members.of(found, shard.part)
-        where = places(np.fromfile(out / shard.name, np.uint8), shard, common).astype(np.int64)
-        offsets = common.offsets()[where & 3] + (where >> 2)[:, None] * 512
-        with tarfile.open(out / shard.name) as tar:
-            listed = {info.name: info.offset_data for info in tar}
-        names = [*found.layout, "json"]
-        walked = {
-            f"{shard.part}-{shard.first + i:012d}.{name}": at
-            for i, row in enumerate(offsets.tolist())
-            for name, at in zip(names, row, strict=True)
-            if at >= (where[i] >> 2) * 512
-        }
-        assert walked == listed
-
-
-@settings(max_examples=200)
-@given(data=st.data())
-def test_no_changed_bit_of_a_header_is_passed_over(out, data):  # noqa: F811
-    found = read_export(out)
-    shard = data.draw(st.sampled_from(found.shards))
-    content = np.fromfile(out / shard.name, np.uint8)
-    with tarfile.open(out / shard.name) as tar:
-        starts = [info.offset for info in tar]
-    end = starts[-1] + 1024
-    at = data.draw(st.sampled_from([*starts, end, end + 512])) + data.draw(st.integers(0, 511))
-    content[at] ^= 1 << data.draw(st.integers(0, 7))
-    assert places(content, shard, Members.of(found, shard.part)) is None
-
-
 def test_the_ids_and_the_split_are_those_of_the_store(store, tmp_path):  # noqa: F811
     found = export(store, tmp_path / "out", window=64, tracks=("Signal", "levels"))
     assert found.identity("default", ("Signal",)) == store.identity("default", ("Signal",))
@@ -169,6 +141,19 @@ def test_the_ids_and_the_split_are_those_of_the_store(store, tmp_path):  # noqa:
         found.regions(None)
     with pytest.raises(ConfigError, match='"Signal" was exported for the 64 bases of targets, not for 128'):
         ExportTrack(ExportRows(found, "train", CPU), "Signal", 128, CPU)
+
+
+def test_other_lengths_than_those_of_the_export_and_jitter_are_refused(out):  # noqa: F811
+    found = read_export(out)
+    assert lengths_of(found, None, None, None, 0) == lengths_of(found, 60, 60, 60, 0) == (60, 60, 60)
+    for key in ("window", "target_length", "stride"):
+        asked = dict.fromkeys(("window", "target_length", "stride")) | {key: 64}
+        with pytest.raises(
+            ConfigError, match=rf"{key}: 64 is not what .* was cut with, 60. Leave it out, or export again"
+        ):
+            lengths_of(found, **asked, jitter=0)
+    with pytest.raises(ConfigError, match="jitter: the windows of an export cannot move"):
+        lengths_of(found, None, None, None, 8)
 
 
 # ---- shards -----------------------------------------------------------------------------------
@@ -190,14 +175,16 @@ def test_a_shard_is_checked_once_and_mapped_again_when_others_had_to_make_way(ou
     shards = [shard.name for shard in found.shards if shard.part == "train"]
     assert len(shards) > 3
     assert sorted(checked) == shards
-    monkeypatch.setattr(exports, "_OPEN", 1)
+    monkeypatch.setattr(exported_shards, "_OPEN", 1)
     few = ExportRows(found, "train", CPU)
+    all_rows(few)
+    del checked[: len(shards)]
     _, positions, limits = drawn(found, "train", range(found.parts["train"]))
     chance = np.random.default_rng(0)
     for _ in range(20):
         rows = chance.integers(0, len(positions), 5)
         got = few.rows(positions[rows], limits[rows], found.window)
-        assert len(few._mapped) == 1
+        assert len(few._source._mapped) == 1
         whole = expected.plane.view(len(positions), -1)[torch.from_numpy(rows)]
         assert torch.equal(got.plane.view(5, -1), whole)
     assert sorted(checked) == shards
@@ -209,14 +196,14 @@ def test_shards_that_rows_lie_in_are_known_before_they_are_read(out):  # noqa: F
     per = found.per_shard["train"]
     _, positions, _ = drawn(found, "train", [2 * per, 2 * per + 1, 0, per - 1])
     assert rows_of.shards(positions).tolist() == [0, 2]
-    assert not rows_of._mapped
-    rows_of.prepare(rows_of.shards(positions))
-    assert sorted(rows_of._mapped) == [0, 2]
+    assert not rows_of._source._mapped
 
 
-def test_many_threads_open_each_shard_once_and_get_the_same(out):  # noqa: F811
+def test_many_threads_open_each_shard_once_and_get_the_same(out, monkeypatch):  # noqa: F811
     found, fetched = read_export(out), []
-    rows_of = ExportRows(found, "train", CPU, lambda shard: fetched.append(shard.name) or found.open(shard))
+    check = found.check_pieces
+    monkeypatch.setattr(found, "check_pieces", lambda shard, content: fetched.append(shard) or check(shard, content))
+    rows_of = ExportRows(found, "train", CPU)
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(lambda _: all_rows(rows_of), range(16)))
     assert all(torch.equal(rows.plane, made[0].plane) for rows in made)
@@ -296,3 +283,87 @@ def test_planes_of_which_nothing_is_stored_are_none(tmp_path):
     rows = all_rows(ExportRows(found, "train", CPU))
     assert rows.ambiguous is rows.softmask is None
     assert kernels.tokens(rows.plane, rows.starts, 70, limits=rows.limits)[-1].tolist()[-10:] == [4] * 10
+
+
+# ---- elsewhere --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def away(out, s3, tmp_path):  # noqa: F811
+    """The export in a bucket, and a cache of three of its shards."""
+    for path in out.iterdir():
+        s3.upload_file(str(path), "genomes", f"out/{path.name}")
+    found = read_export(Object("s3://genomes/out"))
+    return found, ShardCache(tmp_path / "cache", 3 * max(entry["bytes"] for entry in found.index["shards"]))
+
+
+def test_an_export_in_a_bucket_gives_the_same_rows_within_a_bounded_cache(away, out):  # noqa: F811
+    found, cache = away
+    here, there = (ExportRows(e, "train", CPU, cache) for e in (read_export(out), found))
+    _, positions, limits = drawn(found, "train", range(found.parts["train"]))
+    tracks = [ExportTrack(rows_of, "genes", found.target_length, CPU) for rows_of in (here, there)]
+    reverse = np.arange(len(positions)) % 2 == 0
+    there.prefetch(there.shards(positions[:5]))
+    for first in range(0, len(positions), 5):
+        some = positions[first : first + 5], limits[first : first + 5]
+        expected, got = (rows_of.rows(*some, found.window) for rows_of in (here, there))
+        for one, other in zip(expected, got, strict=True):
+            assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+        expected, got = (track.rows(*some, reverse[first : first + 5]) for track in tracks)
+        assert all(map(torch.equal, expected, got))
+    kept = [path for path in cache.folder.iterdir() if path.name != "lock"]
+    assert 0 < len(kept) <= 3
+    assert sum(path.stat().st_size for path in kept) <= cache.max_bytes
+
+
+def test_a_cached_shard_that_the_disk_damaged_is_fetched_again(away):
+    found, cache = away
+    expected = all_rows(ExportRows(found, "valid", CPU, cache))
+    (kept,) = (path for path in cache.folder.iterdir() if path.name != "lock")
+    content = bytearray(kept.read_bytes())
+    content[700] ^= 1
+    kept.write_bytes(content)
+    got = all_rows(ExportRows(found, "valid", CPU, ShardCache(cache.folder, cache.max_bytes)))
+    assert torch.equal(expected.plane, got.plane)
+
+
+def test_a_shard_that_is_damaged_or_missing_in_the_bucket_is_named(away, s3):  # noqa: F811
+    found, cache = away
+    body = bytearray(s3.get_object(Bucket="genomes", Key="out/valid-000000.tar")["Body"].read())
+    body[600] ^= 1
+    s3.put_object(Bucket="genomes", Key="out/valid-000000.tar", Body=bytes(body))
+    with pytest.raises(
+        SourceError, match=r"s3://genomes/out/valid-000000.tar is damaged \(crc32c, .*; remove it, and index"
+    ):
+        all_rows(ExportRows(found, "valid", CPU, cache))
+    s3.put_object(Bucket="genomes", Key="out/valid-000000.tar", Body=bytes(body[:1024]))
+    with pytest.raises(SourceError, match=r"valid-000000.tar is damaged \(1,024 bytes, the index says"):
+        all_rows(ExportRows(found, "valid", CPU, cache))
+    s3.delete_object(Bucket="genomes", Key="out/valid-000000.tar")
+    with pytest.raises(SourceError, match=r"valid-000000.tar cannot be read: No such file"):
+        all_rows(ExportRows(found, "valid", CPU, cache))
+    assert [path.name for path in cache.folder.iterdir() if path.name != "lock"] == []
+    with pytest.raises(ConfigError, match="is in an object store: it is read by way of a cache"):
+        ExportRows(found, "valid", CPU)
+
+
+def test_a_reader_that_is_killed_leaves_nothing_that_hinders_the_next(away, tmp_path):
+    found, cache = away
+    code = (
+        "import os, signal, threading, torch, numpy as np\n"
+        "from distgen.ingest.objects import Object\n"
+        "from distgen.loader.exports import ExportRows\n"
+        "from distgen.loader.transfer import Transfer\n"
+        "from distgen.store.cache import ShardCache\n"
+        "from distgen.store.exported import Export, read_export\n"
+        "found = read_export(Object('s3://genomes/out'))\n"
+        "from distgen.store import exported_shards\n"
+        "exported_shards.CachedShards.check = lambda *given: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"rows = ExportRows(found, 'train', Transfer(torch.device('cpu')), ShardCache({str(cache.folder)!r}, {cache.max_bytes}))\n"
+        "rows.find(np.array([0]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert any(path.name.endswith(".part") for path in cache.folder.iterdir())
+    assert len(all_rows(ExportRows(found, "train", CPU, cache)).starts) == found.parts["train"]
+    assert not any(path.name.endswith(".part") for path in cache.folder.iterdir())

@@ -8,7 +8,7 @@ from distgen import kernels
 from distgen.errors import ConfigError
 from distgen.genome import COMPLEMENT
 from distgen.loader.gather import Chunks
-from distgen.loader.packed import Segments, pack_rows, plan
+from distgen.loader.packed import Filled, pack_rows, plan
 from tests.conftest import flat_codes
 
 some_lengths = st.lists(st.integers(1, 60), min_size=1, max_size=80)
@@ -79,7 +79,7 @@ def test_rows_read_as_their_windows_one_after_another(store, data):
             starts.append(data.draw(st.integers(begin, end - length)))
     reverse = np.array(data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows))), np.bool_)
     columns = [np.array(column, np.int64) for column in (range(len(rows)), rows, firsts, lasts, starts)]
-    found = pack_rows(store.chunks, columns[4], reverse, Segments(*columns[:4]), count, window)
+    found = pack_rows(store.chunks, columns[4], reverse, Filled(*columns[:4]), count, window)
     expected = np.full((count, window), 4, np.uint8)
     soft = np.zeros((count, window), np.bool_)
     for row, first, last, start, back in zip(rows, firsts, lasts, starts, reverse, strict=True):

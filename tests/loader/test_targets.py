@@ -54,7 +54,19 @@ def built(folder, bin_bp, widths, dtype, codec, swap):
     order = {"none": np.arange(columns), "back": np.arange(columns)[::-1], "any": rng.permutation(columns)}[swap]
     names = tuple(map(str, range(columns)))
     offsets = np.cumsum(per_contig) - per_contig
-    return Track("t", names, bin_bp, tuple(order.tolist()), classes, 1.0, 1.0, None, tuple(blocks), offsets)
+    return Track(
+        "t",
+        names,
+        bin_bp,
+        tuple(order.tolist()),
+        classes,
+        1.0,
+        1.0,
+        None,
+        blocks[0].layout.dtype,
+        tuple(blocks),
+        offsets,
+    )
 
 
 def expected(track, bins, start, limits, reverse, holes):
@@ -122,7 +134,19 @@ def test_a_long_track_turns_in_pieces(tmp_path, monkeypatch):
         for n, part in enumerate((values[:, :64], values[:, 64:]))
     )
     swap = tuple(np.random.default_rng(1).permutation(70).tolist())
-    track = Track("t", tuple(map(str, range(70))), 1, swap, False, 1.0, 1.0, None, blocks, np.zeros(1, np.int64))
+    track = Track(
+        "t",
+        tuple(map(str, range(70))),
+        1,
+        swap,
+        False,
+        1.0,
+        1.0,
+        None,
+        blocks[0].layout.dtype,
+        blocks,
+        np.zeros(1, np.int64),
+    )
     store = SimpleNamespace(contigs=Contigs(("a",), np.array([900]), np.array([0])))
     starts, limits = np.array([20, 20]), np.array([[0, 900], [30, 850]])
     found, known = HostTrack(store, track, 850, CPU).rows(starts, limits, np.array([False, True]))

@@ -12,10 +12,11 @@ class Plane:
 
     def __init__(self, bits):
         self.bytes = np.packbits(bits, bitorder="little")
-        self.shape, self.layout = self.bytes.shape, type("Layout", (), {"chunk_bytes": 16})
+        self.shape = self.bytes.shape
+        self.layout = type("Layout", (), {"chunk_bytes": 16, "chunks": -(-len(self.bytes) // 16)})
 
-    def stored(self):
-        for number in range(-(-len(self.bytes) // 16)):
+    def chunks(self, first, last):
+        for number in range(first, last):
             chunk = np.zeros(16, np.uint8)
             part = self.bytes[number * 16 : number * 16 + 16]
             chunk[: len(part)] = part

@@ -237,7 +237,7 @@ class Plan:
             raise ConfigError('only whole regions go into rows: add [data.regions] with at = "whole"', key="packed")
         along = [f'track "{name}"' for name, _ in self._bins] + ["haplotypes"] * (self.haplotypes is not None)
         if along:
-            raise ConfigError(f"rows of several windows don't have {some(along)}. Use false.", key="packed")
+            raise ConfigError(f"rows of several windows have no {some(along)}. Use false.", key="packed")
         if geometry.target_length != geometry.window:
             problem = f"rows of several windows have targets everywhere. Use {geometry.window}."
             raise ConfigError(problem, key="target_length")

@@ -47,6 +47,7 @@ bench: install
 	$(BIN)/python -m benchmarks.encode
 	$(BIN)/python -m benchmarks.stem
 	$(BIN)/python -m benchmarks.loader
+	$(BIN)/python -m benchmarks.stream
 
 # Other libraries need older packages than CI installs: an environment of their own.
 bench-peers:

@@ -39,6 +39,19 @@ class StoreError(DistgenError):
     """A store is missing, unfinished, damaged, or lacks what is asked of it."""
 
 
+class DamageError(StoreError):
+    """Some chunks of an array are not what was published, or are not there.
+
+    Args:
+        problem: which, how, and what mends them.
+        first, last: the chunks [first, last) of the array.
+    """
+
+    def __init__(self, problem: str, *, first: int = 0, last: int = 0):
+        super().__init__(problem)
+        self.first, self.last = first, last
+
+
 class RemoteError(DistgenError):
     """What holds a store elsewhere cannot be reached, refuses, or fails; the store itself may be whole."""
 

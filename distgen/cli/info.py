@@ -11,13 +11,17 @@ from typing import Annotated, Any
 import typer
 
 from distgen.cli import show
-from distgen.cli.app import Json, app
+from distgen.cli.app import Json, app, local
 from distgen.errors import ConfigError
 
 
 @app.command()
 def info(
-    store: Annotated[str, typer.Argument(help="A store: a path, or s3://…", show_default=False)],
+    store: Annotated[str | None, typer.Argument(help="A store: a path, or s3://…", show_default=False)] = None,
+    windows: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", parser=local, help="Instead: the windows of a run file or a run directory."),
+    ] = None,
     leakage: Annotated[
         str | None, typer.Option(metavar="SPLIT", help="How much of each part of a split resembles another part.")
     ] = None,
@@ -26,14 +30,23 @@ def info(
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Say what is in a store, or in the index of a collection."""
+    """Say what is in a store, in the index of a collection, or which windows a run has."""
     from distgen.ingest.objects import locate
+    from distgen.report.windows import homology
     from distgen.store.collection import is_index
     from distgen.store.reader import open_store
     from distgen.store.verify import describe
 
     if against is not None and leakage is None:
         raise ConfigError("--against needs a split of the first store: add --leakage SPLIT")
+    if (store is None) == (windows is None):
+        raise ConfigError("give either a store, or --windows with a run file or a run directory")
+    if windows is not None:
+        if leakage is not None:
+            raise ConfigError("--leakage takes a store: distgen info STORE --leakage SPLIT")
+        _say_windows(windows, json_)
+        return
+    assert store is not None
     place = locate(store)
     if isinstance(place, Path) and is_index(place):
         if leakage is not None:
@@ -72,12 +85,7 @@ def info(
         rows.append((f"variants {name}", what + _elsewhere(variants["skipped"])))
     rows += _label_rows(found["labels"]) if found["labels"] else []
     for name, report in found["homology"].items():
-        if "families" in report:
-            families = f"{report['families']:,} families of sequences, each in one part"
-            rows.append((f"split {name}", f"{families} (the largest: {report['largest']:,})"))
-            continue
-        moved = [f"{part} lost {report['dropped'][part] + report['moved'][part]:,}" for part in report["dropped"]]
-        rows.append((f"split {name}", f"without what resembles a held-out part: {', '.join(moved)}"))
+        rows.append((f"split {name}", homology(report)))
     if found["unused"]:
         rows.append(("unused", f"{show.few(found['unused'])}; distgen build RECIPE --prune removes them"))
     for name, source in found["sources"].items():
@@ -95,6 +103,19 @@ def _label_rows(labels: dict[str, Any]) -> list[tuple[str, str]]:
             classes = ", ".join(f"{label} {count:,}" for label, count in list(found.get("classes", {}).items())[:6])
             rows.append((f"split {name}/{part}", f"{found['sequences']:,} sequences{f' ({classes})' * bool(classes)}"))
     return rows
+
+
+def _say_windows(run: Path, json_: bool) -> None:
+    from distgen.report.windows import describe, rows
+    from distgen.train.run import Run
+
+    parsed = Run.read(run / "run.toml" if run.is_dir() else run)
+    store = parsed.open_one()
+    found = describe(parsed, store, parsed.plans(store))
+    if json_:
+        typer.echo(json.dumps(found))
+        return
+    show.table(f"{found['run']} ({run}): windows of {found['store']}, split {found['split']}", rows(found))
 
 
 def _say_leakage(store: str, split: str, json_: bool) -> None:

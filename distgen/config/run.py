@@ -19,6 +19,7 @@ class Data(Sample):
     `store` may be the index of a collection: every batch then comes from one of its stores, which take turns by their
     weights, and an epoch has `epoch_batches` batches, or as many as an epoch of each store has together.
     `cache` is the folder that keeps what is read of a store elsewhere, at most `cache_gb` of it.
+    `on_corrupt` says what becomes of samples that need a damaged or missing shard: the run stops, or they weigh nothing.
     """
 
     store: str
@@ -27,6 +28,7 @@ class Data(Sample):
     placement: Literal["auto", "device", "host", "stream"] = "auto"
     cache: str | None = None
     cache_gb: Annotated[float, Field(gt=0)] = 64.0
+    on_corrupt: Literal["stop", "skip"] = "stop"
 
 
 class Optimizer(Section):

@@ -81,6 +81,15 @@ class Balanced:
             parts.append((rows, located))
         return _together(parts, len(samples)), labels
 
+    @property
+    def pools(self) -> dict[str, Numbered | Matched]:
+        """The windows of each class by name."""
+        return dict(zip(self.names, self._pools, strict=True))
+
+    def samples(self) -> dict[str, int]:
+        """How many samples of the first epoch each class has; any later one has one more or less at most."""
+        return dict(zip(self.names, self._schedule.before(self._samples).tolist(), strict=True))
+
     def cycles(self, epoch: int) -> dict[str, float]:
         """How often each class has been served whole before an epoch."""
         had = self._schedule.before(epoch * self._samples)

@@ -61,8 +61,8 @@ class Exclusions:
         different, which = np.unique(lengths, return_inverse=True)
         most = np.array([self._most(length) for length in different.tolist()], np.int64)[which]
         return {
-            "ambiguous": _shared(stretches, self.unknown) > most,
-            "excluded": _shared(stretches, union(self.holes)) == lengths,
+            "ambiguous": shared(stretches, self.unknown) > most,
+            "excluded": shared(stretches, union(self.holes)) == lengths,
         }
 
     def _most(self, length: int) -> int:
@@ -139,7 +139,7 @@ def _crowd(regions: Int64, borders: Int64, window: int, margin: int, most: int, 
     return found
 
 
-def _shared(stretches: Int64, runs: Int64) -> Int64:
+def shared(stretches: Int64, runs: Int64) -> Int64:
     """How many bases each of any stretches (n, 2) shares with sorted disjoint runs (m, 2)."""
     mine, theirs = pairs(stretches, runs)
     found = np.zeros(len(stretches), np.int64)

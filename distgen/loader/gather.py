@@ -6,15 +6,27 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from distgen.errors import DamageError
 from distgen.genome import Bytes, Int64
-from distgen.store.array import Array
+from distgen.loader.damage import Damage, Known
+from distgen.store.array import Array, Shard
 
 _KEPT = 48 << 20  # bytes of decoded chunks in memory, of all arrays together
 _TOGETHER = 128  # decoded chunks that are held while rows are made of them: about 8 MiB
+_HELD = 32  # shards of a cache that are held while rows are made of them: about 2 GiB of disk, even if all make way for others
 _FOUND = 1024  # chunks touched for the first time in one go
+
+
+class Read(NamedTuple):
+    """What rows read of an array: stretches [first, last) (n,) along its first axis."""
+
+    array: Array
+    first: Int64
+    last: Int64
 
 
 class Part(NamedTuple):
@@ -36,17 +48,24 @@ class Part(NamedTuple):
 class Chunks:
     """The chunks of one array by their addresses.
 
-    Chunks of raw files stay mapped: each is checked when it is first touched, and from then on costs nothing. All others
-    are decoded when rows need them, once for all rows that are asked for together; those used last are kept. An absent
-    chunk is one that holds the fill value.
+    Chunks of raw files stay mapped: each is checked when it is first touched, and from then on costs nothing. So it is
+    with the files of a cache, for as long as they are there. All others are decoded when rows need them, once for all rows
+    that are asked for together; those used last are kept. An absent chunk is one that holds the fill value.
+
+    Args:
+        array: any.
+        damage: counts what is left out because chunks are damaged; if None, these are an error.
     """
 
-    def __init__(self, array: Array):
+    def __init__(self, array: Array, damage: Damage | None = None):
         self.array, layout = array, array.layout
         self._blank = np.full(layout.chunk_bytes // layout.dtype.itemsize, layout.fill, layout.dtype).view(np.uint8)
         self._addresses = np.where(array.absent, self._blank.ctypes.data, 0).astype(np.int64)
         self._untouched = int(np.count_nonzero(self._addresses == 0))
         self._maps: dict[int, object] = {}  # of the addresses: the array lets go of a shard's map when it verifies it
+        # Those of a cache's shard go when it does: who reads one holds it, and what is fetched again is another one.
+        self._tables: WeakKeyDictionary[Shard, Int64] = WeakKeyDictionary()
+        self._known = None if damage is None else Known(array, damage)
 
     def parts(self, first: Int64, last: Int64) -> Iterator[Part]:
         """All rows, in one part or in several of bounded memory; any number of threads may ask.
@@ -56,14 +75,34 @@ class Chunks:
                 where `first` is not below `last`.
 
         Raises:
-            StoreError: a shard is missing or a chunk damaged.
+            StoreError: a shard is missing or a chunk damaged. Lost, in its place, where damage is counted: says which rows
+                that are.
         """
+        every = np.arange(len(first))
+        if self._known is None:
+            yield from self._parts(every, first, last)
+            return
+        while True:
+            near, far = self._known.apart(first, last)
+            try:
+                yield from self._parts(near, first, last)
+                if len(far):
+                    yield from self._decoded(self._known.source, far, first, last)
+                return
+            except DamageError as error:
+                self._known.learn(error)  # some rows may be made twice
+
+    def _parts(self, rows: Int64, first: Int64, last: Int64) -> Iterator[Part]:
+        layout = self.array.layout
         if self.array.lasting:
             if self._untouched:
                 self._touch(first, last)
-            yield Part(np.arange(len(first)), first // self.array.layout.chunk, self._addresses, self)
+            yield Part(rows, first[rows] // layout.chunk, self._addresses, self)
+        elif self.array.cache is not None and layout.codec == "raw":
+            for some, shards in _apart(rows, first, last, layout.shard, _HELD):
+                yield self._in_shards(some, shards, first[some], last[some])
         else:
-            yield from self._decoded(first, last)
+            yield from self._decoded(self.array, rows, first, last)
 
     def _touch(self, first: Int64, last: Int64) -> None:
         """Have all chunks of these rows checked; threads that do so at the same time find the same."""
@@ -77,24 +116,67 @@ class Chunks:
                     self._addresses[number] = chunk.ctypes.data
             self._untouched = int(np.count_nonzero(self._addresses == 0))
 
-    def _decoded(self, first: Int64, last: Int64) -> Iterator[Part]:
-        chunk = self.array.layout.chunk
-        begin = first // chunk
-        count = np.where(first < last, (last - 1) // chunk - begin + 1, 0)
-        # Along the array: a chunk is then in two parts only where one ends in it, and is still kept.
-        order = np.argsort(begin, kind="stable")
-        ends = (begin + count)[order]
-        before = np.r_[0, np.maximum.accumulate(ends)[:-1]][: len(ends)]
-        new = np.maximum(ends - np.maximum(before, begin[order]), 0)  # chunks that no row before has
-        part_of = (np.cumsum(new) - new) // _TOGETHER
-        for rows in np.split(order, np.flatnonzero(np.diff(part_of)) + 1):
-            ends = np.cumsum(count[rows])
-            steps = np.arange(ends[-1] if len(rows) else 0) - np.repeat(ends - count[rows], count[rows])
-            numbers = np.unique(np.repeat(begin[rows], count[rows]) + steps)
-            held = _kept.take(self.array, numbers[~self.array.absent[numbers]])
+    def _in_shards(self, rows: Int64, shards: Int64, first: Int64, last: Int64) -> Part:
+        """Rows [first, last) out of shards of a cache, which are held until the part is let go of."""
+        from distgen.loader.copying import missing
+
+        array, layout, per = self.array, self.array.layout, self.array.layout.chunks_per_shard
+        absent = [bool(array.absent[number * per : (number + 1) * per].all()) for number in shards.tolist()]
+        held = [None if gone else array.shard(number) for number, gone in zip(shards.tolist(), absent, strict=True)]
+        # The shards' chunks one shard after another, as if there were no others in between.
+        moved = (np.searchsorted(shards, first // layout.shard) - first // layout.shard) * layout.shard
+        first, last, found = first + moved, last + moved, np.empty(_FOUND, np.int64)
+        while True:
+            tables = [self._table(number, shard) for number, shard in zip(shards.tolist(), held, strict=True)]
+            addresses = np.concatenate([*tables, np.empty(0, np.int64)])
+            if not (count := missing(addresses, layout.chunk, first, last, found)):
+                return Part(rows, first // layout.chunk, addresses, (self, held))
+            place, within = np.divmod(np.unique(found[:count]), per)
+            for at in np.unique(place).tolist():
+                numbers = (shards[at] * per + within[place == at]).tolist()
+                held[at], chunks = array.as_stored(int(shards[at]), numbers, held[at])
+                self._table(int(shards[at]), held[at])[within[place == at]] = [chunk.ctypes.data for chunk in chunks]
+
+    def _table(self, number: int, shard: Shard | None) -> Int64:
+        """The addresses of a shard's chunks; 0 for those that were not checked yet."""
+        found = None if shard is None else self._tables.get(shard)
+        if found is None:
+            per = self.array.layout.chunks_per_shard
+            absent = self.array.absent[number * per : (number + 1) * per]
+            found = np.zeros(per, np.int64)
+            found[: len(absent)][absent] = self._blank.ctypes.data
+            if shard is not None:
+                found = self._tables.setdefault(shard, found)
+        return found
+
+    def _decoded(self, array: Array, rows: Int64, first: Int64, last: Int64) -> Iterator[Part]:
+        for some, numbers in _apart(rows, first, last, array.layout.chunk, _TOGETHER):
+            held = _kept.take(array, numbers[~array.absent[numbers]])
             places = (held[n].ctypes.data if n in held else self._blank.ctypes.data for n in numbers.tolist())
             addresses = np.fromiter(places, np.int64, len(numbers))
-            yield Part(rows, np.searchsorted(numbers, begin[rows]), addresses, (self, held))
+            yield Part(some, np.searchsorted(numbers, first[some] // array.layout.chunk), addresses, (self, held))
+
+
+def _apart(rows: Int64, first: Int64, last: Int64, unit: int, most: int) -> Iterator[tuple[Int64, Int64]]:
+    """Some of the rows [first, last) after another, and the units of the array that these need (sorted): about `most`, but
+    as many as a row needs."""
+    begin = first[rows] // unit
+    # Along the array: a unit is then needed twice only where one lot ends in it, and is still kept.
+    order = np.argsort(begin, kind="stable")
+    rows, begin = rows[order], begin[order]
+    ends = np.where(first[rows] < last[rows], (last[rows] - 1) // unit + 1, begin)
+    before = np.r_[0, np.maximum.accumulate(ends)[:-1]][: len(ends)]
+    new = np.maximum(ends - np.maximum(before, begin), 0)  # units that no row before has
+    cuts = np.flatnonzero(np.diff((np.cumsum(new) - new) // most)) + 1
+    for some, low, high in zip(*(np.split(part, cuts) for part in (rows, begin, ends)), strict=True):
+        yield some, touched(low, high)
+
+
+def touched(low: Int64, high: Int64) -> Int64:
+    """All numbers of the ranges [low, high) (n,), sorted, each once."""
+    count = np.maximum(high - low, 0)
+    upto = np.cumsum(count)
+    return np.unique(np.arange(upto[-1] if len(upto) else 0) - np.repeat(upto - count - low, count))
 
 
 def gather(chunks: Chunks, first: Int64, last: Int64, out: Bytes, at: Int64) -> None:
@@ -107,7 +189,7 @@ def gather(chunks: Chunks, first: Int64, last: Int64, out: Bytes, at: Int64) -> 
         at: int64 (n,), where in its row each stretch begins; it ends within the row.
 
     Raises:
-        StoreError: a shard is missing or a chunk damaged.
+        StoreError or Lost: see `Chunks.parts`.
     """
     from distgen.loader.copying import copy_rows
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
@@ -18,10 +18,13 @@ from distgen.genome import Interval
 from distgen.ingest.objects import Place, locate
 from distgen.loader.base import Loader, Made
 from distgen.loader.batch import Batch
+from distgen.loader.damage import Damage, Lost, Skipped
+from distgen.loader.gather import Read
 from distgen.loader.order import VERSIONS
 from distgen.loader.packed import Dealt, Packer
 from distgen.loader.placement import Host, place, place_track
 from distgen.loader.plan import Plan
+from distgen.loader.reading import ReadAhead
 from distgen.loader.regions import CONTIGS
 from distgen.loader.sampling import Drawn, Last, Order, Strand
 from distgen.loader.targets import Targets, label_rows, matrix_rows
@@ -31,6 +34,8 @@ from distgen.store.cache import ShardCache, default_cache
 from distgen.store.reader import Store, open_store
 
 _APART = ("self", "store", "__class__")  # not what a loader of the same kind is made with elsewhere
+
+OnCorrupt = Literal["stop", "skip"]
 
 
 class GenomeLoader(Loader):
@@ -65,9 +70,12 @@ class GenomeLoader(Loader):
             "pool", which counts them as listed; those of a table of sequences "labels", and those at `matrix:NAME` NAME.
         curriculum: lengths of windows that other epochs have before the one this says stays.
         last: "drop" an incomplete last batch, "pad" it with rows of weight 0, or "wrap": fill it with the epoch's first samples.
+        on_corrupt: "stop" where a shard is damaged or missing, or "skip" the samples that need what is: they become padding,
+            without bases, without known targets, of weight 0, and all others stay as they are.
 
     Raises:
         ConfigError: an argument does not fit the store or the others; names the key and what would fit.
+        StoreError: what says where windows lie is damaged; and from walking, see `on_corrupt`.
     """
 
     plan: Plan
@@ -97,6 +105,7 @@ class GenomeLoader(Loader):
         windows: Windows | None = None,
         curriculum: Sequence[Lengths] = (),
         last: Last = "drop",
+        on_corrupt: OnCorrupt = "stop",
     ):
         self._arguments = {name: value for name, value in locals().items() if name not in _APART}
         super().__init__(batch_size, torch.device(device))
@@ -111,17 +120,41 @@ class GenomeLoader(Loader):
         self._identity = {"data": self.plan.id, "order": VERSIONS[order], "seed": seed}
         self._rows = np.arange(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
         self._transfer = Transfer(self.device)
-        self._placement = place(
-            _packed(placement) if packed else placement, self.store, self._transfer, self.plan.haplotypes, order
-        )
+        self._damage = Damage()
+        self._counting = self._damage if on_corrupt == "skip" else None
+        where = _where_packed(placement, on_corrupt) if packed else placement
+        self._placement = place(where, self.store, self._transfer, self.plan.haplotypes, order, self._counting)
         if packed:
             assert isinstance(self._placement, Host)
             self._packer = Packer(self.store.contigs, self._placement.planes, self._transfer)
         self._sources = lru_cache(maxsize=None)(self._open_sources)
+        kept = self.store.cache
+        self._ahead = None if kept is None else ReadAhead(kept, self.plan.batches, self._reads)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Another process opens the store anew: addresses of what is mapped here mean nothing there.
         return _opened, (self.store.path, self._arguments, self.state_dict())
+
+    def __iter__(self) -> Iterator[Batch]:
+        """See `Loader`; shards of a store elsewhere are fetched ahead, those of the next epoch as well.
+
+        Raises:
+            StoreError, RemoteError: what is needed is damaged, or cannot be fetched.
+        """
+        if self._ahead is None:
+            yield from super().__iter__()
+            return
+        self._ahead.start(self.epoch, self.position // self.batch_size)
+        try:
+            yield from super().__iter__()
+        except BaseException:  # whoever leaves in the middle may not come back
+            self._ahead.stop()
+            raise
+
+    @property
+    def skipped(self) -> Skipped:
+        """What was left out because it is damaged; see `on_corrupt`."""
+        return self._damage.skipped
 
     def identity(self) -> dict[str, Any]:
         """What must be the same wherever a state is loaded; nothing in it depends on ranks."""
@@ -152,10 +185,29 @@ class GenomeLoader(Loader):
 
     def make(self, epoch: int, batches: Sequence[int]) -> Made:
         """This rank's rows of some global batches of an epoch, by their numbers in it."""
-        drawn, geometry, count = self._draw(epoch, batches), self.plan.sampling(epoch).geometry, len(batches)
+        if self._ahead is not None:
+            self._ahead.come_to(epoch, batches)
+        drawn, geometry = self._draw(epoch, batches), self.plan.sampling(epoch).geometry
         if isinstance(drawn, Dealt):
-            found = [(name, source) for _, name, source in self._sources(geometry)]
-            return self._packer.make(drawn, count, geometry.window, found)
+            sources = [(name, source) for _, name, source in self._sources(geometry)]
+            return self._packer.make(drawn, len(batches), geometry.window, sources)
+        while True:
+            try:
+                return self._made(drawn, geometry, len(batches))
+            except Lost as lost:
+                drawn = self._damage.leave_out(drawn, lost.rows)
+
+    def _reads(self, epoch: int, batches: range) -> list[Read]:
+        """What this rank's rows of some batches read out of shards."""
+        drawn, geometry = self._draw(epoch, batches), self.plan.sampling(epoch).geometry
+        if isinstance(drawn, Dealt):
+            return self._packer.reads(drawn, len(batches))
+        found = self._placement.reads(drawn.positions, drawn.limits, geometry.window)
+        for kind, _, source in self._sources(geometry):
+            found += source.reads(drawn.positions if kind == "inputs" else drawn.target_starts, drawn.limits)
+        return found
+
+    def _made(self, drawn: Drawn, geometry: Geometry, count: int) -> Made:
         rows = self._placement.rows(drawn.positions, drawn.limits, geometry.window, drawn.haplotypes)
         send, fill = self._transfer.send, self._transfer.fill
         columns = {name: send(fill(getattr(drawn, name))) for name in ("reverse", "keys", "weight")}
@@ -167,7 +219,7 @@ class GenomeLoader(Loader):
             tables[kind][name], tables[mask][name] = source.rows(starts, drawn.limits, drawn.reverse, drawn.rows)
         if drawn.labels is not None:
             tables["targets"]["pool"] = send(fill(drawn.labels))
-            tables["mask"]["pool"] = torch.ones(len(drawn.labels), dtype=torch.bool, device=self.device)
+            tables["mask"]["pool"] = send(fill(drawn.limits[:, 0] < drawn.limits[:, 1]))
         if drawn.haplotypes is not None:
             columns["haplotypes"] = torch.from_numpy(drawn.haplotypes)
         parts = {name: _parts(column, count) for name, column in columns.items()}
@@ -203,8 +255,9 @@ class GenomeLoader(Loader):
         """What is served beside the bases: where it goes, its name, and what makes its rows."""
         asked = [("targets", name, geometry.target_length) for name in self.plan.tracks]
         asked += [("inputs", name, geometry.window) for name in self.plan.asked.inputs]
+        holes = self.plan.holes
         made: list[tuple[str, str, Targets]] = [
-            (kind, name, place_track(self._placement, self.store, name, length, self._transfer, self.plan.holes))
+            (kind, name, place_track(self._placement, self.store, name, length, self._transfer, holes, self._counting))
             for kind, name, length in asked
         ]
         if self.plan.rows_of:
@@ -218,8 +271,10 @@ class GenomeLoader(Loader):
         return made
 
 
-def _packed(placement: str) -> str:
+def _where_packed(placement: str, on_corrupt: str) -> str:
     """Where bases wait that are put into rows together."""
+    if on_corrupt == "skip":
+        raise ConfigError('of rows of several windows, none can be left out. Use "stop".', key="on_corrupt")
     if placement == "device":
         raise ConfigError(
             'rows of several windows are made on the host. Use "auto", "host" or "stream".', key="placement"

@@ -240,7 +240,7 @@ class MixtureLoader(Loader):
 
     @cached_property
     def _data(self) -> str:
-        apart = ("rank", "world_size", "device", "placement", "cache", "batch_size", "order")
+        apart = ("rank", "world_size", "device", "placement", "cache", "batch_size", "order", "on_corrupt")
         return digest(
             {
                 "stores": self.collection.identity("", ()),
@@ -262,7 +262,7 @@ class _Served(NamedTuple):
 
     @classmethod
     def of(cls, track: Track) -> _Served:
-        dtype = torch.from_numpy(np.empty(0, track.blocks[0].layout.dtype)).dtype
+        dtype = torch.from_numpy(np.empty(0, track.dtype)).dtype
         columns = track.columns if len(track.columns) > 1 else (track.name,)  # one alone is called after its file
         return cls(columns, track.bin_bp, track.is_classes, dtype)
 

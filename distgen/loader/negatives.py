@@ -13,10 +13,11 @@ from distgen.genome import Contigs, Int64, subtract
 from distgen.kernels.draws import NEGATIVE
 from distgen.loader.gather import Chunks, gather
 from distgen.loader.order import draws
-from distgen.loader.windows import Located, Numbered
+from distgen.loader.windows import Geometry, Located, Numbered, Runs, Windows
 from distgen.store.reader import Store
 
 VERSION = "matched/1"
+_TOGETHER = 1 << 26  # bases of positives whose negatives are drawn in one go
 
 
 def away_from(regions: Int64, positives: Int64, distance: int, contigs: Contigs) -> Int64:
@@ -147,6 +148,22 @@ class Matched:
             if not left.size:
                 break
         return Located(*self._at(chosen), reverse=near.reverse)
+
+    def cycle(self, number: int) -> Windows:
+        """All negatives of one cycle."""
+        step, positives = max(1, _TOGETHER // self.window), np.arange(len(self))
+        parts = [self.draw(rows, np.full_like(rows, number)) for rows in np.split(positives, positives[step::step])]
+        starts, limits = (np.concatenate(column) for column in list(zip(*parts, strict=True))[:2])
+        return self._windows(Runs(starts, np.ones_like(starts), limits), self.target_length)
+
+    @property
+    def places(self) -> Windows:
+        """Wherever a negative of any cycle can lie, jitter and all."""
+        counts = np.diff(self._ends, prepend=0)
+        return self._windows(Runs(self._firsts, counts, self._allowed), self._unit)
+
+    def _windows(self, runs: Runs, stride: int) -> Windows:
+        return Windows(Geometry(self.window, self.target_length, stride, unit=self._unit), runs, self._allowed)
 
     def _words(self, windows: Int64, cycles: Int64, number: int) -> Any:
         """Four random words, uint64 (4, n) below 2^32, for two candidates of each positive."""

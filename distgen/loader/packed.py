@@ -23,7 +23,7 @@ from distgen.genome import ALIGNMENT, Bits, Bytes, Contigs, Int64, Interval
 from distgen.kernels import SAMPLE
 from distgen.loader.base import Made
 from distgen.loader.batch import Batch, Segments, places
-from distgen.loader.gather import Chunks, gather
+from distgen.loader.gather import Chunks, Read, gather
 from distgen.loader.order import draws, permute
 from distgen.loader.placement import Rows
 from distgen.loader.sampling import Last, Strand, Walk, turned
@@ -266,6 +266,18 @@ class Packer:
                 )
             )
         return Made(made, [partial(self._transfer.receive, self._transfer.sent(), tensors)])
+
+    def reads(self, dealt: Dealt, count: int) -> list[Read]:
+        """What so many batches read out of shards: as many stretches for each, of which those beyond its windows are empty."""
+        batch = dealt.filled.rows // (len(dealt.keys) // count)
+        most = int(np.bincount(batch, minlength=1).max())
+        at = batch * most + np.arange(len(batch)) - np.searchsorted(batch, batch)
+        found = []
+        for name, chunks in self._planes.items():
+            per, stretch = PER_BYTE[name], np.zeros((2, count * most), np.int64)
+            stretch[:, at] = dealt.limits[:, 0] // per, -(-dealt.limits[:, 1] // per)
+            found.append(Read(chunks.array, *stretch))
+        return found
 
     def _sent(self, tensor: Tensor | None) -> Any:
         return None if tensor is None else self._transfer.send(self._transfer.fill(tensor.numpy()))

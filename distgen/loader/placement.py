@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distgen.errors import ConfigError
+from distgen.errors import ConfigError, DamageError
 from distgen.genome import ALIGNMENT, AMBIGUOUS, Int64
-from distgen.loader.gather import Chunks, gather
+from distgen.loader.damage import Damage
+from distgen.loader.gather import Chunks, Read, gather
 from distgen.loader.targets import DeviceTrack, HostTrack
 from distgen.loader.transfer import Transfer, decoded_bytes, resident
 from distgen.store.planes import PER_BYTE
@@ -58,6 +59,9 @@ class Placement(Protocol):
         """Windows of any number of batches, which begin at flat `positions` (n,) and may read flat `limits` (n, 2), as
         `haplotypes` (n,) have them."""
 
+    def reads(self, positions: Int64, limits: Int64, length: int) -> list[Read]:
+        """What these rows read out of shards."""
+
 
 class Device:
     """Whole planes on the device, shared by all loaders of the store: only starts travel, and what haplotypes have in place
@@ -79,6 +83,9 @@ class Device:
             return self._changed(self._haplotypes, positions, limits, length, haplotypes)
         moved = send(fill(positions)), send(fill(limits))
         return Rows(planes["sequence"], planes.get("ambiguous"), planes.get("softmask"), *moved, stride=0)
+
+    def reads(self, positions: Int64, limits: Int64, length: int) -> list[Read]:
+        return []
 
     def _changed(self, haplotypes: Haplotypes, positions: Int64, limits: Int64, length: int, copies: Int64) -> Rows:
         send, fill = self._transfer.send, self._transfer.fill
@@ -103,10 +110,16 @@ class Host:
     64 bases, so that one `starts` indexes all planes.
     """
 
-    def __init__(self, store: Store, transfer: Transfer, haplotypes: Haplotypes | None = None):
+    def __init__(
+        self,
+        store: Store,
+        transfer: Transfer,
+        haplotypes: Haplotypes | None = None,
+        damage: Damage | None = None,
+    ):
         needed = {"sequence"} | ({"ambiguous"} if haplotypes is not None and haplotypes.unknown else set())
         filled = {name: array for name, array in store.planes.items() if name in needed or not array.empty}
-        self.planes = {name: Chunks(array) for name, array in filled.items()}
+        self.planes = {name: Chunks(array, damage) for name, array in filled.items()}
         self._transfer, self._haplotypes = transfer, haplotypes
 
     def rows(self, positions: Int64, limits: Int64, length: int, haplotypes: Int64 | None = None) -> Rows:
@@ -126,10 +139,14 @@ class Host:
             layout.stride,
         )
 
+    def reads(self, positions: Int64, limits: Int64, length: int) -> list[Read]:
+        layout = _Layout.of(positions, limits, length)
+        return [Read(chunks.array, *layout.bytes_of(name)) for name, chunks in self.planes.items()]
+
     def _gather(self, name: str, layout: _Layout) -> Tensor:
         per = PER_BYTE[name]
         out = self._transfer.room((len(layout.floor), layout.stride // per), torch.uint8)
-        low, high = layout.first // per, -(-layout.last // per)
+        low, high = layout.bytes_of(name)
         at = np.where(low < high, low - layout.floor // per, 0)
         gather(self.planes[name], low, high, out.numpy(), at)
         return out
@@ -158,9 +175,16 @@ class _Layout(NamedTuple):
         stride = -(-(length + ALIGNMENT - 1) // ALIGNMENT) * ALIGNMENT
         floor = positions // ALIGNMENT * ALIGNMENT
         shift = np.arange(len(positions)) * stride - floor
-        first, last = np.maximum(floor, limits[:, 0]), np.minimum(floor + stride, limits[:, 1])
+        # Not to the end of the row: that may lie in another chunk, and what is damaged there does not matter.
+        end = -(-(positions + length) // ALIGNMENT) * ALIGNMENT
+        first, last = np.maximum(floor, limits[:, 0]), np.minimum(end, limits[:, 1])
         clipped = np.stack([np.minimum(first, floor + stride), np.maximum(last, floor)], axis=1)
         return cls(floor, first, last, shift, clipped + shift[:, None], stride)
+
+    def bytes_of(self, name: str) -> tuple[Int64, Int64]:
+        """The bytes [first, last) of a plane that hold each row's bases; none where `first` is not below `last`."""
+        per = PER_BYTE[name]
+        return self.first // per, np.where(self.first < self.last, -(-self.last // per), self.first // per)
 
 
 def put(planes: dict[str, Tensor], at: Tensor, codes: Tensor, unknown: bool) -> None:
@@ -187,12 +211,19 @@ def put(planes: dict[str, Tensor], at: Tensor, codes: Tensor, unknown: bool) -> 
 
 
 def place(
-    name: str, store: Store, transfer: Transfer, haplotypes: Haplotypes | None = None, order: str = "grouped"
+    name: str,
+    store: Store,
+    transfer: Transfer,
+    haplotypes: Haplotypes | None = None,
+    order: str = "grouped",
+    damage: Damage | None = None,
 ) -> Placement:
     """The placement of that name; `auto` says why it chose which.
 
     On a GPU, the genome lives on the device if it fits into half of what is free. On a CPU, whole planes have to be read
     and checked before the first batch, which is only worth it where each is one small file that is mapped as it is.
+
+    Planes that are damaged stay in their shards if `damage` counts what is left out.
 
     Raises:
         ConfigError: there is no such placement, the planes don't fit, or the order does not.
@@ -203,12 +234,18 @@ def place(
         size = decoded_bytes([array for array in store.planes.values() if not array.empty])
         log.info("placement: %s (planes %.3f GB, %s)", name, size / 1e9, why)
     if name == "device":
-        return Device(store, transfer, haplotypes)
+        try:
+            return Device(store, transfer, haplotypes)
+        except DamageError as error:
+            if damage is None:
+                raise
+            log.warning("placement: host, since the planes are not whole: %s", error)
+            name = "host"
     if name not in ("host", "stream"):
         raise ConfigError(f'there is no placement "{name}". Valid: auto, device, host, stream.', key="placement")
     if elsewhere and order == "flat":
         _check_cache(store)
-    return Host(store, transfer, haplotypes)
+    return Host(store, transfer, haplotypes, damage)
 
 
 def _chosen(store: Store, device: torch.device, elsewhere: bool, personal: bool) -> tuple[str, str]:
@@ -238,7 +275,13 @@ def _check_cache(store: Store) -> None:
 
 
 def place_track(
-    placement: Placement, store: Store, name: str, length: int, transfer: Transfer, holes: Int64
+    placement: Placement,
+    store: Store,
+    name: str,
+    length: int,
+    transfer: Transfer,
+    holes: Int64,
+    damage: Damage | None = None,
 ) -> HostTrack | DeviceTrack:
     """A track where its values are read from: the device if the planes live there and the track fits, too."""
     track, device = store.track(name), transfer.device
@@ -246,5 +289,10 @@ def place_track(
         size, free = decoded_bytes(list(track.blocks)), torch.cuda.mem_get_info(device)[0]
         log.info("track %s: %.3f GB, %.1f GB free on %s", name, size / 1e9, free / 1e9, device)
         if size < free // 2:
-            return DeviceTrack(store, track, length, transfer, holes)
-    return HostTrack(store, track, length, transfer, holes)
+            try:
+                return DeviceTrack(store, track, length, transfer, holes)
+            except DamageError as error:
+                if damage is None:
+                    raise
+                log.warning("track %s: it stays in its shards, since it is not whole: %s", name, error)
+    return HostTrack(store, track, length, transfer, holes, damage)

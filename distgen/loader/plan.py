@@ -175,7 +175,8 @@ class Plan:
         return math.lcm(*(bin_bp for _, bin_bp in self._bins))
 
     @cached_property
-    def _regions(self) -> Int64:
+    def stretches(self) -> Int64:
+        """int64 (n, 2), flat, sorted and disjoint: the part of the split, from each contig's first whole bin on."""
         name, part = self._split
         regions = align(self.store.regions(part, name), self.store.contigs, self._unit)
         if not len(regions):
@@ -265,15 +266,15 @@ class Plan:
             return self._matched(pool, placed[pool.matches])
         if pool.name in placed:
             return self._copied(placed[pool.name])
-        regions = away_from(self._regions, self._positives, pool.distance, self.store.contigs)
+        regions = away_from(self.stretches, self._positives, pool.distance, self.store.contigs)
         return self._copied(self._tiles(geometry, align(regions, self.store.contigs, self._unit)))
 
     def _windows(self, geometry: Geometry, regions: config.Regions | None) -> Numbered:
         if regions is None:
-            return self._tiles(geometry, self._regions)
+            return self._tiles(geometry, self.stretches)
         return Places(
             self._listed(regions),
-            self._regions,
+            self.stretches,
             geometry.window,
             geometry.target_length,
             at=regions.at,
@@ -296,7 +297,7 @@ class Plan:
         return Matched(
             self.store,
             positives,
-            subtract(self._regions, self._exclusions.holes),
+            subtract(self.stretches, self._exclusions.holes),
             self._positives,
             distance=pool.distance,
             tolerance=pool.tolerance,

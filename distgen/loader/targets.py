@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from distgen.genome import MISSING, Bits, Contigs, Int64
-from distgen.loader.gather import Chunks
+from distgen.loader.damage import Damage
+from distgen.loader.gather import Chunks, Read
 from distgen.loader.transfer import Transfer, resident
 from distgen.store.reader import Store, Track
 
@@ -31,6 +32,9 @@ class Targets(Protocol):
             reverse: bool (n,), the window is read from the other strand.
             rows: int64 (n,), row of the table that the windows come from; None where they come from none.
         """
+
+    def reads(self, starts: Int64, limits: Int64) -> list[Read]:
+        """What these rows read out of shards."""
 
 
 class Spans(NamedTuple):
@@ -71,9 +75,18 @@ class HostTrack:
         length: bases that values are asked of, whole bins.
         transfer: to where batches go.
         holes: int64 (m, 2), flat sorted disjoint intervals; bins that touch one are unknown.
+        damage: counts what is left out because chunks are damaged; if None, these are an error.
     """
 
-    def __init__(self, store: Store, track: Track, length: int, transfer: Transfer, holes: Int64 = _NO_HOLES):
+    def __init__(
+        self,
+        store: Store,
+        track: Track,
+        length: int,
+        transfer: Transfer,
+        holes: Int64 = _NO_HOLES,
+        damage: Damage | None = None,
+    ):
         self._contigs, self._track, self._transfer, self._holes = store.contigs, track, transfer, holes
         from distgen.kernels.numba_cpu.bins import INFINITY, missing_bits
 
@@ -91,7 +104,7 @@ class HostTrack:
             up, down = ((np.diff(columns) == step).all(axis=1) for step in (1, -1))
             # A single column does both: forward it goes up, and back to front all of a row does.
             orders = np.array([1, -1 if down[1] else int(up[1])])
-            self._blocks.append((Chunks(block), columns, orders))
+            self._blocks.append((Chunks(block, damage), columns, orders))
 
     def rows(self, starts: Int64, limits: Int64, reverse: Bits, rows: Int64 | None = None) -> tuple[Tensor, Tensor]:
         """Values (n, bins, columns) as the store has them; the mask is (n, bins, 1) of classes, else as the values."""
@@ -114,6 +127,11 @@ class HostTrack:
         if len(self._holes):
             cut(self._holes, found.bases, track.bin_bp, found.begin, found.stop, reverse, bits, flags)
         return self._transfer.send(values), self._transfer.send(known)
+
+    def reads(self, starts: Int64, limits: Int64) -> list[Read]:
+        found = spans(self._contigs, self._track, starts, limits, self._bins)
+        stretch = found.first + found.begin, found.first + found.stop
+        return [Read(chunks.array, *stretch) for chunks, _, _ in self._blocks]
 
 
 class DeviceTrack:
@@ -155,6 +173,9 @@ class DeviceTrack:
                 values *= known
         return values, known
 
+    def reads(self, starts: Int64, limits: Int64) -> list[Read]:
+        return []
+
     def _whole(self, found: Spans, reverse: Bits) -> Tensor:
         """bool (n, bins, 1): which bins no hole touches."""
         from distgen.loader.copying import cut
@@ -191,8 +212,12 @@ class TableRows:
         assert rows is not None, "windows of no table have no row of one"
         values = self._values[rows]
         known = self._known(values)
+        known[limits[:, 0] >= limits[:, 1]] = False  # of windows that are left out nothing is known
         values[~known] = 0
         return tuple(self._transfer.send(self._transfer.fill(part)) for part in (values, known))  # type: ignore[return-value]
+
+    def reads(self, starts: Int64, limits: Int64) -> list[Read]:
+        return []
 
 
 def matrix_rows(store: Store, name: str, transfer: Transfer) -> TableRows:

@@ -19,7 +19,7 @@ from blake3 import blake3
 from distgen.compiled import compiled
 from distgen.config import Lengths
 from distgen.errors import ConfigError
-from distgen.genome import Bits, Contigs, Int64, Interval, pairs, subtract, union
+from distgen.genome import Bits, Contigs, Int64, pairs, subtract, union
 from distgen.loader.exclusions import NONE, Exclusions
 
 
@@ -212,74 +212,12 @@ class Windows:
         reverse = None if self._reverse is None else self._reverse[runs]
         return Located(starts, limits, reverse, None if self._rows is None else self._rows[runs])
 
-    def bases(self, intervals: Int64, *, windows: bool = False) -> Int64:
-        """How many bases of targets lie in each interval: a base counts as often as targets hold it.
-
-        Args:
-            intervals: int64 (n, 2), flat, sorted and disjoint.
-            windows: bases of whole windows, not of targets. Neither counts what is outside the limits.
-        """
-        g = self.geometry
-        length, margin = (g.window, g.margin) if windows else (g.target_length, 0)
-        counts, firsts = self._counts, self._firsts - margin
-        extents = np.stack([firsts, firsts + (counts - 1) * g.stride + length], axis=1)
-        extents = np.clip(extents, self._limits[:, :1], self._limits[:, 1:])
-        run, row = pairs(extents, intervals)
-        found = np.zeros(len(intervals), np.int64)
-        for sign, edge in ((-1, 0), (1, 1)):
-            upto = np.clip(intervals[row, edge], *self._limits[run].T) - firsts[run]
-            np.add.at(found, row, sign * _covered(upto, counts[run], g.stride, length))
-        return found
-
-    def coverage(self, contig: Interval, contigs: Contigs, bins: int) -> Int64:
-        """How many bases of targets lie in each of `bins` (at most its bases) parts of a stretch, which differ by one base
-        at most: int64 (bins,), a base counts as often as targets hold it."""
-        first = contigs.offsets[contigs.index(contig.contig)] + contig.start
-        edges = first + np.arange(bins + 1) * (contig.end - contig.start) // bins
-        return self.bases(np.stack([edges[:-1], edges[1:]], axis=1))
-
-    def covered(self) -> int:
-        """How many bases at least one target holds, before jitter."""
-        g, limits = self.geometry, self._limits
-        starts, last = self._firsts, self._firsts + (self._counts - 1) * g.stride
-        if g.stride > g.target_length:
-            starts, limits = self.locate(np.arange(len(self)))[:2]
-            last = starts
-        starts = np.maximum(starts, limits[:, 0])
-        return _size(union(np.stack([starts, np.minimum(last + g.target_length, limits[:, 1])], axis=1)))
-
-    def summary(self, unknown: Int64) -> Summary:
-        """What `distgen info --windows` says. `unknown` are the ambiguous bases (u, 2), flat, sorted and disjoint."""
-        extent = np.array([[self._limits[:, 0].min(), self._limits[:, 1].max()]])
-        known = int(self.bases(subtract(extent, unknown), windows=True).sum())
-        total = len(self) * self.window
-        dropped = {reason: count for reason, count in self.left_out.items() if count}
-        return Summary(len(self), dropped, (total - known) / total, self.covered())
-
     @property
-    def _counts(self) -> Int64:
-        return np.diff(self._ends, prepend=0)
-
-    @property
-    def _firsts(self) -> Int64:
-        firsts: Int64 = self._origins + (self._ends - self._counts) * self.geometry.stride
-        return firsts
-
-
-class Summary(NamedTuple):
-    """What there is of some windows.
-
-    Args:
-        windows: how many.
-        left_out: how many windows or regions are left out, by reason.
-        ambiguous: the share of N among the bases of all windows, with what lies outside their limits.
-        covered: bases of the assembly in at least one target.
-    """
-
-    windows: int
-    left_out: dict[str, int]
-    ambiguous: float
-    covered: int
+    def runs(self) -> Runs:
+        """The windows that are left, in order."""
+        counts = np.diff(self._ends, prepend=0)
+        firsts = self._origins + (self._ends - counts) * self.geometry.stride
+        return Runs(firsts, counts, self._limits, self._reverse, self._rows)
 
 
 class Tiles(Windows):
@@ -340,14 +278,6 @@ def _reached(geometry: Geometry, runs: Runs, firsts: Int64, bad: Int64) -> Int64
     stop = np.minimum((end - 1 - runs.starts[run]) // stride + 1, runs.counts[run])
     numbers = np.stack([begin, stop], axis=1) + firsts[run, None]
     return union(numbers[begin < stop])
-
-
-def _covered(upto: Int64, counts: Int64, stride: int, length: int) -> Int64:
-    """Bases before `upto`, counted from the first start, of `counts` stretches of `length` that begin every `stride`."""
-    whole = np.clip((upto - length) // stride + 1, 0, counts)
-    begun = np.clip(-(-upto // stride), whole, counts)
-    covered: Int64 = whole * length + (begun - whole) * upto - stride * ((begun - whole) * (begun + whole - 1) // 2)
-    return covered
 
 
 def _size(intervals: Int64) -> int:

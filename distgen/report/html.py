@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import html
-import io
 import json
 from pathlib import Path
 from typing import Any
+
+from distgen.errors import DistgenError
+from distgen.report.figures import coverage_figure, loss_figure, shown
+from distgen.report.windows import describe, rows
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -28,12 +31,13 @@ def write_report(out: Path) -> Path:
     """
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     steps = [record for record in records if "loss" in record]
-    parts = [f"<h1>{html.escape(out.name)}</h1>", "<h2>Loss</h2>", _loss_figure(records)]
+    parts = [f"<h1>{html.escape(out.name)}</h1>", "<h2>Loss</h2>", loss_figure(records)]
     parts += ["<h2>Throughput</h2>", _table(("", "value"), _throughput(steps))]
     for path in sorted(out.glob("evaluate-*.json")):
         evaluation = json.loads(path.read_text())
         parts.append(f"<h2>Evaluation on {html.escape(str(evaluation['split']))}</h2>")
         parts.append(_table(("metric", "value"), evaluation_rows(evaluation)))
+    parts += ["<h2>Windows</h2>", _windows(out / "run.toml")]
     parts += ["<h2>Run</h2>", f"<pre>{html.escape((out / 'run.toml').read_text())}</pre>"]
     page = out / "report.html"
     page.write_text(
@@ -51,6 +55,31 @@ def evaluation_rows(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
         rows += [(f"{name} {inner}".strip(), f"{number:.4f}") for inner, number in nested]
     rows += [(f"bits_per_base, {name}", f"{bits:.4f}") for name, bits in evaluation.get("baselines", {}).items()]
     return rows
+
+
+def _windows(run_file: Path) -> str:
+    """What windows there are, and where; why that can't be told, where the store or a file is no longer there."""
+    from distgen.loader.plan import Plan
+    from distgen.loader.summary import served
+    from distgen.store.reader import Store
+    from distgen.train.run import Run
+
+    try:
+        run = Run.read(run_file)
+        store = run.open_store()
+        if not isinstance(store, Store):  # many genomes, each with windows of its own
+            return ""
+        plans = run.plans(store)
+        said = _table(("", ""), rows(describe(run, store, plans)))
+        if store.is_table:  # thousands of sequences, each in one part
+            return said
+        parts = {
+            part: list(served(plan.stages[-1][1]).values()) for part, plan in plans.items() if isinstance(plan, Plan)
+        }
+        figure, rest = coverage_figure(store.contigs, parts), shown(store.contigs)
+    except DistgenError as error:
+        return f"<p>Not shown, since the run no longer finds what it was trained on: {html.escape(str(error))}</p>"
+    return f"{said}{figure}" + f"<p>{html.escape(rest)}</p>" * bool(rest)
 
 
 def _throughput(steps: list[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -71,29 +100,3 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, str]]) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
     return f"<table>{line(head, 'th')}{''.join(line(row, 'td') for row in rows)}</table>"
-
-
-def _loss_figure(records: list[dict[str, Any]]) -> str:
-    """The loss curve as inline SVG: training, and validation where there is any."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    steps = [r for r in records if "loss" in r]
-    valid = [r for r in records if "valid" in r]
-    bits = bool(steps) and "bits_per_base" in steps[0]
-    figure = Figure(figsize=(8, 3.5), layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot(
-        [r["step"] for r in steps], [r["bits_per_base" if bits else "loss"] for r in steps], lw=1, label="training"
-    )
-    if valid:
-        values = [r["valid"]["bits_per_base" if bits else "loss"] for r in valid]
-        axes.plot([r["step"] for r in valid], values, "o-", label="validation")
-    axes.set_xlabel("step")
-    axes.set_ylabel("bits per base" if bits else "loss (nats)")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    text = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]

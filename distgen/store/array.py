@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
-from distgen.errors import ConfigError, StoreError
+from distgen.errors import ConfigError, DamageError, StoreError
 from distgen.genome import Bytes
 from distgen.ingest.objects import Object, Place
 from distgen.store.format import ABSENT, ADVICE, Layout, content_id, crc32c, zstd
@@ -140,15 +140,26 @@ class Array:
             end = min(last, first + _TOGETHER, (shard + 1) * per)
             numbers = [number for number in range(first, end) if not self.absent[number]]
             if numbers:
-                for number, stored in zip(numbers, self._stored(shard, numbers), strict=True):
+                for number, stored in zip(numbers, self.as_stored(shard, numbers)[1], strict=True):
                     raw = self.layout.codec == "raw"
                     yield number, stored if raw else np.frombuffer(zstd().decode(stored), np.uint8)
             first = end
 
-    def _stored(self, shard: int, numbers: list[int]) -> list[Bytes]:
-        """The bytes of some chunks of one shard as they are stored; what was checked and cannot change is not checked
-        again."""
-        held, per = self.shard(shard), self.layout.chunks_per_shard
+    def as_stored(self, shard: int, numbers: list[int], held: Shard | None = None) -> tuple[Shard, list[Bytes]]:
+        """The bytes of some chunks as they are stored; what was checked and cannot change is not checked again.
+
+        Args:
+            shard: that holds them.
+            numbers: of the chunks, sorted, none absent.
+            held: the shard, if one has it already.
+
+        Returns:
+            The shard that the bytes are views of: `held`, unless the disk of a cache has damaged it since.
+
+        Raises:
+            StoreError: the shard is missing, or one of the chunks is damaged.
+        """
+        held, per = held or self.shard(shard), self.layout.chunks_per_shard
         spans = held.index[np.array(numbers) % per].tolist()
         begin, end = spans[0][0], sum(spans[-1])
         together = held.data[begin:end]
@@ -163,9 +174,9 @@ class Array:
                     raise
                 # The disk has damaged what was whole when it was fetched.
                 self.cache.discard(self, shard, held)
-                return self._stored(shard, numbers)
+                return self.as_stored(shard, numbers)
             held.checked[number % per] = not isinstance(held.data, Ranges)
-        return found
+        return held, found
 
     def check(self, number: int, size: int, crc: int) -> None:
         """Compare what is known of a chunk's bytes with the manifest.
@@ -177,12 +188,12 @@ class Array:
         if crc != expected or (self.layout.codec == "raw" and size != self.layout.chunk_bytes):
             raise self._damage(number, number + 1, f"crc32c {crc:08x}, the manifest says {expected:08x}")
 
-    def _damage(self, begin: int, end: int, problem: str) -> StoreError:
+    def _damage(self, begin: int, end: int, problem: str) -> DamageError:
         """What is to be said of the chunks [begin, end) of one shard."""
         layout = self.layout
         shard = self.folder / layout.key(begin // layout.chunks_per_shard)
         where = self._where(begin * layout.chunk, min(end * layout.chunk, self.shape[0]))
-        return StoreError(f"{shard} is damaged ({problem}) in {where}; {ADVICE}")
+        return DamageError(f"{shard} is damaged ({problem}) in {where}; {ADVICE}", first=begin, last=end)
 
     def shard(self, number: int) -> Shard:
         """One shard that holds anything, with its index checked; whoever keeps it, or views of its memory map, may go on
@@ -204,9 +215,11 @@ class Array:
             place.stop = stop
         try:
             return open_bytes(place)
-        except (OSError, ValueError):
+        except (FileNotFoundError, ValueError):
             first, last = number * self.layout.chunks_per_shard, (number + 1) * self.layout.chunks_per_shard
             raise self._damage(first, last, "the shard is missing or empty") from None
+        except OSError as error:  # it may be whole, and the next one may read it
+            raise StoreError(f"{place} cannot be read ({error.strerror})") from None
 
     def opened(self, number: int, data: Bytes | Ranges, whole: bool = False) -> Shard:
         """A shard from its bytes.

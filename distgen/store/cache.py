@@ -148,6 +148,13 @@ class ShardCache:
                 if not known and source.stored(number):
                     self._coming[name] = self._ahead.submit(self._bring, source, number, name)
 
+    def cancel(self, source: Sharded, number: int) -> None:
+        """A shard that `prefetch` was asked for is not needed after all; what is being fetched already is."""
+        name = source.cache_name(number)
+        with self._lock:
+            if name in self._coming and self._coming[name].cancel():
+                del self._coming[name]
+
     def discard(self, source: Sharded, number: int, shard: Shard) -> None:
         """Remove a shard that is not what was fetched."""
         name = source.cache_name(number)

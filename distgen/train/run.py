@@ -81,7 +81,7 @@ class Run(File):
         table["train"] = {key: table["train"].get(key) for key in ("precision", "threads")}
         # The store is known by its content ids, and files of regions by the windows of which the loader's state speaks.
         data = table["data"]
-        for key in ("placement", "store", "cache", "cache_gb", "exclude"):
+        for key in ("placement", "store", "cache", "cache_gb", "exclude", "on_corrupt"):
             data.pop(key, None)
         for section in (data.get("regions", {}), *data["pool"]):
             section.pop("source", None)
@@ -130,6 +130,15 @@ class Run(File):
                 return open_collection(place) if is_index(place) else open_store(place)
             folder = Path(data.cache) if data.cache else default_folder() / "shards"
             return open_store(place, ShardCache(folder, int(data.cache_gb * 1e9)))
+
+    def open_one(self) -> Store:
+        """The same, where one store is meant. Raises ConfigError if it is a collection."""
+        store = self.open_store()
+        if isinstance(store, Collection):
+            raise self.error(
+                "data.store", f"{store.path} is a collection: name one of its {len(store):,} stores instead"
+            )
+        return store
 
     def _data(self) -> Data:
         """[data] with the paths of all files made absolute."""
@@ -185,6 +194,7 @@ class Run(File):
                 device=device,
                 tracks=objective.tracks,
                 windows=Windows(**{key: getattr(data, key) for key in Windows.model_fields}),
+                on_corrupt=data.on_corrupt,
                 **sample,
             )
 

@@ -90,27 +90,6 @@ def test_tiles_are_left_out_if_a_position_that_they_can_have_is_excluded_and_onl
         assert moved in reach(region, geometry, start)
 
 
-@given(REGIONS, RUNS, st.integers(1, 12), st.integers(0, 20), st.integers(1, 20), RUNS)
-def test_bases_of_targets_and_windows_are_those_one_counts(gaps, intervals, target, extra, stride, unknown):
-    regions = stretches(gaps)
-    tiles = Tiles(regions, target + 2 * extra, target, stride, exclusions=None)
-    for windows, length, margin in ((False, target, 0), (True, tiles.window, extra)):
-        depth = np.zeros(1000, np.int64)
-        for start, (first, end) in zip(*(a.tolist() for a in tiles.locate(np.arange(len(tiles)))[:2]), strict=True):
-            depth[max(start - margin, first) : min(start - margin + length, end)] += 1
-        expected = [depth[a:b].sum() for a, b in intervals.tolist()]
-        assert tiles.bases(intervals, windows=windows).tolist() == expected
-        known = depth.copy()
-        for a, b in unknown.tolist():
-            known[a:b] = 0
-        summary = tiles.summary(unknown)
-        if windows:
-            assert summary.ambiguous == pytest.approx(1 - known.sum() / (len(tiles) * tiles.window))
-        else:
-            assert summary.covered == (depth > 0).sum()
-    assert summary.windows == len(tiles)
-
-
 def test_holes_are_what_bed_files_cover_together(small: Store, tmp_path):
     (tmp_path / "a.bed").write_text("chr1\t10\t20\nchr1\t15\t30\nchr9\t1\t2\n")
     (tmp_path / "b.bed").write_text("chr1\t30\t40\nchr2\t0\t5\n")

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from distgen.config import Lengths
 from distgen.errors import ConfigError
-from distgen.genome import Contigs, Interval
+from distgen.genome import Contigs
 from distgen.loader.exclusions import Exclusions
 from distgen.loader.windows import Tiles, align, check_lengths
 
@@ -69,14 +69,6 @@ def test_another_length_shares_what_is_excluded():
         [20, 40, 60, 80],
         [0, 50],
     ]
-
-
-def test_coverage_counts_the_bases_of_targets_along_a_stretch():
-    contigs = Contigs(("a", "b"), np.array([70, 300]), np.array([0, 128]))
-    tiles = Tiles(np.array([[128, 228], [328, 428]]), 30, 10, 20)
-    assert tiles.coverage(Interval("b", 0, 300), contigs, 3).tolist() == [50, 0, 50]
-    assert tiles.coverage(Interval("b", 5, 25), contigs, 4).tolist() == [5, 0, 0, 5]
-    assert tiles.coverage(Interval("a", 0, 70), contigs, 2).tolist() == [0, 0]
 
 
 def test_no_windows_at_all_say_why():

@@ -1,0 +1,128 @@
+"""Which shards of a store elsewhere will be needed, asked for before they are."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from distgen.loader.gather import Read
+from distgen.store.array import Array
+from distgen.store.cache import ShardCache
+
+_BYTES = 1 << 31  # of shards that are fetched before a batch needs them
+_FASTER = 8  # batches that are looked at for each one made, until enough is known
+
+Place = tuple[int, int]  # epoch, and number of a global batch in it
+_NOWHERE = (-1, -1)
+
+
+@dataclass
+class _Need:
+    """One shard, and the first and the last batch that are known to need it."""
+
+    array: Array
+    number: int
+    size: int
+    first: Place
+    last: Place
+
+
+class ReadAhead:
+    """Looks ahead along the order, and has a cache fetch what one rank's rows will need, soonest first.
+
+    No more than 2 GiB is fetched before it is needed, and no more than the cache holds beside what is in use.
+
+    Args:
+        cache: of the arrays.
+        batches: how many an epoch has.
+        reads: what one rank's rows of some global batches of an epoch read, by their numbers in it.
+    """
+
+    def __init__(self, cache: ShardCache, batches: Callable[[int], int], reads: Callable[[int, range], list[Read]]):
+        self._cache, self._batches, self._reads = cache, batches, reads
+        self._lock = threading.Lock()
+        self._forget(_NOWHERE)
+
+    def _forget(self, place: Place) -> None:
+        self._now = self._end = self._next = place  # the batches that are being made, the first not looked at
+        self._asked: dict[tuple[str, int], _Need] = {}
+        self._waiting: dict[tuple[str, int], _Need] = {}  # soonest first
+
+    def start(self, epoch: int, batch: int) -> None:
+        """An epoch is walked from a batch on; where that goes on what was looked at before, nothing is done twice."""
+        with self._lock:
+            if not self._now <= (epoch, batch) <= self._next:
+                self._forget((epoch, batch))
+
+    def stop(self) -> None:
+        """No more batches are made: what is not being fetched yet is not wanted any more."""
+        with self._lock:
+            for need in self._asked.values():
+                self._cache.cancel(need.array, need.number)
+            self._forget(_NOWHERE)
+
+    def come_to(self, epoch: int, batches: Sequence[int]) -> None:
+        """These batches are made now; of no consequence where they are not those of the walk."""
+        with self._lock:
+            if not self._now <= (epoch, batches[0]) <= self._next:
+                return
+            self._now, self._end = (epoch, batches[0]), (epoch, batches[-1])
+            self._asked = {key: need for key, need in self._asked.items() if need.last >= self._now}
+            left = _FASTER * len(batches)
+            while self._ask() and left > 0:
+                left -= self._look(left)
+
+    def _ask(self) -> bool:
+        """Have the cache fetch what there is room for. Returns whether that is all that is known."""
+        while self._waiting:
+            key, need = next(iter(self._waiting.items()))
+            if need.first > self._end:
+                kept = [other.size for other in self._asked.values()]
+                early = [other.size for other in self._asked.values() if other.first > self._end]
+                if sum(kept) + need.size > self._cache.max_bytes or sum(early) + need.size > _BYTES:
+                    return False
+            self._asked[key] = self._waiting.pop(key)
+            self._cache.prefetch(need.array, [need.number])
+        return True
+
+    def _look(self, most: int) -> int:
+        """Find out what some batches more will need. Returns how many these are."""
+        epoch, at = self._next
+        count = self._batches(epoch)
+        some = range(at, min(at + most, count))
+        met: list[_Need] = []
+        for array, first, last in self._reads(epoch, some):
+            rows = len(first) // len(some)
+            for shard, begin, end in _met(array, first, last):
+                places = (epoch, some[begin // rows]), (epoch, some[end // rows])
+                met.append(_Need(array, shard, _stored(array, shard), *places))
+        for need in sorted(met, key=lambda need: need.first):
+            key = need.array.id, need.number
+            known = self._asked.get(key) or self._waiting.setdefault(key, need)
+            known.last = max(known.last, need.last)
+        self._next = (epoch, some.stop) if some.stop < count else (epoch + 1, 0)
+        return len(some)
+
+
+def _met(array: Array, first: np.ndarray, last: np.ndarray) -> list[tuple[int, int, int]]:
+    """The shards that rows [first, last) touch, and the first and the last row that do."""
+    size = array.layout.shard
+    rows = np.flatnonzero(first < last)
+    low, high = first[rows] // size, (last[rows] - 1) // size
+    begins, ends = np.full(array.layout.shards, len(first)), np.full(array.layout.shards, -1)
+    while len(rows):
+        np.minimum.at(begins, low, rows)
+        np.maximum.at(ends, low, rows)
+        more = low < high
+        rows, low, high = rows[more], low[more] + 1, high[more]
+    met = np.flatnonzero(ends >= 0)
+    return list(zip(met.tolist(), begins[met].tolist(), ends[met].tolist(), strict=True))
+
+
+def _stored(array: Array, shard: int) -> int:
+    """Bytes of a shard, if nothing of it were compressed."""
+    per = array.layout.chunks_per_shard
+    return int(np.count_nonzero(~array.absent[shard * per : (shard + 1) * per])) * array.layout.chunk_bytes

@@ -1,0 +1,121 @@
+"""The windows of a run in words: what `distgen info --windows` and the report say of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distgen.errors import ConfigError
+    from distgen.loader.plan import Plan
+    from distgen.store.reader import Store
+    from distgen.train.run import Run
+
+_WHY = {
+    "ambiguous": "with too much N",
+    "excluded": "excluded",
+    "outside": "outside the part",
+    "elsewhere": "on contigs that are not here",
+}
+_CLASSES = 8  # that are named
+
+
+def describe(run: Run, store: Store, plans: Mapping[str, Plan | ConfigError]) -> dict[str, Any]:
+    """What there is to say of a run's windows, as what JSON can hold.
+
+    Args:
+        run: as read from its file.
+        store: that it trains on.
+        plans: of the parts of its split; see `Run.plans`.
+
+    Returns:
+        As `summarize`, with `run`, `store`, `split` and `batch_size`; `homology`, the report of the build where the split
+        was made without what resembles a held-out part, else None; and `search`, the command that looks for such sequence.
+    """
+    from distgen.loader.summary import summarize
+
+    split = run.data.split
+    return {
+        "run": run.name,
+        "store": str(store.path),
+        "split": split,
+        "batch_size": run.data.batch_size,
+        **summarize(plans),
+        "homology": store.manifest["homology"].get(split, {}).get("report"),
+        "search": f"distgen info {store.path} --leakage {split}",
+    }
+
+
+def rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """What `describe` found as rows of name and value."""
+    said: list[tuple[str, str]] = []
+    for part, entry in found["parts"].items():
+        stages = entry.get("stages", [])
+        if not stages:
+            said.append((part, entry["problem"]))
+        for number, stage in enumerate(stages):
+            name = f"{part}{_epochs(stages, number)}"
+            said.append((name, _stage(stage, entry["bases"], found["batch_size"])))
+            for pool, windows in stage["pools"].items():
+                said += _pool(name, pool, windows, stage)
+    across = [f"{o['part']} reads {o['bases']:,} bases of {o['other']}" for o in found["overlaps"] if o["bases"]]
+    said.append(("shared bases", "; ".join(across) or "0: no window reads a base of another part"))
+    known = f"{homology(found['homology'])}; " if found["homology"] else ""
+    return [*said, ("similar sequence", f"{known}{found['search']} looks for it")]
+
+
+def homology(report: dict[str, Any]) -> str:
+    """What a build says of a split whose parts were to share nothing that resembles another."""
+    if "families" in report:
+        return f"{report['families']:,} families of sequences, each in one part (the largest: {report['largest']:,})"
+    moved = [f"{part} lost {report['dropped'][part] + report['moved'][part]:,}" for part in report["dropped"]]
+    return f"without what resembles a held-out part: {', '.join(moved)}"
+
+
+def _epochs(stages: list[dict[str, Any]], number: int) -> str:
+    """Of a curriculum, the epochs that have a stage's lengths."""
+    if len(stages) == 1:
+        return ""
+    first = stages[number]["first_epoch"]
+    if number + 1 == len(stages):
+        return f", epochs {first}-"
+    last = stages[number + 1]["first_epoch"] - 1
+    return f", epoch {first}" if first == last else f", epochs {first}-{last}"
+
+
+def _stage(stage: dict[str, Any], bases: int, batch_size: int) -> str:
+    windows, target, stride = stage["windows"], stage["target_length"], stage["stride"]
+    rows = f"in {stage['rows']:,} rows " * (stage["rows"] != stage["samples"])
+    lengths = f"{windows:,} windows {rows}of {stage['window']:,} bases"
+    lengths += f", {target:,} of them target" * (target != stage["window"])
+    lengths += f", one every {stride:,}" * (stride != target)
+    samples = f"{stage['samples']:,} samples in " * (stage["samples"] != windows)
+    return (
+        f"{lengths}; an epoch is {samples}{stage['batches']:,} batches of {batch_size:,}; {stage['ambiguous']:.2%} reads as N; "
+        f"targets cover {stage['covered']:,} of {bases:,} bases ({stage['covered'] / bases:.1%})"
+    )
+
+
+def _pool(name: str, pool: str, windows: dict[str, Any], stage: dict[str, Any]) -> list[tuple[str, str]]:
+    said = []
+    if pool:
+        name = f"{name}, {pool}"
+        share = f"{windows['samples'] / stage['samples']:.2%} of samples, from {windows['windows']:,} windows"
+        said.append(
+            (name, f"{share}; {windows['ambiguous']:.2%} reads as N; targets cover {windows['covered']:,} bases")
+        )
+    if windows["left_out"]:
+        why = [f"{count:,} {_WHY[reason]}" for reason, count in windows["left_out"].items()]
+        said.append((f"{name}, left out", ", ".join(why)))
+    if windows["labels"]:
+        said.append((f"{name}, labels", _labels(windows["labels"])))
+    return said
+
+
+def _labels(labels: dict[str, Any]) -> str:
+    if labels["kind"] == "regression":
+        return f"{labels['columns']:,} values each, {labels['known']:.1%} of them known"
+    classes = labels["classes"]
+    counts = [f"{label} {count:,}" for label, count in list(classes.items())[:_CLASSES]]
+    more = f", ... ({len(classes):,} in all)" * (len(classes) > _CLASSES)
+    return f"{', '.join(counts)}{more}" + f"; {labels['missing']:,} missing" * bool(labels["missing"])

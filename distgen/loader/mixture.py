@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from blake3 import blake3
 from pydantic import BaseModel
 
 from distgen.config import digest
@@ -21,6 +22,7 @@ from distgen.loader.base import Loader, Made
 from distgen.loader.batch import Batch
 from distgen.loader.loader import GenomeLoader
 from distgen.loader.order import VERSIONS
+from distgen.loader.regions import CONTIGS, MATRIX
 from distgen.loader.schedule import VERSION, InTurn, Schedule, own_seed
 from distgen.store.collection import OPENED, Collection, open_collection
 from distgen.store.reader import Store, Track
@@ -272,7 +274,20 @@ class _Served(NamedTuple):
 
 
 def _plain(value: Any) -> Any:
-    """Sections of a run as plain data, alone or in a list."""
+    """Sections of a run as plain data, alone or in a list; files of regions by what is in them, wherever they lie."""
     if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
+        plain = {name: _plain(getattr(value, name)) for name in type(value).model_fields}
+        files = {"source": plain.get("source"), "exclude": plain.get("exclude")}
+        return plain | {name: _content(found) for name, found in files.items() if found}
     return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def _content(source: str | list[str]) -> Any:
+    if isinstance(source, list):
+        return [_content(one) for one in source]
+    if source == CONTIGS or source.startswith(MATRIX):
+        return source
+    try:
+        return blake3(Path(source).read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{source} cannot be read ({error.strerror})", key="windows") from None

@@ -224,6 +224,19 @@ def test_another_mixture_does_not_go_on(collection):
             MixtureLoader(collection, **(ARGUMENTS | changed)).load_state_dict(state)
 
 
+def test_files_of_regions_are_known_by_what_is_in_them(collection, tmp_path):
+    def state(name, text):
+        (tmp_path / name).write_text(text)
+        excluded = Windows(exclude=(str(tmp_path / name),))
+        return MixtureLoader(collection, **ARGUMENTS, epoch_batches=10, windows=excluded).state_dict()
+
+    assert state("a.bed", "g0-1\t3\t9\n") == state("b.bed", "g0-1\t3\t9\n") != state("c.bed", "g0-1\t3\t8\n")
+    (tmp_path / "a.bed").unlink()
+    gone = MixtureLoader(collection, **ARGUMENTS, epoch_batches=10, windows=Windows(exclude=(str(tmp_path / "a.bed"),)))
+    with pytest.raises(ConfigError, match="a.bed cannot be read"):
+        gone.state_dict()
+
+
 def test_a_store_that_does_not_fit_is_named(collection):
     with pytest.raises(ConfigError, match='store "g0" of .*all.collection: .*split'):
         MixtureLoader(collection, **(ARGUMENTS | {"split": "valid"}))

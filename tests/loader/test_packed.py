@@ -11,6 +11,7 @@ from distgen.genome import COMPLEMENT
 from distgen.ingest.packing import CODES
 from distgen.loader.gather import Chunks
 from distgen.loader.packed import Filled, pack_rows, plan
+from distgen.loader.summary import summarize
 from distgen.objectives.masked_lm import MaskedLM, MaskedLMConfig
 from distgen.store.build import build
 from distgen.store.reader import open_store
@@ -236,6 +237,31 @@ def test_the_batches_of_packed_rows_are_counted(table):
     assert full.weight.all()
 
 
+def test_what_packed_rows_will_read_is_told_beforehand(table):
+    loader = GenomeLoader(table[0], **ROW)
+    count = len(loader)
+    reads = loader._reads(0, range(count))
+    assert {one.array.id for read in reads} == {array.id for array in table[0].planes.values()}
+    for number, batch in enumerate(loader):
+        ends = batch.positions + batch.segments.lengths
+        for one in reads:
+            per = 4 if one.array.id == table[0].planes["sequence"].id else 8
+            mine = list(zip(one.first.reshape(count, -1)[number], one.last.reshape(count, -1)[number], strict=True))
+            expected = [(a // per, -(-b // per)) for a, b in zip(batch.positions.tolist(), ends.tolist(), strict=True)]
+            assert mine[: len(expected)] == expected
+            assert all(first == last for first, last in mine[len(expected) :])
+
+
+def test_packed_windows_are_summed_up(table):
+    plan = GenomeLoader(table[0], **ROW, strand="both").plan
+    (stage,) = summarize({"train": plan})["parts"]["train"]["stages"]
+    rows, known = len(plan.sampling(0)), 2 * sum((codes < 4).sum() for codes, _ in table[1].values())
+    assert (stage["windows"], stage["samples"], stage["rows"]) == (COUNT, 2 * COUNT, rows)
+    assert stage["batches"] == rows // 6
+    assert stage["ambiguous"] == pytest.approx(1 - known / (rows * 70))
+    assert stage["covered"] == sum(len(codes) for codes, _ in table[1].values())
+
+
 def test_nothing_is_hidden_beside_sequences(table):
     objective = MaskedLM(MaskedLMConfig(kind="masked_lm", rate=0.9))
     hidden = 0
@@ -279,6 +305,7 @@ def test_whole_regions_share_rows_on_their_strands_with_their_values(small_recip
         ({"placement": "device"}, 'placement: .*Use "auto", "host" or "stream"'),
         ({"target_length": 50}, "target_length: .*Use 70"),
         ({"window": 30}, "window: sequence .* has .* bases, a row 30. Use rows of"),
+        ({"on_corrupt": "skip"}, 'on_corrupt: .*Use "stop"'),
         ({"batch_size": 100}, "batch_size: 100 is more than the .* samples"),
     ],
 )

@@ -14,6 +14,7 @@ from distgen.train.evaluation import evaluate
 from distgen.train.run import Run
 from tests.conftest import RUN, fit
 from tests.store.conftest import index_of, tiny_store
+from tests.test_cli import distgen
 
 SIZES = (700, 1100, 2500)
 
@@ -105,3 +106,22 @@ def test_an_epoch_of_a_mixture_has_the_batches_one_says(folder):
 def test_a_store_that_does_not_fit_is_found_before_anything_is_written(folder):
     with pytest.raises(ConfigError, match='data.*store "g0" of .*split'):
         Run.read(folder / "tiny.toml", ["data.split=folds"]).check()
+
+
+def test_the_command_line_knows_mixtures(folder):
+    def told(*words, expect=0):
+        return distgen(*words, cwd=folder, expect=expect)
+
+    run = Run.read(folder / "tiny.toml")
+    store = run.open_store()
+    loader = run.loader(store, run.build_objective(store), "train", training=True)
+    names = set()
+    for step in (1, 2, 3):
+        batch = loader.batch(*loader.plan.at_step(step - 1))
+        lines = [line.split("\t") for line in told("samples", "tiny.toml", "--step", step).splitlines()]
+        places = [(str(s), w.contig, str(w.start)) for s, w in zip(batch.samples.tolist(), batch.where(), strict=True)]
+        assert [tuple(line[:3]) for line in lines] == places
+        assert {line[-1] for line in lines} == {store.names[int(batch.source[0])]}
+        names |= {line[-1] for line in lines}
+    assert len(names) > 1
+    assert "is a collection: name one of its 3 stores" in told("info", "--windows", "tiny.toml", expect=2)

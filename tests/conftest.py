@@ -14,11 +14,13 @@ from hypothesis import HealthCheck, settings
 from distgen.config import Recipe, read
 from distgen.genome import Contigs
 from distgen.ingest.packing import CODES
+from distgen.store import format, planes
 from distgen.store.build import build
 from distgen.store.reader import Store, open_store
 from distgen.train.loop import train
 from distgen.train.parallel import Worker
 from distgen.train.run import Run
+from tests.annotated import annotated_store
 
 ROOT = Path(__file__).parent.parent
 
@@ -88,6 +90,41 @@ def small(small_recipe: Path) -> Store:
     """The store of `small_recipe`."""
     build(read(small_recipe, Recipe), small_recipe.parent / "small.zarr")
     return open_store(small_recipe.parent / "small.zarr")
+
+
+@pytest.fixture(scope="session")
+def annotated(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A small genome with tracks, a matrix, variants and a split; what `tests.annotated` writes lies beside it."""
+    return annotated_store(tmp_path_factory.mktemp("annotated"))
+
+
+PIECES = RECIPE.replace(
+    "[split]",
+    """compress = false
+[[track]]
+name = "squeezed"
+source = "small.gtf"
+classes = ["cds+", "cds-"]
+[split]""",
+)
+
+
+@pytest.fixture(scope="session")
+def pieces(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The store of `small_recipe`, its planes in shards of 1,024 bases and chunks of 64 bytes, with its track twice, as it
+    is and compressed, in shards of 256 bins and chunks of 64."""
+    folder = tmp_path_factory.mktemp("pieces")
+    fasta = "".join(f">{name} a contig\n{letters}\n" for name, letters in LETTERS.items())
+    (folder / "small.fa").write_text(fasta)
+    (folder / "small.gtf").write_text(GTF)
+    (folder / "pieces.toml").write_text(PIECES)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planes, "CHUNK_BYTES", 64)
+        patch.setattr(planes, "UNIT", 1024)
+        patch.setattr(format, "CHUNK_BYTES", 128)
+        patch.setattr(format, "SHARD_CHUNKS", 4)
+        build(read(folder / "pieces.toml", Recipe), folder / "pieces.zarr")
+    return open_store(folder / "pieces.zarr")
 
 
 def flat_codes(store: Store) -> np.ndarray:

@@ -59,11 +59,11 @@ class Pool(Section):
     def _check(self) -> Pool:
         if self.source is not None and self.matches is not None:
             raise ValueError("a pool has a source or matches another one, not both")
-        asked = self.model_fields_set & ({"distance", "tolerance", "drawn"} if self.source else {"at", "pad"})
+        others = ("distance", "tolerance", "drawn") if self.source else ("at", "pad")
+        # What a run directory keeps has every key: those as they are by default ask for nothing.
+        asked = [key for key in others if getattr(self, key) != type(self).model_fields[key].default]
         if asked:
-            raise ValueError(
-                f"{', '.join(sorted(asked))}: not of a pool {'with' if self.source else 'without'} a source"
-            )
+            raise ValueError(f"{', '.join(asked)}: not of a pool {'with' if self.source else 'without'} a source")
         _ = self.regions
         return self
 

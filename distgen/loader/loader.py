@@ -15,23 +15,25 @@ from torch import Tensor
 from distgen.config import Lengths, Sample, Windows, checked
 from distgen.errors import ConfigError
 from distgen.genome import Interval
-from distgen.ingest.objects import Place, locate
+from distgen.ingest.objects import Object, Place
 from distgen.loader.base import Loader, Made
 from distgen.loader.batch import Batch
 from distgen.loader.damage import Damage, Lost, Skipped
+from distgen.loader.exports import place_export
 from distgen.loader.gather import Read
 from distgen.loader.order import VERSIONS
 from distgen.loader.packed import Dealt, Packer
-from distgen.loader.placement import Host, place, place_track
+from distgen.loader.placement import Host, Placement, place
 from distgen.loader.plan import Plan
 from distgen.loader.reading import ReadAhead
 from distgen.loader.regions import CONTIGS
 from distgen.loader.sampling import Drawn, Last, Order, Strand
+from distgen.loader.source import Source, genome, open_source
 from distgen.loader.targets import Targets, label_rows, matrix_rows
 from distgen.loader.transfer import Transfer
 from distgen.loader.windows import Geometry
-from distgen.store.cache import ShardCache, default_cache
-from distgen.store.reader import Store, open_store
+from distgen.store.cache import ShardCache
+from distgen.store.exported import Export
 
 _APART = ("self", "store", "__class__")  # not what a loader of the same kind is made with elsewhere
 
@@ -42,10 +44,11 @@ class GenomeLoader(Loader):
     """The batches of one store; see `Loader` for how they are walked.
 
     Args:
-        store: an open store, or the path of one.
+        store: an open store, or the path of one. Or an export of a store: it serves the windows that it has, all along a
+            part, without jitter, from "host" or "stream".
         window: bases per window; None: 1,024, or for a table of sequences as many as the longest has.
         target_length: bases in the window's middle that targets cover; the whole window if None.
-        stride: bases from one target to the next; `target_length` if None.
+        stride: bases from one target to the next; `target_length` if None. An export has its own lengths, also for None.
         split: a part of the store's default split, "name/part" of another, or None for everything.
         packed: windows at "whole" regions, as those of a table of sequences are, stand one after another in rows of `window`
             bases; a batch says by its `segments` which stands where. Samples are then numbered as the windows are.
@@ -82,7 +85,7 @@ class GenomeLoader(Loader):
 
     def __init__(
         self,
-        store: Store | str | Place,
+        store: Source | str | Place,
         *,
         window: int | None = None,
         target_length: int | None = None,
@@ -115,18 +118,14 @@ class GenomeLoader(Loader):
             raise ConfigError(f"{batch_size} leaves some of {world_size} workers without samples", key="batch_size")
         if not 0 <= rank < world_size:
             raise ConfigError(f"{rank} is none of {world_size} ranks, which count from 0", key="rank")
-        self.store = store if isinstance(store, Store) else _open(store, cache)
+        self.store = open_source(store, cache) if isinstance(store, (str, Path, Object)) else store
         self.plan = Plan(self.store, split, asked, tuple(tracks))
         self._identity = {"data": self.plan.id, "order": VERSIONS[order], "seed": seed}
         self._rows = np.arange(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
         self._transfer = Transfer(self.device)
         self._damage = Damage()
-        self._counting = self._damage if on_corrupt == "skip" else None
-        where = _where_packed(placement, on_corrupt) if packed else placement
-        self._placement = place(where, self.store, self._transfer, self.plan.haplotypes, order, self._counting)
-        if packed:
-            assert isinstance(self._placement, Host)
-            self._packer = Packer(self.store.contigs, self._placement.planes, self._transfer)
+        self._skips = on_corrupt == "skip"
+        self._placement = self._placed(placement)
         self._sources = lru_cache(maxsize=None)(self._open_sources)
         kept = self.store.cache
         self._ahead = None if kept is None else ReadAhead(kept, self.plan.batches, self._reads)
@@ -251,40 +250,35 @@ class GenomeLoader(Loader):
         tensors += [tensor for tensor in rows[:5] if tensor is not None]
         return Made(made, [partial(self._transfer.receive, self._transfer.sent(), tensors)])
 
+    def _placed(self, name: str) -> Placement:
+        order, damage = self.plan.asked.order, self._damage if self._skips else None
+        if isinstance(self.store, Export):
+            return place_export(name, self.store, self.plan.part, self._transfer, order, damage)
+        if not self.plan.asked.packed:
+            return place(name, self.store, self._transfer, self.plan.haplotypes, order, damage)
+        if damage is not None:
+            raise ConfigError('of rows of several windows, none can be left out. Use "stop".', key="on_corrupt")
+        if name == "device":
+            problem = 'rows of several windows are made on the host. Use "auto", "host" or "stream".'
+            raise ConfigError(problem, key="placement")
+        placed = place("host" if name == "auto" else name, self.store, self._transfer, None, order)
+        assert isinstance(placed, Host)
+        self._packer = Packer(self.store.contigs, placed.planes, self._transfer)
+        return placed
+
     def _open_sources(self, geometry: Geometry) -> list[tuple[str, str, Targets]]:
         """What is served beside the bases: where it goes, its name, and what makes its rows."""
         asked = [("targets", name, geometry.target_length) for name in self.plan.tracks]
         asked += [("inputs", name, geometry.window) for name in self.plan.asked.inputs]
-        holes = self.plan.holes
         made: list[tuple[str, str, Targets]] = [
-            (kind, name, place_track(self._placement, self.store, name, length, self._transfer, holes, self._counting))
-            for kind, name, length in asked
+            (kind, name, self._placement.track(name, length, self.plan.holes)) for kind, name, length in asked
         ]
         if self.plan.rows_of:
             name, source = self.plan.rows_of
-            rows = (
-                label_rows(self.store, self._transfer)
-                if source == CONTIGS
-                else matrix_rows(self.store, name, self._transfer)
-            )
+            store = genome(self.store, "a window of a table", "regions")
+            rows = label_rows(store, self._transfer) if source == CONTIGS else matrix_rows(store, name, self._transfer)
             made.append(("targets", name, rows))
         return made
-
-
-def _where_packed(placement: str, on_corrupt: str) -> str:
-    """Where bases wait that are put into rows together."""
-    if on_corrupt == "skip":
-        raise ConfigError('of rows of several windows, none can be left out. Use "stop".', key="on_corrupt")
-    if placement == "device":
-        raise ConfigError(
-            'rows of several windows are made on the host. Use "auto", "host" or "stream".', key="placement"
-        )
-    return "host" if placement == "auto" else placement
-
-
-def _open(place: str | Place, cache: ShardCache | None) -> Store:
-    place = locate(place)
-    return open_store(place, None if isinstance(place, Path) else cache or default_cache())
 
 
 def _opened(path: Place, arguments: dict[str, Any], state: dict[str, Any]) -> GenomeLoader:

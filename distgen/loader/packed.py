@@ -276,7 +276,7 @@ class Packer:
         for name, chunks in self._planes.items():
             per, stretch = PER_BYTE[name], np.zeros((2, count * most), np.int64)
             stretch[:, at] = dealt.limits[:, 0] // per, -(-dealt.limits[:, 1] // per)
-            found.append(Read(chunks.array, *stretch))
+            found.append(Read(chunks.array, chunks.array.layout.shard, *stretch))
         return found
 
     def _sent(self, tensor: Tensor | None) -> Any:

@@ -17,7 +17,9 @@ from distgen.loader.packed import Packed
 from distgen.loader.plan import Plan
 from distgen.loader.regions import CONTIGS, MATRIX
 from distgen.loader.sampling import Copied, Ordered, Sampling
+from distgen.loader.source import genome
 from distgen.loader.windows import Numbered, Windows
+from distgen.store.reader import Store
 
 
 def summarize(plans: Mapping[str, Plan | ConfigError]) -> dict[str, Any]:
@@ -56,14 +58,15 @@ def _part(plan: Plan) -> dict[str, Any]:
 
 def _stage(plan: Plan, first_epoch: int, sampling: Sampling | Packed) -> dict[str, Any]:
     geometry, found, samples = sampling.geometry, served(sampling), _samples(sampling)
+    store = genome(plan.store, "to say what windows hold", "store")
     pools: dict[str, dict[str, Any]] = {
         name: {
             "windows": len(windows),
             "samples": samples[name],
             "left_out": {reason: count for reason, count in windows.left_out.items() if count},
-            "ambiguous": ambiguous(windows, plan.store.unknown),
+            "ambiguous": ambiguous(windows, store.unknown),
             "covered": int(covered([windows], plan.stretches).sum()),
-            "labels": _labels(plan, windows),
+            "labels": _labels(plan, store, windows),
         }
         for name, windows in found.items()
     }
@@ -115,17 +118,17 @@ def _overlap(plan: Plan, other: Plan) -> int:
     return int(covered(everywhere, other.stretches, "reach").sum())
 
 
-def _labels(plan: Plan, windows: Windows) -> dict[str, Any] | None:
+def _labels(plan: Plan, store: Store, windows: Windows) -> dict[str, Any] | None:
     """What windows are labelled with: how many have each class, or which share of their values is known."""
-    source = plan.regions.source if plan.regions else ""
-    if source == CONTIGS and plan.store.is_table:
-        labels = plan.store.labels
-        kind, names, values = labels.kind, labels.names, labels.values
-    elif source.startswith(MATRIX):
-        matrix = plan.store.matrix(source.removeprefix(MATRIX))
-        kind, names, values = "regression", matrix.conditions, matrix.values
-    else:
+    if plan.rows_of is None:
         return None
+    _, source = plan.rows_of
+    if source == CONTIGS:
+        labels = store.labels
+        kind, names, values = labels.kind, labels.names, labels.values
+    else:
+        matrix = store.matrix(source.removeprefix(MATRIX))
+        kind, names, values = "regression", matrix.conditions, matrix.values
     runs = windows.runs
     assert runs.rows is not None
     times = np.zeros(len(values), np.int64)  # how many windows each row has

@@ -131,7 +131,7 @@ class HostTrack:
     def reads(self, starts: Int64, limits: Int64) -> list[Read]:
         found = spans(self._contigs, self._track, starts, limits, self._bins)
         stretch = found.first + found.begin, found.first + found.stop
-        return [Read(chunks.array, *stretch) for chunks, _, _ in self._blocks]
+        return [Read(chunks.array, chunks.array.layout.shard, *stretch) for chunks, _, _ in self._blocks]
 
 
 class DeviceTrack:

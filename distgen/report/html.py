@@ -58,16 +58,16 @@ def evaluation_rows(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _windows(run_file: Path) -> str:
-    """What windows there are, and where; why that can't be told, where the store or a file is no longer there."""
+    """What windows there are, and where; if the store or a file of the run is no longer there, that."""
     from distgen.loader.plan import Plan
     from distgen.loader.summary import served
-    from distgen.store.reader import Store
+    from distgen.store.collection import Collection
     from distgen.train.run import Run
 
     try:
         run = Run.read(run_file)
         store = run.open_store()
-        if not isinstance(store, Store):  # many genomes, each with windows of its own
+        if isinstance(store, Collection):  # many genomes, each with windows of its own
             return ""
         plans = run.plans(store)
         said = _table(("", ""), rows(describe(run, store, plans)))
@@ -78,7 +78,7 @@ def _windows(run_file: Path) -> str:
         }
         figure, rest = coverage_figure(store.contigs, parts), shown(store.contigs)
     except DistgenError as error:
-        return f"<p>Not shown, since the run no longer finds what it was trained on: {html.escape(str(error))}</p>"
+        return f"<p>Not shown: {html.escape(str(error))}</p>"
     return f"{said}{figure}" + f"<p>{html.escape(rest)}</p>" * bool(rest)
 
 

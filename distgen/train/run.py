@@ -32,14 +32,14 @@ from distgen.loader.loader import GenomeLoader
 from distgen.loader.mixture import MixtureLoader
 from distgen.loader.plan import Plan
 from distgen.loader.regions import CONTIGS, MATRIX
+from distgen.loader.source import Source, open_source, parts
 from distgen.objectives import Objective
 from distgen.store.cache import ShardCache, default_folder
 from distgen.store.collection import Collection, is_index, open_collection
-from distgen.store.reader import Store, open_store
 
 Part = Literal["train", "valid", "test"]
 T = TypeVar("T", Pool, Regions)
-Stores: TypeAlias = Store | Collection
+Stores: TypeAlias = Source | Collection
 _WHOLE = {"stride": None, "jitter": 0, "order": "sequential", "lanes": None, "curriculum": (), "last": "pad"}
 
 
@@ -109,8 +109,12 @@ class Run(File):
         return {"run": self.hash(), "store": self.identity(store, objective)}
 
     def has_valid(self, store: Stores) -> bool:
-        """Whether the run's split keeps something apart for validation, in any store."""
-        return store.has("valid", self.data.split)
+        """Whether the run's split keeps something apart for validation, in any store. Raises ConfigError: a store has no
+        such split."""
+        with self.at("data.split"):
+            if isinstance(store, Collection):
+                return store.has("valid", self.data.split)
+            return "valid" in parts(store, self.data.split)
 
     def identity(self, store: Stores, objective: Objective) -> dict[str, str]:
         """What the stores are known by: of one, content ids of the arrays and the split that this run uses."""
@@ -122,16 +126,20 @@ class Run(File):
             return objectives.build(self.objective, store)
 
     def open_store(self) -> Stores:
-        """The store this run trains on, or the collection. Raises ConfigError naming the file and key if there is none."""
+        """The store this run trains on, the export of one, or a collection.
+
+        Raises:
+            ConfigError: there is none; names the file and key.
+        """
         with self.at("data.store"):
             data = self._data()
             place = locate(data.store)
             if isinstance(place, Path):
-                return open_collection(place) if is_index(place) else open_store(place)
+                return open_collection(place) if is_index(place) else open_source(place)
             folder = Path(data.cache) if data.cache else default_folder() / "shards"
-            return open_store(place, ShardCache(folder, int(data.cache_gb * 1e9)))
+            return open_source(place, ShardCache(folder, int(data.cache_gb * 1e9)))
 
-    def open_one(self) -> Store:
+    def open_one(self) -> Source:
         """The same, where one store is meant. Raises ConfigError if it is a collection."""
         store = self.open_store()
         if isinstance(store, Collection):
@@ -171,7 +179,8 @@ class Run(File):
         world_size: int = 1,
         device: torch.device | str = "cpu",
     ) -> GenomeLoader | MixtureLoader:
-        """The loader of one part: shuffled and augmented for training, else whole and along the assembly."""
+        """The loader of one part: shuffled and augmented for training, else whole and along the assembly; of an export, the
+        windows that it has."""
         data = self._data()
         sample = {key: getattr(data, key) for key in Sample.model_fields.keys() - Windows.model_fields.keys()}
         if not training:
@@ -198,7 +207,7 @@ class Run(File):
                 **sample,
             )
 
-    def plans(self, store: Store) -> dict[str, Plan | ConfigError]:
+    def plans(self, store: Source) -> dict[str, Plan | ConfigError]:
         """The samples of each part of the split that holds anything; of a held-out part without a window, why it has none.
 
         Raises:
@@ -208,11 +217,11 @@ class Run(File):
         run = self.model_copy(update={"data": self.data.model_copy(update={"placement": "host"})})
         objective = self.build_objective(store)
         with self.at("data.split"):
-            parts = store.parts(self.data.split)
+            filled = parts(store, self.data.split)
         found: dict[str, Plan | ConfigError] = {}
         part: Part
         for part in ("train", "valid", "test"):
-            if part not in parts:
+            if part not in filled:
                 continue
             try:
                 plan = run.loader(store, objective, part, training=part == "train").plan

@@ -241,7 +241,7 @@ def test_what_packed_rows_will_read_is_told_beforehand(table):
     loader = GenomeLoader(table[0], **ROW)
     count = len(loader)
     reads = loader._reads(0, range(count))
-    assert {one.array.id for read in reads} == {array.id for array in table[0].planes.values()}
+    assert {one.array.id for one in reads} == {array.id for array in table[0].planes.values()}
     for number, batch in enumerate(loader):
         ends = batch.positions + batch.segments.lengths
         for one in reads:

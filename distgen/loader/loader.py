@@ -17,12 +17,13 @@ from distgen.errors import ConfigError
 from distgen.genome import Interval
 from distgen.ingest.objects import Object, Place
 from distgen.loader.base import Loader, Made
-from distgen.loader.batch import Batch, places
+from distgen.loader.batch import Batch
 from distgen.loader.damage import Damage, Lost, Skipped
 from distgen.loader.exports import place_export
 from distgen.loader.gather import Read
 from distgen.loader.order import VERSIONS
-from distgen.loader.placement import Placement, place
+from distgen.loader.packed import Dealt, Packer
+from distgen.loader.placement import Host, Placement, place
 from distgen.loader.plan import Plan
 from distgen.loader.reading import ReadAhead
 from distgen.loader.regions import CONTIGS
@@ -49,7 +50,9 @@ class GenomeLoader(Loader):
         target_length: bases in the window's middle that targets cover; the whole window if None.
         stride: bases from one target to the next; `target_length` if None. An export has its own lengths, also for None.
         split: a part of the store's default split, "name/part" of another, or None for everything.
-        batch_size: samples per global batch, all ranks together.
+        packed: windows at "whole" regions, as those of a table of sequences are, stand one after another in rows of `window`
+            bases; a batch says by its `segments` which stands where. Samples are then numbered as the windows are.
+        batch_size: samples per global batch, all ranks together; rows if `packed`.
         seed: of the order and of all draws.
         strand: "forward"; "region", that of the region which a window lies at (forward if it has none); "random" draws one
             for each sample; "both" serves each window twice.
@@ -89,6 +92,7 @@ class GenomeLoader(Loader):
         target_length: int | None = None,
         stride: int | None = None,
         split: str | None = "train",
+        packed: bool = False,
         batch_size: int = 32,
         seed: int = 0,
         strand: Strand = "forward",
@@ -168,11 +172,13 @@ class GenomeLoader(Loader):
     def places(self, epoch: int, position: int) -> tuple[list[int], list[Interval]]:
         """The samples of that batch and where they lie, without reading them; see `Batch.samples` and `Batch.where`."""
         drawn = self._draw(epoch, [position // self.batch_size])
-        length = self.plan.sampling(epoch).geometry.window
-        found = places(self.store.contigs, drawn.positions, drawn.limits, drawn.reverse, length)
-        return drawn.samples.tolist(), found
+        return drawn.samples.tolist(), drawn.places(self.store.contigs, self.plan.sampling(epoch).geometry.window)
 
-    def _draw(self, epoch: int, batches: Sequence[int]) -> Drawn:
+    def source(self, epoch: int, position: int) -> str:
+        """The name of the assembly, which all batches come from."""
+        return self.store.name
+
+    def _draw(self, epoch: int, batches: Sequence[int]) -> Drawn | Dealt:
         """This rank's rows of some batches."""
         begins = np.array(batches, np.int64) * self.batch_size
         return self.plan.sampling(epoch).draw((begins[:, None] + self._rows).reshape(-1), epoch)
@@ -182,6 +188,9 @@ class GenomeLoader(Loader):
         if self._ahead is not None:
             self._ahead.come_to(epoch, batches)
         drawn, geometry = self._draw(epoch, batches), self.plan.sampling(epoch).geometry
+        if isinstance(drawn, Dealt):
+            sources = [(name, source) for _, name, source in self._sources(geometry)]
+            return self._packer.make(drawn, len(batches), geometry.window, sources)
         while True:
             try:
                 return self._made(drawn, geometry, len(batches))
@@ -191,6 +200,8 @@ class GenomeLoader(Loader):
     def _reads(self, epoch: int, batches: range) -> list[Read]:
         """What this rank's rows of some batches read out of shards."""
         drawn, geometry = self._draw(epoch, batches), self.plan.sampling(epoch).geometry
+        if isinstance(drawn, Dealt):
+            return self._packer.reads(drawn, len(batches))
         found = self._placement.reads(drawn.positions, drawn.limits, geometry.window)
         for kind, _, source in self._sources(geometry):
             found += source.reads(drawn.positions if kind == "inputs" else drawn.target_starts, drawn.limits)
@@ -244,7 +255,17 @@ class GenomeLoader(Loader):
         order, damage = self.plan.asked.order, self._damage if self._skips else None
         if isinstance(self.store, Export):
             return place_export(name, self.store, self.plan.part, self._transfer, order, damage)
-        return place(name, self.store, self._transfer, self.plan.haplotypes, order, damage)
+        if not self.plan.asked.packed:
+            return place(name, self.store, self._transfer, self.plan.haplotypes, order, damage)
+        if damage is not None:
+            raise ConfigError('of rows of several windows, none can be left out. Use "stop".', key="on_corrupt")
+        if name == "device":
+            problem = 'rows of several windows are made on the host. Use "auto", "host" or "stream".'
+            raise ConfigError(problem, key="placement")
+        placed = place("host" if name == "auto" else name, self.store, self._transfer, None, order)
+        assert isinstance(placed, Host)
+        self._packer = Packer(self.store.contigs, placed.planes, self._transfer)
+        return placed
 
     def _open_sources(self, geometry: Geometry) -> list[tuple[str, str, Targets]]:
         """What is served beside the bases: where it goes, its name, and what makes its rows."""

@@ -58,7 +58,7 @@ def _part(plan: Plan) -> dict[str, Any]:
 
 def _stage(plan: Plan, first_epoch: int, sampling: Sampling) -> dict[str, Any]:
     geometry, pool, found = sampling.geometry, sampling.pool, served(sampling)
-    store = genome(plan.store, "to say what windows hold", "store")
+    store = genome(plan.store, "saying what they hold", "store")
     samples = pool.samples() if isinstance(pool, Balanced) else {"": len(sampling)}
     pools: dict[str, dict[str, Any]] = {
         name: {

@@ -128,12 +128,16 @@ class Sample(Windows):
     `window` is 1,024 if it is left out, and for a table of sequences as long as the longest. The lengths of `curriculum`,
     one table for so many epochs, come first; those of the sample itself come after and stay. `batch_size` is global: all
     workers together.
+
+    `packed`: regions at "whole", or the sequences of a table, stand one after another in rows of `window` bases, as many
+    as have room; `batch_size` counts rows.
     """
 
     window: Positive | None = None
     target_length: Positive | None = None
     stride: Positive | None = None
     curriculum: Annotated[tuple[Lengths, ...], Field(strict=False)] = ()
+    packed: bool = False
     batch_size: Positive = 32
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     strand: Literal["forward", "region", "random", "both"] = "forward"

@@ -144,12 +144,12 @@ class Host:
     ):
         needed = {"sequence"} | ({"ambiguous"} if haplotypes is not None and haplotypes.unknown else set())
         filled = {name: array for name, array in store.planes.items() if name in needed or not array.empty}
-        self._planes = {name: Chunks(array, damage) for name, array in filled.items()}
+        self.planes = {name: Chunks(array, damage) for name, array in filled.items()}
         self._store, self._transfer, self._haplotypes, self._damage = store, transfer, haplotypes, damage
 
     def rows(self, positions: Int64, limits: Int64, length: int, haplotypes: Int64 | None = None) -> Rows:
         layout = _Layout.of(positions, limits, length)
-        rooms = {name: self._gather(name, layout) for name in self._planes}
+        rooms = {name: self._gather(name, layout) for name in self.planes}
         if self._haplotypes is not None and haplotypes is not None:
             ambiguous = rooms["ambiguous"].numpy() if "ambiguous" in rooms else None
             self._haplotypes.apply(rooms["sequence"].numpy(), ambiguous, positions, limits, length, haplotypes)
@@ -168,7 +168,7 @@ class Host:
         layout = _Layout.of(positions, limits, length)
         return [
             Read(chunks.array, chunks.array.layout.shard, *layout.bytes_of(name))
-            for name, chunks in self._planes.items()
+            for name, chunks in self.planes.items()
         ]
 
     def track(self, name: str, length: int, holes: Int64) -> Targets:
@@ -179,7 +179,7 @@ class Host:
         out = self._transfer.room((len(layout.floor), layout.stride // per), torch.uint8)
         low, high = layout.bytes_of(name)
         at = np.where(low < high, low - layout.floor // per, 0)
-        gather(self._planes[name], low, high, out.numpy(), at)
+        gather(self.planes[name], low, high, out.numpy(), at)
         return out
 
 

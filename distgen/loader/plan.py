@@ -23,8 +23,9 @@ from distgen.loader.classes import Balanced
 from distgen.loader.exclusions import Exclusions
 from distgen.loader.exports import lengths_of
 from distgen.loader.negatives import Matched, away_from
+from distgen.loader.packed import Packed
 from distgen.loader.regions import CONTIGS, MATRIX, Places, Regions, read_regions
-from distgen.loader.sampling import Copied, Ordered, Sampling
+from distgen.loader.sampling import Copied, Ordered, Sampling, Walk
 from distgen.loader.schedule import own_seed
 from distgen.loader.source import Source, genome, shards_along
 from distgen.loader.windows import Geometry, Numbered, Tiles, align, check_lengths
@@ -96,21 +97,25 @@ class Plan:
         return [*self.asked.curriculum, own]
 
     @cached_property
-    def stages(self) -> list[tuple[int, Sampling]]:
+    def stages(self) -> list[tuple[int, Sampling | Packed]]:
         """The first epoch that has them, and its samples; those of the last stay."""
         self._check_names()
         self._check_strand()
-        begins, stages = 0, []
+        begins = 0
+        stages: list[tuple[int, Sampling | Packed]] = []
         for number, lengths in enumerate(self.lengths):
             with _said_of(lengths, f"curriculum.{number}" if lengths is not self.lengths[-1] else ""):
                 stages.append((begins, self._sampling(lengths)))
             begins += lengths.epochs
         samples, batch_size = min(len(sampling) for _, sampling in stages), self.asked.batch_size
         if self.asked.last == "drop" and samples < batch_size:
-            raise ConfigError(f"{batch_size} is more than the {samples} samples of an epoch", key="batch_size")
+            problem = (
+                f'{batch_size} is more than the {samples} samples of an epoch. Use at most {samples}, or last = "wrap".'
+            )
+            raise ConfigError(problem, key="batch_size")
         return stages
 
-    def sampling(self, epoch: int) -> Sampling:
+    def sampling(self, epoch: int) -> Sampling | Packed:
         """The samples of an epoch."""
         return self.stages[bisect_right(self.stages, epoch, key=itemgetter(0)) - 1][1]
 
@@ -143,7 +148,7 @@ class Plan:
         """
         name, part = self._split
         known = {
-            "samples": [sampling.pool.identity for _, sampling in self.stages],  # finds out first what does not fit
+            "samples": [sampling.identity for _, sampling in self.stages],  # finds out first what does not fit
             "store": self.store.identity(name if part else "", (*self.tracks, *self.asked.inputs)),
             "rows": self.rows_of and (self._matrix_id, *self.rows_of),
             "epochs": [lengths.epochs for lengths in self.lengths],
@@ -221,19 +226,39 @@ class Plan:
                 'no window lies at a region that has one. Use "forward", "random" or "both"', key="strand"
             )
 
-    def _sampling(self, lengths: Lengths) -> Sampling:
+    def _sampling(self, lengths: Lengths) -> Sampling | Packed:
         asked = self.asked
         geometry = Geometry(*check_lengths(lengths, asked.jitter, self._bins, asked.inputs), asked.jitter, self._unit)
         if isinstance(self.store, Export):
             lengths_of(self.store, geometry.window, geometry.target_length, geometry.stride, geometry.jitter)
+        if asked.packed:
+            return self._packed(geometry)
         pool = self._balanced(geometry) if asked.pool else self._ordered(geometry)
         return Sampling(pool, geometry, asked.seed, asked.strand, asked.last)
 
     def _ordered(self, geometry: Geometry) -> Ordered:
         with _said_of(self.asked.regions, "regions" if self.asked.regions else ""):
             windows = self._copied(self._windows(geometry, self.regions))
-        piece = max(1, len(windows) // shards_along(self.store, self.part))
-        return Ordered(windows, self.asked.order, self.asked.seed, self.asked.batch_size, self._lanes, piece)
+        return Ordered(windows, self._walk(len(windows)))
+
+    def _walk(self, count: int) -> Walk:
+        piece = max(1, count // shards_along(self.store, self.part))
+        return Walk(self.asked.order, self.asked.seed, self.asked.batch_size, self._lanes, piece)
+
+    def _packed(self, geometry: Geometry) -> Packed:
+        asked, regions = self.asked, self.regions
+        genome(self.store, "to pack rows", "packed")
+        if regions is None or regions.at != "whole":
+            raise ConfigError('only whole regions go into rows: add [data.regions] with at = "whole"', key="packed")
+        along = [f'track "{name}"' for name, _ in self._bins] + ["haplotypes"] * (self.haplotypes is not None)
+        if along:
+            raise ConfigError(f"rows of several windows have no {some(along)}. Use false.", key="packed")
+        if geometry.target_length != geometry.window:
+            problem = f"rows of several windows have targets everywhere. Use {geometry.window}."
+            raise ConfigError(problem, key="target_length")
+        with _said_of(self.asked.regions, "regions" if self.asked.regions else ""):
+            windows = self._copied(self._windows(geometry, regions))
+        return Packed(windows, geometry, self._walk, asked.seed, asked.strand, asked.last)
 
     def _balanced(self, geometry: Geometry) -> Balanced:
         asked = self.asked

@@ -13,6 +13,7 @@ from distgen.genome import MISSING, Int64
 from distgen.loader.classes import Balanced
 from distgen.loader.coverage import ambiguous, covered
 from distgen.loader.negatives import Matched
+from distgen.loader.packed import Packed
 from distgen.loader.plan import Plan
 from distgen.loader.regions import CONTIGS, MATRIX
 from distgen.loader.sampling import Copied, Ordered, Sampling
@@ -31,7 +32,7 @@ def summarize(plans: Mapping[str, Plan | ConfigError]) -> dict[str, Any]:
         `parts`: for each its `bases`, and `stages` (an epoch's windows have the lengths of one of them; the last stays)
         or the `problem`; and `overlaps`: for each two parts how many `bases` of `other` windows of `part` read, wherever
         jitter puts them. A stage has `first_epoch`; in bases `window`, `target_length` and `stride` (None where no window
-        follows another); `samples` and global `batches` of an epoch; `windows`; the share of N in them (`ambiguous`, with
+        follows another); `samples`, `rows` (fewer, where samples share them) and global `batches` of an epoch; `windows`; the share of N in them (`ambiguous`, with
         what they read outside their part, and before jitter); how many bases targets hold at least once (`covered`);
         and `pools`: the last three by class (by "" if there are none), with `samples` of the first epoch, what is
         `left_out` by reason, and `labels` where windows have some.
@@ -45,7 +46,7 @@ def summarize(plans: Mapping[str, Plan | ConfigError]) -> dict[str, Any]:
     return {"parts": parts, "overlaps": overlaps}
 
 
-def served(sampling: Sampling) -> dict[str, Windows]:
+def served(sampling: Sampling | Packed) -> dict[str, Windows]:
     """The windows of the first epoch, each once: by class, or by "" where there are no classes."""
     return {
         name: pool.cycle(0) if isinstance(pool, Matched) else _once(pool) for name, pool in _pools(sampling).items()
@@ -56,10 +57,9 @@ def _part(plan: Plan) -> dict[str, Any]:
     return {"bases": _size(plan.stretches), "stages": [_stage(plan, *stage) for stage in plan.stages]}
 
 
-def _stage(plan: Plan, first_epoch: int, sampling: Sampling) -> dict[str, Any]:
-    geometry, pool, found = sampling.geometry, sampling.pool, served(sampling)
+def _stage(plan: Plan, first_epoch: int, sampling: Sampling | Packed) -> dict[str, Any]:
+    geometry, found, samples = sampling.geometry, served(sampling), _samples(sampling)
     store = genome(plan.store, "saying what they hold", "store")
-    samples = pool.samples() if isinstance(pool, Balanced) else {"": len(sampling)}
     pools: dict[str, dict[str, Any]] = {
         name: {
             "windows": len(windows),
@@ -76,16 +76,27 @@ def _stage(plan: Plan, first_epoch: int, sampling: Sampling) -> dict[str, Any]:
         "window": geometry.window,
         "target_length": geometry.target_length,
         "stride": geometry.stride if any((windows.runs.counts > 1).any() for windows in found.values()) else None,
-        "samples": len(sampling),
+        "samples": sum(samples.values()),
+        "rows": len(sampling),
         "batches": plan.batches(first_epoch),
         "windows": sum(pool["windows"] for pool in pools.values()),
-        "ambiguous": sum(pool["ambiguous"] * pool["samples"] for pool in pools.values()) / sum(samples.values()),
+        # Windows that share rows are short of N beside them, which rows are.
+        "ambiguous": 1 - sum((1 - pool["ambiguous"]) * pool["samples"] for pool in pools.values()) / len(sampling),
         "covered": int(covered(list(found.values()), plan.stretches).sum()),
         "pools": pools,
     }
 
 
-def _pools(sampling: Sampling) -> dict[str, Numbered | Matched]:
+def _samples(sampling: Sampling | Packed) -> dict[str, int]:
+    """Samples of the first epoch by class."""
+    if isinstance(sampling, Sampling) and isinstance(sampling.pool, Balanced):
+        return sampling.pool.samples()
+    return {"": len(sampling.windows if isinstance(sampling, Packed) else sampling)}
+
+
+def _pools(sampling: Sampling | Packed) -> dict[str, Numbered | Matched]:
+    if isinstance(sampling, Packed):
+        return {"": sampling.windows}
     pool = sampling.pool
     assert isinstance(pool, (Ordered, Balanced))
     return pool.pools if isinstance(pool, Balanced) else {"": pool.windows}

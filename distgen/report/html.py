@@ -62,11 +62,14 @@ def _windows(run_file: Path) -> str:
     """What windows there are, and where; if the store or a file of the run is no longer there, that."""
     from distgen.loader.plan import Plan
     from distgen.loader.summary import served
+    from distgen.store.collection import Collection
     from distgen.train.run import Run
 
     try:
         run = Run.read(run_file)
         store = run.open_store()
+        if isinstance(store, Collection):  # many genomes, each with windows of its own
+            return ""
         plans = run.plans(store)
         said = _table(("part", "windows"), rows(describe(run, store, plans)))
         if store.is_table:  # thousands of sequences, each in one part

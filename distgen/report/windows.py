@@ -91,7 +91,8 @@ def _epochs(stages: list[dict[str, Any]], number: int) -> str:
 
 def _stage(stage: dict[str, Any], bases: int, batch_size: int) -> str:
     windows, target, stride = stage["windows"], stage["target_length"], stage["stride"]
-    lengths = f"{_some(windows, 'window')} of {stage['window']:,} bases"
+    rows = f"in {stage['rows']:,} rows " * (stage["rows"] != stage["samples"])
+    lengths = f"{_some(windows, 'window')} {rows}of {stage['window']:,} bases"
     lengths += f", {target:,} of them target" * (target != stage["window"])
     lengths += f", one every {stride:,}" if stride not in (None, target) else ""
     samples = f"{stage['samples']:,} samples in " * (stage["samples"] != windows)

@@ -113,6 +113,11 @@ class Export:
             self.shards.append(Shard(entry["part"], number, first, entry["samples"]))
         self.per_shard: dict[str, int] = {shard.part: shard.samples for shard in reversed(self.shards)}
 
+    @property
+    def name(self) -> str:
+        """Of the assembly."""
+        return str(self.index["assembly"])
+
     @cached_property
     def contigs(self) -> Contigs:
         """The contigs of the assembly, those without any sample as well."""

@@ -54,7 +54,7 @@ def evaluate(path: Path, part: str) -> tuple[Path, dict[str, Any]]:
         "step": found.state["step"],
         "metrics": measure(model, objective, loader, run.precision(device)),
     }
-    # An export has no other bases than those of its windows: nothing to count in.
+    # An export has no other bases than those of its windows: nothing to count in; and of many stores, none is the one.
     if run.objective.kind == "masked_lm" and isinstance(store, Store):
         regions = {p: store.regions(p, run.data.split) for p in ("train", part)}
         result["baselines"] = baselines(store, regions["train"], regions[part])

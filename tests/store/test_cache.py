@@ -294,6 +294,22 @@ def test_a_shard_that_is_asked_for_does_not_wait_for_others_that_come_later(serv
     assert np.array_equal(array.read(), VALUES)
 
 
+def test_what_is_not_needed_after_all_is_not_fetched(server, entry, tmp_path):
+    kept = ShardCache(tmp_path / "cache", 10 * SIZE)
+    array = there(server, entry, kept)
+    for number in (0, 1):
+        server.spoil(f"c/{number}", "stall")
+    kept.prefetch(array, [0, 1, 2])
+    assert server.stalled.wait(30)
+    for number in (2, 5):
+        kept.cancel(array, number)
+    server.go_on.set()
+    assert np.array_equal(array[: 2 * CHUNK * PER], VALUES[: 2 * CHUNK * PER])
+    assert files(kept.folder) == sorted(array.cache_name(number) for number in (0, 1))
+    kept.prefetch(array, [2])  # and may be asked for again
+    assert kept.get(array, 2).checked.any()
+
+
 def test_a_process_that_is_stopped_in_the_middle_is_not_waited_for_for_ever(server, entry, tmp_path, monkeypatch):
     monkeypatch.setitem(config.TIMEOUTS, "cached_shard", 0.2)
     kept = ShardCache(tmp_path / "cache", 10 * SIZE)

@@ -241,11 +241,11 @@ def test_what_packed_rows_will_read_is_told_beforehand(table):
     loader = GenomeLoader(table[0], **ROW)
     count = len(loader)
     reads = loader._reads(0, range(count))
-    assert {one.array.id for one in reads} == {array.id for array in table[0].planes.values()}
+    assert {one.of.id for one in reads} == {array.id for array in table[0].planes.values()}
     for number, batch in enumerate(loader):
         ends = batch.positions + batch.segments.lengths
         for one in reads:
-            per = 4 if one.array.id == table[0].planes["sequence"].id else 8
+            per = 4 if one.of.id == table[0].planes["sequence"].id else 8
             mine = list(zip(one.first.reshape(count, -1)[number], one.last.reshape(count, -1)[number], strict=True))
             expected = [(a // per, -(-b // per)) for a, b in zip(batch.positions.tolist(), ends.tolist(), strict=True)]
             assert mine[: len(expected)] == expected

@@ -12,6 +12,7 @@ class Answering:
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # else every answer waits 40 ms for an acknowledgement of its headers
 
             def log_message(self, *_):
                 pass

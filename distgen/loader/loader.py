@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
@@ -69,7 +69,8 @@ class GenomeLoader(Loader):
         tracks: names of the tracks to serve as targets.
         inputs: names of the tracks to serve along the whole window, for the model to see.
         windows: where they lie, if not all along the split: at regions, in balanced pools, without what is excluded, as the
-            haplotypes of samples have them. Paths are relative to the working directory. Windows of pools have the target
+            haplotypes of samples have them: `distgen.config.Windows`, or the same keys as in a run's [data], whose tables are
+            dicts. Paths are relative to the working directory. Windows of pools have the target
             "pool", which counts them as listed; those of a table of sequences "labels", and those at `matrix:NAME` NAME.
         curriculum: lengths of windows that other epochs have before the one this says stays.
         last: "drop" an incomplete last batch, "pad" it with rows of weight 0, or "wrap": fill it with the epoch's first samples.
@@ -105,7 +106,7 @@ class GenomeLoader(Loader):
         device: torch.device | str = "cpu",
         tracks: Sequence[str] = (),
         inputs: Sequence[str] = (),
-        windows: Windows | None = None,
+        windows: Windows | Mapping[str, Any] | None = None,
         curriculum: Sequence[Lengths] = (),
         last: Last = "drop",
         on_corrupt: OnCorrupt = "stop",
@@ -113,7 +114,7 @@ class GenomeLoader(Loader):
         self._arguments = {name: value for name, value in locals().items() if name not in _APART}
         super().__init__(batch_size, torch.device(device))
         sample = {name: value for name, value in self._arguments.items() if name in Sample.model_fields}
-        asked = checked(Sample, dict(windows or Windows()) | sample)
+        asked = checked(Sample, dict(windows or {}) | sample)
         if batch_size < world_size:
             raise ConfigError(f"{batch_size} leaves some of {world_size} workers without samples", key="batch_size")
         if not 0 <= rank < world_size:

@@ -31,10 +31,11 @@ def summarize(plans: Mapping[str, Plan | ConfigError]) -> dict[str, Any]:
     Returns:
         `parts`: for each its `bases`, and `stages` (an epoch's windows have the lengths of one of them; the last stays)
         or the `problem`; and `overlaps`: for each two parts how many `bases` of `other` windows of `part` read, wherever
-        jitter puts them. A stage has `first_epoch`, `window`, `target_length` and `stride` in bases, `samples`, `rows`
-        (fewer, where samples share them) and global `batches` of an epoch, `windows`, the share of N in them (`ambiguous`, with what they read outside their part, and
-        before jitter), how many bases targets hold at least once (`covered`), and `pools`: these by class (by "" if there
-        are none), with `samples` of the first epoch, what is `left_out` by reason, and `labels` where windows have some.
+        jitter puts them. A stage has `first_epoch`; in bases `window`, `target_length` and `stride` (None where no window
+        follows another); `samples`, `rows` (fewer, where samples share them) and global `batches` of an epoch; `windows`; the share of N in them (`ambiguous`, with
+        what they read outside their part, and before jitter); how many bases targets hold at least once (`covered`);
+        and `pools`: the last three by class (by "" if there are none), with `samples` of the first epoch, what is
+        `left_out` by reason, and `labels` where windows have some.
     """
     known = {name: plan for name, plan in plans.items() if isinstance(plan, Plan)}
     overlaps = [
@@ -74,7 +75,7 @@ def _stage(plan: Plan, first_epoch: int, sampling: Sampling | Packed) -> dict[st
         "first_epoch": first_epoch,
         "window": geometry.window,
         "target_length": geometry.target_length,
-        "stride": geometry.stride,
+        "stride": geometry.stride if any((windows.runs.counts > 1).any() for windows in found.values()) else None,
         "samples": sum(samples.values()),
         "rows": len(sampling),
         "batches": plan.batches(first_epoch),

@@ -241,11 +241,6 @@ def label_rows(store: Store, transfer: Transfer) -> TableRows:
     return TableRows(values, _KNOWN[labels.kind], transfer, store.contigs)
 
 
-def region_rows(classes: Int64, transfer: Transfer) -> TableRows:
-    """int64 (n,), the class of the region that a window comes from; -1 among `classes` (regions,) is not known."""
-    return TableRows(classes, _KNOWN["classes"], transfer)
-
-
 _KNOWN: dict[str, Callable[[npt.NDArray[Any]], Bits]] = {
     "binary": lambda values: values != MISSING,
     "multilabel": lambda values: values != MISSING,

@@ -15,6 +15,7 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .25rem .8rem; text-align: left }
 th { border-bottom: 1px solid #999 } tr:nth-child(even) td { background: #f4f4f4 }
+td { vertical-align: top } td:first-child { white-space: nowrap }
 td:not(:first-child) { font-variant-numeric: tabular-nums } pre { background: #f4f4f4; padding: 1rem; overflow-x: auto }
 svg { max-width: 100%; height: auto }
 """
@@ -70,7 +71,7 @@ def _windows(run_file: Path) -> str:
         if isinstance(store, Collection):  # many genomes, each with windows of its own
             return ""
         plans = run.plans(store)
-        said = _table(("", ""), rows(describe(run, store, plans)))
+        said = _table(("part", "windows"), rows(describe(run, store, plans)))
         if store.is_table:  # thousands of sequences, each in one part
             return said
         parts = {

@@ -92,10 +92,11 @@ def _stage(stage: dict[str, Any], bases: int, batch_size: int) -> str:
     rows = f"in {stage['rows']:,} rows " * (stage["rows"] != stage["samples"])
     lengths = f"{_some(windows, 'window')} {rows}of {stage['window']:,} bases"
     lengths += f", {target:,} of them target" * (target != stage["window"])
-    lengths += f", one every {stride:,}" * (stride != target)
+    lengths += f", one every {stride:,}" if stride not in (None, target) else ""
     samples = f"{stage['samples']:,} samples in " * (stage["samples"] != windows)
+    epoch = f"an epoch is {samples}{_some(stage['batches'], 'batch', 'es')} of {batch_size:,}"
     return (
-        f"{lengths}; an epoch is {samples}{_some(stage['batches'], 'batch', 'es')} of {batch_size:,}; {stage['ambiguous']:.2%} reads as N; "
+        f"{lengths}; {epoch}; {stage['ambiguous']:.2%} reads as N; "
         f"targets cover {stage['covered']:,} of {bases:,} bases ({stage['covered'] / bases:.1%})"
     )
 

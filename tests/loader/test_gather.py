@@ -1,35 +1,53 @@
 """Rows out of chunks against slices of the whole array."""
 
+import copy
+import ctypes
+import gc
 import json
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distgen.errors import StoreError
+from distgen.errors import RemoteError, StoreError
+from distgen.ingest.objects import Object
 from distgen.loader import gather as module
 from distgen.loader.gather import Chunks, Kept, gather
 from distgen.store.array import Array
+from distgen.store.cache import ShardCache
 from distgen.store.format import Layout, ShardWriter, finish_array
+from tests.servers import Files
 
 BYTES = 5_000
 
 
-@pytest.fixture(scope="module", params=["raw", "zstd", "sent"])
+@pytest.fixture(scope="module", params=["raw", "zstd", "sent", "cached", "cached zstd"])
 def array(request, tmp_path_factory):
     """Bytes in shards of 4 chunks of 100; some chunks and one shard hold nothing but zeros, and are absent.
 
-    "sent" is raw, and read as what lies in an object store is.
+    "sent" is raw, and read as what lies in an object store is; of "cached" four shards are kept at a time.
     """
     values = np.random.default_rng(0).integers(0, 256, BYTES).astype(np.uint8)
     values[300:600] = values[1200:1700] = values[4900:] = 0
-    codec = "raw" if request.param == "sent" else request.param
-    array = written(tmp_path_factory.mktemp("array"), values, Layout((BYTES,), np.dtype("u1"), 100, 400, codec))
+    codec = "zstd" if "zstd" in request.param else "raw"
+    folder = tmp_path_factory.mktemp("array")
+    array = written(folder, values, Layout((BYTES,), np.dtype("u1"), 100, 400, codec))
     array._local = request.param != "sent"
-    assert array.lasting == (request.param == "raw")
-    return array
+    if not request.param.startswith("cached"):
+        assert array.lasting == (request.param == "raw")
+        yield array
+        return
+    with Files(folder) as server:
+        yield elsewhere(array, server, ShardCache(tmp_path_factory.mktemp("cache"), 4 * (400 + array.index_bytes)))
+
+
+def elsewhere(array, server, cache):
+    """The same array behind a server."""
+    other = copy.copy(array)
+    other.folder, other.cache, other._local, other._shards = Object(server.url, RemoteError), cache, False, {}
+    return other
 
 
 def written(folder, values, layout):
@@ -54,6 +72,7 @@ def rows_of(array, first, last, at, width):
 SPANS = st.lists(st.tuples(st.integers(0, BYTES), st.integers(-3, 900), st.integers(0, 20)), max_size=30)
 
 
+@settings(max_examples=25)
 @given(SPANS, st.sampled_from([3, 128]))
 def test_every_row_is_the_slice_that_was_asked_for(array, spans, together):
     first = np.array([s[0] for s in spans], np.int64)
@@ -78,12 +97,14 @@ def test_threads_that_share_little_room_read_the_same(array, monkeypatch):
         return np.array_equal(out, rows_of(array, first, first + 300, at, 300))
 
     with ThreadPoolExecutor(4) as pool:
-        assert all(pool.map(check, range(200)))
+        assert all(pool.map(check, range(8 if array.cache else 200)))
     assert module._kept._size <= 700
 
 
 def test_a_chunk_is_read_once_however_many_rows_need_it(array, monkeypatch):
     monkeypatch.setattr(module, "_kept", Kept(200))
+    if array.cache is not None and array.layout.codec == "raw":
+        return  # what is mapped needs no copy
     read, chunks = [], Array.chunks
 
     def count(self, first, last):
@@ -113,6 +134,46 @@ def test_what_was_touched_stays_in_memory_when_the_array_is_verified(array):
         for shard in range(array.layout.shards):
             for _ in array.verify_shard(shard):
                 pass
+
+
+def test_a_shard_that_was_evicted_is_not_read_where_it_was(tmp_path):
+    values = np.random.default_rng(0).integers(0, 256, 1600).astype(np.uint8)
+    array = written(tmp_path / "there", values, Layout((1600,), np.dtype("u1"), 100, 400))
+    with Files(tmp_path / "there") as server:
+        array = elsewhere(array, server, ShardCache(tmp_path / "cache", 400 + array.index_bytes))
+        chunks, out = Chunks(array), np.empty((1, 400), np.uint8)
+        (part,) = chunks.parts(np.array([0]), np.array([400]))
+        first = next(iter(chunks._tables))
+        gather(chunks, np.array([400]), np.array([800]), out, np.zeros(1, np.int64))
+        assert server.gets("c/0") == 2  # the index, and the chunks
+        # Who reads still holds what is no longer there; then it goes, and so do its addresses.
+        assert np.array_equal(np.frombuffer(ctypes.string_at(int(part.addresses[3]), 100), np.uint8), values[300:400])
+        del part, first
+        gather(chunks, np.array([700]), np.array([1100]), out, np.zeros(1, np.int64))
+        assert np.array_equal(out[0], values[700:1100])
+        gc.collect()
+        assert len(chunks._tables) == 1
+        gather(chunks, np.array([0]), np.array([400]), out, np.zeros(1, np.int64))
+        assert np.array_equal(out[0], values[:400])
+        assert server.gets("c/0") == 4
+
+
+def test_what_the_disk_of_a_cache_has_damaged_is_fetched_again(tmp_path):
+    values = np.random.default_rng(0).integers(0, 256, 1600).astype(np.uint8)
+    array = written(tmp_path / "there", values, Layout((1600,), np.dtype("u1"), 100, 400))
+    with Files(tmp_path / "there") as server:
+        elsewhere(array, server, ShardCache(tmp_path / "cache", 10_000)).read()
+        for number in (0, 2):
+            path = tmp_path / "cache" / array.cache_name(number)
+            content = bytearray(path.read_bytes())
+            content[250] ^= 1
+            path.unlink()
+            path.write_bytes(content)
+        chunks = Chunks(elsewhere(array, server, ShardCache(tmp_path / "cache", 10_000)))
+        out, firsts = np.empty((3, 700), np.uint8), np.array([0, 500, 900])
+        gather(chunks, firsts, firsts + 700, out, np.zeros(3, np.int64))
+        assert all(np.array_equal(row, values[first : first + 700]) for row, first in zip(out, firsts, strict=True))
+        assert [server.gets(f"c/{number}") for number in range(4)] == [4, 2, 4, 2]
 
 
 def test_a_damaged_chunk_is_named_when_it_is_first_touched(tmp_path):

@@ -59,7 +59,8 @@ def test_windows_n_and_coverage_are_those_one_counts(small, window, target, stri
     windows = served(all_windows, [0])[0]
     stage = stage_of(loader)
     copies = 2 if strand == "both" else 1
-    assert {key: stage[key] for key in lengths} == lengths
+    assert {key: stage[key] for key in ("window", "target_length")} == {"window": window, "target_length": target}
+    assert stage["stride"] in (stride, None)
     assert (stage["windows"], stage["samples"]) == (len(windows), len(windows) * copies)
     assert stage["batches"] == sum(1 for _ in loader)
     assert stage["ambiguous"] == pytest.approx(sum(n for n, _ in windows.values()) / (len(windows) * window))
@@ -85,7 +86,7 @@ def test_pools_are_told_apart_and_what_is_left_out_of_each_by_reason(small: Stor
     assert list(stage["pools"]) == ["peaks", "matched", "rest"]
     assert stage["pools"]["peaks"]["left_out"] == {"elsewhere": 1, "outside": 1, "excluded": 1}
     assert [pool["samples"] for pool in stage["pools"].values()] == [2, 2, 4]
-    assert (stage["samples"], stage["batches"]) == (8, 2)
+    assert (stage["samples"], stage["batches"], stage["stride"]) == (8, 2, 20)
     first, every = served(loader, [0]), served(loader, range(40))
     bases = set()
     for number, pool in enumerate(stage["pools"].values()):
@@ -98,6 +99,12 @@ def test_pools_are_told_apart_and_what_is_left_out_of_each_by_reason(small: Stor
     assert stage["covered"] == len(bases)
     weighted = sum(pool["ambiguous"] * pool["samples"] for pool in stage["pools"].values()) / 8
     assert stage["ambiguous"] == pytest.approx(weighted)
+
+
+def test_windows_that_lie_at_regions_have_no_stride(small: Store, tmp_path):
+    (tmp_path / "peaks.bed").write_text("chr1\t100\t200\nchr1\t300\t310\n")
+    windows = Windows(regions=Regions(source=str(tmp_path / "peaks.bed")))
+    assert stage_of(GenomeLoader(small, window=8, stride=4, batch_size=1, windows=windows))["stride"] is None
 
 
 def test_each_stage_of_a_curriculum_has_its_own_windows(small: Store):
@@ -145,8 +152,8 @@ def test_values_of_a_matrix_are_known_or_not(small_recipe, tmp_path):
     build(read(small_recipe, Recipe), tmp_path / "small.zarr")
     windows = Windows(regions=Regions(source="matrix:expr", at="tile"))
     loader = GenomeLoader(tmp_path / "small.zarr", window=10, batch_size=1, windows=windows)
-    (pool,) = stage_of(loader)["pools"].values()
-    assert pool["windows"] == 5
+    (pool,), stride = stage_of(loader)["pools"].values(), stage_of(loader)["stride"]
+    assert (pool["windows"], stride) == (5, 10)
     assert pool["labels"] == {"kind": "regression", "columns": 2, "known": 6 / 10}
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distgen.genome import MISSING, Contigs, Interval
-from distgen.loader.targets import DeviceTrack, HostTrack, label_rows, matrix_rows, region_rows
+from distgen.loader.targets import DeviceTrack, HostTrack, label_rows, matrix_rows
 from distgen.loader.transfer import Transfer
 from distgen.store.format import Layout
 from distgen.store.reader import Track
@@ -170,13 +170,11 @@ def test_rows_of_a_table_are_zero_where_nothing_is_known():
     store = SimpleNamespace(
         matrix=lambda _: SimpleNamespace(values=np.array([[1, np.nan], [3, 4], [np.nan, 6]], np.float32)),
     )
-    none = np.empty(0)
-    values, known = matrix_rows(store, "m", CPU).rows(none, none, none, np.array([2, 0, 0]))
+    none, limits = np.empty(0), np.array([[0, 9]] * 3)
+    values, known = matrix_rows(store, "m", CPU).rows(none, limits, none, np.array([2, 0, 0]))
     assert values.tolist() == [[0, 6], [1, 0], [1, 0]]
     assert known.tolist() == [[False, True], [True, False], [True, False]]
     assert np.isnan(store.matrix("m").values[0, 1])
-    values, known = region_rows(np.array([2, -1, 0]), CPU).rows(none, none, none, np.array([0, 1, 2]))
-    assert (values.tolist(), known.tolist()) == ([2, 0, 0], [True, False, True])
 
 
 @pytest.mark.parametrize(

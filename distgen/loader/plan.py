@@ -248,7 +248,7 @@ class Plan:
 
     def _packed(self, geometry: Geometry) -> Packed:
         asked, regions = self.asked, self.regions
-        genome(self.store, "to pack rows", "packed")
+        genome(self.store, "packing rows", "packed")
         if regions is None or regions.at != "whole":
             raise ConfigError('only whole regions go into rows: add [data.regions] with at = "whole"', key="packed")
         along = [f'track "{name}"' for name, _ in self._bins] + ["haplotypes"] * (self.haplotypes is not None)

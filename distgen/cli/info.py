@@ -80,8 +80,10 @@ def info(
     for name, variants in found["variants"].items():
         samples = f"genotypes of {show.few(variants['samples'])}" if variants["samples"] else "no genotypes"
         counts = variants["counts"].items()
-        others = [f"{kind} {count:,}" for kind, count in counts if count and kind not in ("records", "substitutions")]
-        what = "; ".join([f"{variants['rows']:,} substitutions", samples, *others])
+        shown = {"records", "substitutions"} | ({"indel"} if variants["indels"] else set())
+        others = [f"{kind} {count:,}" for kind, count in counts if count and kind not in shown]
+        kept = f", {variants['indels']:,} insertions and deletions" if variants["indels"] else ""
+        what = "; ".join([f"{variants['rows']:,} substitutions{kept}", samples, *others])
         rows.append((f"variants {name}", what + _elsewhere(variants["skipped"])))
     rows += _label_rows(found["labels"]) if found["labels"] else []
     for name, report in found["homology"].items():

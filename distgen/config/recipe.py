@@ -266,13 +266,14 @@ class MatrixTable(Section):
 
 
 class VariantsTable(Section):
-    """Substitutions of single bases from a VCF or BCF file, with the genotypes of `samples` (the sites alone if there
-    are none). What is no substitution is refused, or counted and left out (`indels = "skip"`)."""
+    """Substitutions of bases from a VCF or BCF file, with the genotypes of `samples` (the sites alone if there are none).
+    What is no substitution is refused, or counted and left out (`indels = "skip"`); with `indels = "keep"`, insertions and
+    deletions are kept as well, and the rest (symbolic alleles, breakends) is counted and left out."""
 
     name: Name
     source: str
     samples: Strings = ()
-    indels: Literal["refuse", "skip"] = "refuse"
+    indels: Literal["refuse", "skip", "keep"] = "refuse"
 
     @model_validator(mode="after")
     def _check(self) -> VariantsTable:

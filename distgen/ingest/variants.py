@@ -1,7 +1,10 @@
-"""VCF and BCF (https://samtools.github.io/hts-specs/VCFv4.4.pdf) to substitutions of single bases, read with htslib.
+"""VCF and BCF (https://samtools.github.io/hts-specs/VCFv4.4.pdf) to substitutions and indels, read with htslib.
 
 An alternative allele as long as REF is a substitution; one of several bases (MNV) becomes one row per base that differs.
-Everything else has no place among bases that stay where they are; it is refused, or left out and counted by kind:
+One of another length is an indel, in one row: without the first base if it and REF share that, then without those that
+both end with, then without the others that both begin with, some bases are deleted at a place and others inserted. Indels have no
+place among bases that stay where they are; they are kept apart, refused, or left out and counted. The other kinds are never
+kept, but counted where indels are:
 
     indel       another length than REF              symbolic    <DEL>, <CN0>, <INS:ME:ALU> and the like
     breakend    N[chr2:321[, .A and the like         star        *, a deletion upstream spans the site
@@ -27,6 +30,7 @@ from distgen.genome import BASES, Bytes, Contigs, Int64
 from distgen.ingest.open import read_blocks
 from distgen.ingest.packing import CODES
 
+Indels = Literal["refuse", "skip", "keep"]
 Reference = Callable[[int, Int64], Bytes]
 _RECORDS = 1 << 16
 _REF_LETTERS = 1 << 22
@@ -36,8 +40,28 @@ _BREAKEND = re.compile(r"[A-Z]*[\[\]][^\[\]]+[\[\]][A-Z]*|\.[A-Z]+|[A-Z]+\.")
 
 
 @dataclass(frozen=True)
+class IndelBlock:
+    """Alleles of another length than REF, in the order of the file.
+
+    Args:
+        row, offset, genotypes, phased: (m, ...), as `VariantBlock` has them.
+        position: int64 (m,), 0-based, the first deleted base; where none is, the base that the inserted ones stand before.
+        deleted: int64 (m,), how many bases are.
+        inserted: object (m,), the base codes uint8 of each.
+    """
+
+    row: Int64
+    position: Int64
+    offset: Int64
+    deleted: Int64
+    inserted: npt.NDArray[np.object_]
+    genotypes: npt.NDArray[np.int8] | None
+    phased: npt.NDArray[np.bool_] | None
+
+
+@dataclass(frozen=True)
 class VariantBlock:
-    """Substitutions, one row for each alternative base, in the order of the file.
+    """Substitutions, one row for each alternative base, in the order of the file, and indels beside them.
 
     Args:
         row: int64 (n,), the contig's row in the assembly.
@@ -51,6 +75,7 @@ class VariantBlock:
             (records before the one before them, or of a contig left earlier) and "duplicated" (alternatives that came
             before at the same position; duplicates further apart, in unsorted files, are not seen).
         skipped: records on contigs that the assembly lacks, by contig name.
+        indels: those that are kept; no rows if they are not.
     """
 
     row: Int64
@@ -62,6 +87,7 @@ class VariantBlock:
     phased: npt.NDArray[np.bool_] | None
     counts: Counter[str]
     skipped: Counter[str]
+    indels: IndelBlock
 
 
 def read_variants(
@@ -70,7 +96,7 @@ def read_variants(
     *,
     samples: Sequence[str] | None = None,
     reference: Reference | None = None,
-    indels: Literal["refuse", "skip"] = "refuse",
+    indels: Indels = "refuse",
     records: int = _RECORDS,
 ) -> Iterator[VariantBlock]:
     """The substitutions of a file, a block of records at a time.
@@ -81,7 +107,8 @@ def read_variants(
         samples: whose genotypes to read, in this order.
         reference: the assembly's base codes uint8 (n,) at 0-based positions int64 (n,) of the contig in a row; if given,
             REF must agree with it (ambiguous with ambiguous).
-        indels: what to do with alternatives that are no substitutions.
+        indels: what to do with alternatives that are no substitutions: "refuse" them, "skip" them, or "keep" indels and
+            skip the rest.
         records: at most so many records in a block.
 
     Raises:
@@ -162,7 +189,7 @@ class _Sites:
     """Records on their way to a block."""
 
     path: Path
-    indels: str
+    indels: Indels
     columns: list[int] | None
     counts: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
@@ -171,6 +198,9 @@ class _Sites:
     found: list[tuple[int, int, str, str, int]] = field(
         default_factory=list
     )  # site, offset in REF, bases, allele number
+    resized: list[tuple[int, int, int, str, int]] = field(
+        default_factory=list
+    )  # site, offset in REF, bases deleted, letters inserted, allele number
     alleles: list[npt.NDArray[np.int16]] = field(default_factory=list)
     phased: list[npt.NDArray[np.bool_]] = field(default_factory=list)
 
@@ -188,7 +218,8 @@ class _Sites:
                 what = (
                     f"{ref[:40]} to {alt[:40]} ({kind}) is no substitution of bases; leave such records out of the file"
                 )
-                raise self._error(variant, what + ', or have them skipped and counted (indels = "skip")')
+                choices = 'have them skipped and counted (indels = "skip"), or insertions and deletions kept ("keep")'
+                raise self._error(variant, f"{what}, {choices}")
             self.counts["duplicated"] += kind != "reference" and (ref, alt) in order.alternatives
             order.alternatives.add((ref, alt))
             if kind == "substitution":
@@ -196,6 +227,8 @@ class _Sites:
                 self.found += [(len(self.where), i, a, b, number) for i, (a, b) in bases if a != b]
             else:
                 self.counts[kind] += 1
+            if kind == "indel" and self.indels == "keep":
+                self.resized.append((len(self.where), *_trimmed(ref, alt), number))
         self.where.append((variant.CHROM, row, start, ref))
         self.letters += len(ref)
         if self.columns is not None:
@@ -225,15 +258,25 @@ class _Sites:
         site, offset, number = (np.array([found[i] for found in self.found], np.int64) for i in (0, 1, 4))
         rows, starts = (np.array([where[i] for where in self.where], np.int64) for i in (1, 2))
         old, new = _codes("".join(found[2] for found in self.found)), _codes("".join(found[3] for found in self.found))
-        genotypes = phased = None
-        if self.columns is not None:
-            alleles = np.array(self.alleles, np.int16).reshape(-1, len(self.columns), 2)[site]
-            genotypes = np.where(alleles < 0, -1, alleles == number[:, None, None]).astype(np.int8)
-            phased = np.array(self.phased, np.bool_).reshape(-1, len(self.columns))[site]
         self.counts["substitutions"] = len(site)
+        at, within, deleted, which = (np.array([found[i] for found in self.resized], np.int64) for i in (0, 1, 2, 4))
+        inserted = np.empty(len(at), object)
+        inserted[:] = [_codes(found[3]) for found in self.resized]
+        kept = IndelBlock(rows[at], starts[at] + within, within, deleted, inserted, *self._genotypes(at, which))
+        genotypes, phased = self._genotypes(site, number)
         return VariantBlock(
-            rows[site], starts[site] + offset, offset, old, new, genotypes, phased, self.counts, self.skipped
+            rows[site], starts[site] + offset, offset, old, new, genotypes, phased, self.counts, self.skipped, kept
         )
+
+    def _genotypes(
+        self, site: Int64, number: Int64
+    ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.bool_]] | tuple[None, None]:
+        """Of the alleles with these numbers (n,) at these sites (n,); see `VariantBlock`."""
+        if self.columns is None:
+            return None, None
+        alleles = np.array(self.alleles, np.int16).reshape(-1, len(self.columns), 2)[site]
+        calls = np.where(alleles < 0, -1, alleles == number[:, None, None]).astype(np.int8)
+        return calls, np.array(self.phased, np.bool_).reshape(-1, len(self.columns))[site]
 
     def _compare(self, reference: Reference) -> None:
         """Every letter of every REF with the assembly."""
@@ -265,12 +308,26 @@ def _kind(ref: str, alt: str) -> str | None:
     if alt in (ref, ".", "<*>", "<NON_REF>"):
         return "reference"
     if _LETTERS.fullmatch(alt):
-        return "indel" if len(alt) != len(ref) else "ambiguous" if set(alt) - set("ACGT") else "substitution"
+        return "ambiguous" if set(alt) - set("ACGT") else "indel" if len(alt) != len(ref) else "substitution"
     if alt == "*":
         return "star"
     if re.fullmatch("<[^<>]+>", alt):
         return "symbolic"
     return "breakend" if _BREAKEND.fullmatch(alt) else None
+
+
+def _trimmed(ref: str, alt: str) -> tuple[int, int, str]:
+    """Where in REF an allele differs, how many bases it lacks there, and the letters that it has in their place."""
+    first = int(ref[0] == alt[0])  # the base before the event, which stays whatever the others are
+    tail = _shared(ref[first:][::-1], alt[first:][::-1])
+    ref, alt = ref[: len(ref) - tail], alt[: len(alt) - tail]
+    head = _shared(ref, alt)
+    return head, len(ref) - head, alt[head:]
+
+
+def _shared(a: str, b: str) -> int:
+    """How many letters both begin with."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 # ---- the file ---------------------------------------------------------------------------------

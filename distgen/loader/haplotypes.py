@@ -85,6 +85,8 @@ class Haplotypes:
         variants = store.variants(name)
         if unphased not in get_args(Unphased):
             raise ConfigError(f'"{unphased}" is no choice. {suggest(unphased, get_args(Unphased))}', key="unphased")
+        if variants.indels is not None:
+            raise ConfigError(f'"{name}" keeps insertions and deletions, which no loader serves yet', key="variants")
         self.samples = variants.samples if samples is None else samples
         if len(set(self.samples)) < len(self.samples):
             raise ConfigError("samples must differ", key="samples")

@@ -303,13 +303,14 @@ class Store:
         haplotype: int = 0,
         unphased: Unphased = "refuse",
     ) -> Bytes:
-        """Base codes uint8 (end - start,) of a stretch, on the strand it names; ambiguous is 4.
+        """Base codes uint8 of a stretch (end - start of them in the assembly), on the strand it names; ambiguous is 4.
 
         A stretch of a circular contig may begin before it or end after it by less than its length.
 
         Args:
             interval: the stretch.
-            variants: a set of variants: the stretch as a sample has it, ambiguous where its genotype is not known.
+            variants: a set of variants: the stretch as a sample has it, ambiguous where its genotype is not known. With
+                insertions and deletions it has another length; see `store.variants` for what belongs to a stretch.
             sample: whose; None where there is one only.
             haplotype: 0 or 1.
             unphased: "listed" takes the alleles of heterozygous sites without phase in the order of the file.

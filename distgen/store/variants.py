@@ -1,16 +1,27 @@
-"""Substitutions of single bases and the genotypes of samples; the sequence that a sample has.
+"""Substitutions of single bases, insertions and deletions, and the genotypes of samples; the sequence that a sample has.
 
 The group `variants/NAME.ID8` holds a row for each alternative base, contig by contig in the order of the file and by
 position within: `contig` (row in the contig table), `position` (0-based), `offset` (how far it is from its record's first
 base), `reference` and `alternative` (base codes), and where there are samples `genotype` (int8, samples by two: 1 this
 alternative, 0 another allele, -1 not known) and `phased` (uint8, samples).
+
+Where insertions and deletions are kept, a row for each of them is in arrays of their own, likewise sorted: `indel_contig`,
+`indel_position` (the first deleted base; where none is, the one that bases are inserted before), `indel_offset`,
+`indel_genotype`, `indel_phased`; `indel_deleted` (bases), `indel_end` (where the row's codes end in `indel_inserted`, those of
+all rows one after another), and `indel_chain` (the row that the chain of overlapping alleles which this one is in begins
+with, of whatever samples). An allele takes the place of the bases that it deletes, of one if it deletes none; alleles of one
+haplotype that overlap can't both be: the first is taken (as `bcftools consensus` does), the others are left out. A
+substitution of a deleted base is gone with it. An indel whose genotype is not known is left out.
+
+What is inserted belongs to the base that it stands behind, and what takes the place of deleted bases to the first of them:
+so the sequence of a stretch is that of its parts one after another.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,13 +35,13 @@ from distgen.config import Recipe, digest
 from distgen.errors import ConfigError, SourceError, suggest
 from distgen.genome import AMBIGUOUS, Bytes, Contigs, Int64
 from distgen.ingest.objects import Place
-from distgen.store import rows
+from distgen.store import format, rows
 from distgen.store.array import Array
 from distgen.store.format import Entry
 from distgen.store.work import Part
 
 if TYPE_CHECKING:
-    from distgen.ingest.variants import VariantBlock
+    from distgen.ingest.variants import IndelBlock, VariantBlock
 
 KIND = "variants"
 _POSITION_BITS = 40
@@ -68,7 +79,7 @@ class Variants:
     def substitute(
         self, codes: Bytes, contig: int, start: int, sample: str | None, haplotype: int, unphased: Unphased = "refuse"
     ) -> Bytes:
-        """A stretch of a contig as a sample has it; where its genotype is not known, the base is ambiguous.
+        """A stretch of a contig as a sample has it; where a substitution's genotype is not known, the base is ambiguous.
 
         Args:
             codes: uint8 (n,), the stretch's base codes; left as they are.
@@ -77,6 +88,9 @@ class Variants:
             sample: None where there is one only.
             haplotype: 0 or 1. A haploid call has no base for 1.
             unphased: "listed" takes the alleles of heterozygous sites without phase in the order of the file.
+
+        Returns:
+            uint8 (m,); m is n unless the sample has insertions or deletions in the stretch, see the module.
 
         Raises:
             ConfigError: no such sample or haplotype, or an unphased heterozygous site is not to be guessed.
@@ -89,21 +103,61 @@ class Variants:
             raise ConfigError(f"haplotype {haplotype}: a sample has 0 and 1")
         here = self.between(contig, start, start + len(codes))
         position, alternative = self.arrays["position"][here], self.arrays["alternative"][here]
+        own, changed = self._own(here, column, haplotype, unphased), codes.copy()
+        changed[position[own < 0] - start] = AMBIGUOUS
+        try:
+            changed = apply(changed, start, position[own == 1], alternative[own == 1])
+        except SourceError as error:
+            where = f'variants "{self.name}", sample "{self.samples[column]}", {self.contigs.names[contig]}'
+            raise SourceError(f"{where}: {error}") from None
+        indels = self.indels
+        return changed if indels is None else indels._spliced(changed, contig, start, column, haplotype, unphased)
+
+    @cached_property
+    def indels(self) -> Variants | None:
+        """Insertions and deletions, their arrays by name without the "indel_"; None where they are not kept."""
+        own = {name.removeprefix("indel_"): array for name, array in self.arrays.items() if name.startswith("indel_")}
+        return Variants(self.name, self.samples, self.contigs, own) if own else None
+
+    def _own(self, here: slice, column: int, haplotype: int, unphased: Unphased) -> npt.NDArray[np.int8]:
+        """int8 (n,), what a haplotype has of some rows of one contig."""
         calls = self.arrays["genotype"][here][:, column]
         unclear = (calls.min(axis=1, initial=1) >= 0) & (calls[:, 0] != calls[:, 1])
         unclear &= self.arrays["phased"][here][:, column] == 0
-        where = f'variants "{self.name}", sample "{self.samples[column]}", {self.contigs.names[contig]}'
         if unphased == "refuse" and unclear.any():
+            row = here.start + int(np.flatnonzero(unclear)[0])
+            contig, position = (int(self.arrays[name][row : row + 1][0]) for name in ("contig", "position"))
+            where = f'variants "{self.name}", sample "{self.samples[column]}", {self.contigs.names[contig]}'
             raise ConfigError(
-                f"{where}:{position[unclear][0] + 1}: the site is heterozygous and its alleles have no phase: "
+                f"{where}:{position + 1}: the site is heterozygous and its alleles have no phase: "
                 'phase the file, or take them as they are listed (unphased = "listed")'
             )
-        own, changed = calls[:, haplotype], codes.copy()
-        changed[position[own < 0] - start] = AMBIGUOUS
-        try:
-            return apply(changed, start, position[own == 1], alternative[own == 1])
-        except SourceError as error:
-            raise SourceError(f"{where}: {error}") from None
+        own: npt.NDArray[np.int8] = calls[:, haplotype]
+        return own
+
+    def _spliced(self, codes: Bytes, contig: int, start: int, column: int, haplotype: int, unphased: Unphased) -> Bytes:
+        """A stretch with a haplotype's insertions and deletions; arguments as for `substitute`, for rows of indels."""
+        end = start + len(codes)
+        here = self.between(contig, start, end + 1)
+        if here.start > self.runs.get(contig, (0, 0))[0]:  # what begins before may reach over the start
+            here = slice(int(self.arrays["chain"][here.start - 1 : here.start][0]), here.stop)
+        before = self.arrays["end"][max(here.start - 1, 0) : here.start]
+        ends = np.concatenate([before if here.start else [0], self.arrays["end"][here]]).tolist()
+        own = np.flatnonzero(self._own(here, column, haplotype, unphased) == 1).tolist()
+        positions, deletions = (self.arrays[name][here].tolist() for name in ("position", "deleted"))
+        pieces, at, free = [], start, -1
+        for row in own:
+            position, deleted = positions[row], deletions[row]
+            if position < free:
+                continue
+            free = position + max(deleted, 1)
+            base = position if deleted or not position else position - 1  # that it belongs to
+            if base >= end:
+                break
+            if base >= start:
+                pieces += [codes[at - start : position - start], self.arrays["inserted"][ends[row] : ends[row + 1]]]
+            at = max(at, min(position + deleted, end))
+        return np.concatenate([*pieces, codes[at - start :]])
 
     def column(self, sample: str | None) -> int:
         """Where a sample's genotypes stand; None where there is one only. Raises ConfigError if there is none."""
@@ -209,42 +263,86 @@ def _fill(table: config.VariantsTable, path: Path, bases: Bases, folder: Path, p
 
     columns = _columns(folder, len(table.samples))
     counts, skipped, order = Counter[str](), Counter[str](), _Order(path, bases.contigs)
+    indels = _IndelColumns(folder, len(table.samples), _Order(path, bases.contigs)) if table.indels == "keep" else None
     blocks = read_variants(path, bases.contigs, samples=table.samples or None, reference=bases, indels=table.indels)
     for block in blocks:
         counts.update(block.counts)
         skipped.update(block.skipped)
-        for name, values in order.sorted(_named(block)).items():
+        for name, values in order.sorted(_named(block, _SUBSTITUTIONS)).items():
             columns[name].write(values)
+        if indels is not None:
+            indels.write(indels.order.sorted(_named(block.indels, ("deleted", "inserted"))))
         if len(block.row):  # most files go along the assembly
             last = bases.contigs.offsets[block.row[-1]] + block.position[-1]
             part.reach(float(last / (bases.contigs.offsets[-1] + bases.contigs.lengths[-1])))
     for name, values in order.rest().items():
         columns[name].write(values)
     about = {"samples": table.samples, "rows": columns["contig"].rows, "counts": counts, "skipped": skipped}
+    if indels is not None:
+        indels.write(indels.order.rest())
+        columns |= indels.columns
     return {name: column.close() for name, column in columns.items()}, about
 
 
-def _columns(folder: Path, samples: int) -> dict[str, rows.Column]:
-    columns = {
-        "contig": rows.Column.of(folder / "contig", np.int32),
-        "position": rows.Column.of(folder / "position", np.int64, codec="raw"),  # it is searched
-        "offset": rows.Column.of(folder / "offset", np.int32),
-        "reference": rows.Column.of(folder / "reference", np.uint8),
-        "alternative": rows.Column.of(folder / "alternative", np.uint8),
-    }
+_SUBSTITUTIONS: dict[str, npt.DTypeLike] = {"reference": np.uint8, "alternative": np.uint8}
+_INDELS: dict[str, npt.DTypeLike] = {"deleted": np.int32, "end": np.int64, "chain": np.int64, "inserted": np.uint8}
+
+
+def _columns(
+    folder: Path, samples: int, own: dict[str, npt.DTypeLike] = _SUBSTITUTIONS, prefix: str = ""
+) -> dict[str, rows.Column]:
+    def column(name: str, dtype: npt.DTypeLike, *rest: int, codec: format.Codec = "zstd") -> None:
+        columns[prefix + name] = rows.Column.of(folder / (prefix + name), dtype, *rest, codec=codec)
+
+    columns: dict[str, rows.Column] = {}
+    column("contig", np.int32)
+    column("position", np.int64, codec="raw")  # it is searched
+    column("offset", np.int32)
+    for name, dtype in own.items():
+        column(name, dtype)
     if samples:
-        columns["genotype"] = rows.Column.of(folder / "genotype", np.int8, samples, 2)
-        columns["phased"] = rows.Column.of(folder / "phased", np.uint8, samples)
+        column("genotype", np.int8, samples, 2)
+        column("phased", np.uint8, samples)
     return columns
+
+
+class _IndelColumns:
+    """The arrays of insertions and deletions."""
+
+    def __init__(self, folder: Path, samples: int, order: _Order):
+        self.columns, self.order = _columns(folder, samples, _INDELS, "indel_"), order
+        self._contig, self._reach, self._chain, self._codes = -1, 0, 0, 0
+
+    def write(self, block: Block) -> None:
+        """Append sorted rows."""
+        if not block:
+            return
+        inserted = block.pop("inserted")
+        block["inserted"] = np.concatenate([np.empty(0, np.uint8), *inserted])
+        block["end"] = self._codes + np.cumsum([len(codes) for codes in inserted], dtype=np.int64)
+        self._codes += len(block["inserted"])
+        block["chain"] = self._chains(block)
+        for name, values in block.items():
+            self.columns[f"indel_{name}"].write(values)
+
+    def _chains(self, block: Block) -> Int64:
+        before, chains = self.columns["indel_contig"].rows, np.empty(len(block["contig"]), np.int64)
+        columns = (block[name].tolist() for name in ("contig", "position", "deleted"))
+        for number, (contig, position, deleted) in enumerate(zip(*columns, strict=True)):
+            if contig != self._contig or position >= self._reach:
+                self._contig, self._reach, self._chain = contig, 0, before + number
+            self._reach = max(self._reach, position + max(deleted, 1))
+            chains[number] = self._chain
+        return chains
 
 
 Block = dict[str, npt.NDArray[Any]]
 
 
-def _named(block: VariantBlock) -> Block:
+def _named(block: VariantBlock | IndelBlock, own: Iterable[str]) -> Block:
     """The columns of a block by their array's name."""
     columns: Block = {"contig": block.row, "position": block.position, "offset": block.offset}
-    columns |= {"reference": block.reference, "alternative": block.alternative}
+    columns |= {name: getattr(block, name) for name in own}
     if block.genotypes is not None and block.phased is not None:
         columns |= {"genotype": block.genotypes, "phased": block.phased}
     return columns

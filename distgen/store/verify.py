@@ -140,7 +140,12 @@ def describe(store: Store) -> dict[str, Any]:
             for name, matrix in store.matrices.items()
         },
         "variants": {
-            name: {"rows": len(variants), "samples": list(variants.samples), **_counted(store, "variants", name)}
+            name: {
+                "rows": len(variants),
+                "indels": len(variants.indels or ()),
+                "samples": list(variants.samples),
+                **_counted(store, "variants", name),
+            }
             for name, variants in store.variant_sets.items()
         },
         "labels": _describe_labels(store) if store.manifest.get("labels") else None,

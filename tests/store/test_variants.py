@@ -151,7 +151,7 @@ def test_two_bases_at_one_place_are_refused(made):
         ([("chr2", 900, "TT", "AA", "0|1", "0|1")], TWO, r"chr2:900: REF of 2 bases leaves the contig"),
         (RECORDS, 'samples = ["Z"]\n', r'no sample is called "Z"'),
         (RECORDS, 'samples = ["A", "A"]\n', r"variants\[0\]: samples must differ"),
-        (RECORDS, 'indels = "keep"\n', r'variants\[0\]\.indels: "keep" is none of the choices'),
+        (RECORDS, 'indels = "some"\n', r'variants\[0\]\.indels: "some" is none of the choices'),
         (RECORDS, TABLE, r"two variants are called"),
     ],
 )
@@ -169,6 +169,130 @@ def test_what_is_no_substitution_is_skipped_and_counted_if_asked(made):
     assert (counts["indel"], counts["symbolic"], counts["substitutions"]) == (1, 1, 1)
     assert store.sequence(Interval("chr2", 0, 2)) == "TT"
     assert store.codes(Interval("chr2", 0, 2), variants="v", sample="B").tolist() == [0, 3]
+
+
+KEPT = TWO + 'indels = "keep"\n'
+
+
+def cells(letters, records, column, haplotype):
+    """What stands at each base of a contig in a haplotype, record by record: the obvious way."""
+    cells, indels, free = list(letters.upper()), [], -1
+    cells = [letter if letter in "ACGT" else "N" for letter in cells]
+    for _, at, ref, alts, *calls in records:
+        allele = [*calls[column].replace("|", "/").split("/"), "."][:2][haplotype]
+        for number, alt in enumerate(alts.split(","), 1):
+            start = at - 1
+            if len(alt) == len(ref):
+                for i, (old, new) in enumerate(zip(ref, alt, strict=True)):
+                    if old != new and allele in (str(number), "."):
+                        cells[start + i] = new if allele != "." else "N"
+            elif allele == str(number):
+                old, kept = (ref[1:], 1) if ref[0] == alt[0] else (ref, 0)
+                start, alt = start + kept, alt[kept:]
+                while old and alt and old[-1] == alt[-1]:
+                    old, alt = old[:-1], alt[:-1]
+                while old and alt and old[0] == alt[0]:
+                    start, old, alt = start + 1, old[1:], alt[1:]
+                indels.append((start, len(old), alt))
+    for start, deleted, inserted in sorted(indels, key=lambda indel: indel[0]):
+        if start < free:
+            continue
+        free = start + max(deleted, 1)
+        if deleted:
+            cells[start : start + deleted] = [inserted] + [""] * (deleted - 1)
+        elif start:
+            cells[start - 1] += inserted
+        else:
+            cells[0] = inserted + cells[0]
+    return cells
+
+
+def indel_records(contig, seed, samples=2, share=0.5, reach=9, phases="|"):
+    """Records all along a contig: substitutions, insertions, deletions and what is both, which overlap now and then; no two
+    substitutions are at one base."""
+    random, letters, found = np.random.default_rng(seed), LETTERS[contig].upper(), []
+    for at in range(0, len(letters), 4):
+        if random.random() > share:
+            continue
+        plain = random.random() < 0.4
+        ref = letters[at : at + int(random.integers(1, 4 if plain else reach))]
+        alts = set()
+        for _ in range(random.integers(1, 3)):
+            size = len(ref) if plain else int(random.integers(1, 7))
+            alt = "".join(random.choice(list("ACGT"), size))
+            alts.add(letters[at] + alt[1:] if random.random() < 0.7 and letters[at] in "ACGT" else alt)
+        alts = sorted(alt for alt in alts if alt != ref and (plain or len(alt) != len(ref)))
+        calls = []
+        for _ in range(samples):
+            alleles = [str(a) if a >= 0 else "." for a in random.integers(-1, len(alts) + 1, 2)]
+            calls.append(alleles[0] if random.random() < 0.1 else str(random.choice(list(phases))).join(alleles))
+        if alts:
+            found.append((contig, at + 1, ref, ",".join(alts), *calls))
+    return found
+
+
+@pytest.fixture(scope="module")
+def resized(tmp_path_factory):
+    """A store with insertions and deletions, and the records."""
+    folder, records = tmp_path_factory.mktemp("resized"), indel_records("chr2", 3) + indel_records("chr1", 1)
+    for name, letters in (("a.fa", "".join(f">{name}\n{letters}\n" for name, letters in LETTERS.items())),
+                          ("v.vcf", vcf(records))):  # fmt: skip
+        (folder / name).write_text(letters)
+    (folder / "a.toml").write_text('format = 1\n[assembly]\nname = "a"\nfasta = "a.fa"\n' + TABLE + KEPT)
+    build(read(folder / "a.toml", Recipe), folder / "a.zarr")
+    return open_store(folder / "a.zarr"), records
+
+
+@given(st.data())
+def test_a_stretch_has_the_insertions_and_deletions_of_a_haplotype(resized, draw):
+    store, records = resized
+    contig, haplotype = draw.draw(st.sampled_from(["chr1", "chr2", "chr3"])), draw.draw(st.integers(0, 1))
+    column, size = draw.draw(st.integers(0, 1)), len(LETTERS[contig])
+    start = draw.draw(st.integers(0, size))
+    end = draw.draw(st.integers(start, min(size, start + draw.draw(st.sampled_from([20, 900])))))
+    truth = cells(LETTERS[contig], [r for r in records if r[0] == contig], column, haplotype)
+    codes = store.codes(Interval(contig, start, end), variants="v", sample="AB"[column], haplotype=haplotype)
+    assert "".join("ACGTN"[c] for c in codes) == "".join(truth[start:end])
+
+
+def test_rows_of_insertions_and_deletions_and_of_substitutions_are_apart(made):
+    records = [
+        ("chr2", 1, "T", "TA,A", "0|1", "2|1"),
+        ("chr2", 3, "TTT", "T", "1|0", "0|0"),
+        ("chr2", 3, "T", "TTG", "1|0", "0|0"),  # behind the same base: the first is taken
+        ("chr2", 4, "T", "G", "1|1", "0|0"),  # deleted in one haplotype
+        ("chr2", 9, "T", "<DEL>,*,TN", "0|1", "2|3"),
+    ]
+    store = made(vcf(records), KEPT)
+    found = store.variants("v")
+    read = {name: array.read().tolist() for name, array in found.indels.arrays.items()}
+    assert (len(found), len(found.indels), found.indels.indels) == (2, 3, None)
+    assert (read["position"], read["deleted"], read["end"]) == ([1, 3, 3], [0, 2, 0], [1, 1, 3])
+    assert (read["chain"], read["offset"], read["inserted"]) == ([0, 1, 1], [1, 1, 1], [0, 3, 2])
+    shown = describe(store)["variants"]["v"]
+    assert (shown["rows"], shown["indels"], shown["counts"]["indel"]) == (2, 3, 3)
+    assert [shown["counts"][kind] for kind in ("symbolic", "star", "ambiguous")] == [1, 1, 1]
+    sequences = [
+        "".join("ACGTN"[c] for c in store.codes(Interval("chr2", 0, 6), variants="v", sample="A", haplotype=h))
+        for h in (0, 1)
+    ]
+    assert sequences == ["TTTT", "TATTGTT"]
+    assert not verify(store).damage
+
+
+def test_an_indel_without_phase_is_refused_unless_taken_as_listed(made):
+    store = made(vcf([("chr2", 10, "TT", "T", "0/1", "1/1")]), KEPT)
+    with pytest.raises(ConfigError, match=r'variants "v", sample "A", chr2:11: the site is heterozygous'):
+        store.codes(Interval("chr2", 5, 12), variants="v", sample="A")
+    arguments = {"variants": "v", "sample": "A", "unphased": "listed"}
+    assert [len(store.codes(Interval("chr2", 5, 12), haplotype=h, **arguments)) for h in (0, 1)] == [7, 6]
+    assert len(store.codes(Interval("chr2", 0, 7), variants="v", sample="A")) == 7
+
+
+def test_a_set_without_insertions_and_deletions_may_keep_them(made):
+    store = made(more=KEPT)
+    assert len(store.variants("v").indels) == 0
+    assert store.codes(Interval("chr2", 0, 5), variants="v", sample="B").tolist() == [0, 3, 3, 2, 3]
 
 
 def test_variants_are_built_anew_when_the_assembly_changes(made, small_recipe):
@@ -270,3 +394,40 @@ def test_a_yeast_sample(data, tmp_path):
         assert "".join("ACGTN"[c] for c in codes) == "".join(letters)
     counts = store.manifest["variants"]["bki"]["counts"]
     assert (counts["records"], counts["substitutions"], counts["indel"]) == (44_251, 42_916, 1_335)
+
+
+def from_the_file(path, contigs):
+    """The records of a VCF by contig, as pysam reads them: (contig, 1-based position, REF, ALTs, a call for each sample)."""
+    import pysam
+
+    found = {name: [] for name in contigs}
+    for record in pysam.VariantFile(str(path)):
+        calls = [
+            "|".join("." if allele is None else str(allele) for allele in record.samples[column].allele_indices)
+            for column in range(len(record.samples))
+        ]
+        if record.chrom in found:
+            found[record.chrom].append((record.chrom, record.pos, record.ref, ",".join(record.alts), *calls))
+    return found
+
+
+@pytest.mark.data
+def test_a_yeast_sample_with_its_insertions_and_deletions(data, tmp_path):
+    path = data / "sacCer3" / "sacCer3_sample_variants.vcf.gz"
+    (tmp_path / "y.toml").write_text(
+        f'format = 1\n[assembly]\nname = "y"\nfasta = "{data}/sacCer3/sacCer3.fa.gz"\n'
+        f'[[variants]]\nname = "bki"\nsource = "{path}"\nsamples = ["BKI"]\nindels = "keep"\n'
+    )
+    build(read(tmp_path / "y.toml", Recipe), tmp_path / "y.zarr")
+    store = open_store(tmp_path / "y.zarr")
+    assert len(store.variants("bki").indels) == store.manifest["variants"]["bki"]["counts"]["indel"] == 1_335
+    grown = 0
+    for name, records in from_the_file(path, store.contigs.names).items():
+        whole = Interval(name, 0, int(store.contigs.lengths[store.contigs.index(name)]))
+        letters = store.sequence(whole)
+        for haplotype in (0, 1):
+            codes = store.codes(whole, variants="bki", haplotype=haplotype, unphased="listed")
+            truth = "".join(cells(letters, records, 0, haplotype))
+            assert "".join("ACGTN"[c] for c in codes) == truth
+            grown += abs(len(codes) - len(letters))
+    assert grown > 100

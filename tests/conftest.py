@@ -20,6 +20,7 @@ from distgen.store.reader import Store, open_store
 from distgen.train.loop import train
 from distgen.train.parallel import Worker
 from distgen.train.run import Run
+from tests.annotated import annotated_store
 
 ROOT = Path(__file__).parent.parent
 
@@ -89,6 +90,12 @@ def small(small_recipe: Path) -> Store:
     """The store of `small_recipe`."""
     build(read(small_recipe, Recipe), small_recipe.parent / "small.zarr")
     return open_store(small_recipe.parent / "small.zarr")
+
+
+@pytest.fixture(scope="session")
+def annotated(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A small genome with tracks, a matrix, variants and a split; what `tests.annotated` writes lies beside it."""
+    return annotated_store(tmp_path_factory.mktemp("annotated"))
 
 
 PIECES = RECIPE.replace(

@@ -278,6 +278,23 @@ def test_the_samples_of_any_step_are_told_without_training(run_file, tmp_path):
     assert [line.split("\t") for line in lines] == [[str(v) for v in row.values()] for row in first["samples"]]
 
 
+def test_the_windows_of_a_run_are_told_without_training(run_file, tmp_path):
+    shown = distgen("info", "--windows", "tiny.toml", cwd=tmp_path)
+    assert shown.startswith(f"tiny (tiny.toml): windows of {tmp_path / 'small.zarr'}, split default\n")
+    assert [line.split()[0] for line in shown.splitlines()[1:]] == ["train", "valid", "test", "shared", "similar"]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/run.toml").write_text(run_file.read_text())
+    found = json.loads(distgen("info", "--windows", "out", "--json", cwd=tmp_path))
+    assert found["parts"]["train"]["stages"][0]["windows"] == 40
+    assert [overlap["bases"] for overlap in found["overlaps"]] == [0] * 6
+
+
+@pytest.mark.parametrize("arguments", [[], ["a.zarr", "--windows", "tiny.toml"]])
+def test_info_takes_a_store_or_a_run(tmp_path, arguments):
+    message = distgen("info", *arguments, cwd=tmp_path, expect=2)
+    assert message == "error: give either a store, or --windows with a run file or a run directory\n"
+
+
 def test_a_refused_resume_leaves_the_run_as_it_was(run_file, tmp_path):
     distgen("train", "tiny.toml", "train.steps=2", cwd=tmp_path)
     before = (tmp_path / "runs/tiny/run.toml").read_text()

@@ -110,7 +110,7 @@ def _say_windows(run: Path, json_: bool) -> None:
     from distgen.train.run import Run
 
     parsed = Run.read(run / "run.toml" if run.is_dir() else run)
-    store = parsed.open_store()
+    store = parsed.open_one()
     found = describe(parsed, store, parsed.plans(store))
     if json_:
         typer.echo(json.dumps(found))

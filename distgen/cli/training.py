@@ -91,7 +91,14 @@ def samples(
     loader = parsed.loader(store, parsed.build_objective(store), "train", training=True)
     epoch, position = loader.plan.at_step(step - 1)
     found = [
-        {"sample": sample, "contig": place.contig, "start": place.start, "end": place.end, "strand": place.strand}
+        {
+            "sample": sample,
+            "contig": place.contig,
+            "start": place.start,
+            "end": place.end,
+            "strand": place.strand,
+            "store": loader.source(epoch, position),
+        }
         for sample, place in zip(*loader.places(epoch, position), strict=True)
     ]
     if json_:

@@ -59,11 +59,11 @@ class Pool(Section):
     def _check(self) -> Pool:
         if self.source is not None and self.matches is not None:
             raise ValueError("a pool has a source or matches another one, not both")
-        asked = self.model_fields_set & ({"distance", "tolerance", "drawn"} if self.source else {"at", "pad"})
+        others = ("distance", "tolerance", "drawn") if self.source else ("at", "pad")
+        # What a run directory keeps has every key: those as they are by default ask for nothing.
+        asked = [key for key in others if getattr(self, key) != type(self).model_fields[key].default]
         if asked:
-            raise ValueError(
-                f"{', '.join(sorted(asked))}: not of a pool {'with' if self.source else 'without'} a source"
-            )
+            raise ValueError(f"{', '.join(asked)}: not of a pool {'with' if self.source else 'without'} a source")
         _ = self.regions
         return self
 
@@ -128,12 +128,16 @@ class Sample(Windows):
     `window` is 1,024 if it is left out, and for a table of sequences as long as the longest. The lengths of `curriculum`,
     one table for so many epochs, come first; those of the sample itself come after and stay. `batch_size` is global: all
     workers together.
+
+    `packed`: regions at "whole", or the sequences of a table, stand one after another in rows of `window` bases, as many
+    as have room; `batch_size` counts rows.
     """
 
     window: Positive | None = None
     target_length: Positive | None = None
     stride: Positive | None = None
     curriculum: Annotated[tuple[Lengths, ...], Field(strict=False)] = ()
+    packed: bool = False
     batch_size: Positive = 32
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     strand: Literal["forward", "region", "random", "both"] = "forward"

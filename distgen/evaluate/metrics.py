@@ -7,14 +7,14 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
-from distgen.loader.loader import GenomeLoader
+from distgen.loader.base import Loader
 from distgen.objectives import Objective
 
 Values: TypeAlias = dict[str, "float | dict[str, float]"]
 
 
 @torch.no_grad()
-def measure(model: nn.Module, objective: Objective, loader: GenomeLoader, precision: torch.dtype) -> Values:
+def measure(model: nn.Module, objective: Objective, loader: Loader, precision: torch.dtype) -> Values:
     """Metrics over one epoch of a loader, exact over all ranks (predictions are pooled, not averaged).
 
     Args:

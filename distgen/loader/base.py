@@ -79,6 +79,10 @@ class Loader(IterableDataset[Batch], ABC):
         """The samples of a batch and where they lie, without reading them; see `Batch.samples` and `Batch.where`."""
 
     @abstractmethod
+    def source(self, epoch: int, position: int) -> str:
+        """The name of the assembly that the rows of a batch come from."""
+
+    @abstractmethod
     def batch_bytes(self, epoch: int) -> float:
         """About how many bytes a rank's rows of a batch take."""
 

@@ -13,8 +13,29 @@ from distgen.genome import Bits, Contigs, Int64, Interval
 
 
 @dataclass(frozen=True)
+class Segments:
+    """Which of the samples lies where in rows that hold several, packed one after another.
+
+    Args:
+        bounds: int32 (g + 1,), where segments begin, and the last ends, among all bases of the rows on end, from 0 to B *
+            length: what attention over segments takes (`cu_seqlens`). What is left of a row is a segment, too.
+        owners: int64 (g,), the sample in each segment, counted from 0 in this batch; -1 for what is left of a row.
+        lengths: int64 (s,), bases of each sample.
+        reverse: bool (s,), True where it is read from the other strand.
+    """
+
+    bounds: Tensor
+    owners: Tensor
+    lengths: Tensor
+    reverse: Tensor
+
+
+@dataclass(frozen=True)
 class Batch:
     """One rank's rows of a global batch; the fields are what the kernels take.
+
+    Where rows hold several samples, `segments` says which lies where, `samples` and `positions` are (s,), and so are the
+    first axes of `targets` and `mask`.
 
     Args:
         plane: uint8 (bytes,), 2 bits a base; the whole genome or the gathered rows.
@@ -35,6 +56,7 @@ class Batch:
         contigs: the assembly's.
         haplotypes: int64 (B,), the haplotype each window is read in: 2 * sample + 0 or 1; None where it is the assembly.
         source: int64 (B,), the row of each row's store in its collection; None where there is one store only.
+        segments: the samples in rows of several; None where each row is one.
     """
 
     plane: Tensor
@@ -56,6 +78,7 @@ class Batch:
     contigs: Contigs
     haplotypes: Tensor | None = None
     source: Tensor | None = None
+    segments: Segments | None = None
 
     def __len__(self) -> int:
         return self.starts.numel()
@@ -75,22 +98,30 @@ class Batch:
                 moved[entry.name] = {name: tensor.to(device, non_blocking=True) for name, tensor in value.items()}
             elif isinstance(value, Tensor) and entry.name not in ("samples", "positions", "haplotypes", "source"):
                 moved[entry.name] = value.to(device, non_blocking=True)
+            elif isinstance(value, Segments):
+                there = {name: getattr(value, name).to(device, non_blocking=True) for name in ("bounds", "owners")}
+                moved[entry.name] = replace(value, **there)
         return replace(self, **moved)
 
     def where(self) -> list[Interval]:
-        """Contig, start, end and strand of each row; a window that sticks out of its contig at the left starts below 0."""
+        """Contig, start, end and strand of each sample; a window that sticks out of its contig at the left starts below 0."""
+        if self.segments is not None:
+            lengths = self.segments.lengths.numpy()
+            limits = self.positions.numpy()[:, None] + np.stack([np.zeros_like(lengths), lengths], axis=1)
+            return places(self.contigs, self.positions.numpy(), limits, self.segments.reverse.numpy(), lengths)
         shift = self.positions - self.starts.cpu()  # limits are in the coordinate of `plane`, positions in the flat one
         limits = (self.limits.cpu() + shift[:, None]).numpy()
         return places(self.contigs, self.positions.numpy(), limits, self.reverse.cpu().numpy(), self.length)
 
 
-def places(contigs: Contigs, positions: Int64, limits: Int64, reverse: Bits, length: int) -> list[Interval]:
-    """Contig, start, end and strand of windows of `length` bases from flat `positions` (n,) on, of which the bases in flat
+def places(contigs: Contigs, positions: Int64, limits: Int64, reverse: Bits, length: int | Int64) -> list[Interval]:
+    """Contig, start, end and strand of windows of `length` bases (each, or int64 (n,)) from flat `positions` (n,) on, of which the bases in flat
     `limits` (n, 2) are read."""
     inside = np.minimum(np.maximum(positions, limits[:, 0]), limits[:, 1] - 1)
     rows = contigs.locate(inside)
-    starts = (positions - contigs.offsets[rows]).tolist()
+    starts = positions - contigs.offsets[rows]
+    columns = (rows.tolist(), starts.tolist(), (starts + length).tolist(), reverse.tolist())
     return [
-        Interval(contigs.names[row], start, start + length, "-" if backward else "+")
-        for row, start, backward in zip(rows.tolist(), starts, reverse.tolist(), strict=True)
+        Interval(contigs.names[row], start, end, "-" if backward else "+")
+        for row, start, end, backward in zip(*columns, strict=True)
     ]

@@ -26,7 +26,8 @@ def bases(windows: Windows, intervals: Int64, of: Extent = "target") -> Int64:
         int64 (n,).
     """
     stride, (before, length) = windows.geometry.stride, _extent(windows.geometry, of)
-    counts, limits, firsts = windows.runs.counts, windows.runs.limits, windows.runs.starts - before
+    starts, counts, limits, *_ = windows.runs
+    firsts = starts - before
     run, row = pairs(_spans(windows, of), intervals)
     found = np.zeros(len(intervals), np.int64)
     for sign, edge in ((-1, 0), (1, 1)):

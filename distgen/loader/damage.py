@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from distgen.errors import DamageError
+from distgen.errors import DamageError, DistgenError
 from distgen.genome import Bits, Int64
 from distgen.loader.sampling import Drawn
 from distgen.store.array import Array
@@ -55,9 +55,8 @@ class Damage:
     def skipped(self) -> Skipped:
         return Skipped(self._rows, tuple(self._shards))
 
-    def found(self, array: Array, error: DamageError) -> None:
+    def found(self, shard: str, error: DistgenError) -> None:
         """Tell of a shard, the first time that anything of it is damaged."""
-        shard = str(array.folder / array.layout.key(error.first // array.layout.chunks_per_shard))
         with self._lock:
             new = shard not in self._shards
             self._shards[shard] = None
@@ -126,7 +125,8 @@ class Known:
                     at = found.last
             chunks = np.unique(np.concatenate(bad))
             self._chunks = chunks[~self._array.absent[chunks]]
-        self._damage.found(self._array, error)
+        shard = self._array.folder / self._array.layout.key(error.first // per)
+        self._damage.found(str(shard), error)
 
 
 def _meet(units: Int64, first: Int64, last: Int64, size: int) -> Bits:

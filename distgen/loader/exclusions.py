@@ -11,7 +11,7 @@ import numpy as np
 
 from distgen.compiled import compiled
 from distgen.genome import Bits, Contigs, Int64, intersect, pairs, subtract, union
-from distgen.store.reader import Store
+from distgen.loader.source import Source, genome
 
 NONE: Int64 = np.empty((0, 2), np.int64)
 
@@ -31,9 +31,10 @@ class Exclusions:
     max_ambiguous: float = 1.0
 
     @classmethod
-    def of(cls, store: Store, beds: Sequence[Path] = (), max_ambiguous: float = 1.0) -> Exclusions:
-        """Those of a store and some BED files. Raises SourceError: a file is malformed or of another assembly."""
-        unknown = store.unknown if max_ambiguous < 1 else NONE
+    def of(cls, store: Source, beds: Sequence[Path] = (), max_ambiguous: float = 1.0) -> Exclusions:
+        """Those of a store and some BED files. Raises SourceError: a file is malformed or of another assembly.
+        ConfigError: what is ambiguous is not known."""
+        unknown = NONE if max_ambiguous == 1 else genome(store, "what is ambiguous", "max_ambiguous").unknown
         return cls(read_holes(beds, store.contigs), unknown, max_ambiguous)
 
     def positions(self, regions: Int64, window: int, target_length: int, unit: int = 1) -> dict[str, Int64]:

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from distgen.errors import ConfigError
+from distgen.errors import ConfigError, SourceError
 from distgen.genome import ALIGNMENT, MISSING, Bits, Bytes, Int64
 from distgen.loader.ahead import ahead
-from distgen.loader.placement import Rows
-from distgen.loader.targets import spans
+from distgen.loader.damage import Damage, Lost
+from distgen.loader.gather import Read
+from distgen.loader.placement import Placement, Rows, check_cache
+from distgen.loader.targets import Targets, spans
 from distgen.loader.transfer import Transfer
 from distgen.store.cache import ShardCache
 from distgen.store.exported import Export
-from distgen.store.exported_shards import shards_of
+from distgen.store.exported_shards import CachedShards, shards_of
 from distgen.store.planes import PER_BYTE
 from distgen.store.tar import BLOCK
+
+log = logging.getLogger("distgen")
 
 _OPENING = 8  # threads that check shards which are touched for the first time
 _SUFFIXES = {"sequence": "seq", "ambiguous": "amb", "softmask": "soft"}
@@ -29,7 +35,7 @@ _NO_HOLES: Int64 = np.empty((0, 2), np.int64)
 
 
 def lengths_of(
-    export: Export, window: int | None, target_length: int | None, stride: int | None, jitter: int
+    export: Export, window: int | None, target_length: int | None, stride: int | None, jitter: int = 0
 ) -> tuple[int, int, int]:
     """Window, target and stride of an export, in bases; None is whatever it has.
 
@@ -73,15 +79,24 @@ class ExportRows:
         part: of the split.
         transfer: to where batches go.
         cache: keeps whole shards of an export elsewhere on the local disk, to be mapped from there.
+        damage: counts what is left out because shards are damaged; if None, these are an error.
 
     Raises:
         ConfigError: there is no such part, the export lies elsewhere and there is no cache, or a shard is too large.
     """
 
-    def __init__(self, export: Export, part: str, transfer: Transfer, cache: ShardCache | None = None):
+    def __init__(
+        self,
+        export: Export,
+        part: str,
+        transfer: Transfer,
+        cache: ShardCache | None = None,
+        damage: Damage | None = None,
+    ):
         from distgen.store.walking import LARGEST, Members
 
-        self.export, self.part, self._transfer = export, part, transfer
+        self.export, self.part, self._transfer, self._damage = export, part, transfer, damage
+        self._lost: set[int] = set()  # shards that are damaged
         self._regions, ends = export.tiles(part)
         self._before = np.r_[0, ends]
         self._shards = [shard for shard in export.shards if shard.part == part]
@@ -107,11 +122,11 @@ class ExportRows:
         assembly has them, whatever their haplotype.
 
         Raises:
-            SourceError: a shard is missing or damaged.
+            SourceError: a shard is missing or damaged. Lost, in its place, where damage is counted.
         """
         assert length == self.export.window, f"samples have {self.export.window} bases, not {length}"
         stride = -(-length // ALIGNMENT) * ALIGNMENT
-        found = self.find(self.samples(positions + (length - self.export.target_length) // 2))
+        found = self.find(self.samples(positions + (length - self.export.target_length) // 2), limits)
         planes = {name: self._plane(name, found, stride) for name in self.export.index["planes"]}
         starts = np.arange(len(positions)) * stride
         inside = np.clip(limits - positions[:, None], 0, length) + starts[:, None]
@@ -125,25 +140,32 @@ class ExportRows:
             stride,
         )
 
-    def shards(self, positions: Int64) -> Int64:
-        """Numbers of the shards, in their order, that windows at flat `positions` (n,) lie in."""
-        starts = positions + (self.export.window - self.export.target_length) // 2
-        return np.unique(self.samples(starts) // self.piece)
+    def track(self, name: str, length: int, holes: Int64) -> Targets:
+        """The values of a track, which come with the samples. Raises ConfigError as `ExportTrack`."""
+        return ExportTrack(self, name, length, self._transfer, holes)
 
-    def prefetch(self, numbers: Int64) -> None:
-        """Begin to fetch shards that will be needed, in this order; what goes wrong is raised when they are."""
-        self._source.prefetch(self._shards[number] for number in numbers.tolist())
+    def reads(self, positions: Int64, limits: Int64, length: int) -> list[Read]:
+        """What these rows read out of shards that come by way of a cache: the samples, numbered through all its shards."""
+        if not isinstance(self._source, CachedShards):
+            return []
+        samples = self.samples(positions + (length - self.export.target_length) // 2)
+        rows = samples + self.export.shards.index(self._shards[0]) * self.piece
+        return [Read(self._source, self.piece, rows, rows + 1)]
 
-    def find(self, samples: Int64) -> Found:
-        """Where samples (n,) of the part lie. Raises SourceError as `rows`."""
-        wanted, which = np.unique(samples // self.piece, return_inverse=True)
-        calls = [partial(self._open, number) for number in wanted.tolist()]
+    def find(self, samples: Int64, limits: Int64) -> Found:
+        """Where samples (n,) of the part lie; those whose limits (n, 2) are empty lie nowhere. Raises as `rows`."""
+        read, numbers = limits[:, 0] < limits[:, 1], samples // self.piece
+        wanted = np.unique(numbers[read])
+        calls = [partial(self._whole, number) for number in wanted.tolist()]
         new = sum(not self._places[number * self.piece] for number in wanted.tolist())
         threads = min(new, _OPENING, os.cpu_count() or 1)
         held = list(ahead(calls, threads, len(calls)) if threads > 1 else (call() for call in calls))
-        bases = np.array([content.ctypes.data for content in held], np.int64)
-        places = self._places[samples].astype(np.int64)
-        return Found(bases[which] + (places >> 2) * BLOCK, places & 3, held)
+        if self._lost and (lost := read & np.isin(numbers, list(self._lost))).any():
+            raise Lost(lost)
+        bases = np.array([*(0 if content is None else content.ctypes.data for content in held), 0], np.int64)
+        places = np.where(read, self._places[samples], 0).astype(np.int64)
+        found = bases[np.where(read, np.searchsorted(wanted, numbers), -1)] + (places >> 2) * BLOCK
+        return Found(found, places & 3, held)
 
     def copy(self, suffix: str, found: Found, out: Bytes) -> None:
         """The content of one member of each sample into the rows of `out` uint8 (n, width); zeros where it is not there."""
@@ -156,7 +178,7 @@ class ExportRows:
     def addresses(self, suffix: str, found: Found) -> Int64:
         """int64 (n,), of the content of one member of each sample; 0 where it is not there."""
         offsets = self._offsets[:, self._names[suffix]][found.there]
-        return np.where(offsets >= 0, found.addresses + offsets, 0)
+        return np.where((offsets >= 0) & (found.addresses > 0), found.addresses + offsets, 0)
 
     def _plane(self, name: str, found: Found, stride: int) -> Tensor:
         out = self._transfer.room((len(found.addresses), stride // PER_BYTE[name]), torch.uint8)
@@ -170,6 +192,19 @@ class ExportRows:
         samples: Int64 = self._before[rows] + number
         assert not rest.any(), "targets that the export does not have"
         return samples
+
+    def _whole(self, number: int) -> Bytes | None:
+        """A shard; None if it is damaged, and what needs it is left out."""
+        if number in self._lost:
+            return None
+        try:
+            return self._open(number)
+        except SourceError as error:
+            if self._damage is None:
+                raise
+            self._damage.found(str(self.export.path / self._shards[number].name), error)
+            self._lost.add(number)
+            return None
 
     def _open(self, number: int) -> Bytes:
         """A shard; its samples are found, if that was not done before."""
@@ -187,6 +222,31 @@ class ExportRows:
                     self._places[shard.first + 1 : shard.first + shard.samples] = found[1:]
                     self._places[shard.first] = found[0]
         return content
+
+
+def place_export(
+    name: str, export: Export, part: str | None, transfer: Transfer, order: str, damage: Damage | None
+) -> Placement:
+    """The placement of that name for a part of an export; see `distgen.loader.placement.place`.
+
+    Raises:
+        ConfigError: there is no such placement, it is none for an export, or the order does not fit it; or as `ExportRows`.
+    """
+    assert part is not None, "an export has no windows beside those of its parts"
+    elsewhere = not isinstance(export.path, Path)
+    if name not in ("auto", "host", "stream"):
+        raise ConfigError(
+            f'"{name}" is no placement for an export, whose samples are copied out of its shards. '
+            f'Use "{"stream" if elsewhere else "host"}".',
+            key="placement",
+        )
+    size = sum(export.entry(shard)["bytes"] for shard in export.shards if shard.part == part)
+    if name == "auto":
+        name, why = ("stream", "the export lies elsewhere") if elsewhere else ("host", "samples are copied")
+        log.info("placement: %s (shards %.3f GB, %s)", name, size / 1e9, why)
+    if elsewhere and order == "flat":
+        check_cache(size, export.cache)
+    return ExportRows(export, part, transfer, export.cache, damage)
 
 
 class ExportTrack:
@@ -210,7 +270,7 @@ class ExportTrack:
         if length != of.export.target_length:
             raise ConfigError(
                 f'"{name}" was exported for the {of.export.target_length} bases of targets, not for {length}',
-                key="tracks",
+                key="inputs",  # targets always have this length
             )
         self._bins, columns = length // self._track.bin_bp, len(self._track.columns)
         self._dtype = torch.from_numpy(np.empty(0, self._track.dtype)).dtype
@@ -219,6 +279,10 @@ class ExportTrack:
         self._straight = (np.diff(self._columns) == 1).all(axis=1)
         mark = MISSING if self._dtype == torch.uint8 else None
         self._meaning = INFINITY[self._dtype], missing_bits(mark, self._dtype)
+
+    def reads(self, starts: Int64, limits: Int64) -> list[Read]:
+        """Values lie where the bases do."""
+        return []
 
     def rows(self, starts: Int64, limits: Int64, reverse: Bits, rows: Int64 | None = None) -> tuple[Tensor, Tensor]:
         """Values (n, bins, columns) as the store had them; the mask is (n, bins, 1) of classes, else as the values."""
@@ -232,7 +296,7 @@ class ExportTrack:
         known = self._transfer.room((*shape[:2], 1) if classes else shape, torch.bool)
         bits, flags = bits_of(values), known.numpy()
         frame(inside.begin, inside.stop, reverse, bits, flags, classes)
-        found = self._of.find(self._of.samples(starts))
+        found = self._of.find(self._of.samples(starts), limits)
         addresses = self._of.addresses(f"{self._name}.npy", found) + self._head
         each, zeros = np.arange(len(starts)), np.zeros(len(starts), np.int64)
         keep_rows(

@@ -14,6 +14,7 @@ from distgen.errors import DamageError
 from distgen.genome import Bytes, Int64
 from distgen.loader.damage import Damage, Known
 from distgen.store.array import Array, Shard
+from distgen.store.cache import Sharded
 
 _KEPT = 48 << 20  # bytes of decoded chunks in memory, of all arrays together
 _TOGETHER = 128  # decoded chunks that are held while rows are made of them: about 8 MiB
@@ -22,9 +23,13 @@ _FOUND = 1024  # chunks touched for the first time in one go
 
 
 class Read(NamedTuple):
-    """What rows read of an array: stretches [first, last) (n,) along its first axis."""
+    """What rows read of something in shards, such as an array: stretches [first, last) (n,) along its first axis.
 
-    array: Array
+    Each shard has `shard` of them.
+    """
+
+    of: Sharded
+    shard: int
     first: Int64
     last: Int64
 

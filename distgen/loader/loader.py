@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
@@ -15,22 +15,25 @@ from torch import Tensor
 from distgen.config import Lengths, Sample, Windows, checked
 from distgen.errors import ConfigError
 from distgen.genome import Interval
-from distgen.ingest.objects import Place, locate
+from distgen.ingest.objects import Object, Place
 from distgen.loader.base import Loader, Made
-from distgen.loader.batch import Batch, places
+from distgen.loader.batch import Batch
 from distgen.loader.damage import Damage, Lost, Skipped
+from distgen.loader.exports import place_export
 from distgen.loader.gather import Read
 from distgen.loader.order import VERSIONS
-from distgen.loader.placement import place, place_track
+from distgen.loader.packed import Dealt, Packer
+from distgen.loader.placement import Host, Placement, place
 from distgen.loader.plan import Plan
 from distgen.loader.reading import ReadAhead
 from distgen.loader.regions import CONTIGS
 from distgen.loader.sampling import Drawn, Last, Order, Strand
+from distgen.loader.source import Source, genome, open_source
 from distgen.loader.targets import Targets, label_rows, matrix_rows
 from distgen.loader.transfer import Transfer
 from distgen.loader.windows import Geometry
-from distgen.store.cache import ShardCache, default_cache
-from distgen.store.reader import Store, open_store
+from distgen.store.cache import ShardCache
+from distgen.store.exported import Export
 
 _APART = ("self", "store", "__class__")  # not what a loader of the same kind is made with elsewhere
 
@@ -41,12 +44,15 @@ class GenomeLoader(Loader):
     """The batches of one store; see `Loader` for how they are walked.
 
     Args:
-        store: an open store, or the path of one.
+        store: an open store, or the path of one. Or an export of a store: it serves the windows that it has, all along a
+            part, without jitter, from "host" or "stream".
         window: bases per window; None: 1,024, or for a table of sequences as many as the longest has.
         target_length: bases in the window's middle that targets cover; the whole window if None.
-        stride: bases from one target to the next; `target_length` if None.
+        stride: bases from one target to the next; `target_length` if None. An export has its own lengths, also for None.
         split: a part of the store's default split, "name/part" of another, or None for everything.
-        batch_size: samples per global batch, all ranks together.
+        packed: windows at "whole" regions, as those of a table of sequences are, stand one after another in rows of `window`
+            bases; a batch says by its `segments` which stands where. Samples are then numbered as the windows are.
+        batch_size: samples per global batch, all ranks together; rows if `packed`.
         seed: of the order and of all draws.
         strand: "forward"; "region", that of the region which a window lies at (forward if it has none); "random" draws one
             for each sample; "both" serves each window twice.
@@ -63,7 +69,8 @@ class GenomeLoader(Loader):
         tracks: names of the tracks to serve as targets.
         inputs: names of the tracks to serve along the whole window, for the model to see.
         windows: where they lie, if not all along the split: at regions, in balanced pools, without what is excluded, as the
-            haplotypes of samples have them. Paths are relative to the working directory. Windows of pools have the target
+            haplotypes of samples have them: `distgen.config.Windows`, or the same keys as in a run's [data], whose tables are
+            dicts. Paths are relative to the working directory. Windows of pools have the target
             "pool", which counts them as listed; those of a table of sequences "labels", and those at `matrix:NAME` NAME.
         curriculum: lengths of windows that other epochs have before the one this says stays.
         last: "drop" an incomplete last batch, "pad" it with rows of weight 0, or "wrap": fill it with the epoch's first samples.
@@ -79,12 +86,13 @@ class GenomeLoader(Loader):
 
     def __init__(
         self,
-        store: Store | str | Place,
+        store: Source | str | Place,
         *,
         window: int | None = None,
         target_length: int | None = None,
         stride: int | None = None,
         split: str | None = "train",
+        packed: bool = False,
         batch_size: int = 32,
         seed: int = 0,
         strand: Strand = "forward",
@@ -98,7 +106,7 @@ class GenomeLoader(Loader):
         device: torch.device | str = "cpu",
         tracks: Sequence[str] = (),
         inputs: Sequence[str] = (),
-        windows: Windows | None = None,
+        windows: Windows | Mapping[str, Any] | None = None,
         curriculum: Sequence[Lengths] = (),
         last: Last = "drop",
         on_corrupt: OnCorrupt = "stop",
@@ -106,19 +114,19 @@ class GenomeLoader(Loader):
         self._arguments = {name: value for name, value in locals().items() if name not in _APART}
         super().__init__(batch_size, torch.device(device))
         sample = {name: value for name, value in self._arguments.items() if name in Sample.model_fields}
-        asked = checked(Sample, dict(windows or Windows()) | sample)
+        asked = checked(Sample, dict(windows or {}) | sample)
         if batch_size < world_size:
             raise ConfigError(f"{batch_size} leaves some of {world_size} workers without samples", key="batch_size")
         if not 0 <= rank < world_size:
             raise ConfigError(f"{rank} is none of {world_size} ranks, which count from 0", key="rank")
-        self.store = store if isinstance(store, Store) else _open(store, cache)
+        self.store = open_source(store, cache) if isinstance(store, (str, Path, Object)) else store
         self.plan = Plan(self.store, split, asked, tuple(tracks))
         self._identity = {"data": self.plan.id, "order": VERSIONS[order], "seed": seed}
         self._rows = np.arange(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
         self._transfer = Transfer(self.device)
         self._damage = Damage()
-        self._counting = self._damage if on_corrupt == "skip" else None
-        self._placement = place(placement, self.store, self._transfer, self.plan.haplotypes, order, self._counting)
+        self._skips = on_corrupt == "skip"
+        self._placement = self._placed(placement)
         self._sources = lru_cache(maxsize=None)(self._open_sources)
         kept = self.store.cache
         self._ahead = None if kept is None else ReadAhead(kept, self.plan.batches, self._reads)
@@ -164,11 +172,13 @@ class GenomeLoader(Loader):
     def places(self, epoch: int, position: int) -> tuple[list[int], list[Interval]]:
         """The samples of that batch and where they lie, without reading them; see `Batch.samples` and `Batch.where`."""
         drawn = self._draw(epoch, [position // self.batch_size])
-        length = self.plan.sampling(epoch).geometry.window
-        found = places(self.store.contigs, drawn.positions, drawn.limits, drawn.reverse, length)
-        return drawn.samples.tolist(), found
+        return drawn.samples.tolist(), drawn.places(self.store.contigs, self.plan.sampling(epoch).geometry.window)
 
-    def _draw(self, epoch: int, batches: Sequence[int]) -> Drawn:
+    def source(self, epoch: int, position: int) -> str:
+        """The name of the assembly, which all batches come from."""
+        return self.store.name
+
+    def _draw(self, epoch: int, batches: Sequence[int]) -> Drawn | Dealt:
         """This rank's rows of some batches."""
         begins = np.array(batches, np.int64) * self.batch_size
         return self.plan.sampling(epoch).draw((begins[:, None] + self._rows).reshape(-1), epoch)
@@ -178,6 +188,9 @@ class GenomeLoader(Loader):
         if self._ahead is not None:
             self._ahead.come_to(epoch, batches)
         drawn, geometry = self._draw(epoch, batches), self.plan.sampling(epoch).geometry
+        if isinstance(drawn, Dealt):
+            sources = [(name, source) for _, name, source in self._sources(geometry)]
+            return self._packer.make(drawn, len(batches), geometry.window, sources)
         while True:
             try:
                 return self._made(drawn, geometry, len(batches))
@@ -187,6 +200,8 @@ class GenomeLoader(Loader):
     def _reads(self, epoch: int, batches: range) -> list[Read]:
         """What this rank's rows of some batches read out of shards."""
         drawn, geometry = self._draw(epoch, batches), self.plan.sampling(epoch).geometry
+        if isinstance(drawn, Dealt):
+            return self._packer.reads(drawn, len(batches))
         found = self._placement.reads(drawn.positions, drawn.limits, geometry.window)
         for kind, _, source in self._sources(geometry):
             found += source.reads(drawn.positions if kind == "inputs" else drawn.target_starts, drawn.limits)
@@ -236,29 +251,35 @@ class GenomeLoader(Loader):
         tensors += [tensor for tensor in rows[:5] if tensor is not None]
         return Made(made, [partial(self._transfer.receive, self._transfer.sent(), tensors)])
 
+    def _placed(self, name: str) -> Placement:
+        order, damage = self.plan.asked.order, self._damage if self._skips else None
+        if isinstance(self.store, Export):
+            return place_export(name, self.store, self.plan.part, self._transfer, order, damage)
+        if not self.plan.asked.packed:
+            return place(name, self.store, self._transfer, self.plan.haplotypes, order, damage)
+        if damage is not None:
+            raise ConfigError('of rows of several windows, none can be left out. Use "stop".', key="on_corrupt")
+        if name == "device":
+            problem = 'rows of several windows are made on the host. Use "auto", "host" or "stream".'
+            raise ConfigError(problem, key="placement")
+        placed = place("host" if name == "auto" else name, self.store, self._transfer, None, order)
+        assert isinstance(placed, Host)
+        self._packer = Packer(self.store.contigs, placed.planes, self._transfer)
+        return placed
+
     def _open_sources(self, geometry: Geometry) -> list[tuple[str, str, Targets]]:
         """What is served beside the bases: where it goes, its name, and what makes its rows."""
         asked = [("targets", name, geometry.target_length) for name in self.plan.tracks]
         asked += [("inputs", name, geometry.window) for name in self.plan.asked.inputs]
-        holes = self.plan.holes
         made: list[tuple[str, str, Targets]] = [
-            (kind, name, place_track(self._placement, self.store, name, length, self._transfer, holes, self._counting))
-            for kind, name, length in asked
+            (kind, name, self._placement.track(name, length, self.plan.holes)) for kind, name, length in asked
         ]
         if self.plan.rows_of:
             name, source = self.plan.rows_of
-            rows = (
-                label_rows(self.store, self._transfer)
-                if source == CONTIGS
-                else matrix_rows(self.store, name, self._transfer)
-            )
+            store = genome(self.store, "a window of a table", "regions")
+            rows = label_rows(store, self._transfer) if source == CONTIGS else matrix_rows(store, name, self._transfer)
             made.append(("targets", name, rows))
         return made
-
-
-def _open(place: str | Place, cache: ShardCache | None) -> Store:
-    place = locate(place)
-    return open_store(place, None if isinstance(place, Path) else cache or default_cache())
 
 
 def _opened(path: Place, arguments: dict[str, Any], state: dict[str, Any]) -> GenomeLoader:

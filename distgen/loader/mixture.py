@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from blake3 import blake3
 from pydantic import BaseModel
 
 from distgen.config import digest
-from distgen.errors import ConfigError
+from distgen.errors import ConfigError, some
 from distgen.genome import Int64, Interval
 from distgen.loader.base import Loader, Made
 from distgen.loader.batch import Batch
 from distgen.loader.loader import GenomeLoader
 from distgen.loader.order import VERSIONS
-from distgen.loader.schedule import VERSION, Schedule, own_seed
-from distgen.store.collection import Collection, open_collection
+from distgen.loader.regions import CONTIGS, MATRIX
+from distgen.loader.schedule import VERSION, InTurn, Schedule, own_seed
+from distgen.store.collection import OPENED, Collection, open_collection
+from distgen.store.reader import Store, Track
 
-_COUNTED = 1000  # stores that are opened to say how many batches all of them have
+log = logging.getLogger("distgen")
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Turns:
         batch_size: samples of a batch.
     """
 
-    schedule: Schedule
+    schedule: Schedule | InTurn
     epoch: int
     batch_size: int
 
@@ -66,17 +70,22 @@ class MixtureLoader(Loader):
     how many batches that store has served before: these are its own epochs, one after another, and go on across the
     mixture's. Stores are opened when it is their turn, and let go of as the collection says.
 
+    With `order="sequential"` an epoch is instead all stores one after another, each whole and without weights: what a
+    mixture is measured on. Those whose split lacks the part are left out; of more than 1,000 stores, as many are taken
+    at equal distances.
+
     Args:
         collection: an open collection, or the path of one.
         epoch_batches: of an epoch of the mixture; None: as many as an epoch of each store has together (for which all
             are opened: at most 1,000).
         batch_size, seed, rank, world_size, device: as a `GenomeLoader` has them.
-        tracks: names of tracks; a store that lacks one serves the others.
+        tracks: names of tracks; of a store that lacks one, nothing is known of it: its mask says so.
         last: what becomes of the last batch of a store's own epoch: "wrap", or as a `GenomeLoader` has it.
         options: whatever else a `GenomeLoader` takes, for all stores alike.
 
     Raises:
         ConfigError: a store does not fit (when its turn comes; it names the store), or there are too many to count.
+        StoreError: a store has changed since it was indexed (likewise).
     """
 
     plan: Turns
@@ -94,18 +103,37 @@ class MixtureLoader(Loader):
         super().__init__(batch_size, torch.device(options.get("device", "cpu")))
         self.collection = collection if isinstance(collection, Collection) else open_collection(collection)
         self.seed = seed
-        self._tracks, self._options = tracks, {"last": "wrap", **options, "batch_size": batch_size}
+        self._options = {"last": "wrap", **options, "batch_size": batch_size}
         self._loaders: dict[int, GenomeLoader] = {}
         self._lock = threading.Lock()
-        stores = len(self.collection)
-        if epoch_batches is None and stores > _COUNTED:
-            raise ConfigError(
-                f"collection {self.collection.path} has {stores:,} stores, too many to count the batches of all: "
-                "say how many an epoch of the mixture has",
-                key="epoch_batches",
-            )
-        epoch = epoch_batches or sum(self.loader(row).plan.batches(0) for row in range(stores))
-        self.plan = Turns(Schedule(self.collection.weights, names=self.collection.names), epoch, batch_size)
+        self._tracks = {name: _Served.of(self.collection.track(name)) for name in tracks}
+        if options.get("order") == "sequential":
+            counts = self._counts()
+            self.plan = Turns(InTurn(counts), epoch_batches or int(counts.sum()), batch_size)
+        else:
+            if epoch_batches is None and len(self.collection) > OPENED:
+                raise ConfigError(
+                    f"collection {self.collection.path} has {len(self.collection):,} stores, too many to count the "
+                    "batches of all: say how many an epoch of the mixture has",
+                    key="epoch_batches",
+                )
+            schedule = Schedule(self.collection.weights, names=self.collection.names)
+            epoch = epoch_batches or sum(self.loader(row).plan.batches(0) for row in range(len(self.collection)))
+            self.plan = Turns(schedule, epoch, batch_size)
+
+    def _counts(self) -> Int64:
+        """How many batches an epoch of each store has: int64 (stores,), 0 for those left out where all are served whole."""
+        name, _, part = (self._options.get("split") or "").rpartition("/")
+        counts = np.zeros(len(self.collection), np.int64)
+        asked = self.collection.few()
+        for row in asked:
+            if not part or self.collection.store(row).has(part, name or "default"):
+                counts[row] = self.loader(row).plan.batches(0)
+        if not counts.any():
+            raise ConfigError(f'no store of {self.collection.path} has "{self._options["split"]}"', key="split")
+        if len(asked) < len(counts):
+            log.info("%s: %s of %s stores are served, at equal distances", part, f"{len(asked):,}", f"{len(counts):,}")
+        return counts
 
     def __getstate__(self) -> dict[str, Any]:
         """Another process opens the stores anew, in their turn."""
@@ -122,17 +150,32 @@ class MixtureLoader(Loader):
         """
         with self._lock:
             store = self.collection.store(row)
+            if row not in self._loaders:
+                store = self.collection.unchanged(row)
             for other in [other for other in self._loaders if not self.collection.is_open(other)]:
                 del self._loaders[other]
             if row not in self._loaders or self._loaders[row].store is not store:
                 name = self.collection.names[row]
-                found = tuple(track for track in self._tracks if track in store.tracks)
+                found = self._found(store, name)
                 seed = own_seed(self.seed, name)
                 try:
                     self._loaders[row] = GenomeLoader(store, seed=seed, tracks=found, **self._options)
                 except ConfigError as error:
                     raise ConfigError(f'store "{name}" of {self.collection.path}: {error}') from None
             return self._loaders[row]
+
+    def _found(self, store: Store, name: str) -> tuple[str, ...]:
+        """Those of the tracks that a store has."""
+        found = tuple(track for track in self._tracks if track in store.tracks)
+        for track in found:
+            here, elsewhere = _Served.of(store.track(track)), self._tracks[track]
+            if here != elsewhere:
+                raise ConfigError(
+                    f'store "{name}" of {self.collection.path}: its track "{track}" has {here}, '
+                    f"that of another store {elsewhere}. Build them alike.",
+                    key="tracks",
+                )
+        return found
 
     def make(self, epoch: int, batches: Sequence[int]) -> Made:
         """This rank's rows of some global batches of an epoch, by their numbers in it."""
@@ -149,13 +192,29 @@ class MixtureLoader(Loader):
                 some = loader.make(own, list(numbers.values()))
                 receive += some.receive
                 for place, batch in zip(numbers, some.batches, strict=True):
-                    made[place] = replace(batch, source=torch.full((len(batch),), row))
+                    made[place] = replace(self._masked(batch), source=torch.full((len(batch),), row))
         return Made([made[place] for place in range(len(made))], receive)
 
     def places(self, epoch: int, position: int) -> tuple[list[int], list[Interval]]:
         """The samples of a batch, of its store's own epoch, and where they lie there; see `Turns` for whose they are."""
         loader, ordinal = self._turn(epoch, position // self.batch_size)
         return loader.places(*loader.plan.at_step(ordinal))
+
+    def source(self, epoch: int, position: int) -> str:
+        """The name of the store that the rows of a batch come from."""
+        which, _ = self.plan.turn(epoch, [position // self.batch_size])
+        return self.collection.names[int(which[0])]
+
+    def _masked(self, batch: Batch) -> Batch:
+        """The batch with what its store lacks, of which nothing is known."""
+        targets, mask = dict(batch.targets), dict(batch.mask)
+        for name in self._tracks.keys() - targets.keys():
+            track = self._tracks[name]
+            shape = (len(batch), batch.target_length // track.bin_bp, len(track.columns))
+            targets[name] = torch.zeros((), dtype=track.dtype, device=self.device).expand(shape)
+            known = torch.zeros((), dtype=torch.bool, device=self.device)
+            mask[name] = known.expand(*shape[:2], 1 if track.is_classes else shape[2])
+        return replace(batch, targets=targets, mask=mask)
 
     def batch_bytes(self, epoch: int) -> float:
         """About how many bytes a rank's rows of a batch take."""
@@ -183,21 +242,52 @@ class MixtureLoader(Loader):
 
     @cached_property
     def _data(self) -> str:
-        members = self.collection.members(0, len(self.collection))
         apart = ("rank", "world_size", "device", "placement", "cache", "batch_size", "order", "on_corrupt")
         return digest(
             {
-                "stores": [[member.name, member.id.hex()] for member in members],
+                "stores": self.collection.identity("", ()),
                 "weights": self.collection.weights.tolist(),
                 "epoch_batches": self.plan.epoch,
-                "tracks": self._tracks,
+                "tracks": list(self._tracks),
                 "options": {name: _plain(value) for name, value in self._options.items() if name not in apart},
             }
         )
 
 
+class _Served(NamedTuple):
+    """What all stores that have a track must agree on."""
+
+    columns: tuple[str, ...]
+    bin_bp: int
+    is_classes: bool
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, track: Track) -> _Served:
+        dtype = torch.from_numpy(np.empty(0, track.dtype)).dtype
+        columns = track.columns if len(track.columns) > 1 else (track.name,)  # one alone is called after its file
+        return cls(columns, track.bin_bp, track.is_classes, dtype)
+
+    def __str__(self) -> str:
+        kind = "classes" if self.is_classes else str(self.dtype).removeprefix("torch.")
+        return f"{some(list(self.columns))} at {self.bin_bp} bp ({kind})"
+
+
 def _plain(value: Any) -> Any:
-    """Sections of a run as plain data, alone or in a list."""
+    """Sections of a run as plain data, alone or in a list; files of regions by what is in them, wherever they lie."""
     if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
+        plain = {name: _plain(getattr(value, name)) for name in type(value).model_fields}
+        files = {"source": plain.get("source"), "exclude": plain.get("exclude")}
+        return plain | {name: _content(found) for name, found in files.items() if found}
     return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def _content(source: str | list[str]) -> Any:
+    if isinstance(source, list):
+        return [_content(one) for one in source]
+    if source == CONTIGS or source.startswith(MATRIX):
+        return source
+    try:
+        return blake3(Path(source).read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{source} cannot be read ({error.strerror})", key="windows") from None

@@ -17,6 +17,7 @@ from distgen.loader.windows import Geometry, Located, Numbered, Runs, Windows
 from distgen.store.reader import Store
 
 VERSION = "matched/1"
+_TOGETHER = 1 << 26  # bases of candidates that are counted together
 _TOGETHER = 1 << 26  # bases of positives whose negatives are drawn in one go
 
 
@@ -85,7 +86,7 @@ class Matched:
         tolerance: float = 0.02,
         seed: int = 0,
         drawn: Literal["epoch", "fixed"] = "epoch",
-        candidates: int = 64,
+        candidates: int = 1024,
         unit: int = 1,
     ):
         self._positives = positives
@@ -128,25 +129,21 @@ class Matched:
         """
         near = self._positives.locate(windows)
         wanted = self._composition(near.target_starts, near.limits)
-        chosen = np.zeros(len(windows), np.int64)
-        nearest = np.full(len(windows), np.inf)
-        left = np.arange(len(windows))
-        for number in range(self._candidates):
-            if number % 2 == 0:
-                words = self._words(windows[left], cycles[left], number // 2)
-            high, low = words[2 * (number % 2)], words[2 * (number % 2) + 1]
-            # The remainder of 64 random bits is even to one part in 2^64 / places.
-            places = (((high << np.uint64(32)) | low) % np.uint64(self._ends[-1])).astype(np.int64)
-            starts, limits = self._at(places)
-            found, goal = self._composition(starts, limits), wanted.of(left)
+        chosen, nearest = np.zeros(len(windows), np.int64), np.full(len(windows), np.inf)
+        left, done = np.arange(len(windows)), 0
+        while left.size and done < self._candidates:
+            # Most find theirs soon; for those that don't, more and more are looked at together.
+            most = _TOGETHER // (left.size * self.window) // 2 * 2
+            count = min(max(done, 2), max(most, 2), self._candidates - done)
+            places = self._places(windows[left], cycles[left], done, count)
+            found, goal = self._composition(*self._at(places.ravel())), wanted.of(np.tile(left, count))
             gc, unknown = abs(found.gc - goal.gc), abs(found.unknown - goal.unknown)
-            off = np.where((gc <= self._tolerance) & (unknown <= self._tolerance), 0, gc + unknown)
-            better = off < nearest[left]
-            nearest[left[better]], chosen[left[better]] = off[better], places[better]
-            misses = off > 0
-            left, words = left[misses], words[:, misses]
-            if not left.size:
-                break
+            fits = (gc <= self._tolerance) & (unknown <= self._tolerance)
+            off = np.where(fits, 0, gc + unknown).reshape(places.shape)
+            best = off.argmin(axis=0), np.arange(left.size)  # the first that fits, else the nearest
+            better = off[best] < nearest[left]
+            nearest[left[better]], chosen[left[better]] = off[best][better], places[best][better]
+            left, done = left[nearest[left] > 0], done + count
         return Located(*self._at(chosen), reverse=near.reverse)
 
     def cycle(self, number: int) -> Windows:
@@ -165,10 +162,17 @@ class Matched:
     def _windows(self, runs: Runs, stride: int) -> Windows:
         return Windows(Geometry(self.window, self.target_length, stride, unit=self._unit), runs, self._allowed)
 
-    def _words(self, windows: Int64, cycles: Int64, number: int) -> Any:
-        """Four random words, uint64 (4, n) below 2^32, for two candidates of each positive."""
+    def _places(self, windows: Int64, cycles: Int64, first: int, count: int) -> Int64:
+        """The candidates from an even number `first` on of each positive: int64 (count, n), numbers of allowed starts."""
         counters = windows + cycles * len(self) * self._anew
-        return draws(counters, self._seed, 0, NEGATIVE | number << 16).view(np.uint64)
+        numbers = range(first // 2, -(-(first + count) // 2))  # four words make two candidates
+        words = np.stack(
+            [draws(counters, self._seed, 0, NEGATIVE | number << 16).view(np.uint64) for number in numbers]
+        )
+        high, low = words.reshape(-1, 2, len(windows))[:count].swapaxes(0, 1)
+        # The remainder of 64 random bits is even to one part in 2^64 / places.
+        places: Int64 = (((high << np.uint64(32)) | low) % np.uint64(self._ends[-1])).astype(np.int64)
+        return places
 
     def _at(self, places: Int64) -> tuple[Int64, Int64]:
         """Target starts and limits of places, numbers of all starts that are allowed."""

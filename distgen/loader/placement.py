@@ -14,8 +14,9 @@ from distgen.errors import ConfigError, DamageError
 from distgen.genome import ALIGNMENT, AMBIGUOUS, Int64
 from distgen.loader.damage import Damage
 from distgen.loader.gather import Chunks, Read, gather
-from distgen.loader.targets import DeviceTrack, HostTrack
+from distgen.loader.targets import DeviceTrack, HostTrack, Targets
 from distgen.loader.transfer import Transfer, decoded_bytes, resident
+from distgen.store.cache import ShardCache
 from distgen.store.planes import PER_BYTE
 from distgen.store.reader import Store
 
@@ -62,6 +63,9 @@ class Placement(Protocol):
     def reads(self, positions: Int64, limits: Int64, length: int) -> list[Read]:
         """What these rows read out of shards."""
 
+    def track(self, name: str, length: int, holes: Int64) -> Targets:
+        """The values of a track along `length` bases; bins that touch `holes` are unknown. Raises ConfigError: it has none."""
+
 
 class Device:
     """Whole planes on the device, shared by all loaders of the store: only starts travel, and what haplotypes have in place
@@ -71,11 +75,17 @@ class Device:
         ConfigError: the planes don't fit into what is free on the device.
     """
 
-    def __init__(self, store: Store, transfer: Transfer, haplotypes: Haplotypes | None = None):
+    def __init__(
+        self,
+        store: Store,
+        transfer: Transfer,
+        haplotypes: Haplotypes | None = None,
+        damage: Damage | None = None,
+    ):
         filled = {name: array for name, array in store.planes.items() if name == "sequence" or not array.empty}
         placed = resident(list(filled.values()), transfer.device, what="the planes", key="placement")
         self._planes = dict(zip(filled, placed, strict=True))
-        self._transfer, self._haplotypes = transfer, haplotypes
+        self._store, self._transfer, self._haplotypes, self._damage = store, transfer, haplotypes, damage
 
     def rows(self, positions: Int64, limits: Int64, length: int, haplotypes: Int64 | None = None) -> Rows:
         planes, send, fill = self._planes, self._transfer.send, self._transfer.fill
@@ -86,6 +96,21 @@ class Device:
 
     def reads(self, positions: Int64, limits: Int64, length: int) -> list[Read]:
         return []
+
+    def track(self, name: str, length: int, holes: Int64) -> Targets:
+        """On a GPU as well, if it is whole and fits into half of what is free."""
+        track, device = self._store.track(name), self._transfer.device
+        if device.type == "cuda":
+            size, free = decoded_bytes(list(track.blocks)), torch.cuda.mem_get_info(device)[0]
+            log.info("track %s: %.3f GB, %.1f GB free on %s", name, size / 1e9, free / 1e9, device)
+            if size < free // 2:
+                try:
+                    return DeviceTrack(self._store, track, length, self._transfer, holes)
+                except DamageError as error:
+                    if self._damage is None:
+                        raise
+                    log.warning("track %s: it stays in its shards, since it is not whole: %s", name, error)
+        return HostTrack(self._store, track, length, self._transfer, holes, self._damage)
 
     def _changed(self, haplotypes: Haplotypes, positions: Int64, limits: Int64, length: int, copies: Int64) -> Rows:
         send, fill = self._transfer.send, self._transfer.fill
@@ -119,12 +144,12 @@ class Host:
     ):
         needed = {"sequence"} | ({"ambiguous"} if haplotypes is not None and haplotypes.unknown else set())
         filled = {name: array for name, array in store.planes.items() if name in needed or not array.empty}
-        self._planes = {name: Chunks(array, damage) for name, array in filled.items()}
-        self._transfer, self._haplotypes = transfer, haplotypes
+        self.planes = {name: Chunks(array, damage) for name, array in filled.items()}
+        self._store, self._transfer, self._haplotypes, self._damage = store, transfer, haplotypes, damage
 
     def rows(self, positions: Int64, limits: Int64, length: int, haplotypes: Int64 | None = None) -> Rows:
         layout = _Layout.of(positions, limits, length)
-        rooms = {name: self._gather(name, layout) for name in self._planes}
+        rooms = {name: self._gather(name, layout) for name in self.planes}
         if self._haplotypes is not None and haplotypes is not None:
             ambiguous = rooms["ambiguous"].numpy() if "ambiguous" in rooms else None
             self._haplotypes.apply(rooms["sequence"].numpy(), ambiguous, positions, limits, length, haplotypes)
@@ -141,14 +166,20 @@ class Host:
 
     def reads(self, positions: Int64, limits: Int64, length: int) -> list[Read]:
         layout = _Layout.of(positions, limits, length)
-        return [Read(chunks.array, *layout.bytes_of(name)) for name, chunks in self._planes.items()]
+        return [
+            Read(chunks.array, chunks.array.layout.shard, *layout.bytes_of(name))
+            for name, chunks in self.planes.items()
+        ]
+
+    def track(self, name: str, length: int, holes: Int64) -> Targets:
+        return HostTrack(self._store, self._store.track(name), length, self._transfer, holes, self._damage)
 
     def _gather(self, name: str, layout: _Layout) -> Tensor:
         per = PER_BYTE[name]
         out = self._transfer.room((len(layout.floor), layout.stride // per), torch.uint8)
         low, high = layout.bytes_of(name)
         at = np.where(low < high, low - layout.floor // per, 0)
-        gather(self._planes[name], low, high, out.numpy(), at)
+        gather(self.planes[name], low, high, out.numpy(), at)
         return out
 
 
@@ -235,7 +266,7 @@ def place(
         log.info("placement: %s (planes %.3f GB, %s)", name, size / 1e9, why)
     if name == "device":
         try:
-            return Device(store, transfer, haplotypes)
+            return Device(store, transfer, haplotypes, damage)
         except DamageError as error:
             if damage is None:
                 raise
@@ -244,7 +275,7 @@ def place(
     if name not in ("host", "stream"):
         raise ConfigError(f'there is no placement "{name}". Valid: auto, device, host, stream.', key="placement")
     if elsewhere and order == "flat":
-        _check_cache(store)
+        check_cache(decoded_bytes(list(store.planes.values())), store.cache)
     return Host(store, transfer, haplotypes, damage)
 
 
@@ -263,36 +294,11 @@ def _chosen(store: Store, device: torch.device, elsewhere: bool, personal: bool)
     return "host", "rows are copied out of their shards, which are read as needed"
 
 
-def _check_cache(store: Store) -> None:
-    """Whatever order that jumps about in a store elsewhere needs all of it here."""
-    size, cache = decoded_bytes(list(store.planes.values())), store.cache
+def check_cache(size: int, cache: ShardCache | None) -> None:
+    """An order that jumps about in so many bytes elsewhere needs all of them here. Raises ConfigError: they don't fit."""
     if cache is not None and size > cache.max_bytes:
         raise ConfigError(
             f'"flat" reads all shards at any time, {size / 1e9:.3g} GB, and the cache keeps {cache.max_bytes / 1e9:.3g} GB. '
             'Use "grouped", or a larger cache.',
             key="order",
         )
-
-
-def place_track(
-    placement: Placement,
-    store: Store,
-    name: str,
-    length: int,
-    transfer: Transfer,
-    holes: Int64,
-    damage: Damage | None = None,
-) -> HostTrack | DeviceTrack:
-    """A track where its values are read from: the device if the planes live there and the track fits, too."""
-    track, device = store.track(name), transfer.device
-    if isinstance(placement, Device) and device.type == "cuda":
-        size, free = decoded_bytes(list(track.blocks)), torch.cuda.mem_get_info(device)[0]
-        log.info("track %s: %.3f GB, %.1f GB free on %s", name, size / 1e9, free / 1e9, device)
-        if size < free // 2:
-            try:
-                return DeviceTrack(store, track, length, transfer, holes)
-            except DamageError as error:
-                if damage is None:
-                    raise
-                log.warning("track %s: it stays in its shards, since it is not whole: %s", name, error)
-    return HostTrack(store, track, length, transfer, holes, damage)

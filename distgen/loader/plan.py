@@ -21,13 +21,15 @@ from distgen.errors import ConfigError, some
 from distgen.genome import Int64, subtract
 from distgen.loader.classes import Balanced
 from distgen.loader.exclusions import Exclusions
+from distgen.loader.exports import lengths_of
 from distgen.loader.negatives import Matched, away_from
+from distgen.loader.packed import Packed
 from distgen.loader.regions import CONTIGS, MATRIX, Places, Regions, read_regions
-from distgen.loader.sampling import Copied, Ordered, Sampling
+from distgen.loader.sampling import Copied, Ordered, Sampling, Walk
 from distgen.loader.schedule import own_seed
+from distgen.loader.source import Source, genome, shards_along
 from distgen.loader.windows import Geometry, Numbered, Tiles, align, check_lengths
-from distgen.store.planes import PER_BYTE
-from distgen.store.reader import Store
+from distgen.store.exported import Export
 
 if TYPE_CHECKING:
     from distgen.loader.haplotypes import Haplotypes
@@ -41,7 +43,7 @@ class Plan:
     """The samples of all epochs, all ranks together.
 
     Args:
-        store: an open store.
+        store: an open store, or an export of one.
         split: a part of the default split, "name/part" of another, or None for everything.
         asked: what a sample is.
         tracks: names of the tracks that are served as targets.
@@ -50,7 +52,7 @@ class Plan:
         ConfigError: what is asked does not fit the store or itself; names the key and what would fit.
     """
 
-    store: Store
+    store: Source
     split: str | None
     asked: config.Sample
     tracks: tuple[str, ...] = ()
@@ -69,9 +71,10 @@ class Plan:
             return None
         from distgen.loader.haplotypes import Haplotypes
 
+        store = genome(self.store, "what samples have in place of its bases", "personal")
         with _said_of(personal, "personal"):
             return Haplotypes(
-                self.store, personal.variants, personal.samples, unphased=personal.unphased, seed=self.asked.seed
+                store, personal.variants, personal.samples, unphased=personal.unphased, seed=self.asked.seed
             )
 
     @cached_property
@@ -85,27 +88,34 @@ class Plan:
     @cached_property
     def lengths(self) -> list[Lengths]:
         """Of all stages of the curriculum; the sample's own come last and stay."""
-        asked, table = self.asked, self.store.is_table
-        window = asked.window or (int(self.store.contigs.lengths.max()) if table else _WINDOW)
-        own = Lengths(epochs=1, window=window, target_length=asked.target_length, stride=asked.stride)
-        return [*asked.curriculum, own]
+        window, target_length, stride = self.asked.window, self.asked.target_length, self.asked.stride
+        if isinstance(self.store, Export):
+            window, target_length, stride = lengths_of(self.store, window, target_length, stride)
+        elif window is None:
+            window = int(self.store.contigs.lengths.max()) if self.store.is_table else _WINDOW
+        own = Lengths(epochs=1, window=window, target_length=target_length, stride=stride)
+        return [*self.asked.curriculum, own]
 
     @cached_property
-    def stages(self) -> list[tuple[int, Sampling]]:
+    def stages(self) -> list[tuple[int, Sampling | Packed]]:
         """The first epoch that has them, and its samples; those of the last stay."""
         self._check_names()
         self._check_strand()
-        begins, stages = 0, []
+        begins = 0
+        stages: list[tuple[int, Sampling | Packed]] = []
         for number, lengths in enumerate(self.lengths):
             with _said_of(lengths, f"curriculum.{number}" if lengths is not self.lengths[-1] else ""):
                 stages.append((begins, self._sampling(lengths)))
             begins += lengths.epochs
         samples, batch_size = min(len(sampling) for _, sampling in stages), self.asked.batch_size
         if self.asked.last == "drop" and samples < batch_size:
-            raise ConfigError(f"{batch_size} is more than the {samples} samples of an epoch", key="batch_size")
+            problem = (
+                f'{batch_size} is more than the {samples} samples of an epoch. Use at most {samples}, or last = "wrap".'
+            )
+            raise ConfigError(problem, key="batch_size")
         return stages
 
-    def sampling(self, epoch: int) -> Sampling:
+    def sampling(self, epoch: int) -> Sampling | Packed:
         """The samples of an epoch."""
         return self.stages[bisect_right(self.stages, epoch, key=itemgetter(0)) - 1][1]
 
@@ -138,6 +148,7 @@ class Plan:
         """
         name, part = self._split
         known = {
+            "samples": [sampling.identity for _, sampling in self.stages],  # finds out first what does not fit
             "store": self.store.identity(name if part else "", (*self.tracks, *self.asked.inputs)),
             "rows": self.rows_of and (self._matrix_id, *self.rows_of),
             "epochs": [lengths.epochs for lengths in self.lengths],
@@ -146,20 +157,26 @@ class Plan:
             "last": self.asked.last,
             "holes": self.holes.tolist(),
             "haplotypes": self.haplotypes and self.haplotypes.id,
-            "samples": [sampling.pool.identity for _, sampling in self.stages],
         }
         return digest(known)
 
     @property
     def _matrix_id(self) -> str | None:
         _, source = self.rows_of or ("", "")
-        return self.store.matrix(source.removeprefix(MATRIX)).id if source.startswith(MATRIX) else None
+        if not source.startswith(MATRIX):
+            return None
+        return genome(self.store, "a matrix", "regions").matrix(source.removeprefix(MATRIX)).id
 
     @cached_property
     def _split(self) -> tuple[str, str | None]:
         """Name and part."""
         name, _, part = self.split.rpartition("/") if self.split else ("", "", None)
         return name or "default", part
+
+    @property
+    def part(self) -> str | None:
+        """Of the split; None for everything."""
+        return self._split[1]
 
     @cached_property
     def _bins(self) -> list[tuple[str, int]]:
@@ -209,21 +226,43 @@ class Plan:
                 'no window lies at a region that has one. Use "forward", "random" or "both"', key="strand"
             )
 
-    def _sampling(self, lengths: Lengths) -> Sampling:
+    def _sampling(self, lengths: Lengths) -> Sampling | Packed:
         asked = self.asked
         geometry = Geometry(*check_lengths(lengths, asked.jitter, self._bins, asked.inputs), asked.jitter, self._unit)
+        if isinstance(self.store, Export):
+            lengths_of(self.store, geometry.window, geometry.target_length, geometry.stride, geometry.jitter)
+        if asked.packed:
+            return self._packed(geometry)
         pool = self._balanced(geometry) if asked.pool else self._ordered(geometry)
         return Sampling(pool, geometry, asked.seed, asked.strand, asked.last)
 
     def _ordered(self, geometry: Geometry) -> Ordered:
-        with _said_of(self.regions, "regions"):
+        with _said_of(self.asked.regions, "regions" if self.asked.regions else ""):
             windows = self._copied(self._windows(geometry, self.regions))
-        layout = self.store.planes["sequence"].layout
-        piece = max(1, len(windows) * layout.shard * PER_BYTE["sequence"] // self.store.length)
-        return Ordered(windows, self.asked.order, self.asked.seed, self.asked.batch_size, self._lanes, piece)
+        return Ordered(windows, self._walk(len(windows)))
+
+    def _walk(self, count: int) -> Walk:
+        piece = max(1, count // shards_along(self.store, self.part))
+        return Walk(self.asked.order, self.asked.seed, self.asked.batch_size, self._lanes, piece)
+
+    def _packed(self, geometry: Geometry) -> Packed:
+        asked, regions = self.asked, self.regions
+        genome(self.store, "to pack rows", "packed")
+        if regions is None or regions.at != "whole":
+            raise ConfigError('only whole regions go into rows: add [data.regions] with at = "whole"', key="packed")
+        along = [f'track "{name}"' for name, _ in self._bins] + ["haplotypes"] * (self.haplotypes is not None)
+        if along:
+            raise ConfigError(f"rows of several windows have no {some(along)}. Use false.", key="packed")
+        if geometry.target_length != geometry.window:
+            problem = f"rows of several windows have targets everywhere. Use {geometry.window}."
+            raise ConfigError(problem, key="target_length")
+        with _said_of(self.asked.regions, "regions" if self.asked.regions else ""):
+            windows = self._copied(self._windows(geometry, regions))
+        return Packed(windows, geometry, self._walk, asked.seed, asked.strand, asked.last)
 
     def _balanced(self, geometry: Geometry) -> Balanced:
         asked = self.asked
+        genome(self.store, "a pool", "pool")
         if asked.order == "grouped":
             raise ConfigError('windows of pools are drawn from everywhere. Use "flat".', key="order")
         placed, pools = {}, {}
@@ -243,7 +282,10 @@ class Plan:
         if pool.name in placed:
             return self._copied(placed[pool.name])
         regions = away_from(self.stretches, self._positives, pool.distance, self.store.contigs)
-        return self._copied(self._tiles(geometry, align(regions, self.store.contigs, self._unit)))
+        regions = align(regions, self.store.contigs, self._unit)
+        if not len(regions):
+            raise ConfigError(f"nothing lies {pool.distance:,} bases away from every region; use less", key="distance")
+        return self._copied(self._tiles(geometry, regions))
 
     def _windows(self, geometry: Geometry, regions: config.Regions | None) -> Numbered:
         if regions is None:
@@ -271,7 +313,7 @@ class Plan:
         if self.haplotypes or self.asked.strand == "both":
             raise ConfigError(f'pool "{pool.name}" matches single windows, which are served once', key="strand")
         return Matched(
-            self.store,
+            genome(self.store, "a pool", "pool"),
             positives,
             subtract(self.stretches, self._exclusions.holes),
             self._positives,
@@ -298,7 +340,8 @@ class Plan:
 
     @cached_property
     def _read(self) -> Callable[[str, bool], Regions]:
-        return cache(lambda source, summit: read_regions(source, self.store, summit=summit))
+        store = genome(self.store, "a window at a region", "regions")
+        return cache(lambda source, summit: read_regions(source, store, summit=summit))
 
 
 @contextmanager

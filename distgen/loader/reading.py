@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from distgen.loader.gather import Read
-from distgen.store.array import Array
-from distgen.store.cache import ShardCache
+from distgen.store.cache import ShardCache, Sharded
 
 _BYTES = 1 << 31  # of shards that are fetched before a batch needs them
 _FASTER = 8  # batches that are looked at for each one made, until enough is known
@@ -23,7 +22,7 @@ _NOWHERE = (-1, -1)
 class _Need:
     """One shard, and the first and the last batch that are known to need it."""
 
-    array: Array
+    of: Sharded
     number: int
     size: int
     first: Place
@@ -61,7 +60,7 @@ class ReadAhead:
         """No more batches are made: what is not being fetched yet is not wanted any more."""
         with self._lock:
             for need in self._asked.values():
-                self._cache.cancel(need.array, need.number)
+                self._cache.cancel(need.of, need.number)
             self._forget(_NOWHERE)
 
     def come_to(self, epoch: int, batches: Sequence[int]) -> None:
@@ -85,7 +84,7 @@ class ReadAhead:
                 if sum(kept) + need.size > self._cache.max_bytes or sum(early) + need.size > _BYTES:
                     return False
             self._asked[key] = self._waiting.pop(key)
-            self._cache.prefetch(need.array, [need.number])
+            self._cache.prefetch(need.of, [need.number])
         return True
 
     def _look(self, most: int) -> int:
@@ -94,25 +93,25 @@ class ReadAhead:
         count = self._batches(epoch)
         some = range(at, min(at + most, count))
         met: list[_Need] = []
-        for array, first, last in self._reads(epoch, some):
-            rows = len(first) // len(some)
-            for shard, begin, end in _met(array, first, last):
+        for read in self._reads(epoch, some):
+            rows = len(read.first) // len(some)
+            for shard, begin, end in _met(read):
                 places = (epoch, some[begin // rows]), (epoch, some[end // rows])
-                met.append(_Need(array, shard, _stored(array, shard), *places))
+                met.append(_Need(read.of, shard, read.of.stored(shard), *places))
         for need in sorted(met, key=lambda need: need.first):
-            key = need.array.id, need.number
+            key = need.of.id, need.number
             known = self._asked.get(key) or self._waiting.setdefault(key, need)
             known.last = max(known.last, need.last)
         self._next = (epoch, some.stop) if some.stop < count else (epoch + 1, 0)
         return len(some)
 
 
-def _met(array: Array, first: np.ndarray, last: np.ndarray) -> list[tuple[int, int, int]]:
-    """The shards that rows [first, last) touch, and the first and the last row that do."""
-    size = array.layout.shard
-    rows = np.flatnonzero(first < last)
-    low, high = first[rows] // size, (last[rows] - 1) // size
-    begins, ends = np.full(array.layout.shards, len(first)), np.full(array.layout.shards, -1)
+def _met(read: Read) -> list[tuple[int, int, int]]:
+    """The shards that rows touch, and the first and the last row that do."""
+    rows = np.flatnonzero(read.first < read.last)
+    low, high = read.first[rows] // read.shard, (read.last[rows] - 1) // read.shard
+    shards = int(high.max(initial=-1)) + 1
+    begins, ends = np.full(shards, len(read.first)), np.full(shards, -1)
     while len(rows):
         np.minimum.at(begins, low, rows)
         np.maximum.at(ends, low, rows)
@@ -120,9 +119,3 @@ def _met(array: Array, first: np.ndarray, last: np.ndarray) -> list[tuple[int, i
         rows, low, high = rows[more], low[more] + 1, high[more]
     met = np.flatnonzero(ends >= 0)
     return list(zip(met.tolist(), begins[met].tolist(), ends[met].tolist(), strict=True))
-
-
-def _stored(array: Array, shard: int) -> int:
-    """Bytes of a shard, if nothing of it were compressed."""
-    per = array.layout.chunks_per_shard
-    return int(np.count_nonzero(~array.absent[shard * per : (shard + 1) * per])) * array.layout.chunk_bytes

@@ -8,8 +8,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from distgen.genome import Bits, Int64
+from distgen.genome import Bits, Contigs, Int64, Interval
 from distgen.kernels import SAMPLE
+from distgen.loader.batch import places
 from distgen.loader.order import draws, grouped, permute
 from distgen.loader.windows import Geometry, Located, Numbered
 
@@ -32,6 +33,10 @@ class Drawn(NamedTuple):
     rows: Int64 | None
     haplotypes: Int64 | None
     labels: Int64 | None
+
+    def places(self, contigs: Contigs, length: int) -> list[Interval]:
+        """Where windows of so many bases lie."""
+        return places(contigs, self.positions, self.limits, self.reverse, length)
 
 
 @dataclass(frozen=True)
@@ -94,43 +99,60 @@ class Samples(Protocol):
 
 
 @dataclass(frozen=True)
-class Ordered:
-    """Every window once an epoch.
+class Walk:
+    """In which order numbers from 0 on come, each once an epoch.
 
     Args:
-        windows: all there are.
         order: "flat": anew permuted in each epoch; "grouped": permuted so that few pieces of the assembly are read at any
             time; "sequential": along the assembly.
         seed: of the permutations.
-        batch_size: samples per global batch.
+        batch_size: numbers per global batch.
         lanes: for "grouped": from so many places a batch is drawn.
-        piece: for "grouped": windows that are read together, such as those of one shard.
+        piece: for "grouped": numbers of what is read together, such as the windows of one shard.
     """
 
-    windows: Numbered
     order: Order
     seed: int
     batch_size: int
     lanes: int
     piece: int
 
+    @property
+    def identity(self) -> Any:
+        """What else than the order's name and the seed says what comes when, as plain data."""
+        return [self.lanes, self.piece] if self.order == "grouped" else []
+
+    def at(self, places: Int64, count: int, epoch: int) -> Int64:
+        """Which of `count` numbers come at these places (n,) of an epoch."""
+        if self.order == "flat":
+            return permute(places, count, self.seed, epoch)
+        if self.order == "grouped":
+            sizes = {"batch_size": self.batch_size, "lanes": self.lanes, "piece": self.piece, "group": _GROUP}
+            return grouped(places, count, self.seed, epoch, **sizes)
+        return places
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """Every window once an epoch.
+
+    Args:
+        windows: all there are.
+        walk: in which order they come.
+    """
+
+    windows: Numbered
+    walk: Walk
+
     def __len__(self) -> int:
         return len(self.windows)
 
     @property
     def identity(self) -> Any:
-        return [self.windows.identity, [self.lanes, self.piece] if self.order == "grouped" else []]
+        return [self.windows.identity, self.walk.identity]
 
     def draw(self, samples: Int64, epoch: int) -> tuple[Located, Int64 | None]:
-        return self.windows.locate(self._index(samples, epoch)), None
-
-    def _index(self, samples: Int64, epoch: int) -> Int64:
-        if self.order == "flat":
-            return permute(samples, len(self), self.seed, epoch)
-        if self.order == "grouped":
-            sizes = {"batch_size": self.batch_size, "lanes": self.lanes, "piece": self.piece, "group": _GROUP}
-            return grouped(samples, len(self), self.seed, epoch, **sizes)
-        return samples
+        return self.windows.locate(self.walk.at(samples, len(self), epoch)), None
 
 
 @dataclass(frozen=True)
@@ -154,6 +176,11 @@ class Sampling:
     def __len__(self) -> int:
         return len(self.pool)
 
+    @property
+    def identity(self) -> Any:
+        """What else than the order's name and the seed says which sample is which, as plain data."""
+        return self.pool.identity
+
     def draw(self, index: Int64, epoch: int) -> Drawn:
         """The rows at these places (n,) of an epoch; those beyond its samples as `last` says."""
         samples = index % len(self) if self.last == "wrap" else np.minimum(index, len(self) - 1)
@@ -164,7 +191,7 @@ class Sampling:
             samples,
             ((index < len(self)) | (self.last == "wrap")).astype(np.float32),
             low | (high << 32),
-            self._reversed(located.reverse, strand),
+            turned(self.strand, located.reverse, strand),
             target_starts,
             target_starts - self.geometry.margin,
             located.limits,
@@ -173,7 +200,9 @@ class Sampling:
             labels,
         )
 
-    def _reversed(self, own: Bits | None, draw: Int64) -> Bits:
-        if self.strand == "random":
-            return draw < 2**31
-        return own if own is not None and self.strand != "forward" else np.zeros(len(draw), np.bool_)
+
+def turned(strand: Strand, own: Bits | None, draw: Int64) -> Bits:
+    """Which windows are read from the other strand: by 32 random bits each (n,), or as they are `own`."""
+    if strand == "random":
+        return draw < 2**31
+    return own if own is not None and strand != "forward" else np.zeros(len(draw), np.bool_)

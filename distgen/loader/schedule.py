@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from heapq import heappop, heappush
 from typing import Any
 
@@ -91,6 +93,33 @@ class Schedule:
         if self._others is not None:
             together, had = int(had[-1]), had[:-1].copy()
             had[self._rare] = self._others.before(together)
+        return had
+
+
+@dataclass(frozen=True)
+class InTurn:
+    """Gives slots to classes one after another, each as many as it counts, again and again; see `Schedule`.
+
+    Args:
+        counts: int64 (n,), slots of each class in a row.
+    """
+
+    counts: Int64
+
+    @cached_property
+    def _ends(self) -> Int64:
+        return np.cumsum(self.counts)
+
+    def at(self, slots: Int64) -> tuple[Int64, Int64]:
+        """Whom slots (n,) serve, and how many slots that class had before each of them: int64 (n,) both."""
+        cycle, rest = np.divmod(slots, self._ends[-1])
+        which = np.searchsorted(self._ends, rest, side="right")
+        return which, cycle * self.counts[which] + rest - (self._ends - self.counts)[which]
+
+    def before(self, slot: int) -> Int64:
+        """How many of the slots [0, slot) each class has: int64 (classes,)."""
+        cycle, rest = divmod(slot, int(self._ends[-1]))
+        had: Int64 = cycle * self.counts + np.clip(rest - (self._ends - self.counts), 0, self.counts)
         return had
 
 

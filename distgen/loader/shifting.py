@@ -20,8 +20,8 @@ def deal(order: Any, lengths: Any, window: int, most: int) -> Any:
         most: rows that are open at any time.
     """
     room, number = np.zeros(most, np.int64), np.zeros(most, np.int64)
-    row_of, end_of = np.empty(order.size, np.int64), np.empty(order.size, np.int64)
-    counts = np.zeros(order.size + 1, np.int64)
+    row_of, end_of = np.empty(order.size, np.int32), np.empty(order.size, np.int32)
+    counts = np.zeros(order.size + 1, np.int32)
     opened = 0
     for i in range(order.size):
         length = lengths[order[i]]
@@ -37,9 +37,13 @@ def deal(order: Any, lengths: Any, window: int, most: int) -> Any:
         room[best] -= length
         row_of[i], end_of[i] = number[best], window - room[best]
         counts[number[best] + 1] += 1
-    bounds = np.cumsum(counts[: opened + 1])
+    bounds = np.empty(opened + 1, np.int64)
+    total = 0
+    for row in range(opened + 1):
+        total += counts[row]
+        bounds[row] = total
     following = bounds.copy()
-    samples, ends = np.empty(order.size, np.int64), np.empty(order.size, np.int64)
+    samples, ends = np.empty(order.size, np.int32), np.empty(order.size, np.int32)
     for i in range(order.size):
         at = following[row_of[i]]
         samples[at], ends[at] = order[i], end_of[i]

@@ -13,10 +13,13 @@ from distgen.genome import MISSING, Int64
 from distgen.loader.classes import Balanced
 from distgen.loader.coverage import ambiguous, covered
 from distgen.loader.negatives import Matched
+from distgen.loader.packed import Packed
 from distgen.loader.plan import Plan
 from distgen.loader.regions import CONTIGS, MATRIX
 from distgen.loader.sampling import Copied, Ordered, Sampling
+from distgen.loader.source import genome
 from distgen.loader.windows import Numbered, Windows
+from distgen.store.reader import Store
 
 
 def summarize(plans: Mapping[str, Plan | ConfigError]) -> dict[str, Any]:
@@ -28,10 +31,11 @@ def summarize(plans: Mapping[str, Plan | ConfigError]) -> dict[str, Any]:
     Returns:
         `parts`: for each its `bases`, and `stages` (an epoch's windows have the lengths of one of them; the last stays)
         or the `problem`; and `overlaps`: for each two parts how many `bases` of `other` windows of `part` read, wherever
-        jitter puts them. A stage has `first_epoch`, `window`, `target_length` and `stride` in bases, `samples` and global
-        `batches` of an epoch, `windows`, the share of N in them (`ambiguous`, with what they read outside their part, and
-        before jitter), how many bases targets hold at least once (`covered`), and `pools`: these by class (by "" if there
-        are none), with `samples` of the first epoch, what is `left_out` by reason, and `labels` where windows have some.
+        jitter puts them. A stage has `first_epoch`; in bases `window`, `target_length` and `stride` (None where no window
+        follows another); `samples`, `rows` (fewer, where samples share them) and global `batches` of an epoch; `windows`; the share of N in them (`ambiguous`, with
+        what they read outside their part, and before jitter); how many bases targets hold at least once (`covered`);
+        and `pools`: the last three by class (by "" if there are none), with `samples` of the first epoch, what is
+        `left_out` by reason, and `labels` where windows have some.
     """
     known = {name: plan for name, plan in plans.items() if isinstance(plan, Plan)}
     overlaps = [
@@ -42,7 +46,7 @@ def summarize(plans: Mapping[str, Plan | ConfigError]) -> dict[str, Any]:
     return {"parts": parts, "overlaps": overlaps}
 
 
-def served(sampling: Sampling) -> dict[str, Windows]:
+def served(sampling: Sampling | Packed) -> dict[str, Windows]:
     """The windows of the first epoch, each once: by class, or by "" where there are no classes."""
     return {
         name: pool.cycle(0) if isinstance(pool, Matched) else _once(pool) for name, pool in _pools(sampling).items()
@@ -53,17 +57,17 @@ def _part(plan: Plan) -> dict[str, Any]:
     return {"bases": _size(plan.stretches), "stages": [_stage(plan, *stage) for stage in plan.stages]}
 
 
-def _stage(plan: Plan, first_epoch: int, sampling: Sampling) -> dict[str, Any]:
-    geometry, pool, found = sampling.geometry, sampling.pool, served(sampling)
-    samples = pool.samples() if isinstance(pool, Balanced) else {"": len(sampling)}
+def _stage(plan: Plan, first_epoch: int, sampling: Sampling | Packed) -> dict[str, Any]:
+    geometry, found, samples = sampling.geometry, served(sampling), _samples(sampling)
+    store = genome(plan.store, "to say what windows hold", "store")
     pools: dict[str, dict[str, Any]] = {
         name: {
             "windows": len(windows),
             "samples": samples[name],
             "left_out": {reason: count for reason, count in windows.left_out.items() if count},
-            "ambiguous": ambiguous(windows, plan.store.unknown),
+            "ambiguous": ambiguous(windows, store.unknown),
             "covered": int(covered([windows], plan.stretches).sum()),
-            "labels": _labels(plan, windows),
+            "labels": _labels(plan, store, windows),
         }
         for name, windows in found.items()
     }
@@ -71,17 +75,28 @@ def _stage(plan: Plan, first_epoch: int, sampling: Sampling) -> dict[str, Any]:
         "first_epoch": first_epoch,
         "window": geometry.window,
         "target_length": geometry.target_length,
-        "stride": geometry.stride,
-        "samples": len(sampling),
+        "stride": geometry.stride if any((windows.runs.counts > 1).any() for windows in found.values()) else None,
+        "samples": sum(samples.values()),
+        "rows": len(sampling),
         "batches": plan.batches(first_epoch),
         "windows": sum(pool["windows"] for pool in pools.values()),
-        "ambiguous": sum(pool["ambiguous"] * pool["samples"] for pool in pools.values()) / sum(samples.values()),
+        # Windows that share rows are short of N beside them, which rows are.
+        "ambiguous": 1 - sum((1 - pool["ambiguous"]) * pool["samples"] for pool in pools.values()) / len(sampling),
         "covered": int(covered(list(found.values()), plan.stretches).sum()),
         "pools": pools,
     }
 
 
-def _pools(sampling: Sampling) -> dict[str, Numbered | Matched]:
+def _samples(sampling: Sampling | Packed) -> dict[str, int]:
+    """Samples of the first epoch by class."""
+    if isinstance(sampling, Sampling) and isinstance(sampling.pool, Balanced):
+        return sampling.pool.samples()
+    return {"": len(sampling.windows if isinstance(sampling, Packed) else sampling)}
+
+
+def _pools(sampling: Sampling | Packed) -> dict[str, Numbered | Matched]:
+    if isinstance(sampling, Packed):
+        return {"": sampling.windows}
     pool = sampling.pool
     assert isinstance(pool, (Ordered, Balanced))
     return pool.pools if isinstance(pool, Balanced) else {"": pool.windows}
@@ -104,17 +119,17 @@ def _overlap(plan: Plan, other: Plan) -> int:
     return int(covered(everywhere, other.stretches, "reach").sum())
 
 
-def _labels(plan: Plan, windows: Windows) -> dict[str, Any] | None:
+def _labels(plan: Plan, store: Store, windows: Windows) -> dict[str, Any] | None:
     """What windows are labelled with: how many have each class, or which share of their values is known."""
-    source = plan.regions.source if plan.regions else ""
-    if source == CONTIGS and plan.store.is_table:
-        labels = plan.store.labels
-        kind, names, values = labels.kind, labels.names, labels.values
-    elif source.startswith(MATRIX):
-        matrix = plan.store.matrix(source.removeprefix(MATRIX))
-        kind, names, values = "regression", matrix.conditions, matrix.values
-    else:
+    if plan.rows_of is None:
         return None
+    _, source = plan.rows_of
+    if source == CONTIGS:
+        labels = store.labels
+        kind, names, values = labels.kind, labels.names, labels.values
+    else:
+        matrix = store.matrix(source.removeprefix(MATRIX))
+        kind, names, values = "regression", matrix.conditions, matrix.values
     runs = windows.runs
     assert runs.rows is not None
     times = np.zeros(len(values), np.int64)  # how many windows each row has

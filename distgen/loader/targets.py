@@ -131,7 +131,7 @@ class HostTrack:
     def reads(self, starts: Int64, limits: Int64) -> list[Read]:
         found = spans(self._contigs, self._track, starts, limits, self._bins)
         stretch = found.first + found.begin, found.first + found.stop
-        return [Read(chunks.array, *stretch) for chunks, _, _ in self._blocks]
+        return [Read(chunks.array, chunks.array.layout.shard, *stretch) for chunks, _, _ in self._blocks]
 
 
 class DeviceTrack:
@@ -239,11 +239,6 @@ def label_rows(store: Store, transfer: Transfer) -> TableRows:
     labels = store.labels
     values = labels.values.astype(np.int64) if labels.kind == "classes" else labels.values
     return TableRows(values, _KNOWN[labels.kind], transfer, store.contigs)
-
-
-def region_rows(classes: Int64, transfer: Transfer) -> TableRows:
-    """int64 (n,), the class of the region that a window comes from; -1 among `classes` (regions,) is not known."""
-    return TableRows(classes, _KNOWN["classes"], transfer)
 
 
 _KNOWN: dict[str, Callable[[npt.NDArray[Any]], Bits]] = {

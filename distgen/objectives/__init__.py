@@ -9,9 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from distgen.loader.batch import Batch
-from distgen.objectives.base_classes import BaseClasses, BaseClassesConfig
+from distgen.objectives.base_classes import BaseClasses, BaseClassesConfig, Tracked
 from distgen.objectives.masked_lm import MaskedLM, MaskedLMConfig
-from distgen.store.reader import Store
 
 ObjectiveConfig = Annotated[MaskedLMConfig | BaseClassesConfig, Field(discriminator="kind")]
 
@@ -48,11 +47,11 @@ class Objective(Protocol):
         """New, empty metrics that take predictions on a device."""
 
 
-def build(config: MaskedLMConfig | BaseClassesConfig, store: Store) -> Objective:
-    """The objective that a run's `[objective]` describes, on the tracks of a store.
+def build(config: MaskedLMConfig | BaseClassesConfig, store: Tracked) -> Objective:
+    """The objective that a run's `[objective]` describes, on the tracks of a store, or of a collection.
 
     Raises:
-        ConfigError: the store lacks the track.
+        ConfigError: there is no such track.
     """
     if isinstance(config, MaskedLMConfig):
         return MaskedLM(config)

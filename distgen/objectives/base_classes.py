@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision
 from distgen import kernels
 from distgen.config import Section
 from distgen.loader.batch import Batch
-from distgen.store.reader import Store
+from distgen.store.reader import Track
 
 
 class BaseClassesConfig(Section):
@@ -23,12 +23,19 @@ class BaseClassesConfig(Section):
     track: str
 
 
+class Tracked(Protocol):
+    """A store, or a collection of some."""
+
+    def track(self, name: str) -> Track:
+        """One track. Raises ConfigError if there is none of that name."""
+
+
 class BaseClasses:
     """Four input channels (one-hot), one output per class."""
 
     in_channels = 4
 
-    def __init__(self, config: BaseClassesConfig, store: Store):
+    def __init__(self, config: BaseClassesConfig, store: Tracked):
         track = store.track(config.track)
         self.tracks: tuple[str, ...] = (track.name,)
         self.classes = track.columns

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from distgen.errors import some
 from distgen.genome import Contigs, Interval
 from distgen.loader.coverage import along
 from distgen.loader.windows import Windows
@@ -93,8 +92,10 @@ def shown(contigs: Contigs) -> str:
     order = np.argsort(-contigs.lengths, kind="stable")[_CONTIGS:]
     if not len(order):
         return ""
-    names = [contigs.names[row] for row in order[:5].tolist()]
-    return f"{len(order):,} shorter contigs of {int(contigs.lengths[order].sum()):,} bases are not shown: {some(names)}"
+    bases, names = int(contigs.lengths[order].sum()), [contigs.names[row] for row in order[:5].tolist()]
+    return f"{len(order):,} shorter contigs of {bases:,} bases in all are not shown: {', '.join(names)}" + ", …" * (
+        len(order) > 5
+    )
 
 
 def svg(figure: Figure) -> str:

@@ -15,6 +15,7 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .25rem .8rem; text-align: left }
 th { border-bottom: 1px solid #999 } tr:nth-child(even) td { background: #f4f4f4 }
+td { vertical-align: top } td:first-child { white-space: nowrap }
 td:not(:first-child) { font-variant-numeric: tabular-nums } pre { background: #f4f4f4; padding: 1rem; overflow-x: auto }
 svg { max-width: 100%; height: auto }
 """
@@ -58,16 +59,19 @@ def evaluation_rows(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _windows(run_file: Path) -> str:
-    """What windows there are, and where; why that can't be told, where the store or a file is no longer there."""
+    """What windows there are, and where; if the store or a file of the run is no longer there, that."""
     from distgen.loader.plan import Plan
     from distgen.loader.summary import served
+    from distgen.store.collection import Collection
     from distgen.train.run import Run
 
     try:
         run = Run.read(run_file)
         store = run.open_store()
+        if isinstance(store, Collection):  # many genomes, each with windows of its own
+            return ""
         plans = run.plans(store)
-        said = _table(("", ""), rows(describe(run, store, plans)))
+        said = _table(("part", "windows"), rows(describe(run, store, plans)))
         if store.is_table:  # thousands of sequences, each in one part
             return said
         parts = {
@@ -75,7 +79,7 @@ def _windows(run_file: Path) -> str:
         }
         figure, rest = coverage_figure(store.contigs, parts), shown(store.contigs)
     except DistgenError as error:
-        return f"<p>Not shown, since the run no longer finds what it was trained on: {html.escape(str(error))}</p>"
+        return f"<p>Not shown: {html.escape(str(error))}</p>"
     return f"{said}{figure}" + f"<p>{html.escape(rest)}</p>" * bool(rest)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distgen.errors import ConfigError
     from distgen.loader.plan import Plan
-    from distgen.store.reader import Store
+    from distgen.loader.source import Source
     from distgen.train.run import Run
 
 _WHY = {
@@ -20,21 +20,25 @@ _WHY = {
 _CLASSES = 8  # that are named
 
 
-def describe(run: Run, store: Store, plans: Mapping[str, Plan | ConfigError]) -> dict[str, Any]:
+def describe(run: Run, source: Source, plans: Mapping[str, Plan | ConfigError]) -> dict[str, Any]:
     """What there is to say of a run's windows, as what JSON can hold.
 
     Args:
         run: as read from its file.
-        store: that it trains on.
+        source: that it trains on: a store.
         plans: of the parts of its split; see `Run.plans`.
 
     Returns:
         As `summarize`, with `run`, `store`, `split` and `batch_size`; `homology`, the report of the build where the split
         was made without what resembles a held-out part, else None; and `search`, the command that looks for such sequence.
+
+    Raises:
+        ConfigError: the run trains on an export.
     """
+    from distgen.loader.source import genome
     from distgen.loader.summary import summarize
 
-    split = run.data.split
+    store, split = genome(source, "to say what windows hold", "data.store"), run.data.split
     return {
         "run": run.name,
         "store": str(store.path),
@@ -85,12 +89,14 @@ def _epochs(stages: list[dict[str, Any]], number: int) -> str:
 
 def _stage(stage: dict[str, Any], bases: int, batch_size: int) -> str:
     windows, target, stride = stage["windows"], stage["target_length"], stage["stride"]
-    lengths = f"{windows:,} windows of {stage['window']:,} bases"
+    rows = f"in {stage['rows']:,} rows " * (stage["rows"] != stage["samples"])
+    lengths = f"{_some(windows, 'window')} {rows}of {stage['window']:,} bases"
     lengths += f", {target:,} of them target" * (target != stage["window"])
-    lengths += f", one every {stride:,}" * (stride != target)
+    lengths += f", one every {stride:,}" if stride not in (None, target) else ""
     samples = f"{stage['samples']:,} samples in " * (stage["samples"] != windows)
+    epoch = f"an epoch is {samples}{_some(stage['batches'], 'batch', 'es')} of {batch_size:,}"
     return (
-        f"{lengths}; an epoch is {samples}{stage['batches']:,} batches of {batch_size:,}; {stage['ambiguous']:.2%} reads as N; "
+        f"{lengths}; {epoch}; {stage['ambiguous']:.2%} reads as N; "
         f"targets cover {stage['covered']:,} of {bases:,} bases ({stage['covered'] / bases:.1%})"
     )
 
@@ -99,7 +105,7 @@ def _pool(name: str, pool: str, windows: dict[str, Any], stage: dict[str, Any]) 
     said = []
     if pool:
         name = f"{name}, {pool}"
-        share = f"{windows['samples'] / stage['samples']:.2%} of samples, from {windows['windows']:,} windows"
+        share = f"{windows['samples'] / stage['samples']:.2%} of samples, from {_some(windows['windows'], 'window')}"
         said.append(
             (name, f"{share}; {windows['ambiguous']:.2%} reads as N; targets cover {windows['covered']:,} bases")
         )
@@ -118,3 +124,7 @@ def _labels(labels: dict[str, Any]) -> str:
     counts = [f"{label} {count:,}" for label, count in list(classes.items())[:_CLASSES]]
     more = f", ... ({len(classes):,} in all)" * (len(classes) > _CLASSES)
     return f"{', '.join(counts)}{more}" + f"; {labels['missing']:,} missing" * bool(labels["missing"])
+
+
+def _some(count: int, what: str, more: str = "s") -> str:
+    return f"{count:,} {what}{more * (count != 1)}"

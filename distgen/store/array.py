@@ -240,9 +240,10 @@ class Array:
         """Chunks of each shard."""
         return self.layout.chunks_per_shard
 
-    def stored(self, number: int) -> bool:
-        """Whether any chunk of a shard is stored."""
-        return not self.absent[number * self.per_shard : (number + 1) * self.per_shard].all()
+    def stored(self, number: int) -> int:
+        """Bytes of a shard, if nothing of it were compressed; 0 if there is none."""
+        absent = self.absent[number * self.per_shard : (number + 1) * self.per_shard]
+        return int(np.count_nonzero(~absent)) * self.layout.chunk_bytes
 
     def table(self, number: int, remote: Ranges) -> tuple[Bytes, npt.NDArray[np.uint64]]:
         """The end of a shard elsewhere, and what `index` makes of it."""

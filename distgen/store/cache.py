@@ -58,6 +58,10 @@ class Sharded(Protocol):
     """What shards are of: an array of a store, or the tar shards of an export."""
 
     @property
+    def id(self) -> str:
+        """What their content is known by."""
+
+    @property
     def folder(self) -> Place:
         """Where they lie."""
 
@@ -68,8 +72,8 @@ class Sharded(Protocol):
     def cache_name(self, number: int) -> str:
         """What a shard is known by: one of other bytes has another name."""
 
-    def stored(self, number: int) -> bool:
-        """Whether there is such a shard."""
+    def stored(self, number: int) -> int:
+        """Bytes of a shard, if nothing of it were compressed; 0 if there is no such shard."""
 
     def bytes_of(self, number: int, stop: threading.Event | None = None) -> Bytes | Ranges:
         """The bytes of a shard where it lies; `stop` ends requests for them."""

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from blake3 import blake3
 
 from distgen.config import digest
 from distgen.errors import ConfigError, StoreError, suggest
@@ -26,9 +27,11 @@ from distgen.store import format
 from distgen.store.array import Array
 from distgen.store.format import MANIFEST
 from distgen.store.planes import PER_BYTE
-from distgen.store.reader import Store, read_manifest
+from distgen.store.reader import Store, Track, read_manifest
 
 MAX_FILES = 512  # half of what most systems let a process hold open
+OPENED = 1000  # stores that are opened, at most, to find out something about all of them
+_ID_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,11 @@ def sequence_id(store: Store) -> bytes:
     arrays = store.manifest["arrays"]
     ids = {key: arrays[key]["id"] for key in arrays if key in PER_BYTE or key.startswith("contigs/")}
     return bytes.fromhex(digest(ids))
+
+
+def fingerprint(path: Path) -> bytes:
+    """What all that a store has is known by: 16 bytes, BLAKE3 of its manifest file. Raises OSError if it cannot be read."""
+    return blake3((path / MANIFEST).read_bytes()).digest(_ID_BYTES)
 
 
 class Collection:
@@ -188,6 +196,42 @@ class Collection:
     def is_open(self, row: int) -> bool:
         """Whether a store is one of those that stay open: who holds what is large of others should let go of it."""
         return row in self._open
+
+    def track(self, name: str) -> Track:
+        """A track as the first of few stores that has it has it. Raises ConfigError if none of them does."""
+        for row in self.few():
+            if name in (tracks := self.store(row).tracks):
+                return tracks[name]
+        raise ConfigError(f'collection {self.path}: none of {len(self.few()):,} stores has a track "{name}"')
+
+    def has(self, part: str, split: str = "default") -> bool:
+        """Whether any of few stores has a split of that name with such a part."""
+        return any(self.store(row).has(part, split) for row in self.few())
+
+    def few(self) -> list[int]:
+        """Rows of the stores that may be opened to find out something about all: at most 1,000, at equal distances."""
+        return sorted({number * len(self) // OPENED for number in range(OPENED)})
+
+    def identity(self, split: str, tracks: tuple[str, ...]) -> dict[str, str]:
+        """What all stores are known by, with whatever they have: as the index has seen them, so that none is opened.
+
+        A split or a track cannot be told from the others then: one more in one store, and all is known by another name.
+        """
+        return {"stores": digest([[member.name, member.fingerprint.hex()] for member in self.members(0, len(self))])}
+
+    def unchanged(self, row: int) -> Store:
+        """One store, of which nothing has changed since it was indexed, tracks and splits included.
+
+        Raises:
+            StoreError: it has, or as `store` does.
+        """
+        store, seen = self.store(row), self.member(row).fingerprint
+        if fingerprint(self._folder / self.member(row).path) != seen:
+            raise StoreError(
+                f"collection {self.path}: store {store.path} has other tracks, splits or labels than when it was indexed. "
+                "Run: distgen build COLLECTION.toml"
+            )
+        return store
 
     def _checked(self, row: int) -> Store:
         member = self.member(row)

@@ -37,6 +37,7 @@ from distgen.genome import ALIGNMENT, AMBIGUOUS, BASES, Bytes, Contigs, Int64, I
 from distgen.ingest.objects import RANGE, Object, Place
 from distgen.ingest.packing import unpack_codes
 from distgen.store import format
+from distgen.store.cache import ShardCache
 from distgen.store.format import crc32c
 from distgen.store.ranges import Ranges, open_bytes
 from distgen.store.reader import Track
@@ -96,8 +97,10 @@ class Sample:
 class Export:
     """A folder of tar shards, read-only. Open it with `read_export`."""
 
-    def __init__(self, folder: Place, index: dict[str, Any]):
-        self.path, self.index = folder, index
+    is_table = False  # what sequences are labelled with is not exported
+
+    def __init__(self, folder: Place, index: dict[str, Any], cache: ShardCache | None = None):
+        self.path, self.index, self.cache = folder, index, cache
         self.window: int = index["geometry"]["window"]
         self.target_length: int = index["geometry"]["target_length"]
         self.stride: int = index["geometry"]["stride"]
@@ -109,6 +112,11 @@ class Export:
             number, first = (before[0].number + 1, before[0].first + before[0].samples) if before else (0, 0)
             self.shards.append(Shard(entry["part"], number, first, entry["samples"]))
         self.per_shard: dict[str, int] = {shard.part: shard.samples for shard in reversed(self.shards)}
+
+    @property
+    def name(self) -> str:
+        """Of the assembly."""
+        return str(self.index["assembly"])
 
     @cached_property
     def contigs(self) -> Contigs:
@@ -157,7 +165,8 @@ class Export:
         """Content ids of what a run uses: those of the store, so that a run goes on with an export of it and back. Where
         finer tracks than all that were exported would lay the windows in another way, the ids are others."""
         ids: dict[str, str] = self.index["identity"]
-        used = {key: ids[key] for key in ("sequence", "ambiguous", *(f"track {name}" for name in tracks), "split")}
+        asked = [f"track {self.track(name).name}" for name in tracks]
+        used = {key: ids[key] for key in ("sequence", "ambiguous", *asked, "split")}
         unit, wanted = (max([self.tracks[n]["bin_bp"] for n in names], default=1) for names in (self.tracks, tracks))
         return used if unit == wanted else used | {"bins": f"of {unit}"}
 
@@ -320,8 +329,12 @@ def pieces(content: Bytes) -> bytes:
     return np.array(found, "<u4").tobytes()
 
 
-def read_export(folder: Place) -> Export:
+def read_export(folder: Place, cache: ShardCache | None = None) -> Export:
     """Open a folder that `distgen export` has written. Shards are checked when they are read.
+
+    Args:
+        folder: where it lies.
+        cache: keeps whole shards of one that lies elsewhere on the local disk, for who wants to read them.
 
     Raises:
         SourceError: the index is missing or damaged, or the folder's shards are not those it names.
@@ -337,7 +350,7 @@ def read_export(folder: Place) -> Export:
             raise SourceError(f"{path} has format {index.get('format')}, this version reads {FORMAT}: export again")
         if digest(body) != index["checksum"] or format.json_bytes(index) != content:
             raise ValueError("its checksum is another")
-        export = Export(folder, index)
+        export = Export(folder, index, cache)
         _check_index(export)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise SourceError(f"{path} is damaged, or no index of an export ({error}); copy it again") from None

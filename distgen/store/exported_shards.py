@@ -6,7 +6,6 @@ import base64
 import os
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable
 from typing import Protocol
 
 import numpy as np
@@ -32,9 +31,6 @@ class Shards(Protocol):
         Raises:
             SourceError: it is missing or damaged; names the member, if it can be told. And what a cache raises.
         """
-
-    def prefetch(self, shards: Iterable[Shard]) -> None:
-        """Begin to fetch shards that will be opened, in this order; what goes wrong is raised by `open`."""
 
 
 def shards_of(export: Export, cache: ShardCache | None) -> Shards:
@@ -78,16 +74,13 @@ class LocalShards:
                     self._mapped.popitem(last=False)
         return content
 
-    def prefetch(self, shards: Iterable[Shard]) -> None:
-        """They are here."""
-
 
 class CachedShards:
     """Objects elsewhere, whole in a cache: as `cache.Sharded`, with pieces for chunks."""
 
     def __init__(self, export: Export, cache: ShardCache):
         self._export, self._cache = export, cache
-        self.folder = export.path
+        self.folder, self.id = export.path, export.index["checksum"]
         self.per_shard = max(-(-export.entry(shard)["bytes"] // PIECE) for shard in export.shards)
         self._numbers = {shard: number for number, shard in enumerate(export.shards)}
         self._crcs = [np.frombuffer(base64.b64decode(export.entry(shard)["crc32c"]), "<u4") for shard in export.shards]
@@ -98,18 +91,15 @@ class CachedShards:
         assert isinstance(content, np.ndarray)
         return content
 
-    def prefetch(self, shards: Iterable[Shard]) -> None:
-        """As `Shards`."""
-        self._cache.prefetch(self, [self._numbers[shard] for shard in shards])
-
     # ---- what the cache asks
 
     def cache_name(self, number: int) -> str:
         digest = self._export.entry(self._export.shards[number])["sha256"]
         return f"{digest[:32]}.0.{digest[32:40]}"
 
-    def stored(self, number: int) -> bool:
-        return True
+    def stored(self, number: int) -> int:
+        size: int = self._export.entry(self._export.shards[number])["bytes"]
+        return size
 
     def bytes_of(self, number: int, stop: threading.Event | None = None) -> Bytes | Ranges:
         return self._export.content(self._export.shards[number], stop)

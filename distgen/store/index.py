@@ -13,18 +13,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from blake3 import blake3
 
 import distgen
 from distgen.config import Collection as CollectionFile
 from distgen.config import Mixture, digest
 from distgen.errors import ConfigError, SourceError, StoreError
 from distgen.store import format
-from distgen.store.collection import Collection, Member, is_index, open_member, sequence_id
+from distgen.store.collection import Collection, Member, fingerprint, is_index, open_member, sequence_id
 from distgen.store.format import FORMAT, MANIFEST
 from distgen.store.work import Work, recover, settle, swap
 
-_ID_BYTES = 16
 _SHOWN = 3  # stores that cannot be used, in one message
 
 
@@ -183,7 +181,7 @@ def _read_members(
 def _measure(place: str, folder: Path, known: Member | None) -> Member:
     path = folder / place
     try:
-        seen = blake3((path / MANIFEST).read_bytes()).digest(_ID_BYTES)
+        seen = fingerprint(path)
     except OSError as error:
         what = f"has no manifest to read ({error.strerror})" if os.path.exists(path) else "does not exist"
         raise StoreError(f"store {path} {what}") from None

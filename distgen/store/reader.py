@@ -262,6 +262,10 @@ class Store:
             raise ConfigError(f'store {self.path} has no split "{split}". {suggest(split, self.manifest["splits"])}')
         return [part for part in PARTS if self.manifest["splits"][split].get(part)]
 
+    def has(self, part: str, split: str = "default") -> bool:
+        """Whether there is such a split and its part holds anything."""
+        return bool(self.manifest["splits"].get(split, {}).get(part))
+
     def regions(self, part: str | None, split: str = "default") -> Int64:
         """Flat intervals (n, 2) of one part of a split; all contigs if `part` is None.
 

@@ -11,6 +11,7 @@ from distgen import models
 from distgen.errors import ConfigError, suggest
 from distgen.evaluate.baselines import baselines
 from distgen.evaluate.metrics import measure
+from distgen.store.reader import Store
 from distgen.store.splits import PARTS
 from distgen.train.checkpoint import open_checkpoint
 from distgen.train.run import Run
@@ -53,7 +54,8 @@ def evaluate(path: Path, part: str) -> tuple[Path, dict[str, Any]]:
         "step": found.state["step"],
         "metrics": measure(model, objective, loader, run.precision(device)),
     }
-    if run.objective.kind == "masked_lm":
+    # An export has no other bases than those of its windows: nothing to count in; and of many stores, none is the one.
+    if run.objective.kind == "masked_lm" and isinstance(store, Store):
         regions = {p: store.regions(p, run.data.split) for p in ("train", part)}
         result["baselines"] = baselines(store, regions["train"], regions[part])
     return folder, result

@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import distgen
 from distgen import kernels, models
 from distgen.errors import TrainError
 from distgen.evaluate.metrics import measure
+from distgen.loader.base import Loader
 from distgen.loader.batch import Batch
-from distgen.loader.loader import GenomeLoader
+from distgen.loader.mixture import MixtureLoader
 from distgen.objectives import Objective
-from distgen.store.reader import Store
 from distgen.train import checkpoint
 from distgen.train.parallel import Worker, broadcast_parameters
-from distgen.train.run import Run
+from distgen.train.run import Run, Stores
 from distgen.train.step import Stepped, learning_rate, make_optimizer, train_step
 
 
@@ -49,9 +49,9 @@ def train(run: Run, worker: Worker) -> None:
                 precision=state.precision,
             )
             state.step += 1
-            clock.count(stepped)
+            clock.count(stepped, batch)
             if state.due(run.log.every):
-                state.log(clock.record(batch, run))
+                state.log(clock.record(batch, run, state.loader))
             with clock.paused():
                 better = state.due(run.train.valid_every) and state.validate()
                 if better or state.due(run.train.checkpoint_every):
@@ -67,12 +67,12 @@ class State:
 
     run: Run
     worker: Worker
-    store: Store
+    store: Stores
     objective: Objective
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    loader: GenomeLoader
-    valid: GenomeLoader | None
+    loader: Loader
+    valid: Loader | None
     precision: torch.dtype
     steps: int
     step: int
@@ -140,6 +140,9 @@ class Clock:
         self._waited, self._bases = 0.0, 0
         self._total, self._count = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         self._norm = torch.zeros(())
+        self._of: dict[
+            int, tuple[Tensor | float, Tensor | float]
+        ] = {}  # by the row of a collection's store: loss and count
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -164,12 +167,15 @@ class Clock:
                 "Start another run with a lower optimizer.lr."
             )
 
-    def count(self, stepped: Stepped) -> None:
+    def count(self, stepped: Stepped, batch: Batch) -> None:
         """Add a step's loss; nothing waits for the device here."""
+        if batch.source is not None:  # all ranks' rows are of one store
+            total, count = self._of.get(row := int(batch.source[0]), (0.0, 0.0))
+            self._of[row] = total + stepped.total, count + stepped.count
         self._total, self._count = self._total + stepped.total, self._count + stepped.count
         self._norm = self._norm + stepped.norm
 
-    def waiting(self, loader: GenomeLoader) -> Iterator[Batch]:
+    def waiting(self, loader: Loader) -> Iterator[Batch]:
         """The loader's batches; the time until each comes is counted as waiting."""
         batches = iter(loader)
         while True:
@@ -181,8 +187,9 @@ class Clock:
             self._bases += loader.batch_size * batch.length
             yield batch
 
-    def record(self, batch: Batch, run: Run) -> dict[str, Any]:
-        """The mean loss per target and the speed since the last record."""
+    def record(self, batch: Batch, run: Run, loader: Loader) -> dict[str, Any]:
+        """The mean loss per target and the speed since the last record; of a collection also of each store that was
+        served: its loss, and how often all of it has been."""
         self.refuse_broken_numbers(batch)
         loss = float(self._total / self._count.clamp(min=1))
         seconds = time.perf_counter() - self._since
@@ -193,6 +200,12 @@ class Clock:
         }
         if run.objective.kind == "masked_lm":
             record["bits_per_base"] = loss / math.log(2)
+        if isinstance(loader, MixtureLoader):
+            epochs = loader.own_epochs(list(self._of)).items()
+            losses = [float(total) / max(float(count), 1) for total, count in self._of.values()]
+            record["stores"] = {
+                name: {"loss": loss, "epochs": own} for (name, own), loss in zip(epochs, losses, strict=True)
+            }
         self._reset()
         return record
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 import tomli_w
 import torch
@@ -27,14 +29,17 @@ from distgen.config import (
 from distgen.errors import ConfigError
 from distgen.ingest.objects import locate
 from distgen.loader.loader import GenomeLoader
+from distgen.loader.mixture import MixtureLoader
 from distgen.loader.plan import Plan
 from distgen.loader.regions import CONTIGS, MATRIX
+from distgen.loader.source import Source, open_source, parts
 from distgen.objectives import Objective
 from distgen.store.cache import ShardCache, default_folder
-from distgen.store.reader import Store, open_store
+from distgen.store.collection import Collection, is_index, open_collection
 
 Part = Literal["train", "valid", "test"]
 T = TypeVar("T", Pool, Regions)
+Stores: TypeAlias = Source | Collection
 _WHOLE = {"stride": None, "jitter": 0, "order": "sequential", "lanes": None, "curriculum": (), "last": "pad"}
 
 
@@ -94,35 +99,54 @@ class Run(File):
         store = self.open_store()
         objective = self.build_objective(store)
         world_size = max(self.cluster.workers, 1)
-        self.loader(store, objective, "train", training=True, world_size=world_size)
+        loader = self.loader(store, objective, "train", training=True, world_size=world_size)
+        with self.at("data"):
+            loader.places(0, 0)  # stores of a collection are opened in their turn: the first at least fits
         if self.has_valid(store):
             self.loader(store, objective, "valid", world_size=world_size)
         elif self.train.valid_every:
             raise self.error("train.valid_every", f'split "{self.data.split}" of {store.path} has no part "valid"')
         return {"run": self.hash(), "store": self.identity(store, objective)}
 
-    def has_valid(self, store: Store) -> bool:
-        """Whether the run's split keeps something apart for validation."""
-        return bool(store.manifest["splits"].get(self.data.split, {}).get("valid"))
+    def has_valid(self, store: Stores) -> bool:
+        """Whether the run's split keeps something apart for validation, in any store. Raises ConfigError: a store has no
+        such split."""
+        with self.at("data.split"):
+            if isinstance(store, Collection):
+                return store.has("valid", self.data.split)
+            return "valid" in parts(store, self.data.split)
 
-    def identity(self, store: Store, objective: Objective) -> dict[str, str]:
-        """Content ids of the arrays and the split that this run uses."""
+    def identity(self, store: Stores, objective: Objective) -> dict[str, str]:
+        """What the stores are known by: of one, content ids of the arrays and the split that this run uses."""
         return store.identity(self.data.split, objective.tracks)
 
-    def build_objective(self, store: Store) -> Objective:
-        """The objective on the tracks of a store; see `distgen.objectives.build`."""
+    def build_objective(self, store: Stores) -> Objective:
+        """The objective on the tracks of the stores; see `distgen.objectives.build`."""
         with self.at("objective.track"):
             return objectives.build(self.objective, store)
 
-    def open_store(self) -> Store:
-        """The store this run trains on. Raises ConfigError naming the file and key if there is none."""
+    def open_store(self) -> Stores:
+        """The store this run trains on, the export of one, or a collection.
+
+        Raises:
+            ConfigError: there is none; names the file and key.
+        """
         with self.at("data.store"):
             data = self._data()
             place = locate(data.store)
             if isinstance(place, Path):
-                return open_store(place)
+                return open_collection(place) if is_index(place) else open_source(place)
             folder = Path(data.cache) if data.cache else default_folder() / "shards"
-            return open_store(place, ShardCache(folder, int(data.cache_gb * 1e9)))
+            return open_source(place, ShardCache(folder, int(data.cache_gb * 1e9)))
+
+    def open_one(self) -> Source:
+        """The same, where one store is meant. Raises ConfigError if it is a collection."""
+        store = self.open_store()
+        if isinstance(store, Collection):
+            raise self.error(
+                "data.store", f"{store.path} is a collection: name one of its {len(store):,} stores instead"
+            )
+        return store
 
     def _data(self) -> Data:
         """[data] with the paths of all files made absolute."""
@@ -146,7 +170,7 @@ class Run(File):
 
     def loader(
         self,
-        store: Store,
+        store: Stores,
         objective: Objective,
         part: Part,
         *,
@@ -154,15 +178,24 @@ class Run(File):
         rank: int = 0,
         world_size: int = 1,
         device: torch.device | str = "cpu",
-    ) -> GenomeLoader:
-        """The loader of one part: shuffled and augmented for training, else whole and along the assembly."""
+    ) -> GenomeLoader | MixtureLoader:
+        """The loader of one part: shuffled and augmented for training, else whole and along the assembly; of an export, the
+        windows that it has."""
         data = self._data()
         sample = {key: getattr(data, key) for key in Sample.model_fields.keys() - Windows.model_fields.keys()}
         if not training:
             sample |= _WHOLE | {"strand": "region" if data.strand == "region" else "forward"}
+        if isinstance(store, Collection):
+            epoch = data.epoch_batches if training else None
+            made: Callable[..., GenomeLoader | MixtureLoader] = partial(MixtureLoader, store, epoch_batches=epoch)
+        elif data.epoch_batches is not None:
+            raise self.error(
+                "data.epoch_batches", f"{store.path} is one store: its windows make an epoch. Leave it out."
+            )
+        else:
+            made = partial(GenomeLoader, store)
         with self.at("data"):
-            return GenomeLoader(
-                store,
+            return made(
                 split=f"{data.split}/{part}",
                 rank=rank,
                 world_size=world_size,
@@ -174,7 +207,7 @@ class Run(File):
                 **sample,
             )
 
-    def plans(self, store: Store) -> dict[str, Plan | ConfigError]:
+    def plans(self, store: Source) -> dict[str, Plan | ConfigError]:
         """The samples of each part of the split that holds anything; of a held-out part without a window, why it has none.
 
         Raises:
@@ -184,14 +217,16 @@ class Run(File):
         run = self.model_copy(update={"data": self.data.model_copy(update={"placement": "host"})})
         objective = self.build_objective(store)
         with self.at("data.split"):
-            parts = store.parts(self.data.split)
+            filled = parts(store, self.data.split)
         found: dict[str, Plan | ConfigError] = {}
         part: Part
         for part in ("train", "valid", "test"):
-            if part not in parts:
+            if part not in filled:
                 continue
             try:
-                found[part] = run.loader(store, objective, part, training=part == "train").plan
+                plan = run.loader(store, objective, part, training=part == "train").plan
+                assert isinstance(plan, Plan)  # as one store has it
+                found[part] = plan
             except ConfigError as error:
                 if part == "train":
                     raise

@@ -190,15 +190,6 @@ def test_a_shard_is_checked_once_and_mapped_again_when_others_had_to_make_way(ou
     assert sorted(checked) == shards
 
 
-def test_shards_that_rows_lie_in_are_known_before_they_are_read(out):  # noqa: F811
-    found = read_export(out)
-    rows_of = ExportRows(found, "train", CPU)
-    per = found.per_shard["train"]
-    _, positions, _ = drawn(found, "train", [2 * per, 2 * per + 1, 0, per - 1])
-    assert rows_of.shards(positions).tolist() == [0, 2]
-    assert not rows_of._source._mapped
-
-
 def test_many_threads_open_each_shard_once_and_get_the_same(out, monkeypatch):  # noqa: F811
     found, fetched = read_export(out), []
     check = found.check_pieces
@@ -303,7 +294,11 @@ def test_an_export_in_a_bucket_gives_the_same_rows_within_a_bounded_cache(away, 
     _, positions, limits = drawn(found, "train", range(found.parts["train"]))
     tracks = [ExportTrack(rows_of, "genes", found.target_length, CPU) for rows_of in (here, there)]
     reverse = np.arange(len(positions)) % 2 == 0
-    there.prefetch(there.shards(positions[:5]))
+    assert here.reads(positions, limits, found.window) == []
+    (read,) = there.reads(positions, limits, found.window)
+    names = [found.shards[row // read.shard].name for row in read.first.tolist()]
+    assert names == [f"train-{sample // found.per_shard['train']:06d}.tar" for sample in range(len(positions))]
+    assert (read.last == read.first + 1).all()
     for first in range(0, len(positions), 5):
         some = positions[first : first + 5], limits[first : first + 5]
         expected, got = (rows_of.rows(*some, found.window) for rows_of in (here, there))
@@ -360,7 +355,7 @@ def test_a_reader_that_is_killed_leaves_nothing_that_hinders_the_next(away, tmp_
         "from distgen.store import exported_shards\n"
         "exported_shards.CachedShards.check = lambda *given: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"rows = ExportRows(found, 'train', Transfer(torch.device('cpu')), ShardCache({str(cache.folder)!r}, {cache.max_bytes}))\n"
-        "rows.find(np.array([0]))\n"
+        "rows.find(np.array([0]), np.array([[0, 1]]))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False)
     assert done.returncode == -signal.SIGKILL

@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distgen import kernels
-from distgen.config import Lengths, Windows
-from distgen.errors import CheckpointError, ConfigError
+from distgen.config import Lengths, Recipe, Windows, read
+from distgen.errors import CheckpointError, ConfigError, StoreError
 from distgen.loader.base import Loader
 from distgen.loader.mixture import MixtureLoader
+from distgen.store.build import build
 from distgen.store.collection import Collection, open_collection
 from tests.store.conftest import index_of, tiny_store
 
@@ -134,10 +135,71 @@ def test_a_torch_data_loader_serves_the_same(collection, workers, context):
     assert [content([batch]) for batch in wrapped] == expected
 
 
-def test_a_store_without_a_track_serves_the_others(collection):
+def test_of_a_store_without_a_track_nothing_is_known(collection):
     loader = MixtureLoader(collection, **ARGUMENTS, tracks=("peaks",), epoch_batches=40)
+    shapes = set()
     for batch in loader:
-        assert set(batch.targets) == ({"peaks"} if batch.source[0] % 2 == 0 else set())
+        assert bool(batch.mask["peaks"].any()) == (batch.source[0] % 2 == 0)
+        assert not batch.targets["peaks"][~batch.mask["peaks"].expand_as(batch.targets["peaks"])].any()
+        shapes.add((batch.targets["peaks"].shape, batch.targets["peaks"].dtype, batch.mask["peaks"].shape))
+    assert len(shapes) == 1
+    with pytest.raises(ConfigError, match='none of 4 stores has a track "summits"'):
+        MixtureLoader(collection, **ARGUMENTS, tracks=("summits",))
+
+
+def test_tracks_of_one_name_must_be_alike(tmp_path):
+    (tmp_path / "stores").mkdir()
+    for name in ("a", "b"):
+        tiny_store(tmp_path, name, "ACGT" * 10, track=True)
+    recipe = (tmp_path / "b.toml").read_text().replace('name = "peaks"', 'name = "peaks"\nbin_bp = 4')
+    (tmp_path / "b.toml").write_text(recipe)
+    build(read(tmp_path / "b.toml", Recipe), tmp_path / "stores" / "b.zarr")
+    loader = MixtureLoader(index_of(tmp_path), **ARGUMENTS, tracks=("peaks",), epoch_batches=4)
+    with pytest.raises(ConfigError, match='store "b" of .*"peaks" has .* at 4 bp .*another store .* at 1 bp'):
+        list(loader)
+
+
+def test_what_has_changed_since_it_was_indexed_is_not_served(tmp_path):
+    (tmp_path / "stores").mkdir()
+    for name in ("a", "b"):
+        tiny_store(tmp_path, name, "ACGT" * 10)
+    before = MixtureLoader(index_of(tmp_path), **ARGUMENTS, epoch_batches=4).state_dict()
+    tiny_store(tmp_path, "b", "ACGT" * 10, track=True)
+    with pytest.raises(StoreError, match="b.zarr has other tracks, splits or labels than when it was indexed. Run: "):
+        list(MixtureLoader(tmp_path / "all.collection", **ARGUMENTS, epoch_batches=4))
+    anew = MixtureLoader(index_of(tmp_path), **ARGUMENTS, epoch_batches=4)
+    assert len(list(anew)) == 4
+    with pytest.raises(CheckpointError, match="the loader's state has data"):
+        anew.load_state_dict(before)
+
+
+def test_in_sequence_every_store_is_served_whole(collection, monkeypatch):
+    options = ARGUMENTS | {"strand": "forward", "jitter": 0, "order": "sequential", "last": "pad"}
+    loader = MixtureLoader(collection, **options)
+    expected = [
+        (row, batch.positions.tolist(), batch.weight.tolist()) for row in range(4) for batch in loader.loader(row)
+    ]
+    for _ in range(2):
+        found = [(int(batch.source[0]), batch.positions.tolist(), batch.weight.tolist()) for batch in loader]
+        assert found == expected
+    assert loader.source(0, 0) == "g0"
+    assert loader.source(1, (len(expected) - 1) * 6) == "g3"
+    monkeypatch.setattr("distgen.store.collection.OPENED", 2)
+    assert {int(batch.source[0]) for batch in MixtureLoader(collection, **options)} == {0, 2}
+
+
+def test_stores_without_the_part_are_left_out_of_a_sequence(tmp_path):
+    (tmp_path / "stores").mkdir()
+    for name in ("a", "b", "c"):
+        tiny_store(tmp_path, name, "ACGT" * 10)
+    recipe = (tmp_path / "b.toml").read_text() + '[split]\nvalid = ["b-1"]\n'
+    (tmp_path / "b.toml").write_text(recipe)
+    build(read(tmp_path / "b.toml", Recipe), tmp_path / "stores" / "b.zarr")
+    options = ARGUMENTS | {"order": "sequential", "last": "pad", "split": "default/valid"}
+    batches = list(MixtureLoader(index_of(tmp_path), **options))
+    assert {place.contig for batch in batches for place in batch.where()} == {"b-1"}
+    with pytest.raises(ConfigError, match='no store of .* has "other/valid"'):
+        MixtureLoader(tmp_path / "all.collection", **(options | {"split": "other/valid"}))
 
 
 def test_no_store_is_opened_before_its_turn(folder):
@@ -162,13 +224,26 @@ def test_another_mixture_does_not_go_on(collection):
             MixtureLoader(collection, **(ARGUMENTS | changed)).load_state_dict(state)
 
 
+def test_files_of_regions_are_known_by_what_is_in_them(collection, tmp_path):
+    def state(name, text):
+        (tmp_path / name).write_text(text)
+        excluded = Windows(exclude=(str(tmp_path / name),))
+        return MixtureLoader(collection, **ARGUMENTS, epoch_batches=10, windows=excluded).state_dict()
+
+    assert state("a.bed", "g0-1\t3\t9\n") == state("b.bed", "g0-1\t3\t9\n") != state("c.bed", "g0-1\t3\t8\n")
+    (tmp_path / "a.bed").unlink()
+    gone = MixtureLoader(collection, **ARGUMENTS, epoch_batches=10, windows=Windows(exclude=(str(tmp_path / "a.bed"),)))
+    with pytest.raises(ConfigError, match="a.bed cannot be read"):
+        gone.state_dict()
+
+
 def test_a_store_that_does_not_fit_is_named(collection):
     with pytest.raises(ConfigError, match='store "g0" of .*all.collection: .*split'):
         MixtureLoader(collection, **(ARGUMENTS | {"split": "valid"}))
 
 
 def test_more_stores_than_can_be_counted_need_an_epoch_of_their_own(collection, monkeypatch):
-    monkeypatch.setattr("distgen.loader.mixture._COUNTED", 3)
+    monkeypatch.setattr("distgen.loader.mixture.OPENED", 3)
     with pytest.raises(ConfigError, match="epoch_batches: .* has 4 stores, too many to count"):
         MixtureLoader(collection, **ARGUMENTS)
     assert len(MixtureLoader(collection, **ARGUMENTS, epoch_batches=7)) == 7

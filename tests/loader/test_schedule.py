@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distgen.errors import ConfigError
-from distgen.loader.schedule import Schedule
+from distgen.loader.schedule import InTurn, Schedule
 
 some_shares = st.lists(st.one_of(st.integers(0, 50), st.floats(1e-3, 1)), min_size=1, max_size=12).filter(any)
 
@@ -95,3 +95,17 @@ def test_the_deal_never_changes():
 
 
 DEAL = [0, 1, 0, 2, 0, 1, 0, 1, 0, 2]
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=8).filter(any), st.integers(0, 2**40))
+def test_in_turn_each_class_has_its_slots_in_a_row_again_and_again(counts, first):
+    turns = InTurn(np.array(counts))
+    total = sum(counts)
+    expected = [row for row, count in enumerate(counts) for _ in range(count)]
+    which, ordinal = turns.at(first + np.arange(30))
+    assert which.tolist() == [expected[(first + k) % total] for k in range(30)]
+    had = turns.before(first)
+    for row, number in zip(which.tolist(), ordinal.tolist(), strict=True):
+        assert number == had[row]
+        had[row] += 1
+    assert had.tolist() == turns.before(first + 30).tolist()

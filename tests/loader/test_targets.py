@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distgen.genome import MISSING, Contigs, Interval
-from distgen.loader.targets import DeviceTrack, HostTrack, label_rows, matrix_rows, region_rows
+from distgen.loader.targets import DeviceTrack, HostTrack, label_rows, matrix_rows
 from distgen.loader.transfer import Transfer
 from distgen.store.format import Layout
 from distgen.store.reader import Track
@@ -175,8 +175,6 @@ def test_rows_of_a_table_are_zero_where_nothing_is_known():
     assert values.tolist() == [[0, 6], [1, 0], [0, 0]]
     assert known.tolist() == [[False, True], [True, False], [False, False]]
     assert np.isnan(store.matrix("m").values[0, 1])
-    values, known = region_rows(np.array([2, -1, 0]), CPU).rows(none, limits, none, np.array([0, 1, 2]))
-    assert (values.tolist(), known.tolist()) == ([2, 0, 0], [True, False, False])
 
 
 @pytest.mark.parametrize(

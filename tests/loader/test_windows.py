@@ -72,7 +72,7 @@ def test_another_length_shares_what_is_excluded():
 
 
 def test_no_windows_at_all_say_why():
-    with pytest.raises(ConfigError, match="window: no window is left"):
+    with pytest.raises(ConfigError, match="no window is left"):
         Tiles(np.empty((0, 2), np.int64), 10, 10, 10)
     with pytest.raises(ConfigError, match="no window is left: 2 excluded"):
         Tiles(np.array([[5, 25]]), 10, 10, 10, exclusions=Exclusions(np.array([[0, 100]])))

@@ -2,6 +2,7 @@ import json
 import re
 
 from distgen.report.html import write_report
+from distgen.train.run import Run
 
 
 def test_the_page_is_whole_and_loads_nothing(tmp_path):
@@ -28,3 +29,17 @@ def test_the_page_is_whole_and_loads_nothing(tmp_path):
     for cell in ("200,000", "1.0%", "auroc cds+", "0.9900", "bits_per_base, markov order 0", "2.0000"):
         assert f"<td>{cell}</td>" in page
     assert not re.search(r"(?:src|href)=\"(?!#)", page)
+
+
+def test_the_page_shows_what_targets_cover_while_the_store_is_there(run_file, tmp_path):
+    out = tmp_path / "runs"
+    out.mkdir()
+    Run.read(run_file).write(out / "run.toml")
+    (out / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0, "bases_per_second": 1.0, "wait_share": 0.0}\n')
+    page = write_report(out).read_text()
+    assert "<td>40 windows of 64 bases, one every 32; an epoch is 5 batches of 8" in page
+    assert page.count("<svg") == 2
+    (tmp_path / "small.zarr").rename(tmp_path / "moved.zarr")
+    page = write_report(out).read_text()
+    assert page.count("<svg") == 1
+    assert re.search(r"<p>Not shown: run [^<]*data\.store: store [^<]*small\.zarr does not exist[^<]*</p>", page)

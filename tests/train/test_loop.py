@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 
 from distgen.errors import CheckpointError, TrainError
 from distgen.store.reader import open_store
+from distgen.train.checkpoint import open_checkpoint
 from distgen.train.run import Run
 from tests.conftest import fit
 
@@ -136,3 +137,22 @@ def test_seeds_give_different_runs_and_the_same_seed_the_same(run_file, tmp_path
         fit(Run.read(run_file, [f"data.seed={seed}"]), tmp_path / name)
     assert_equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
     assert not torch.equal(weights(tmp_path / "a")["head.weight"], weights(tmp_path / "c")["head.weight"])
+
+
+def test_sequences_of_many_lengths_train_in_packed_rows(run_file, small_recipe, tmp_path):
+    (tmp_path / "genes.bed").write_text("".join(f"chr1\t{s}\t{s + 5 + s % 40}\n" for s in range(3, 800, 17)))
+    (tmp_path / "held.bed").write_text("chr2\t10\t40\nchr2\t90\t100\n")
+    text = run_file.read_text().replace("stride = 32", "packed = true").replace("jitter = 5\n", "")
+    run_file.write_text(text + '[data.regions]\nsource = "genes.bed"\nat = "whole"\n')
+    with open(tmp_path / "genes.bed", "a") as bed:
+        bed.write((tmp_path / "held.bed").read_text())
+    run = Run.read(run_file)
+    fit(Run.read(run_file, ["train.steps=8"]), tmp_path / "cut")
+    shown = fit(run, tmp_path / "out")
+    assert [r["step"] for r in shown if "valid" in r] == [6, 12]
+    assert shown[0]["loss"] > 0
+    store = run.open_store()
+    loader = run.loader(store, run.build_objective(store), "valid")
+    assert {str(w) for batch in loader for w in batch.where()} == {"chr2:10-40", "chr2:90-100"}
+    state = open_checkpoint(tmp_path / "cut" / "checkpoints" / "step-00000008").state["loader"]
+    assert open_checkpoint(tmp_path / "out" / "checkpoints" / "step-00000008").state["loader"] == state

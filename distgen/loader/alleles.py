@@ -24,9 +24,9 @@ BIN_BITS = 10  # sites are looked up by the 1,024 bases that they lie in
 _GROUP = 128  # rows whose bits are brought near together
 
 # The number of the lowest bit of a word that has one bit alone (Leiserson, Prokop and Randall 1998).
-_DE_BRUIJN = uint64(0x03F79D71B4CB0A89)
-_BIT = np.zeros(64, np.uint8)
-_BIT[[((1 << bit) * int(_DE_BRUIJN) % 2**64) >> 58 for bit in range(64)]] = np.arange(64)
+DE_BRUIJN = uint64(0x03F79D71B4CB0A89)
+BIT = np.zeros(64, np.uint8)
+BIT[[((1 << bit) * int(DE_BRUIJN) % 2**64) >> 58 for bit in range(64)]] = np.arange(64)
 
 Words = npt.NDArray[np.uint64]
 
@@ -149,7 +149,7 @@ def _alleles(table: Any, haplotype: int, low: int, high: int, positions: Int64, 
         while either:
             bit = either & (~either + uint64(1))
             either ^= bit
-            site = records[base + (word & 7) * 64 + _BIT[(bit * _DE_BRUIJN) >> uint64(58)]]
+            site = records[base + (word & 7) * 64 + BIT[(bit * DE_BRUIJN) >> uint64(58)]]
             position = np.int64(site >> uint64(2))
             if position < low:
                 continue

@@ -106,20 +106,29 @@ def span(
 
 
 @compiled
-def frame(begin: Int64, stop: Int64, reverse: Bits, values: Any, known: Any, all_inside: bool) -> None:
-    """What lies outside the bins [begin, stop) of each row (on the forward strand) is 0 and unknown.
+def frame(of: Int64, begin: Int64, stop: Int64, reverse: Bits, values: Any, known: Any, all_inside: bool) -> None:
+    """What lies outside the bins [begin, stop) of all stretches of a row (on the forward strand) is 0 and unknown.
 
-    `values` (n, bins, any) as bits, `known` bool (n, bins, any); if `all_inside`, all else is known.
+    Stretches are sorted by row, `of` (p,), and within; each row has one or more. `values` (n, bins, any) as bits, `known`
+    bool (n, bins, any); if `all_inside`, all else is known.
     """
     bins = values.shape[1]
-    for row in range(begin.size):
-        low, high = begin[row], stop[row]
-        if reverse[row]:
-            low, high = bins - high, bins - low
-        values[row, :low], values[row, high:] = 0, 0
-        known[row, :low], known[row, high:] = False, False
-        if all_inside:
-            known[row, low:high] = True
+    done = 0
+    for k in range(begin.size):
+        row = of[k]
+        low, high, end = begin[k], stop[k], stop[k]
+        if k == 0 or of[k - 1] != row:
+            done = 0
+        if k + 1 == begin.size or of[k + 1] != row:
+            end = bins
+        for first, last, inside in ((done, low, False), (low, high, True), (high, end, False)):
+            if reverse[row]:
+                first, last = bins - last, bins - first
+            if not inside:
+                values[row, first:last], known[row, first:last] = 0, False
+            elif all_inside:
+                known[row, first:last] = True
+        done = high
 
 
 @compiled
@@ -159,6 +168,7 @@ def keep_rows(
     slots: Int64,
     addresses: Int64,
     chunk: int,
+    of: Int64,
     first: Int64,
     begin: Int64,
     stop: Int64,
@@ -171,10 +181,11 @@ def keep_rows(
     out: Any,
     known: Any,
 ) -> None:
-    """The bins [begin, stop) of each row, of which bin 0 is bin `first` of a block of columns; reversed where so asked.
+    """The bins [begin, stop) of each stretch, of which bin 0 is bin `first` of a block of columns; reversed where so asked.
 
     Args:
-        order, slots, addresses: see above; chunk: bins of each.
+        order, slots, addresses: see above, for stretches; chunk: bins of each.
+        of, begin, stop, reverse: see `frame`.
         columns: int64 (2, T), which column of `out` each of the block's is, forward and reversed.
         orders: int64 (2,), of these, see `_scatter`.
         infinity, missing: see `kernels.numba_cpu.bins`.
@@ -188,8 +199,8 @@ def keep_rows(
     some, some_known = np.empty(at_once * width, out.dtype), np.empty(at_once * width, np.bool_)
     for k in range(order.size):
         row = order[k]
-        backward = int(reverse[row])
-        to, flags = out[row].reshape(-1), known[row].reshape(-1)
+        backward = int(reverse[of[row]])
+        to, flags = out[of[row]].reshape(-1), known[of[row]].reshape(-1)
         at, slot, inside = begin[row], slots[k], (first[row] + begin[row]) % chunk
         while at < stop[row]:
             count = min(stop[row] - at, chunk - inside)
@@ -216,23 +227,31 @@ def keep_rows(
 
 @compiled
 def cut(
-    holes: Int64, bases: Int64, bin_bp: int, begin: Int64, stop: Int64, reverse: Bits, values: Any, known: Any
+    holes: Int64,
+    bases: Int64,
+    bin_bp: int,
+    of: Int64,
+    begin: Int64,
+    stop: Int64,
+    reverse: Bits,
+    values: Any,
+    known: Any,
 ) -> None:
     """Bins that a hole touches are 0 and unknown.
 
     Args:
         holes: int64 (m, 2), sorted disjoint intervals, flat.
-        bases: int64 (n,), first base of each row's bin 0, flat.
+        bases: int64 (p,), first base of each stretch's bin 0, flat.
         bin_bp: bases per bin.
-        begin, stop, reverse, values, known: see `frame`.
+        of, begin, stop, reverse, values, known: see `frame`.
     """
     bins = values.shape[1]
-    for row in range(bases.size):
-        low, high = bases[row] + begin[row] * bin_bp, bases[row] + stop[row] * bin_bp
+    for k in range(bases.size):
+        row, low, high = of[k], bases[k] + begin[k] * bin_bp, bases[k] + stop[k] * bin_bp
         hole = np.searchsorted(holes[:, 1], low, side="right")
         while hole < len(holes) and holes[hole, 0] < high and low < high:
-            first = (max(holes[hole, 0], low) - bases[row]) // bin_bp
-            end = -((bases[row] - min(holes[hole, 1], high)) // bin_bp)
+            first = (max(holes[hole, 0], low) - bases[k]) // bin_bp
+            end = -((bases[k] - min(holes[hole, 1], high)) // bin_bp)
             if reverse[row]:
                 first, end = bins - end, bins - first
             values[row, first:end], known[row, first:end] = 0, False

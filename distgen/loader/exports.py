@@ -7,7 +7,7 @@ import os
 import threading
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from distgen.store.exported import Export
 from distgen.store.exported_shards import CachedShards, shards_of
 from distgen.store.planes import PER_BYTE
 from distgen.store.tar import BLOCK
+
+if TYPE_CHECKING:
+    from distgen.loader.indels import Pieces
 
 log = logging.getLogger("distgen")
 
@@ -284,25 +287,29 @@ class ExportTrack:
         """Values lie where the bases do."""
         return []
 
-    def rows(self, starts: Int64, limits: Int64, reverse: Bits, rows: Int64 | None = None) -> tuple[Tensor, Tensor]:
+    def rows(
+        self, starts: Int64, limits: Int64, reverse: Bits, rows: Int64 | None = None, pieces: Pieces | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Values (n, bins, columns) as the store had them; the mask is (n, bins, 1) of classes, else as the values."""
         from distgen.kernels.numba_cpu.decode import bits_of
         from distgen.loader.copying import cut, frame, keep_rows
 
+        assert pieces is None, "an export has no haplotypes"
         classes, bin_bp = self._track.is_classes, self._track.bin_bp
         inside = spans(self._of.export.contigs, self._track, starts, limits, self._bins)
         shape = (len(starts), self._bins, len(self._track.columns))
         values = self._transfer.room(shape, self._dtype)
         known = self._transfer.room((*shape[:2], 1) if classes else shape, torch.bool)
         bits, flags = bits_of(values), known.numpy()
-        frame(inside.begin, inside.stop, reverse, bits, flags, classes)
+        stretches = inside.rows, inside.begin, inside.stop, reverse
+        frame(*stretches, bits, flags, classes)
         found = self._of.find(self._of.samples(starts), limits)
         addresses = self._of.addresses(f"{self._name}.npy", found) + self._head
         each, zeros = np.arange(len(starts)), np.zeros(len(starts), np.int64)
         keep_rows(
-            each, each, addresses, self._bins, zeros, inside.begin, inside.stop, reverse,
+            each, each, addresses, self._bins, each, zeros, inside.begin, inside.stop, reverse,
             self._columns, self._straight, *self._meaning, not classes, bits, flags,
         )  # fmt: skip
         if len(self._holes):
-            cut(self._holes, inside.bases, bin_bp, inside.begin, inside.stop, reverse, bits, flags)
+            cut(self._holes, inside.bases, bin_bp, *stretches, bits, flags)
         return self._transfer.send(values), self._transfer.send(known)

@@ -28,8 +28,9 @@ from distgen.errors import ConfigError, SourceError, StoreError, suggest
 from distgen.genome import Bits, Bytes, Int64
 from distgen.kernels import Replacements
 from distgen.kernels.draws import PHASE
-from distgen.loader import alleles
+from distgen.loader import alleles, indels
 from distgen.loader.alleles import BIN_BITS, LINE, SITES, Table, Words
+from distgen.loader.indels import Alleles, Moved, Pieces
 from distgen.store.cache import default_folder
 from distgen.store.format import crc32c
 from distgen.store.reader import Store
@@ -52,9 +53,8 @@ class Haplotypes:
 
     Copy c of a window is that of haplotype c % 2 of sample c // 2. Its bases are those of `Store.codes` with the same
     variants: the alternative of each substitution that the haplotype has; ambiguous where its genotype is not known, and
-    so is what a haploid call lacks. Stores keep substitutions alone (`indels` of a recipe's [[variants]] says what becomes
-    of the rest when they are built): positions stay those of the assembly, tracks and labels need no shifting, and a
-    haplotype that has an insertion or deletion reads as the assembly does there.
+    so is what a haploid call lacks. Where a set keeps insertions and deletions (`indels` of a recipe's [[variants]]), a window
+    that has some is put together by `pieces`; where it does not, the haplotype reads as the assembly does there.
 
     Args:
         store: an open store.
@@ -85,8 +85,6 @@ class Haplotypes:
         variants = store.variants(name)
         if unphased not in get_args(Unphased):
             raise ConfigError(f'"{unphased}" is no choice. {suggest(unphased, get_args(Unphased))}', key="unphased")
-        if variants.indels is not None:
-            raise ConfigError(f'"{name}" keeps insertions and deletions, which no loader serves yet', key="variants")
         self.samples = variants.samples if samples is None else samples
         if len(set(self.samples)) < len(self.samples):
             raise ConfigError("samples must differ", key="samples")
@@ -94,21 +92,23 @@ class Haplotypes:
         arrays = {key: array.id for key, array in variants.arrays.items()}
         parts = ["haplotypes/1", store.array("contigs/offset").id, arrays, columns.tolist(), unphased]
         self.id = digest(parts + ([seed] if unphased == "drawn" else []))
-        source = _Source(variants, columns, unphased, seed, store.length)
-        if variants.arrays["genotype"].layout.dtype.itemsize * np.prod(variants.arrays["genotype"].shape) <= _IN_MEMORY:
-            sink = BytesIO()
-            _write(source, sink)
-            found = np.frombuffer(sink.getbuffer().toreadonly(), np.uint64)  # as a map is: compiled once for both
-        else:
-            found = _kept(source, (cache or default_folder()) / f"{self.id}.haplotypes", name)
-        self._table, self.unknown, self._crcs = _read(found)
-        self._checked: Bits = np.full(len(self._crcs), not isinstance(found, np.memmap))
-        self._path = getattr(found, "filename", None)
+        folder, source = cache or default_folder(), _Source(variants, columns, unphased, seed, store.length)
+        self._bases = _Taken(source, folder / f"{self.id}.haplotypes")
+        self.unknown, self._known = self._bases.unknown, None
+        if variants.indels is not None and len(variants.indels):
+            source = source._replace(variants=variants.indels, resized=True)
+            self._indels, self._known = _Taken(source, folder / f"{self.id}.indels"), source.alleles()
+            self._reach = int(self._known.deleted.max())
 
     @property
     def copies(self) -> int:
         """How many haplotypes there are of each window."""
-        return self._table.haplotypes
+        return 2 * len(self.samples)
+
+    @property
+    def resized(self) -> bool:
+        """Whether there are insertions and deletions."""
+        return self._known is not None
 
     def name(self, copy: int) -> tuple[str, int]:
         """Sample and haplotype (0 or 1) of a copy."""
@@ -135,25 +135,82 @@ class Haplotypes:
         """
         if ambiguous is None and self.unknown:
             ambiguous = np.zeros((len(sequence), sequence.shape[1] // 2), np.uint8)
-        table = self._at(starts, limits, length, copies)
+        table = self._bases.at(starts, limits, length, self._checked(copies))
         none = np.empty((0, 0), np.uint8)
         alleles.apply(table, starts, limits, length, copies, sequence, none if ambiguous is None else ambiguous)
         return ambiguous
 
     def replacements(self, starts: Int64, limits: Int64, length: int, copies: Int64) -> Replacements:
         """The same as what `kernels.substitute` takes, for a genome that lies on a device; arguments as for `apply`.
-        Positions are flat."""
-        table = self._at(starts, limits, length, copies)
+        Positions are flat. Insertions and deletions are not among them."""
+        table = self._bases.at(starts, limits, length, self._checked(copies))
         offsets, positions, codes = alleles.listed(table, starts, limits, length, copies)
         each = np.arange(len(positions) + 1)
         columns = (offsets, positions, np.ones_like(positions), each, codes)
         return Replacements(*(torch.from_numpy(column) for column in columns))
 
-    def _at(self, starts: Int64, limits: Int64, length: int, copies: Int64) -> Table:
-        """The table, with what these windows read of it checked."""
+    def pieces(self, starts: Int64, limits: Int64, length: int, copies: Int64) -> Pieces | None:
+        """Of what stretches of the assembly windows are made, and what is inserted between them; arguments as for `apply`.
+
+        None where the set has no insertions and deletions.
+        """
+        if self._known is None:
+            return None
+        copies, low = self._checked(copies), np.maximum(np.maximum(starts, limits[:, 0]) - self._reach, 0)
+        within, beyond = np.stack([low, limits[:, 1]], axis=1), self._reach
+        while True:
+            # As far as the windows' bases are thought to lie, which can be further once that is looked at.
+            table = self._indels.at(low, within, self._reach + length + beyond, copies)
+            found = indels.pieces(table, self._known, self._reach, starts, limits, length, copies)
+            needed = int((found.first + found.sizes - starts[found.rows]).max(initial=0)) - length
+            if needed <= beyond or self._indels.whole:
+                return found
+            beyond = 2 * needed
+
+    def moved(self, starts: Int64, limits: Int64, length: int, copies: Int64) -> Moved | None:
+        """The windows that have insertions or deletions; None if none has."""
+        pieces = self.pieces(starts, limits, length, copies)
+        return None if pieces is None else Moved.of(pieces, length, len(starts))
+
+    def join(
+        self, staged: dict[str, Bytes], begins: Int64, pieces: Pieces, length: int, to: Int64, out: dict[str, Bytes]
+    ) -> None:
+        """Put windows together out of rows that have a haplotype's substitutions; see `indels.join`."""
+        assert self._known is not None
+        indels.join(staged, begins, pieces, self._known, length, to, out)
+
+    def _checked(self, copies: Int64) -> Int64:
         if len(copies) and not 0 <= copies.min() <= copies.max() < self.copies:
             raise ValueError(f"copies must lie in range({self.copies})")
-        if not self._checked.all():
+        return copies
+
+
+# ---- taking it out of the genotypes -----------------------------------------------------------
+
+
+class _Taken:
+    """The table of a source, in memory or, if it is large, in a file at `path`."""
+
+    def __init__(self, source: _Source, path: Path):
+        genotype = source.variants.arrays["genotype"]
+        if genotype.layout.dtype.itemsize * np.prod(genotype.shape) <= _IN_MEMORY:
+            sink = BytesIO()
+            _write(source, sink)
+            found = np.frombuffer(sink.getbuffer().toreadonly(), np.uint64)  # as a map is: compiled once for both
+        else:
+            found = _kept(source, path, source.variants.name)
+        self._table, self.unknown, self._crcs = _read(found)
+        self._checked: Bits = np.full(len(self._crcs), not isinstance(found, np.memmap))
+        self._path = path
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of it is known to be undamaged."""
+        return bool(self._checked.all())
+
+    def at(self, starts: Int64, limits: Int64, length: int, copies: Int64) -> Table:
+        """The table, with what these windows read of it checked."""
+        if not self.whole:
             for block in alleles.touched(self._table.first, starts, limits, length, self._checked).tolist():
                 low, high = self._table.where[block : block + 2].tolist()
                 if crc32c(self._table.records[low:high].view(np.uint8)) != self._crcs[block]:
@@ -162,31 +219,50 @@ class Haplotypes:
         return self._table
 
 
-# ---- taking it out of the genotypes -----------------------------------------------------------
-
-
 class _Source(NamedTuple):
-    """Some samples of a set of variants; see `Haplotypes`."""
+    """Some samples of a set of variants; see `Haplotypes`. `resized`: the rows are insertions and deletions."""
 
     variants: Variants
     columns: Int64
     unphased: Unphased
     seed: int
     length: int
+    resized: bool = False
 
     def rows(self) -> Iterator[tuple[Words, Calls]]:
-        """Sites uint64 (n,) that some haplotype may have, along the assembly, and calls int8 (n, haplotypes)."""
-        position = self.variants.arrays["position"]
+        """Sites uint64 (n,) along the assembly, and calls int8 (n, haplotypes); of substitutions those that some haplotype
+        may have."""
+        position, left_out = self.variants.arrays["position"], 0
+        free = np.zeros(2 * len(self.columns), np.int64)
         step = max(1, _STEP // (2 * len(self.variants.samples)))
         for first, last in self._stretches():
             while first < last:
                 end = min(last, first + step)
                 while end < last and np.ptp(position[end - 1 : end + 1]) == 0:  # two bases at one place must meet
                     end += 1
-                sites, calls = self._resolved(slice(first, end))
-                some = calls.any(axis=1)
-                yield sites[some], calls[some]
+                if self.resized:
+                    sites, calls, overlaps = self._first_ones(slice(first, end), free)
+                    left_out += overlaps
+                    yield sites, calls
+                else:
+                    sites, calls = self._bases(slice(first, end))
+                    some = calls.any(axis=1)
+                    yield sites[some], calls[some]
                 first = end
+        if left_out:
+            log.info(
+                'variants "%s": %d alleles overlap others of their haplotype; left out', self.variants.name, left_out
+            )
+
+    def alleles(self) -> Alleles:
+        """What the rows insert and delete, along the assembly."""
+        arrays, stretches = self.variants.arrays, [slice(*stretch) for stretch in self._stretches()]
+        ends = arrays["end"].read()
+        sizes = np.diff(ends, prepend=0)
+        deleted = arrays["deleted"].read()
+        columns = (np.concatenate([column[here] for here in stretches]) for column in (deleted, ends - sizes, sizes))
+        deleted, begins, sizes = columns
+        return Alleles(deleted, begins, sizes.astype(np.int32), arrays["inserted"].read())
 
     def _stretches(self) -> list[tuple[int, int]]:
         """Rows that follow each other along the assembly; contigs may stand in the file in another order."""
@@ -198,11 +274,26 @@ class _Source(NamedTuple):
                 found.append((first, last))
         return found
 
-    def _resolved(self, here: slice) -> tuple[Words, Calls]:
+    def _bases(self, here: slice) -> tuple[Words, Calls]:
+        contig, position, flat, calls = self._resolved(here)
+        sites = (flat << 2 | self.variants.arrays["alternative"][here]).astype(np.uint64)
+        row, haplotype = alleles.clash(sites, calls)
+        if row >= 0:
+            where = self._where(haplotype // 2, contig[row], position[row])
+            raise SourceError(f"{where}: haplotype {haplotype % 2} gets two bases there; leave one of them out")
+        return sites, calls
+
+    def _first_ones(self, here: slice, free: Int64) -> tuple[Words, Calls, int]:
+        _, position, flat, calls = self._resolved(here)
+        deleted = self.variants.arrays["deleted"][here]
+        left_out = indels.first_of(flat, deleted, calls, free)
+        return (flat << 2 | ((deleted == 0) & (position > 0))).astype(np.uint64), calls, left_out
+
+    def _resolved(self, here: slice) -> tuple[Int64, Int64, Int64, Calls]:
+        """Contigs, positions, flat positions and calls (n, haplotypes) of some rows."""
         arrays, contigs = self.variants.arrays, self.variants.contigs
         contig, position, offset = (arrays[name][here] for name in ("contig", "position", "offset"))
         flat = contigs.offsets[contig] + position
-        sites = (flat << 2 | arrays["alternative"][here]).astype(np.uint64)
         calls, row = self._chosen("genotype", here), -1
         if self.unphased != "listed":
             phased, draw = self._chosen("phased", here), self.unphased == "drawn"
@@ -215,12 +306,7 @@ class _Source(NamedTuple):
                 'phase: phase the file, take them as they are "listed", or have them "drawn"',
                 key="unphased",
             )
-        calls = calls.reshape(len(calls), -1)
-        row, haplotype = alleles.clash(sites, calls)
-        if row >= 0:
-            where = self._where(haplotype // 2, contig[row], position[row])
-            raise SourceError(f"{where}: haplotype {haplotype % 2} gets two bases there; leave one of them out")
-        return sites, calls
+        return contig, position, flat, calls.reshape(len(calls), -1)
 
     def _chosen(self, name: str, here: slice) -> npt.NDArray[Any]:
         values = self.variants.arrays[name][here]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -34,6 +34,9 @@ from distgen.loader.transfer import Transfer
 from distgen.loader.windows import Geometry
 from distgen.store.cache import ShardCache
 from distgen.store.exported import Export
+
+if TYPE_CHECKING:
+    from distgen.loader.indels import Pieces
 
 _APART = ("self", "store", "__class__")  # not what a loader of the same kind is made with elsewhere
 
@@ -213,10 +216,12 @@ class GenomeLoader(Loader):
         columns = {name: send(fill(getattr(drawn, name))) for name in ("reverse", "keys", "weight")}
         columns |= {"samples": torch.from_numpy(drawn.samples), "positions": torch.from_numpy(drawn.positions)}
         tables: dict[str, dict[str, Tensor]] = {"targets": {}, "mask": {}, "inputs": {}, "inputs_mask": {}}
+        pieces = self._pieces(drawn, geometry)
         for kind, name, source in self._sources(geometry):
-            starts = drawn.positions if kind == "inputs" else drawn.target_starts
-            mask = "inputs_mask" if kind == "inputs" else "mask"
-            tables[kind][name], tables[mask][name] = source.rows(starts, drawn.limits, drawn.reverse, drawn.rows)
+            starts, before = (drawn.positions, 0) if kind == "inputs" else (drawn.target_starts, geometry.margin)
+            mask, made_of = "inputs_mask" if kind == "inputs" else "mask", pieces and pieces.after(before)
+            asked = starts, drawn.limits, drawn.reverse, drawn.rows, made_of
+            tables[kind][name], tables[mask][name] = source.rows(*asked)
         if drawn.labels is not None:
             tables["targets"]["pool"] = send(fill(drawn.labels))
             tables["mask"]["pool"] = send(fill(drawn.limits[:, 0] < drawn.limits[:, 1]))
@@ -250,6 +255,13 @@ class GenomeLoader(Loader):
         tensors = [*columns.values(), *chain.from_iterable(table.values() for table in tables.values())]
         tensors += [tensor for tensor in rows[:5] if tensor is not None]
         return Made(made, [partial(self._transfer.receive, self._transfer.sent(), tensors)])
+
+    def _pieces(self, drawn: Drawn, geometry: Geometry) -> Pieces | None:
+        """What windows with insertions and deletions are made of; None where there are none, or nothing is served beside."""
+        whose = self.plan.haplotypes
+        if whose is None or drawn.haplotypes is None or not self._sources(geometry):
+            return None
+        return whose.pieces(drawn.positions, drawn.limits, geometry.window, drawn.haplotypes)
 
     def _placed(self, name: str) -> Placement:
         order, damage = self.plan.asked.order, self._damage if self._skips else None

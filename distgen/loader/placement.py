@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distgen.errors import ConfigError, DamageError
 from distgen.genome import ALIGNMENT, AMBIGUOUS, Int64
-from distgen.loader.damage import Damage
+from distgen.loader.damage import Damage, Lost
 from distgen.loader.gather import Chunks, Read, gather
 from distgen.loader.targets import DeviceTrack, HostTrack, Targets
 from distgen.loader.transfer import Transfer, decoded_bytes, resident
@@ -22,6 +22,7 @@ from distgen.store.reader import Store
 
 if TYPE_CHECKING:
     from distgen.loader.haplotypes import Haplotypes
+    from distgen.loader.indels import Moved
 
 log = logging.getLogger("distgen")
 
@@ -148,11 +149,19 @@ class Host:
         self._store, self._transfer, self._haplotypes, self._damage = store, transfer, haplotypes, damage
 
     def rows(self, positions: Int64, limits: Int64, length: int, haplotypes: Int64 | None = None) -> Rows:
-        layout = _Layout.of(positions, limits, length)
-        rooms = {name: self._gather(name, layout) for name in self.planes}
+        moved = None
         if self._haplotypes is not None and haplotypes is not None:
-            ambiguous = rooms["ambiguous"].numpy() if "ambiguous" in rooms else None
-            self._haplotypes.apply(rooms["sequence"].numpy(), ambiguous, positions, limits, length, haplotypes)
+            moved = self._haplotypes.moved(positions, limits, length, haplotypes)
+        if moved is None or haplotypes is None:
+            layout = _Layout.of(positions, limits, length)
+            rooms = self._rooms(positions, limits, layout, length, haplotypes)
+        else:
+            there, made = limits.copy(), limits.copy()
+            there[moved.rows], made[moved.rows, 1] = 0, positions[moved.rows] + moved.made
+            layout = _Layout.of(positions, made, length)
+            rooms = self._rooms(positions, there, _Layout.of(positions, there, length), length, haplotypes)
+            for some in moved.groups(length):
+                self._join(rooms, moved.some(some), positions + layout.shift, length, haplotypes)
         send, fill = self._transfer.send, self._transfer.fill
         planes = {name: send(room.view(-1)) for name, room in rooms.items()}
         return Rows(
@@ -174,13 +183,36 @@ class Host:
     def track(self, name: str, length: int, holes: Int64) -> Targets:
         return HostTrack(self._store, self._store.track(name), length, self._transfer, holes, self._damage)
 
-    def _gather(self, name: str, layout: _Layout) -> Tensor:
-        per = PER_BYTE[name]
-        out = self._transfer.room((len(layout.floor), layout.stride // per), torch.uint8)
-        low, high = layout.bytes_of(name)
-        at = np.where(low < high, low - layout.floor // per, 0)
-        gather(self.planes[name], low, high, out.numpy(), at)
-        return out
+    def _rooms(
+        self, positions: Int64, limits: Int64, layout: _Layout, length: int, copies: Int64 | None, spare: int = 0
+    ) -> dict[str, Tensor]:
+        """The bases of windows and, in `copies` of them, substitutions: rows of each plane, and some to spare behind them."""
+        rooms, count = {}, len(positions)
+        for name, chunks in self.planes.items():
+            per, (low, high) = PER_BYTE[name], layout.bytes_of(name)
+            rooms[name] = self._transfer.room((count + spare, layout.stride // per), torch.uint8)
+            at = np.where(low < high, low - layout.floor // per, 0)
+            gather(chunks, low, high, rooms[name].numpy()[:count], at)
+        if self._haplotypes is not None and copies is not None:
+            ambiguous = rooms["ambiguous"].numpy()[:count] if "ambiguous" in rooms else None
+            sequence = rooms["sequence"].numpy()[:count]
+            self._haplotypes.apply(sequence, ambiguous, positions, limits, length, copies)
+        return rooms
+
+    def _join(self, rooms: dict[str, Tensor], moved: Moved, starts: Int64, length: int, copies: Int64) -> None:
+        """Put windows with insertions and deletions into their rows, which are zero; `starts` are all windows' there."""
+        assert self._haplotypes is not None
+        begins, wide = moved.read[:, 0], int((moved.read[:, 1] - moved.read[:, 0]).max(initial=0))
+        layout = _Layout.of(begins, moved.read, wide)
+        try:
+            staged = self._rooms(begins, moved.read, layout, wide, copies[moved.rows], spare=1)
+        except Lost as lost:
+            raise Lost(np.isin(np.arange(len(starts)), moved.rows[lost.rows])) from None
+        pieces = moved.pieces
+        here = pieces.first + layout.shift[np.searchsorted(moved.rows, pieces.rows)]
+        planes = ({name: room.numpy() for name, room in made.items()} for made in (staged, rooms))
+        source, target = planes
+        self._haplotypes.join(source, here, pieces, length, starts[pieces.rows], target)
 
 
 class _Layout(NamedTuple):
@@ -261,10 +293,13 @@ def place(
     """
     elsewhere = not isinstance(store.path, Path)
     if name == "auto":
-        name, why = _chosen(store, transfer.device, elsewhere, haplotypes is not None)
+        name, why = _chosen(store, transfer.device, elsewhere, haplotypes)
         size = decoded_bytes([array for array in store.planes.values() if not array.empty])
         log.info("placement: %s (planes %.3f GB, %s)", name, size / 1e9, why)
     if name == "device":
+        if haplotypes is not None and haplotypes.resized:
+            problem = 'windows with insertions and deletions are made on the host. Use "auto" or "host".'
+            raise ConfigError(problem, key="placement")
         try:
             return Device(store, transfer, haplotypes, damage)
         except DamageError as error:
@@ -279,11 +314,11 @@ def place(
     return Host(store, transfer, haplotypes, damage)
 
 
-def _chosen(store: Store, device: torch.device, elsewhere: bool, personal: bool) -> tuple[str, str]:
+def _chosen(store: Store, device: torch.device, elsewhere: bool, haplotypes: Haplotypes | None) -> tuple[str, str]:
     """What `auto` takes, and why."""
     if elsewhere:
         return "stream", "the store lies elsewhere"
-    if personal and device.type == "cpu":
+    if haplotypes is not None and (haplotypes.resized or device.type == "cpu"):
         return "host", "haplotypes are put into copied rows"
     planes = [array for array in store.planes.values() if not array.empty]
     if device.type == "cuda":

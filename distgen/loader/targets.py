@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 
 from distgen.genome import MISSING, Bits, Contigs, Int64
-from distgen.loader.damage import Damage
+from distgen.loader.damage import Damage, Lost
 from distgen.loader.gather import Chunks, Read
 from distgen.loader.transfer import Transfer, resident
 from distgen.store.reader import Store, Track
+
+if TYPE_CHECKING:
+    from distgen.loader.indels import Pieces
 
 _NO_HOLES: Int64 = np.empty((0, 2), np.int64)
 
@@ -22,7 +25,9 @@ _NO_HOLES: Int64 = np.empty((0, 2), np.int64)
 class Targets(Protocol):
     """Values of windows, in their orientation, and where they are known."""
 
-    def rows(self, starts: Int64, limits: Int64, reverse: Bits, rows: Int64 | None) -> tuple[Tensor, Tensor]:
+    def rows(
+        self, starts: Int64, limits: Int64, reverse: Bits, rows: Int64 | None, pieces: Pieces | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Values and mask of windows of any number of batches; a mask broadcasts against the values, which are 0 where
         it says that nothing is known.
 
@@ -31,6 +36,7 @@ class Targets(Protocol):
             limits: int64 (n, 2), flat, the bases each window may read.
             reverse: bool (n,), the window is read from the other strand.
             rows: int64 (n,), row of the table that the windows come from; None where they come from none.
+            pieces: what the windows are put together of, by places from `starts` on; None where each is one stretch.
         """
 
     def reads(self, starts: Int64, limits: Int64) -> list[Read]:
@@ -38,32 +44,49 @@ class Targets(Protocol):
 
 
 class Spans(NamedTuple):
-    """Windows as bins of a track.
+    """Windows as bins of a track: a stretch of it for each, or several.
 
     Args:
+        rows: int64 (n,), the window of each stretch, sorted.
         first: int64 (n,), the window's bin 0 among all of the track; not always one of its contig's.
         begin, stop: int64 (n,), the bins [begin, stop) of the window that are known: all their bases lie inside the
             limits. A contig's last bin may be short.
         bases: int64 (n,), the flat position of the first base of bin 0.
     """
 
+    rows: Int64
     first: Int64
     begin: Int64
     stop: Int64
     bases: Int64
 
 
-def spans(contigs: Contigs, track: Track, starts: Int64, limits: Int64, bins: int) -> Spans:
+def spans(
+    contigs: Contigs, track: Track, starts: Int64, limits: Int64, bins: int, pieces: Pieces | None = None
+) -> Spans:
     """Windows of so many bins that begin at flat `starts` (n,) and may read the bases `limits` (n, 2) of one contig.
 
-    A window that does not begin where a bin does begins with the bin in which it does.
+    A window that does not begin where a bin does begins with the bin in which it does. Of one that is put together of
+    pieces, a bin is known if it lies in one piece: it has the value of the track's bin that its middle base comes from.
     """
     from distgen.loader.copying import span
 
+    rows, bin_bp = np.arange(len(starts)), track.bin_bp
+    if pieces is not None:
+        rows = pieces.rows
+        starts, limits = starts[rows] + (pieces.shifts + bin_bp // 2) // bin_bp * bin_bp, limits[rows]
     out = np.empty((4, len(starts)), np.int64)
     asked = np.ascontiguousarray(starts), np.ascontiguousarray(limits)  # other layouts would be compiled for anew
-    span(contigs.offsets, contigs.lengths, track.bin_offsets, track.bin_bp, *asked, bins, out)
-    return Spans(*out)
+    span(contigs.offsets, contigs.lengths, track.bin_offsets, bin_bp, *asked, bins, out)
+    found = Spans(rows, *out)
+    if pieces is None:
+        return found
+    # What a window has before its limits and after them is as it is of other windows: there is no piece that says so.
+    low = np.where((pieces.sites < 0) & (pieces.shifts == 0), 0, pieces.out)
+    high = np.where(np.diff(rows, append=-1) != 0, bins * bin_bp, pieces.out + pieces.sizes)
+    stop = np.minimum(found.stop, np.clip(high // bin_bp, 0, bins))
+    begin = np.minimum(np.maximum(found.begin, -(-low // bin_bp)), stop)
+    return found._replace(begin=begin, stop=stop)
 
 
 class HostTrack:
@@ -106,26 +129,32 @@ class HostTrack:
             orders = np.array([1, -1 if down[1] else int(up[1])])
             self._blocks.append((Chunks(block, damage), columns, orders))
 
-    def rows(self, starts: Int64, limits: Int64, reverse: Bits, rows: Int64 | None = None) -> tuple[Tensor, Tensor]:
+    def rows(
+        self, starts: Int64, limits: Int64, reverse: Bits, rows: Int64 | None = None, pieces: Pieces | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Values (n, bins, columns) as the store has them; the mask is (n, bins, 1) of classes, else as the values."""
         from distgen.kernels.numba_cpu.decode import bits_of
         from distgen.loader.copying import cut, frame, keep_rows
 
-        track = self._track
-        found, reverse = spans(self._contigs, track, starts, limits, self._bins), np.ascontiguousarray(reverse)
+        track, reverse = self._track, np.ascontiguousarray(reverse)
+        found = spans(self._contigs, track, starts, limits, self._bins, pieces)
         shape = (len(starts), self._bins, len(track.columns))
         values = self._transfer.room(shape, self._dtype)
         known = self._transfer.room((*shape[:2], 1) if track.is_classes else shape, torch.bool)
         bits, flags = bits_of(values), known.numpy()
-        frame(found.begin, found.stop, reverse, bits, flags, track.is_classes)
-        for chunks, columns, orders in self._blocks:
-            for part in chunks.parts(found.first + found.begin, found.first + found.stop):
-                keep_rows(
-                    *part[:3], chunks.array.layout.chunk, *found[:3], reverse,
-                    columns, orders, *self._meaning, not track.is_classes, bits, flags,
-                )  # fmt: skip
+        stretches = found.rows, found.begin, found.stop, reverse
+        frame(*stretches, bits, flags, track.is_classes)
+        try:
+            for chunks, columns, orders in self._blocks:
+                for part in chunks.parts(found.first + found.begin, found.first + found.stop):
+                    keep_rows(
+                        *part[:3], chunks.array.layout.chunk, *found[:4], reverse,
+                        columns, orders, *self._meaning, not track.is_classes, bits, flags,
+                    )  # fmt: skip
+        except Lost as lost:
+            raise Lost(np.isin(np.arange(len(starts)), found.rows[lost.rows])) from None
         if len(self._holes):
-            cut(self._holes, found.bases, track.bin_bp, found.begin, found.stop, reverse, bits, flags)
+            cut(self._holes, found.bases, track.bin_bp, *stretches, bits, flags)
         return self._transfer.send(values), self._transfer.send(known)
 
     def reads(self, starts: Int64, limits: Int64) -> list[Read]:
@@ -149,9 +178,12 @@ class DeviceTrack:
         plain = track.swap == tuple(range(len(track.columns)))
         self._swap = None if plain else torch.tensor(track.swap, device=transfer.device)
 
-    def rows(self, starts: Int64, limits: Int64, reverse: Bits, rows: Int64 | None = None) -> tuple[Tensor, Tensor]:
+    def rows(
+        self, starts: Int64, limits: Int64, reverse: Bits, rows: Int64 | None = None, pieces: Pieces | None = None
+    ) -> tuple[Tensor, Tensor]:
         from distgen.kernels import gather_bins
 
+        assert pieces is None, "windows with insertions and deletions are made on the host"
         track = self._track
         found, reverse = spans(self._contigs, track, starts, limits, self._bins), np.ascontiguousarray(reverse)
         allowed = np.stack([found.first + found.begin, found.first + found.stop], axis=1)
@@ -182,7 +214,8 @@ class DeviceTrack:
 
         whole = self._transfer.room((len(reverse), self._bins, 1), torch.bool).fill_(True)
         bits = whole.numpy()
-        cut(self._holes, found.bases, self._track.bin_bp, found.begin, found.stop, reverse, bits.view(np.uint8), bits)
+        stretches = found.rows, found.begin, found.stop, reverse
+        cut(self._holes, found.bases, self._track.bin_bp, *stretches, bits.view(np.uint8), bits)
         return whole
 
 
@@ -205,7 +238,9 @@ class TableRows:
     ):
         self._values, self._known, self._transfer, self._contigs = values, known, transfer, contigs
 
-    def rows(self, starts: Int64, limits: Int64, reverse: Bits, rows: Int64 | None) -> tuple[Tensor, Tensor]:
+    def rows(
+        self, starts: Int64, limits: Int64, reverse: Bits, rows: Int64 | None, pieces: Pieces | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Values (n, ...) and a mask of the same shape."""
         if self._contigs is not None:
             rows = self._contigs.locate(np.maximum(starts, limits[:, 0]))

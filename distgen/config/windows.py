@@ -72,7 +72,7 @@ class Personal(Section):
     """Windows as the haplotypes of samples have them, each haplotype once an epoch.
 
     `variants` is a set of the store; `samples` are all of it if left out. Heterozygous genotypes without phase are refused,
-    taken as they are "listed", or "drawn".
+    taken as they are "listed", or "drawn". Insertions and deletions are served if the set keeps them.
     """
 
     variants: str

@@ -10,8 +10,9 @@ from distgen import kernels
 from distgen.config import Recipe, read
 from distgen.errors import ConfigError, StoreError
 from distgen.genome import Interval
-from distgen.loader import haplotypes
+from distgen.loader import gather, haplotypes, placement
 from distgen.loader.batch import Batch
+from distgen.loader.damage import Lost
 from distgen.loader.haplotypes import Haplotypes
 from distgen.loader.loader import GenomeLoader
 from distgen.loader.placement import Host
@@ -204,6 +205,66 @@ def test_windows_with_insertions_and_deletions_are_made_on_the_host(resized):
         GenomeLoader(store, placement="device", **arguments)
     batch = next(iter(GenomeLoader(store, **arguments)))
     assert batch.haplotypes is not None
+
+
+@given(draw=st.data())
+def test_rows_that_need_what_is_damaged_are_told_by_their_place_in_the_batch(resized, draw):
+    store, _ = resized
+    found = Haplotypes(store, "v")
+    length, starts, limits, copies = any_windows(store, draw)
+    byte = draw.draw(st.integers(0, store.length // 4 - 1))
+
+    def damaged(chunks, first, last, out, at):
+        bad = (first <= byte) & (byte < last) if chunks.array.id == store.planes["sequence"].id else first < 0
+        if bad.any():
+            raise Lost(bad)
+        gather.gather(chunks, first, last, out, at)
+
+    lost, left = np.zeros(len(starts), np.bool_), limits.copy()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(placement, "gather", damaged)
+        while True:
+            try:
+                rows_of(store, found, starts, left, length, copies)
+                break
+            except Lost as some:
+                lost |= some.rows
+                left[lost, 0] = left[lost, 1]  # as the loader does
+    pieces = found.pieces(starts, limits, length, np.array(copies))
+    held = pieces.sizes > 0
+    reads = [
+        (row, first // 4 <= byte < -(-(first + size) // 4))
+        for row, first, size in zip(*(c[held].tolist() for c in (pieces.rows, pieces.first, pieces.sizes)), strict=True)
+    ]
+    # Whoever needs the byte is among them, and each of them reads it: between its first piece and the last, or beside.
+    assert {row for row, needs in reads if needs} <= set(np.flatnonzero(lost).tolist())
+    for row in np.flatnonzero(lost).tolist():
+        own = (pieces.rows == row) & held
+        low, high = pieces.first[own].min(), (pieces.first + pieces.sizes)[own].max()
+        assert low // 64 * 16 <= byte < -(-high // 64) * 16
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_alleles_of_a_record_without_phase_are_drawn_together(tmp_path, seed):
+    records = [("chr2", at, "TT", "AT,T", "1/2") for at in range(10, 200, 10)]
+    store = made_in(tmp_path, records, "A")
+    with pytest.raises(ConfigError, match="the site is heterozygous and its alleles have no phase"):
+        Haplotypes(store, "v")
+    found = Haplotypes(store, "v", unphased="drawn", seed=seed)
+    starts, limits = flat(store, [(1, 0), (1, 0)])
+    rows = rows_of(store, found, starts, limits, 190, [0, 1])
+    codes = kernels.tokens(rows.plane, rows.starts, 190, ambiguous=rows.ambiguous, limits=rows.limits).numpy()
+    pieces = found.pieces(starts, limits, 190, np.array([0, 1]))
+    deleted = [{int(at) for at in (pieces.first - 1 - store.contigs.offsets[1])[(pieces.rows == h) & (pieces.sites >= 0)]}
+               for h in (0, 1)]  # fmt: skip
+    sites = set(range(10, 200, 10))
+    assert deleted[0] | deleted[1] >= sites - {190}
+    assert not deleted[0] & deleted[1]
+    assert all(deleted)
+    for haplotype in (0, 1):
+        expected = "".join("" if at - 1 in deleted[haplotype] else "A" if at + 1 in sites - deleted[haplotype] else "T"
+                           for at in range(400))  # fmt: skip
+        assert "".join("ACGTN"[c] for c in codes[haplotype]) == expected[:190]
 
 
 @given(draw=st.data())

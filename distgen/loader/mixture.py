@@ -15,7 +15,7 @@ import torch
 from blake3 import blake3
 from pydantic import BaseModel
 
-from distgen.config import digest
+from distgen.config import Windows, checked, digest
 from distgen.errors import ConfigError, some
 from distgen.genome import Int64, Interval
 from distgen.loader.base import Loader, Made
@@ -103,7 +103,11 @@ class MixtureLoader(Loader):
         super().__init__(batch_size, torch.device(options.get("device", "cpu")))
         self.collection = collection if isinstance(collection, Collection) else open_collection(collection)
         self.seed = seed
+        if epoch_batches is not None and epoch_batches < 1:
+            raise ConfigError(f"{epoch_batches} batches make no epoch. Use at least 1.", key="epoch_batches")
         self._options = {"last": "wrap", **options, "batch_size": batch_size}
+        if windows := options.get("windows"):
+            self._options["windows"] = checked(Windows, dict(windows))  # from any form, known by the same
         self._loaders: dict[int, GenomeLoader] = {}
         self._lock = threading.Lock()
         self._tracks = {name: _Served.of(self.collection.track(name)) for name in tracks}

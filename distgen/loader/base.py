@@ -146,7 +146,7 @@ class Loader(IterableDataset[Batch], ABC):
         epoch, position = state.get("epoch"), state.get("position")
         if wrong := self._wrong(epoch, position):
             raise CheckpointError(f"the loader's state is damaged: {wrong}")
-        self.epoch, self.position = int(epoch), int(position)
+        self.epoch, self.position = int(state["epoch"]), int(state["position"])
 
     def _wrong(self, epoch: Any, position: Any) -> str:
         """What is wrong with a place where a batch should begin; nothing if one does."""

@@ -105,7 +105,7 @@ class MixtureLoader(Loader):
         self.seed = checked(Sample, {"seed": seed}).seed
         if epoch_batches is not None and (not isinstance(epoch_batches, int) or epoch_batches < 1):
             raise ConfigError(f"{epoch_batches} batches make no epoch. Use at least 1.", key="epoch_batches")
-        self._options = {"last": "wrap", **options, "batch_size": batch_size}
+        self._options = {"last": "wrap", "split": "train", **options, "batch_size": batch_size}
         if windows := options.get("windows"):
             self._options["windows"] = checked(Windows, dict(windows))  # from any form, known by the same
         self._loaders: dict[int, GenomeLoader] = {}
@@ -131,11 +131,11 @@ class MixtureLoader(Loader):
 
     def _counts(self) -> Int64:
         """How many batches an epoch of each store has: int64 (stores,), 0 for those left out where all are served whole."""
-        name, _, part = (self._options.get("split") or "").rpartition("/")
+        name, part = self._split
         counts = np.zeros(len(self.collection), np.int64)
         asked = self.collection.few()
         for row in asked:
-            if not part or self.collection.store(row).has(part, name or "default"):
+            if part is None or self.collection.store(row).has(part, name):
                 counts[row] = self.loader(row).plan.batches(0)
         if not counts.any():
             raise ConfigError(f'no store of {self.collection.path} has "{self._options["split"]}"', key="split")
@@ -250,16 +250,26 @@ class MixtureLoader(Loader):
 
     @cached_property
     def _data(self) -> str:
-        apart = ("rank", "world_size", "device", "placement", "cache", "batch_size", "order", "on_corrupt")
-        return digest(
-            {
-                "stores": self.collection.identity("", ()),
-                "weights": self.collection.weights.tolist(),
-                "epoch_batches": self.plan.epoch,
-                "tracks": list(self._tracks),
-                "options": {name: _plain(value) for name, value in self._options.items() if name not in apart},
-            }
-        )
+        options = self._options
+        given = {name: value for name, value in options.items() if name in Sample.model_fields}
+        asked = _plain(checked(Sample, dict(options.get("windows") or Windows()) | given))
+        name, part = self._split
+        known = {
+            "stores": self.collection.identity(name, tuple(self._tracks)),
+            "weights": self.collection.weights.tolist(),
+            "epoch_batches": self.plan.epoch,
+            "tracks": list(self._tracks),
+            "split": [name if part else "", part],
+            "sample": {key: value for key, value in asked.items() if key not in ("batch_size", "order", "seed")},
+        }
+        return digest(known)
+
+    @property
+    def _split(self) -> tuple[str, str | None]:
+        """Name and part."""
+        split = self._options["split"]
+        name, _, part = split.rpartition("/") if split else ("", "", None)
+        return name or "default", part
 
 
 class _Served(NamedTuple):

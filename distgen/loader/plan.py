@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from blake3 import blake3
 
 from distgen import config
 from distgen.config import Lengths, digest
@@ -155,7 +156,7 @@ class Plan:
             "strand": self.asked.strand,
             "inputs": self.asked.inputs,
             "last": self.asked.last,
-            "holes": self.holes.tolist(),
+            "holes": blake3(self.holes.tobytes()).hexdigest(),
             "haplotypes": self.haplotypes and self.haplotypes.id,
         }
         return digest(known)
@@ -247,7 +248,7 @@ class Plan:
 
     def _packed(self, geometry: Geometry) -> Packed:
         asked, regions = self.asked, self.regions
-        genome(self.store, "to pack rows", "packed")
+        genome(self.store, "packing rows", "packed")
         if regions is None or regions.at != "whole":
             raise ConfigError('only whole regions go into rows: add [data.regions] with at = "whole"', key="packed")
         along = [f'track "{name}"' for name, _ in self._bins] + ["haplotypes"] * (self.haplotypes is not None)

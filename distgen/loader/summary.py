@@ -59,7 +59,7 @@ def _part(plan: Plan) -> dict[str, Any]:
 
 def _stage(plan: Plan, first_epoch: int, sampling: Sampling | Packed) -> dict[str, Any]:
     geometry, found, samples = sampling.geometry, served(sampling), _samples(sampling)
-    store = genome(plan.store, "to say what windows hold", "store")
+    store = genome(plan.store, "saying what they hold", "store")
     pools: dict[str, dict[str, Any]] = {
         name: {
             "windows": len(windows),

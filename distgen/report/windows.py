@@ -38,7 +38,9 @@ def describe(run: Run, source: Source, plans: Mapping[str, Plan | ConfigError]) 
     from distgen.loader.source import genome
     from distgen.loader.summary import summarize
 
-    store, split = genome(source, "to say what windows hold", "data.store"), run.data.split
+    split = run.data.split
+    with run.at("data"):
+        store = genome(source, "saying what they hold", "store")
     return {
         "run": run.name,
         "store": str(store.path),

@@ -10,6 +10,8 @@ from distgen.config import Collection, Recipe, read
 from distgen.ingest.objects import locate
 from distgen.store.build import build
 from distgen.store.index import build_index
+from distgen.store.reader import open_store
+from distgen.store.webdataset import export
 from distgen.train.run import Run
 from tests.conftest import ROOT
 from tests.ingest.test_remote import moto_server, s3  # noqa: F401 - fixtures
@@ -89,6 +91,7 @@ def folder(tmp_path_factory):
     write(folder)
     for name in ("hg38", "promoters"):
         build(read(folder / f"{name}.toml", Recipe), folder / f"{name}.zarr")
+    export(open_store(folder / "hg38.zarr"), folder / "hg38.tars", window=2048, shard_bytes=20_000)
     (folder / "genomes.toml").write_text('format = 1\n[collection]\nname = "genomes"\nstores = "hg*.zarr"\n')
     build_index(read(folder / "genomes.toml", Collection))
     return folder
@@ -121,7 +124,9 @@ def test_the_page_on_the_loader_does_what_it_says(folder, s3, monkeypatch, capsy
     assert re.match(r"chr1:\d+-\d+ tensor\(0\)\n", capsys.readouterr().out)
     assert len(BLOCKS) > 20
     assert names["classes_B"].tolist() == [0, 1] * 16
-    assert names["labels"].shape == (2, 1)
+    assert names["labels"].shape == (3, 1)
+    assert names["cu_seqlens"].tolist()[-1] == 32
+    assert sorted(names["owners"].tolist())[-3:] == [0, 1, 2]
     assert (names["values"].shape, names["known"].shape, names["seen"].shape) == ((32, 8, 1), (32, 8, 1), (32, 16, 1))
     assert torch.equal(names["values"], 2.5 * names["known"])
     assert names["by_condition"].shape == (32, 2)

@@ -4,6 +4,11 @@ import pytest
 import torch
 
 from distgen import GenomeLoader, kernels
+from distgen.errors import RemoteError
+from distgen.ingest.objects import Object
+from distgen.store.cache import ShardCache
+from distgen.store.reader import open_store
+from tests.servers import Files
 
 WORLDS = (1, 2, 3, 5, 8)
 ARGUMENTS = {
@@ -35,16 +40,22 @@ def same(one, other):
     return one[0] == other[0] and all(torch.equal(one[1][name], other[1][name]) for name in one[1])
 
 
-@pytest.fixture(params=["device", "host"])
-def placement(request):
-    return request.param
+@pytest.fixture(params=["device", "host", "stream"])
+def placed(request, pieces, tmp_path):
+    """A store, and where its planes are to be; one that is streamed is behind a server, and fits into its cache."""
+    if request.param != "stream":
+        yield pieces, request.param
+        return
+    with Files(pieces.path) as server:
+        yield open_store(Object(server.url, RemoteError), ShardCache(tmp_path / "cache", 1 << 20)), request.param
 
 
 @pytest.mark.parametrize("last", ["drop", "pad", "wrap"])
 @pytest.mark.parametrize("order", ["flat", "grouped", "sequential"])
-def test_any_number_of_ranks_goes_on_from_any_step(small, placement, order, last):
-    arguments = ARGUMENTS | {"placement": placement, "order": order, "last": last, "tracks": ("genes",)}
-    alone = GenomeLoader(small, **arguments)
+def test_any_number_of_ranks_goes_on_from_any_step(pieces, placed, order, last):
+    store, placement = placed
+    arguments = ARGUMENTS | {"order": order, "last": last, "tracks": ("genes",)}
+    alone = GenomeLoader(pieces, placement="host", **arguments)
     states, reference = [], []
     for _ in range(2):
         states.append(alone.state_dict())
@@ -54,7 +65,10 @@ def test_any_number_of_ranks_goes_on_from_any_step(small, placement, order, last
         states.pop()
     assert len(reference) == len(states) == 2 * len(alone) > 10
     for world_size in WORLDS:
-        ranks = [GenomeLoader(small, **arguments, rank=rank, world_size=world_size) for rank in range(world_size)]
+        ranks = [
+            GenomeLoader(store, placement=placement, **arguments, rank=rank, world_size=world_size)
+            for rank in range(world_size)
+        ]
         assert len({len(rank) for rank in ranks}) == 1
         for step, state in enumerate(states):
             for rank in ranks:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from distgen import GenomeLoader, kernels
+from distgen.config import Regions, Windows
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 ARGUMENTS = {"window": 64, "target_length": 48, "stride": 5, "batch_size": 16, "strand": "random", "jitter": 3}
@@ -30,3 +31,16 @@ def test_what_was_sent_to_a_gpu_is_whole_when_another_stream_reads_it(ecoli):
         sums = [kernels.tokens(**batch.packed).sum() for batch in loader]
     other = GenomeLoader(ecoli, window=8192, batch_size=64, placement="host")
     assert [int(s) for s in sums] == [int(kernels.tokens(**batch.packed).sum()) for batch in other]
+
+
+def test_rows_of_several_windows_are_the_same_on_a_gpu(small):
+    options = {"windows": Windows(regions=Regions(source="contigs", at="whole")), "split": None, "strand": "random"}
+    options |= {"window": 2000, "packed": True, "batch_size": 2, "last": "pad"}
+    here, there = GenomeLoader(small, **options), GenomeLoader(small, device="cuda", **options)
+    for one, other in zip(here, there, strict=True):
+        tensors = (other.plane, other.keys, other.weight, other.reverse, other.segments.bounds, other.segments.owners)
+        assert {tensor.device.type for tensor in tensors} == {"cuda"}
+        assert torch.equal(kernels.tokens(**one.packed), kernels.tokens(**other.packed).cpu())
+        assert torch.equal(one.segments.bounds, other.segments.bounds.cpu())
+        assert torch.equal(one.segments.owners, other.segments.owners.cpu())
+        assert one.where() == other.where()

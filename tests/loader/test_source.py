@@ -62,7 +62,7 @@ def test_pieces_of_the_grouped_order_are_shards(out):
     found = read_export(out)
     for copies, strand in ((1, "forward"), (2, "both")):
         loader = GenomeLoader(found, order="grouped", strand=strand, batch_size=1)
-        assert loader.plan.sampling(0).pool.piece == copies * found.per_shard["train"]
+        assert loader.plan.sampling(0).pool.walk.piece == copies * found.per_shard["train"]
 
 
 @settings(max_examples=30)

@@ -58,7 +58,7 @@ def test_what_a_build_took_apart_is_said(small_recipe, tmp_path):
 def test_labels_are_counted_in_words():
     labels = {"kind": "classes", "classes": {f"c{n}": 1000 + n for n in range(10)}, "missing": 2}
     pool = {"windows": 9, "samples": 9, "left_out": {}, "ambiguous": 0.0, "covered": 1, "labels": labels}
-    stage = {"window": 8, "target_length": 6, "stride": 6, "samples": 9, "windows": 9, "batches": 3}
+    stage = {"window": 8, "target_length": 6, "stride": 6, "samples": 9, "rows": 9, "windows": 9, "batches": 3}
     stage |= {"first_epoch": 0, "ambiguous": 0.125, "covered": 30, "pools": {"": pool}}
     found = {"parts": {"train": {"bases": 40, "stages": [stage]}}, "batch_size": 3, "homology": None, "search": "X"}
     overlaps = [{"part": "valid", "other": "train", "bases": 1200}, {"part": "train", "other": "valid", "bases": 0}]

@@ -6,6 +6,7 @@ import os
 import pickle
 import tempfile
 import threading
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -70,6 +71,15 @@ def files(folder):
     return sorted(path.name for path in folder.iterdir() if path.name != "lock")
 
 
+def disk(folder):
+    """The bytes of the files in a folder at one time: none came or went while they were counted."""
+    while True:
+        with suppress(FileNotFoundError):
+            found = {path: path.stat().st_size for path in folder.iterdir()}
+            if found.keys() == set(folder.iterdir()):
+                return sum(found.values())
+
+
 @settings(max_examples=15)
 @given(st.lists(st.tuples(st.integers(0, len(VALUES)), st.integers(0, 3 * CHUNK * PER)), max_size=8), st.data())
 def test_any_slices_are_those_of_the_array_and_never_more_is_kept_than_allowed(server, entry, tmp_path, spans, data):
@@ -81,7 +91,7 @@ def test_any_slices_are_those_of_the_array_and_never_more_is_kept_than_allowed(s
             kept.prefetch(array, data.draw(st.lists(st.integers(0, 5), max_size=3)))
         assert np.array_equal(array[start : start + length], VALUES[start : start + length])
         # A shard that is being fetched has all its room.
-        assert sum(path.stat().st_size for path in kept.folder.iterdir()) <= bound
+        assert disk(kept.folder) <= bound
     assert np.array_equal(array.read(), VALUES)
 
 
@@ -292,6 +302,22 @@ def test_a_shard_that_is_asked_for_does_not_wait_for_others_that_come_later(serv
     assert np.array_equal(array[4 * CHUNK * PER : 5 * CHUNK * PER], VALUES[4 * CHUNK * PER : 5 * CHUNK * PER])
     server.go_on.set()
     assert np.array_equal(array.read(), VALUES)
+
+
+def test_what_is_not_needed_after_all_is_not_fetched(server, entry, tmp_path):
+    kept = ShardCache(tmp_path / "cache", 10 * SIZE)
+    array = there(server, entry, kept)
+    for number in (0, 1):
+        server.spoil(f"c/{number}", "stall")
+    kept.prefetch(array, [0, 1, 2])
+    assert server.stalled.wait(30)
+    for number in (2, 5):
+        kept.cancel(array, number)
+    server.go_on.set()
+    assert np.array_equal(array[: 2 * CHUNK * PER], VALUES[: 2 * CHUNK * PER])
+    assert files(kept.folder) == sorted(array.cache_name(number) for number in (0, 1))
+    kept.prefetch(array, [2])  # and may be asked for again
+    assert kept.get(array, 2).checked.any()
 
 
 def test_a_process_that_is_stopped_in_the_middle_is_not_waited_for_for_ever(server, entry, tmp_path, monkeypatch):

@@ -1,0 +1,120 @@
+"""What is fetched ahead against the order: the shards that come next, soonest first, within bounds, and no others."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distgen import GenomeLoader
+from distgen.errors import RemoteError
+from distgen.ingest.objects import Object
+from distgen.loader import reading
+from distgen.loader.gather import Read
+from distgen.loader.reading import ReadAhead
+from distgen.store.cache import ShardCache
+from distgen.store.reader import open_store
+from tests.servers import Files
+
+SIZE = 400
+
+
+class Asked:
+    """Stands in for a cache and an array of it, and takes note of what it is asked for."""
+
+    def __init__(self, max_bytes):
+        self.id, self.max_bytes = "array", max_bytes
+        self.asked, self.cancelled = [], []
+
+    def stored(self, number):
+        return SIZE
+
+    def prefetch(self, array, numbers):
+        assert array is self
+        self.asked += numbers
+
+    def cancel(self, array, number):
+        self.cancelled.append(number)
+
+
+@given(
+    table=st.lists(st.lists(st.integers(0, 9 * SIZE), min_size=2, max_size=2), min_size=1, max_size=60),
+    room=st.integers(1, 12),
+    early=st.integers(1, 12),
+    together=st.integers(1, 4),
+)
+def test_shards_are_asked_for_in_their_order_within_the_bounds(table, room, early, together):
+    cache, first = Asked(room * SIZE), np.array(table)
+
+    def reads(epoch, batches):
+        rows = first[list(batches)].reshape(-1)
+        return [Read(cache, SIZE, rows, rows + SIZE // 2)]
+
+    def needed(batch):
+        return {int(b) // SIZE for b in [*first[batch], *(first[batch] + SIZE // 2 - 1)]}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "_BYTES", early * SIZE)
+        ahead = ReadAhead(cache, lambda epoch: len(table), reads)
+        ahead.come_to(0, range(1))
+        assert not cache.asked  # nobody walks
+        ahead.start(0, 0)
+        for epoch in range(2):
+            for at in range(0, len(table), together):
+                batches = range(at, min(at + together, len(table)))
+                ahead.come_to(epoch, batches)
+                now = set().union(*map(needed, batches))
+                assert now <= {number for _, number in ahead._asked}
+                later = [need for need in ahead._asked.values() if need.first > (epoch, batches[-1])]
+                assert sum(need.size for need in later) <= early * SIZE
+                assert not later or len(ahead._asked) <= max(room, len(now))
+            ahead.start(epoch + 1, 0)
+        order = [n for batch in [*range(len(table))] * 2 for n in sorted(needed(batch))]
+        assert set(cache.asked) == set(order)
+        ahead.stop()
+        assert set(cache.cancelled) <= set(cache.asked)
+        before = len(cache.asked)
+        ahead.come_to(0, range(1))
+        assert len(cache.asked) == before
+
+
+def test_all_shards_of_an_epoch_are_fetched_ahead_of_the_rows_that_need_them(pieces, tmp_path, monkeypatch):
+    arguments = {"window": 48, "stride": 9, "batch_size": 8, "tracks": ("genes", "squeezed"), "order": "grouped"}
+    with Files(pieces.path) as server:
+        cache = ShardCache(tmp_path / "cache", 1 << 20)
+        store = open_store(Object(server.url, RemoteError), cache)
+        loader = GenomeLoader(store, lanes=2, **arguments)
+        there, missed, get = set(), [], ShardCache.get
+        ask = ShardCache.prefetch
+        monkeypatch.setattr(
+            ShardCache,
+            "prefetch",
+            lambda self, array, numbers: (there.update((array.id, n) for n in numbers), ask(self, array, numbers))[1],
+        )
+
+        def watched(self, array, number):
+            missed.extend([(array.id, number)] * ((array.id, number) not in there))
+            return get(self, array, number)
+
+        monkeypatch.setattr(ShardCache, "get", watched)
+        assert len(list(loader)) == len(loader)
+        assert not missed
+        assert len(there) > 8
+        assert all(server.gets(f"sequence/c/{number}") == 2 for number in range(2))
+
+
+def test_who_leaves_in_the_middle_has_nothing_more_fetched(pieces, tmp_path):
+    with Files(pieces.path) as server:
+        cache = ShardCache(tmp_path / "cache", 1 << 20)
+        loader = GenomeLoader(
+            open_store(Object(server.url, RemoteError), cache), window=48, batch_size=4, order="sequential"
+        )
+        for _ in loader:
+            break
+        for future in list(cache._coming.values()):
+            future.result()
+        before = len(server.asked)
+        assert loader._ahead._next == (-1, -1)
+        loader.batch(0, 0)
+        assert not cache._coming
+        assert len(server.asked) == before
+        assert len(list(loader)) == len(loader) - 1

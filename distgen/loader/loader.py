@@ -120,7 +120,8 @@ class GenomeLoader(Loader):
                 f'"{on_corrupt}" is no choice. {suggest(on_corrupt, get_args(OnCorrupt))}', key="on_corrupt"
             )
         if batch_size < world_size:
-            raise ConfigError(f"{batch_size} leaves some of {world_size} workers without samples", key="batch_size")
+            problem = f"{batch_size} leaves some of {world_size} workers without samples. Use at least {world_size}."
+            raise ConfigError(problem, key="batch_size")
         if not 0 <= rank < world_size:
             raise ConfigError(f"{rank} is none of {world_size} ranks, which count from 0", key="rank")
         self.store = open_source(store, cache) if isinstance(store, (str, Path, Object)) else store

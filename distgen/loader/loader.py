@@ -224,6 +224,8 @@ class GenomeLoader(Loader):
             columns["haplotypes"] = torch.from_numpy(drawn.haplotypes)
         parts = {name: _parts(column, count) for name, column in columns.items()}
         split = {kind: {name: _parts(v, count) for name, v in table.items()} for kind, table in tables.items()}
+        with self._transfer.beside():  # where they begin is still on its way
+            pieces = rows.split(count)
         made = [
             Batch(
                 plane=here.plane,
@@ -245,10 +247,10 @@ class GenomeLoader(Loader):
                 inputs={name: part[number] for name, part in split["inputs"].items()},
                 inputs_mask={name: part[number] for name, part in split["inputs_mask"].items()},
             )
-            for number, here in enumerate(rows.split(count))
+            for number, here in enumerate(pieces)
         ]
         tensors = [*columns.values(), *chain.from_iterable(table.values() for table in tables.values())]
-        tensors += [tensor for tensor in rows[:5] if tensor is not None]
+        tensors += [tensor for tensor in (*rows[:3], *pieces[0][3:5]) if tensor is not None]  # all pieces share theirs
         return Made(made, [partial(self._transfer.receive, self._transfer.sent(), tensors)])
 
     def _placed(self, name: str) -> Placement:

@@ -91,16 +91,17 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch with all that kernels and models take on another device."""
+        # Nobody waits for what is on its way to the host: it is read there before it has come.
+        there: dict[str, Any] = {"device": device, "non_blocking": torch.device(device).type != "cpu"}
         moved: dict[str, Any] = {}
         for entry in fields(self):
             value = getattr(self, entry.name)
             if isinstance(value, dict):
-                moved[entry.name] = {name: tensor.to(device, non_blocking=True) for name, tensor in value.items()}
+                moved[entry.name] = {name: tensor.to(**there) for name, tensor in value.items()}
             elif isinstance(value, Tensor) and entry.name not in ("samples", "positions", "haplotypes", "source"):
-                moved[entry.name] = value.to(device, non_blocking=True)
+                moved[entry.name] = value.to(**there)
             elif isinstance(value, Segments):
-                there = {name: getattr(value, name).to(device, non_blocking=True) for name in ("bounds", "owners")}
-                moved[entry.name] = replace(value, **there)
+                moved[entry.name] = replace(value, bounds=value.bounds.to(**there), owners=value.owners.to(**there))
         return replace(self, **moved)
 
     def where(self) -> list[Interval]:

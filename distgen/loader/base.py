@@ -57,7 +57,8 @@ class Loader(IterableDataset[Batch], ABC):
     """Iterates over one epoch of one rank's batches at a time; the next iteration is the next epoch.
 
     It is its own data loader, with threads that work ahead. Inside a `torch.utils.data.DataLoader(loader, batch_size=None)`
-    each of its worker processes makes every so many-th batch, so that they come in the same order.
+    each of its worker processes makes every so many-th batch, so that they come in the same order. The workers count epochs
+    then, if they are persistent, and this process does not: set `epoch` before others are started.
 
     Args:
         batch_size: samples per global batch, all ranks together.
@@ -107,8 +108,12 @@ class Loader(IterableDataset[Batch], ABC):
         calls = (partial(self.make, epoch, mine[at : at + step]) for at in range(0, len(mine), step))
         threads = max(1, min(_THREADS, _cores() // _CORES))
         made = (received for some in ahead(calls, threads, threads + 1) for received in some.received())
+        # A worker process is through with the epoch after the last batch of its own, or at once if there is none for it.
+        last = mine[-1] if mine else None
+        if last is None:
+            self.epoch, self.position = epoch + 1, 0
         for number, batch in zip(mine, made, strict=True):
-            self.epoch, self.position = (epoch, (number + 1) * self.batch_size) if number + 1 < end else (epoch + 1, 0)
+            self.epoch, self.position = (epoch, (number + 1) * self.batch_size) if number != last else (epoch + 1, 0)
             yield batch
 
     def batch(self, epoch: int, position: int) -> Batch:

@@ -83,6 +83,10 @@ class Batch:
     def __len__(self) -> int:
         return self.starts.numel()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the batches that were made in the same go and lie in the same memory."""
+        return {entry.name: _alone(getattr(self, entry.name)) for entry in fields(self)}
+
     @property
     def packed(self) -> dict[str, Any]:
         """The windows as the kernels take them: `kernels.tokens(**batch.packed)`."""
@@ -113,6 +117,16 @@ class Batch:
         shift = self.positions - self.starts.cpu()  # limits are in the coordinate of `plane`, positions in the flat one
         limits = (self.limits.cpu() + shift[:, None]).numpy()
         return places(self.contigs, self.positions.numpy(), limits, self.reverse.cpu().numpy(), self.length)
+
+
+def _alone(value: Any) -> Any:
+    """What a field holds, each tensor without what else lies in its memory."""
+    if isinstance(value, dict):
+        return {name: _alone(tensor) for name, tensor in value.items()}
+    if isinstance(value, Segments):
+        return Segments(*(_alone(getattr(value, entry.name)) for entry in fields(value)))
+    larger = isinstance(value, Tensor) and value.untyped_storage().nbytes() > value.nbytes
+    return value.clone() if larger else value
 
 
 def places(contigs: Contigs, positions: Int64, limits: Int64, reverse: Bits, length: int | Int64) -> list[Interval]:

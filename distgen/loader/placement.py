@@ -92,7 +92,8 @@ class Device:
         planes, send, fill = self._planes, self._transfer.send, self._transfer.fill
         if self._haplotypes is not None and haplotypes is not None:
             return self._changed(self._haplotypes, positions, limits, length, haplotypes)
-        moved = send(fill(positions)), send(fill(limits))
+        # A copy: on a CPU it would share its memory with the batch's own positions.
+        moved = send(fill(positions.copy())), send(fill(limits))
         return Rows(planes["sequence"], planes.get("ambiguous"), planes.get("softmask"), *moved, stride=0)
 
     def reads(self, positions: Int64, limits: Int64, length: int) -> list[Read]:

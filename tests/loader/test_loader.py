@@ -1,6 +1,7 @@
 """Batches against the obvious: cut windows out of the whole genome, one by one."""
 
 import gc
+import pickle
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -309,3 +310,21 @@ def test_tracks_are_opened_once_however_many_threads_need_them(small, monkeypatc
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda number: loader.make(0, [number]), range(4)))
     assert len(opened) == 1
+
+
+def test_a_batch_that_is_pickled_takes_no_others_along(small):
+    loader = GenomeLoader(small, window=64, stride=4, batch_size=4, tracks=("genes",), placement="host")
+    made = loader.make(0, range(50)).batches
+    sizes = [len(pickle.dumps(loader.make(0, range(count)).batches[0])) for count in (1, 50)]
+    assert sizes[0] * 0.9 < sizes[1] < sizes[0] * 1.1
+    for batch, again in zip(made, pickle.loads(pickle.dumps(made)), strict=True):
+        assert torch.equal(tokens(batch), tokens(again))
+        assert torch.equal(batch.targets["genes"], again.targets["genes"])
+        assert batch.where() == again.where()
+
+
+def test_where_rows_begin_and_where_windows_lie_are_apart(small):
+    batch = GenomeLoader(small, window=64, batch_size=4, placement="device").batch(0, 0)
+    positions = batch.positions.clone()
+    batch.starts.add_(1)
+    assert torch.equal(batch.positions, positions)

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from distgen.config import Lengths, Sample, Windows, checked
-from distgen.errors import ConfigError
+from distgen.errors import ConfigError, suggest
 from distgen.genome import Interval
 from distgen.ingest.objects import Object, Place
 from distgen.loader.base import Loader, Made
@@ -114,7 +114,11 @@ class GenomeLoader(Loader):
         self._arguments = {name: value for name, value in locals().items() if name not in _APART}
         super().__init__(batch_size, torch.device(device))
         sample = {name: value for name, value in self._arguments.items() if name in Sample.model_fields}
-        asked = checked(Sample, dict(windows or {}) | sample)
+        asked = checked(Sample, dict(checked(Windows, dict(windows or {}))) | sample)
+        if on_corrupt not in get_args(OnCorrupt):
+            raise ConfigError(
+                f'"{on_corrupt}" is no choice. {suggest(on_corrupt, get_args(OnCorrupt))}', key="on_corrupt"
+            )
         if batch_size < world_size:
             problem = f"{batch_size} leaves some of {world_size} workers without samples. Use at least {world_size}."
             raise ConfigError(problem, key="batch_size")

@@ -102,12 +102,20 @@ class MixtureLoader(Loader):
     ):
         super().__init__(batch_size, torch.device(options.get("device", "cpu")))
         self.collection = collection if isinstance(collection, Collection) else open_collection(collection)
-        self.seed = seed
+        self.seed = checked(Sample, {"seed": seed}).seed
+        if epoch_batches is not None and (not isinstance(epoch_batches, int) or epoch_batches < 1):
+            raise ConfigError(f"{epoch_batches} batches make no epoch. Use at least 1.", key="epoch_batches")
         self._options = {"last": "wrap", "split": "train", **options, "batch_size": batch_size}
+        if windows := options.get("windows"):
+            self._options["windows"] = checked(Windows, dict(windows))  # from any form, known by the same
         self._loaders: dict[int, GenomeLoader] = {}
         self._lock = threading.Lock()
         self._tracks = {name: _Served.of(self.collection.track(name)) for name in tracks}
         if options.get("order") == "sequential":
+            if options.get("curriculum"):
+                raise ConfigError(
+                    "stores that are served whole have windows of one length. Leave it out.", key="curriculum"
+                )
             counts = self._counts()
             self.plan = Turns(InTurn(counts), epoch_batches or int(counts.sum()), batch_size)
         else:

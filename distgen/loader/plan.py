@@ -172,7 +172,7 @@ class Plan:
     @cached_property
     def _split(self) -> tuple[str, str | None]:
         """Name and part."""
-        name, _, part = self.split.rpartition("/") if self.split else ("", "", None)
+        name, _, part = ("", "", None) if self.split is None else self.split.rpartition("/")
         return name or "default", part
 
     @property

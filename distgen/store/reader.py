@@ -286,7 +286,7 @@ class Store:
 
     def identity(self, split: str, tracks: tuple[str, ...]) -> dict[str, str]:
         """Content ids of what a run uses: a checkpoint records them."""
-        ids = {"sequence": self.planes["sequence"].id, "ambiguous": self.planes["ambiguous"].id}
+        ids = {name: self.planes[name].id for name in ("sequence", "ambiguous", "softmask")}
         ids |= {f"track {name}": self.track(name).id for name in tracks}
         if labels := self.manifest.get("labels"):
             ids["labels"] = self.manifest["arrays"][f"{labels['key']}/values"]["id"]

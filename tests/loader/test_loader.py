@@ -193,6 +193,25 @@ def test_a_read_that_fails_or_hangs_ends_the_iteration_with_its_reason(small, mo
         next(iter(loader))
 
 
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        ({"position": 3}, "no batch of epoch 0 begins at 3: they begin at multiples of 8 to "),
+        ({"position": 8_000_000}, "no batch of epoch 0 begins at 8000000"),
+        ({"position": -8}, "begins at -8"),
+        ({"position": 4.5}, "are no numbers"),
+        ({"epoch": -1}, "are no numbers from 0 on"),
+        ({"epoch": None}, "epoch None"),
+    ],
+)
+def test_a_place_where_no_batch_begins_is_refused(small, wrong, problem):
+    loader = GenomeLoader(small, window=64, batch_size=8)
+    with pytest.raises(CheckpointError, match=problem):
+        loader.load_state_dict(loader.state_dict() | wrong)
+    with pytest.raises(ConfigError, match=problem):
+        loader.batch(**({"epoch": 0, "position": 0} | wrong))
+
+
 @pytest.mark.parametrize("other", [{"seed": 1}, {"batch_size": 4}, {"window": 33}, {"split": "valid"}, {"jitter": 1}])
 def test_a_state_of_other_data_is_refused(small, other):
     arguments = {"window": 32, "batch_size": 5}
@@ -211,6 +230,9 @@ def test_a_state_of_other_data_is_refused(small, other):
         ),
         ({"batch_size": 10_000}, r"batch_size: 10000 is more than the .* samples"),
         ({"split": "tarin"}, 'no part "tarin"'),
+        ({"split": ""}, 'no part ""'),
+        ({"windows": {"window": 4}}, 'there is no key "window" here'),
+        ({"on_corrupt": "Skip"}, 'on_corrupt: "Skip" is no choice. .*skip'),
         ({"placement": "gpu"}, 'no placement "gpu"'),
         ({"tracks": ("gene",)}, 'no track "gene"'),
     ],
@@ -260,6 +282,28 @@ def test_a_torch_data_loader_serves_the_same_batches_in_the_same_order(small, wo
     served = [tokens(batch) for batch in wrapped]
     assert len(served) == len(expected) > 3
     assert all(map(torch.equal, served, expected))
+
+
+def test_worker_processes_that_stay_go_on_with_the_next_epoch_together(small):
+    loader = GenomeLoader(small, window=64, stride=40, batch_size=6, placement="host", jitter=3)
+    steps = loader.plan.steps(1)
+    assert steps % 2, "one of two workers does not see the last batch"
+    wrapped = torch.utils.data.DataLoader(
+        loader, batch_size=None, num_workers=2, persistent_workers=True, multiprocessing_context="fork"
+    )
+    for epoch in range(3):
+        served = [batch.keys.tolist() for batch in wrapped]
+        assert served == [loader.batch(epoch, step * 6).keys.tolist() for step in range(steps)]
+
+
+def test_worker_processes_are_told_their_epoch_by_the_loader_they_copy(small):
+    loader = GenomeLoader(small, window=64, stride=40, batch_size=4, placement="host")
+    for epoch in range(2):
+        loader.epoch = epoch
+        wrapped = torch.utils.data.DataLoader(loader, batch_size=None, num_workers=2, multiprocessing_context="fork")
+        assert [b.keys.tolist() for b in wrapped] == [
+            loader.batch(epoch, k * 4).keys.tolist() for k in range(len(loader))
+        ]
 
 
 def test_a_batch_moves_to_another_device(small):

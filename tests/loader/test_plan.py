@@ -293,6 +293,18 @@ def test_negatives_are_read_from_the_strands_of_their_positives(annotated):
     assert strands[0]["-"]
 
 
+def test_jitter_leaves_negatives_on_the_bins_of_tracks(annotated):
+    pools = [{"name": "bound", "source": "peaks.bed"}, {"name": "like", "matches": "bound", "distance": 1}]
+    served = loader(
+        annotated, {"pool": pools}, batch_size=4, window=32, target_length=32, jitter=128, tracks=("signal",)
+    )
+    contigs = annotated.contigs
+    for _ in range(20):
+        for batch in served:
+            starts = batch.positions.numpy()
+            assert not ((starts - contigs.offsets[contigs.locate(starts)]) % BIN).any()
+
+
 # ---- tables of sequences ----------------------------------------------------------------------
 
 SEQUENCES = {
@@ -401,6 +413,14 @@ def test_a_state_is_known_by_windows_and_not_by_where_files_lie(annotated, tmp_p
         state = loader(annotated, asked).state_dict()
         options = common() | {"placement": "host", "rank": 1, "world_size": 3}
         GenomeLoader(annotated, **options, windows=other).load_state_dict(state)
+
+
+def test_a_state_of_other_soft_masks_is_refused(small, small_recipe, tmp_path):
+    (tmp_path / "small.fa").write_text((tmp_path / "small.fa").read_text().replace("acgtn", "ACGTN"))
+    build(read(small_recipe, Recipe), tmp_path / "upper.zarr")
+    state = GenomeLoader(small, window=64, batch_size=2).state_dict()
+    with pytest.raises(CheckpointError, match="the loader's state has data"):
+        GenomeLoader(open_store(tmp_path / "upper.zarr"), window=64, batch_size=2).load_state_dict(state)
 
 
 PEAK = {"regions": {"source": "peaks.bed"}}

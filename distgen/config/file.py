@@ -250,17 +250,16 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _place(path: Path, text: str, keys: list[int | str], overrides: Sequence[str] = ()) -> str:
-    """`path:line: track[0].source`, with the line of the key or of the table that should hold it; of what an override
-    gives, the override."""
-    for override in reversed(overrides):
-        given = override.partition("=")[0].strip().split(".")
-        if given == list(map(str, keys))[: len(given)]:
-            return f"{path} with {override}"
+    """`path:line: track[0].source`, with the line of the key or of the table that should hold it; what an override
+    gives stands in no line."""
+    given = [override.partition("=")[0].strip().split(".") for override in overrides]
+    overridden = any(key == list(map(str, keys))[: len(key)] for key in given)
     lines = _lines(text)
     known = (lines[tuple(keys[:n])] for n in range(len(keys), 0, -1) if tuple(keys[:n]) in lines)
     line = next(known, None)
     name = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
-    return ": ".join(str(part) for part in (f"{path}:{line}" if line else path, name) if part)
+    where = f"{path} as overridden" if overridden else f"{path}:{line}" if line else str(path)
+    return f"{where}: {name}" if name else where
 
 
 def _lines(text: str) -> dict[tuple[int | str, ...], int]:

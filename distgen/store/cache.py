@@ -289,7 +289,8 @@ class ShardCache:
         """
         if size > self.max_bytes:
             raise ConfigError(
-                f"a cache of {self.max_bytes:,} bytes is too small for a shard of {size:,}", key="max_bytes"
+                f"a cache of {self.max_bytes:,} bytes is too small for a shard of {size:,} (in a run, data.cache_gb)",
+                key="max_bytes",
             )
         lock = _locked(self.folder / "lock", fcntl.LOCK_EX, os.O_CREAT)
         if lock is None:

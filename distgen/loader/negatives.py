@@ -198,7 +198,8 @@ class Matched:
         """How many G and C the flat stretches [first, last) hold."""
         begin = firsts // 32 * 8  # whole words
         rows = np.empty((len(firsts), (self.window // 32 + 2) * 8), np.uint8)
-        gather(self._sequence, begin, -(-lasts // 4), rows, np.zeros_like(begin))
+        # An empty stretch may lie anywhere, and has no bytes.
+        gather(self._sequence, begin, np.where(firsts < lasts, -(-lasts // 4), begin), rows, np.zeros_like(begin))
         shift = np.arange(len(firsts)) * (rows.shape[1] * 4) - begin * 4
         counted: Int64 = compiled(_count)(rows.reshape(-1).view(np.uint64), firsts + shift, lasts + shift)
         return counted

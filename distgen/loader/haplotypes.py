@@ -155,8 +155,8 @@ class Haplotypes:
             for block in alleles.touched(self._table.first, starts, limits, length, self._checked).tolist():
                 low, high = self._table.where[block : block + 2].tolist()
                 if crc32c(self._table.records[low:high].view(np.uint8)) != self._crcs[block]:
-                    self._checked[block] = False
                     raise StoreError(f"{self._path} is damaged: remove it, it is made anew from the store")
+                self._checked[block] = True  # not before: another thread may be reading it
         return self._table
 
 

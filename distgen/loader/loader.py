@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
+from weakref import WeakMethod
 
 import numpy as np
 import torch
@@ -123,7 +125,8 @@ class GenomeLoader(Loader):
             problem = 'negatives are matched by their bases, also by those that damage hides. Use "stop".'
             raise ConfigError(problem, key="on_corrupt")
         if batch_size < world_size:
-            raise ConfigError(f"{batch_size} leaves some of {world_size} workers without samples", key="batch_size")
+            problem = f"{batch_size} leaves some of {world_size} workers without samples. Use at least {world_size}."
+            raise ConfigError(problem, key="batch_size")
         if not 0 <= rank < world_size:
             raise ConfigError(f"{rank} is none of {world_size} ranks, which count from 0", key="rank")
         self.store = open_source(store, cache) if isinstance(store, (str, Path, Object)) else store
@@ -134,13 +137,14 @@ class GenomeLoader(Loader):
         self._damage = Damage()
         self._skips = on_corrupt == "skip"
         self._placement = self._placed(placement)
-        self._sources = lru_cache(maxsize=None)(self._open_sources)
-        kept = self.store.cache
-        self._ahead = None if kept is None else ReadAhead(kept, self.plan.batches, self._reads)
+        self._sources_of, self._opening = dict[Geometry, list[tuple[str, str, Targets]]](), threading.Lock()
+        # Nothing here refers to the loader: who lets go of it lets go of its files and of what lies on its device, at once.
+        kept, reads = self.store.cache, WeakMethod(self._reads)
+        self._ahead = None if kept is None else ReadAhead(kept, self.plan.batches, lambda *some: reads()(*some))  # type: ignore[misc]
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Another process opens the store anew: addresses of what is mapped here mean nothing there.
-        return _opened, (self.store.path, self._arguments, self.state_dict())
+        return _opened, (self.store.path, self._arguments | {"cache": self.store.cache}, self.state_dict())
 
     def __iter__(self) -> Iterator[Batch]:
         """See `Loader`; shards of a store elsewhere are fetched ahead, those of the next epoch as well.
@@ -231,6 +235,8 @@ class GenomeLoader(Loader):
             columns["haplotypes"] = torch.from_numpy(drawn.haplotypes)
         parts = {name: _parts(column, count) for name, column in columns.items()}
         split = {kind: {name: _parts(v, count) for name, v in table.items()} for kind, table in tables.items()}
+        with self._transfer.beside():  # where they begin is still on its way
+            pieces = rows.split(count)
         made = [
             Batch(
                 plane=here.plane,
@@ -252,10 +258,10 @@ class GenomeLoader(Loader):
                 inputs={name: part[number] for name, part in split["inputs"].items()},
                 inputs_mask={name: part[number] for name, part in split["inputs_mask"].items()},
             )
-            for number, here in enumerate(rows.split(count))
+            for number, here in enumerate(pieces)
         ]
         tensors = [*columns.values(), *chain.from_iterable(table.values() for table in tables.values())]
-        tensors += [tensor for tensor in rows[:5] if tensor is not None]
+        tensors += [tensor for tensor in (*rows[:3], *pieces[0][3:5]) if tensor is not None]  # all pieces share theirs
         return Made(made, [partial(self._transfer.receive, self._transfer.sent(), tensors)])
 
     def _placed(self, name: str) -> Placement:
@@ -274,8 +280,14 @@ class GenomeLoader(Loader):
         self._packer = Packer(self.store.contigs, placed.planes, self._transfer)
         return placed
 
-    def _open_sources(self, geometry: Geometry) -> list[tuple[str, str, Targets]]:
+    def _sources(self, geometry: Geometry) -> list[tuple[str, str, Targets]]:
         """What is served beside the bases: where it goes, its name, and what makes its rows."""
+        with self._opening:  # one thread: two would put a track on the device twice
+            if geometry not in self._sources_of:
+                self._sources_of[geometry] = self._open_sources(geometry)
+            return self._sources_of[geometry]
+
+    def _open_sources(self, geometry: Geometry) -> list[tuple[str, str, Targets]]:
         asked = [("targets", name, geometry.target_length) for name in self.plan.tracks]
         asked += [("inputs", name, geometry.window) for name in self.plan.asked.inputs]
         made: list[tuple[str, str, Targets]] = [

@@ -397,7 +397,7 @@ def read_manifest(path: Place, kind: str, pattern: str) -> dict[str, Any]:
             raise ConfigError(f"{kind} {path} has lost its manifest. Run: {build} --force, which builds all of it anew")
         what = f"has no manifest: it is no whole {kind}" if _exists(path) else "does not exist"
         others = [other for other in _beside(path, pattern) if other != str(path)]
-        raise ConfigError(f"{kind} {path} {what}. Run: {build}. {suggest(str(path), others)}")
+        raise ConfigError(f"{kind} {path} {what}. Run: {build}." + f" {suggest(str(path), others)}" * bool(others))
     manifest: dict[str, Any] = format.read_json(path / format.MANIFEST)
     if not isinstance(manifest, dict):
         raise StoreError(f"{kind} {path}: the manifest is damaged. Run: {build} --force")

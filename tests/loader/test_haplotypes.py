@@ -22,6 +22,7 @@ from distgen.loader import haplotypes
 from distgen.loader.haplotypes import Haplotypes
 from distgen.loader.placement import Device, Host
 from distgen.loader.transfer import Transfer
+from distgen.store import format
 from distgen.store.build import build
 from distgen.store.reader import open_store
 from tests.conftest import LETTERS
@@ -273,6 +274,17 @@ def test_a_file_that_is_damaged_stops_the_run_or_is_made_anew(panel, large):
         kept.write_bytes(damaged)
         assert same(Haplotypes(panel, "v", unphased="listed"), panel)
         assert kept.read_bytes() == whole
+
+
+def test_what_counts_as_checked_has_been(panel, large, monkeypatch):
+    Haplotypes(panel, "v", unphased="listed")
+    found, before = Haplotypes(panel, "v", unphased="listed"), []
+    watched = lambda content: (before.append(found._checked.tolist()), format.crc32c(content))[1]  # noqa: E731
+    monkeypatch.setattr(haplotypes, "crc32c", watched)  # another thread could read at this very moment
+    found.replacements(np.array([0]), np.array([[0, panel.length]]), panel.length, np.array([0]))
+    assert before
+    assert not any(any(checked[block:]) for block, checked in enumerate(before))
+    assert found._checked.all()
 
 
 PROGRAM = """

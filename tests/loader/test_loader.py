@@ -1,17 +1,23 @@
 """Batches against the obvious: cut windows out of the whole genome, one by one."""
 
+import gc
+import pickle
 import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from distgen import GenomeLoader, kernels
 from distgen.config import TIMEOUTS, Lengths, Recipe, read
 from distgen.errors import CheckpointError, ConfigError, TrainError
 from distgen.store.build import build
+from distgen.store.reader import open_store
 from tests.conftest import flat_codes
 
 
@@ -312,3 +318,57 @@ def test_a_batch_moves_to_another_device(small):
     assert {t.device.type for t in (moved.plane, moved.starts, moved.targets["genes"], moved.weight)} == {"meta"}
     assert moved.positions.device.type == "cpu"
     assert moved.length == batch.length
+
+
+def test_what_moves_to_the_host_is_waited_for(small):
+    class Copies(TorchDispatchMode):
+        def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+            waits.append(not (kwargs or {}).get("non_blocking"))
+            return args[0]
+
+    waits, moved = [], GenomeLoader(small, window=64, batch_size=8, tracks=("genes",)).batch(0, 0).to("meta")
+    with Copies():
+        moved.to("cpu")
+    assert len(waits) > 5
+    assert all(waits)
+
+
+@pytest.mark.parametrize("placement", ["device", "host"])
+def test_a_loader_that_is_let_go_of_takes_its_files_along(small, placement):
+    loader = GenomeLoader(open_store(small.path), window=64, batch_size=8, tracks=("genes",), placement=placement)
+    list(loader)
+    seen = weakref.ref(loader), weakref.ref(loader.store)
+    gc.disable()
+    try:
+        del loader
+        assert not any(ref() for ref in seen)
+    finally:
+        gc.enable()
+
+
+def test_tracks_are_opened_once_however_many_threads_need_them(small, monkeypatch):
+    loader, opened = GenomeLoader(small, window=64, batch_size=8, tracks=("genes",)), []
+    track = loader._placement.track
+    slow = lambda *asked: (time.sleep(0.05), opened.append(asked), track(*asked))[-1]  # noqa: E731
+    monkeypatch.setattr(loader._placement, "track", slow)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: loader.make(0, [number]), range(4)))
+    assert len(opened) == 1
+
+
+def test_a_batch_that_is_pickled_takes_no_others_along(small):
+    loader = GenomeLoader(small, window=64, stride=4, batch_size=4, tracks=("genes",), placement="host")
+    made = loader.make(0, range(50)).batches
+    sizes = [len(pickle.dumps(loader.make(0, range(count)).batches[0])) for count in (1, 50)]
+    assert sizes[0] * 0.9 < sizes[1] < sizes[0] * 1.1
+    for batch, again in zip(made, pickle.loads(pickle.dumps(made)), strict=True):
+        assert torch.equal(tokens(batch), tokens(again))
+        assert torch.equal(batch.targets["genes"], again.targets["genes"])
+        assert batch.where() == again.where()
+
+
+def test_where_rows_begin_and_where_windows_lie_are_apart(small):
+    batch = GenomeLoader(small, window=64, batch_size=4, placement="device").batch(0, 0)
+    positions = batch.positions.clone()
+    batch.starts.add_(1)
+    assert torch.equal(batch.positions, positions)

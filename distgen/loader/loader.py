@@ -77,7 +77,7 @@ class GenomeLoader(Loader):
         curriculum: lengths of windows that other epochs have before the one this says stays.
         last: "drop" an incomplete last batch, "pad" it with rows of weight 0, or "wrap": fill it with the epoch's first samples.
         on_corrupt: "stop" where a shard is damaged or missing, or "skip" the samples that need what is: they become padding,
-            without bases, without known targets, of weight 0, and all others stay as they are.
+            without bases, without known targets, of weight 0, and all others stay as they are. Pools that match refuse that.
 
     Raises:
         ConfigError: an argument does not fit the store or the others; names the key and what would fit.
@@ -121,6 +121,9 @@ class GenomeLoader(Loader):
             raise ConfigError(
                 f'"{on_corrupt}" is no choice. {suggest(on_corrupt, get_args(OnCorrupt))}', key="on_corrupt"
             )
+        if on_corrupt == "skip" and any(pool.matches for pool in asked.pool):
+            problem = 'negatives are matched by their bases, also by those that damage hides. Use "stop".'
+            raise ConfigError(problem, key="on_corrupt")
         if batch_size < world_size:
             problem = f"{batch_size} leaves some of {world_size} workers without samples. Use at least {world_size}."
             raise ConfigError(problem, key="batch_size")

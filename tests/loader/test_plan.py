@@ -462,6 +462,7 @@ def pools(**change):
 @pytest.mark.parametrize(
     ("asked", "options", "message"),
     [
+        ({"pool": POOLS}, {"on_corrupt": "skip"}, "on_corrupt: negatives are matched by their bases"),
         ({"regions": {"source": "matrix:exp"}}, {}, r'regions: store .* has no matrix "exp". Did you mean "expr"'),
         ({"regions": {"source": "peaks.bed", "at": "whole"}}, {"jitter": 3}, "jitter: whole regions do not move. Use 0"),
         ({"regions": {"source": "matrix:expr", "at": "summit"}}, {}, r"regions\.at: matrix:expr has no summits"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 
 class DistgenError(Exception):
@@ -75,6 +76,13 @@ def suggest(word: str, valid: Iterable[str]) -> str:
     return (f'Did you mean "{near[0]}"? ' if near else "") + (
         f"Valid: {some(words, 12)}." if words else "There is none."
     )
+
+
+def beside(path: Path, pattern: str = "*") -> str:
+    """A sentence on what stands in the folder where a file was looked for."""
+    if not path.parent.is_dir():
+        return f"There is no folder {path.parent} either."
+    return suggest(path.name, sorted(other.name for other in path.parent.glob(pattern) if other.is_file()))
 
 
 def some(words: Sequence[str], most: int = 5) -> str:

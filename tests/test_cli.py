@@ -300,6 +300,8 @@ def test_a_refused_resume_leaves_the_run_as_it_was(run_file, tmp_path):
     before = (tmp_path / "runs/tiny/run.toml").read_text()
     message = distgen("train", "tiny.toml", "model.channels=16", "--resume", cwd=tmp_path, expect=1)
     assert "belongs to another run" in message
+    assert "What differs: model.channels 8, now 16. Leave it as it was, or give another --out" in message
+    assert message.count("\n") == 1
     assert (tmp_path / "runs/tiny/run.toml").read_text() == before
 
 

@@ -111,7 +111,7 @@ def _say_windows(run: Path, json_: bool) -> None:
     from distgen.report.windows import describe, rows
     from distgen.train.run import Run
 
-    parsed = Run.read(run / "run.toml" if run.is_dir() else run)
+    parsed = Run.find(run)
     store = parsed.open_one()
     found = describe(parsed, store, parsed.plans(store))
     if json_:

@@ -86,7 +86,7 @@ def samples(
     """Say which windows a step of a training saw, or will see."""
     from distgen.train.run import Run
 
-    parsed = Run.read(run / "run.toml" if run.is_dir() else run)
+    parsed = Run.find(run)
     store = parsed.open_store()
     loader = parsed.loader(store, parsed.build_objective(store), "train", training=True)
     epoch, position = loader.plan.at_step(step - 1)

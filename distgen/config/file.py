@@ -8,7 +8,7 @@ import os
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from pydantic_core import ErrorDetails
 
-from distgen.errors import ConfigError, redact, suggest
+from distgen.errors import ConfigError, beside, redact, suggest
 
 NAME, SHA256 = r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", r"^[0-9a-f]{64}$"
 Name = Annotated[str, Field(pattern=NAME, max_length=100)]
@@ -56,6 +56,7 @@ class File(Section):
     _path: Path = PrivateAttr(default=Path("-"))  # as the user wrote it, for messages
     _folder: Path = PrivateAttr(default=Path("-"))  # absolute: workers run elsewhere
     _text: str = PrivateAttr(default="")
+    _overrides: tuple[str, ...] = PrivateAttr(default=())
 
     @property
     def path(self) -> Path:
@@ -90,7 +91,8 @@ class File(Section):
         """The error to raise for a value that only turned out to be wrong after parsing."""
         kind = type(self).__name__.lower()
         keys: list[int | str] = [int(part) if part.isdigit() else part for part in key.split(".")]
-        return ConfigError(f"{kind} {_place(self._path, self._text, keys)}: {redact(problem)}", placed=True)
+        where = _place(self._path, self._text, keys, self._overrides)
+        return ConfigError(f"{kind} {where}: {redact(problem)}", placed=True)
 
     @contextmanager
     def at(self, key: str) -> Iterator[None]:
@@ -128,8 +130,7 @@ def read(path: str | Path, schema: type[F], overrides: list[str] | None = None) 
         text = path.read_bytes().decode("utf-8-sig")  # editors on Windows put a mark first
         table = tomllib.loads(text)
     except FileNotFoundError:
-        near = sorted(str(other) for other in path.parent.glob("*.toml"))
-        raise ConfigError(f"{kind} {path}: there is no such file. {suggest(str(path), near)}") from None
+        raise ConfigError(f"{kind} {path}: there is no such file. {beside(path, '*.toml')}") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{kind} {path}: {error}") from None
     for override in overrides or ():
@@ -137,8 +138,9 @@ def read(path: str | Path, schema: type[F], overrides: list[str] | None = None) 
     try:
         parsed = schema.model_validate(table)
     except ValidationError as error:
-        raise ConfigError(_explain(error, kind, path, text, schema, table)) from None
+        raise ConfigError(_explain(error, kind, path, text, schema, table, overrides or ())) from None
     parsed._path, parsed._folder, parsed._text = path, path.resolve().parent, text
+    parsed._overrides = tuple(overrides or ())
     return parsed
 
 
@@ -182,13 +184,19 @@ def _override(table: dict[str, Any], override: str) -> None:
 
 
 def _explain(
-    error: ValidationError, kind: str, path: Path, text: str, schema: type[BaseModel], table: dict[str, Any]
+    error: ValidationError,
+    kind: str,
+    path: Path,
+    text: str,
+    schema: type[BaseModel],
+    table: dict[str, Any],
+    overrides: Sequence[str],
 ) -> str:
     """One line for the first thing that is wrong, and how many more there are."""
     # A misspelled key is also a missing one: the spelling is what helps.
     first, *more = sorted(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
     keys = _keys(first["loc"], table)
-    where = _place(path, text, [*keys, *getattr(first.get("ctx", {}).get("error"), "keys", ())])
+    where = _place(path, text, [*keys, *getattr(first.get("ctx", {}).get("error"), "keys", ())], overrides)
     others = f" (and {len(more)} more)" if more else ""
     return f"{kind} {where}: {redact(_problem(first, keys, schema))}{others}"
 
@@ -241,13 +249,17 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     return [model for inner in get_args(annotation) for model in _models(inner)]
 
 
-def _place(path: Path, text: str, keys: list[int | str]) -> str:
-    """`path:line: track[0].source`, with the line of the key or of the table that should hold it."""
+def _place(path: Path, text: str, keys: list[int | str], overrides: Sequence[str] = ()) -> str:
+    """`path:line: track[0].source`, with the line of the key or of the table that should hold it; what an override
+    gives stands in no line."""
+    given = [override.partition("=")[0].strip().split(".") for override in overrides]
+    overridden = any(key == list(map(str, keys))[: len(key)] for key in given)
     lines = _lines(text)
     known = (lines[tuple(keys[:n])] for n in range(len(keys), 0, -1) if tuple(keys[:n]) in lines)
     line = next(known, None)
     name = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
-    return ": ".join(str(part) for part in (f"{path}:{line}" if line else path, name) if part)
+    where = f"{path} as overridden" if overridden else f"{path}:{line}" if line else str(path)
+    return f"{where}: {name}" if name else where
 
 
 def _lines(text: str) -> dict[tuple[int | str, ...], int]:

@@ -42,6 +42,14 @@ _ACCESS = {
 }
 
 
+# A forked process has the connections and the threads that serve them in name only: its requests would wait for ever.
+FORKED = (
+    "this process was forked from one that has read from elsewhere, and cannot; start it anew, for a DataLoader by "
+    'multiprocessing_context="spawn"'
+)
+_first: dict[str, int] = {}  # "process" that has made a request
+
+
 class ShortError(Exception):
     """A body ended before its end."""
 
@@ -209,6 +217,8 @@ class Object:
     # ---- requests
 
     def _client(self, patience: str = "remote_read") -> ObjectStore:
+        if _first.setdefault("process", os.getpid()) != os.getpid():
+            raise self._failure(f"{self.shown}: {FORKED}")
         if patience not in self._clients:
             self._clients[patience] = self._open(patience)
         return self._clients[patience]

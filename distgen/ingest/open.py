@@ -16,7 +16,7 @@ from typing import cast
 import numpy as np
 from isal import igzip, igzip_lib
 
-from distgen.errors import SourceError, suggest
+from distgen.errors import SourceError, beside
 from distgen.ingest import bgzf
 from distgen.ingest.ahead import Ahead
 
@@ -147,8 +147,7 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        near = sorted(str(other) for other in path.parent.glob("*") if other.is_file())
-        raise SourceError(f"{path}: there is no such file. {suggest(str(path), near)}") from None
+        raise SourceError(f"{path}: there is no such file. {beside(path)}") from None
     except EOFError as error:
         why = f" ({error})" if "bgzip" in str(error) else ""
         raise SourceError(f"{path}: the gzip stream is cut short{why}; fetch the file again") from None

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from distgen.errors import SourceError, suggest
+from distgen.errors import SourceError, beside
 from distgen.genome import ALIGNMENT, Bytes, Int64
 
 SIGNATURE = 0x1A412743
@@ -66,8 +66,7 @@ class TwoBit:
         try:
             self._bytes: Bytes = np.memmap(path, np.uint8, "r").view(np.ndarray)
         except FileNotFoundError:
-            near = sorted(str(other) for other in path.parent.glob("*.2bit"))
-            raise SourceError(f"{path}: there is no such file. {suggest(str(path), near)}") from None
+            raise SourceError(f"{path}: there is no such file. {beside(path, '*.2bit')}") from None
         except (OSError, ValueError) as error:
             raise SourceError(f"{path}: no .2bit file ({error})") from None
         self._order, version, count = self._header()

@@ -55,7 +55,8 @@ def ahead(calls: Iterable[Callable[[], T]], threads: int, depth: int) -> Iterato
         for _ in running:
             work.put(None)
         for thread in running:
-            thread.join(timeout=5)
+            if thread is not threading.current_thread():  # it may have collected the garbage that this was
+                thread.join(timeout=5)
 
 
 def _take(slot: Slot[T]) -> T:

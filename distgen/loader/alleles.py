@@ -226,16 +226,16 @@ def listed(table: Any, starts: Int64, limits: Int64, length: int, copies: Int64)
 
 @compiled
 def touched(first: Int64, starts: Int64, limits: Int64, length: int, checked: Any) -> Any:
-    """The blocks that windows read and that are not `checked` (blocks,); they count as checked from now on."""
-    found = np.empty(checked.size, np.int64)
+    """The blocks that windows read and that are not `checked` (blocks,), each once."""
+    found, seen = np.empty(checked.size, np.int64), checked.copy()
     count = 0
     for row in range(starts.size):
         low, high = max(starts[row], limits[row, 0]), min(starts[row] + length, limits[row, 1])
         if low < high:
             begin, end = first[low >> BIN_BITS], first[((high - 1) >> BIN_BITS) + 1]
             for block in range(begin // SITES, -(-end // SITES)):
-                if not checked[block]:
-                    checked[block] = True
+                if not seen[block]:
+                    seen[block] = True
                     found[count] = block
                     count += 1
     return found[:count]

@@ -6,12 +6,13 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from numbers import Integral
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from distgen.errors import CheckpointError
+from distgen.errors import CheckpointError, ConfigError
 from distgen.genome import Interval
 from distgen.loader.ahead import ahead
 from distgen.loader.batch import Batch
@@ -57,7 +58,8 @@ class Loader(IterableDataset[Batch], ABC):
     """Iterates over one epoch of one rank's batches at a time; the next iteration is the next epoch.
 
     It is its own data loader, with threads that work ahead. Inside a `torch.utils.data.DataLoader(loader, batch_size=None)`
-    each of its worker processes makes every so many-th batch, so that they come in the same order.
+    each of its worker processes makes every so many-th batch, so that they come in the same order. They walk copies, which
+    go to the next epoch with each iteration; this one stays where it is.
 
     Args:
         batch_size: samples per global batch, all ranks together.
@@ -103,16 +105,27 @@ class Loader(IterableDataset[Batch], ABC):
         epoch, first, end = self.epoch, self.position // self.batch_size, len(self)
         worker = get_worker_info()
         mine = range(first, end) if worker is None else range(first + worker.id, end, worker.num_workers)
+        if worker is not None:
+            # Each sees a part of the batches, and some of them late or never: all must leave the epoch alike.
+            self.epoch, self.position = epoch + 1, 0
         step = min(_MOST, max(1, int(_TOGETHER // self.batch_bytes(epoch))))
         calls = (partial(self.make, epoch, mine[at : at + step]) for at in range(0, len(mine), step))
         threads = max(1, min(_THREADS, _cores() // _CORES))
         made = (received for some in ahead(calls, threads, threads + 1) for received in some.received())
         for number, batch in zip(mine, made, strict=True):
-            self.epoch, self.position = (epoch, (number + 1) * self.batch_size) if number + 1 < end else (epoch + 1, 0)
+            if worker is None:
+                served = number + 1
+                self.epoch, self.position = (epoch, served * self.batch_size) if served < end else (epoch + 1, 0)
             yield batch
 
     def batch(self, epoch: int, position: int) -> Batch:
-        """This rank's rows of the global batch whose first sample is `position` of `epoch`: past or future, always the same."""
+        """This rank's rows of the global batch whose first sample is `position` of `epoch`: past or future, always the same.
+
+        Raises:
+            ConfigError: no batch begins there.
+        """
+        if wrong := self._wrong(epoch, position):
+            raise ConfigError(wrong, key="position")
         (batch,) = self.make(epoch, [position // self.batch_size]).received()
         return batch
 
@@ -125,12 +138,26 @@ class Loader(IterableDataset[Batch], ABC):
         """Go to where another loader of the same data was, on any number of ranks.
 
         Raises:
-            CheckpointError: the state belongs to other data, another order, seed or batch size.
+            CheckpointError: the state belongs to other data, another order, seed or batch size, or no batch begins there.
         """
         for key, value in self.state_dict().items():
             if key not in ("epoch", "position") and state.get(key) != value:
                 raise CheckpointError(f"the loader's state has {key} {state.get(key)!r}, this loader {value!r}")
+        epoch, position = state.get("epoch"), state.get("position")
+        if wrong := self._wrong(epoch, position):
+            raise CheckpointError(f"the loader's state is damaged: {wrong}")
         self.epoch, self.position = int(state["epoch"]), int(state["position"])
+
+    def _wrong(self, epoch: Any, position: Any) -> str:
+        """What is wrong with a place where a batch should begin; nothing if one does."""
+        if not (isinstance(epoch, Integral) and isinstance(position, Integral)) or epoch < 0:
+            return f"epoch {epoch} and position {position} are no numbers from 0 on"
+        number, within = divmod(int(position), self.batch_size)
+        count = self.plan.batches(int(epoch))
+        if within or not 0 <= number < count:
+            last = (count - 1) * self.batch_size
+            return f"no batch of epoch {epoch} begins at {position}: they begin at multiples of {self.batch_size} to {last}"
+        return ""
 
 
 def _cores() -> int:

@@ -83,6 +83,10 @@ class Batch:
     def __len__(self) -> int:
         return self.starts.numel()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the batches that were made in the same go and lie in the same memory."""
+        return {entry.name: _alone(getattr(self, entry.name)) for entry in fields(self)}
+
     @property
     def packed(self) -> dict[str, Any]:
         """The windows as the kernels take them: `kernels.tokens(**batch.packed)`."""
@@ -91,16 +95,17 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch with all that kernels and models take on another device."""
+        # Nobody waits for what is on its way to the host: it is read there before it has come.
+        there: dict[str, Any] = {"device": device, "non_blocking": torch.device(device).type != "cpu"}
         moved: dict[str, Any] = {}
         for entry in fields(self):
             value = getattr(self, entry.name)
             if isinstance(value, dict):
-                moved[entry.name] = {name: tensor.to(device, non_blocking=True) for name, tensor in value.items()}
+                moved[entry.name] = {name: tensor.to(**there) for name, tensor in value.items()}
             elif isinstance(value, Tensor) and entry.name not in ("samples", "positions", "haplotypes", "source"):
-                moved[entry.name] = value.to(device, non_blocking=True)
+                moved[entry.name] = value.to(**there)
             elif isinstance(value, Segments):
-                there = {name: getattr(value, name).to(device, non_blocking=True) for name in ("bounds", "owners")}
-                moved[entry.name] = replace(value, **there)
+                moved[entry.name] = replace(value, bounds=value.bounds.to(**there), owners=value.owners.to(**there))
         return replace(self, **moved)
 
     def where(self) -> list[Interval]:
@@ -112,6 +117,16 @@ class Batch:
         shift = self.positions - self.starts.cpu()  # limits are in the coordinate of `plane`, positions in the flat one
         limits = (self.limits.cpu() + shift[:, None]).numpy()
         return places(self.contigs, self.positions.numpy(), limits, self.reverse.cpu().numpy(), self.length)
+
+
+def _alone(value: Any) -> Any:
+    """What a field holds, each tensor without what else lies in its memory."""
+    if isinstance(value, dict):
+        return {name: _alone(tensor) for name, tensor in value.items()}
+    if isinstance(value, Segments):
+        return Segments(*(_alone(getattr(value, entry.name)) for entry in fields(value)))
+    larger = isinstance(value, Tensor) and value.untyped_storage().nbytes() > value.nbytes
+    return value.clone() if larger else value
 
 
 def places(contigs: Contigs, positions: Int64, limits: Int64, reverse: Bits, length: int | Int64) -> list[Interval]:

@@ -82,7 +82,14 @@ class Chunks:
         Raises:
             StoreError: a shard is missing or a chunk damaged. Lost, in its place, where damage is counted: says which rows
                 that are.
+            IndexError: a row is not one of the array: compiled code would read what lies beside it in memory.
         """
+        outside = (first < last) & ((first < 0) | (last > self.array.shape[0]))
+        if outside.any():
+            row = int(outside.argmax())
+            raise IndexError(
+                f"{self.array.folder} has {self.array.shape[0]:,} rows, not {first[row]:,} to {last[row]:,}"
+            )
         every = np.arange(len(first))
         if self._known is None:
             yield from self._parts(every, first, last)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
+from weakref import WeakMethod
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from distgen.config import Lengths, Sample, Windows, checked
-from distgen.errors import ConfigError
+from distgen.errors import ConfigError, suggest
 from distgen.genome import Interval
 from distgen.ingest.objects import Object, Place
 from distgen.loader.base import Loader, Made
@@ -78,7 +80,7 @@ class GenomeLoader(Loader):
         curriculum: lengths of windows that other epochs have before the one this says stays.
         last: "drop" an incomplete last batch, "pad" it with rows of weight 0, or "wrap": fill it with the epoch's first samples.
         on_corrupt: "stop" where a shard is damaged or missing, or "skip" the samples that need what is: they become padding,
-            without bases, without known targets, of weight 0, and all others stay as they are.
+            without bases, without known targets, of weight 0, and all others stay as they are. Pools that match refuse that.
 
     Raises:
         ConfigError: an argument does not fit the store or the others; names the key and what would fit.
@@ -117,9 +119,17 @@ class GenomeLoader(Loader):
         self._arguments = {name: value for name, value in locals().items() if name not in _APART}
         super().__init__(batch_size, torch.device(device))
         sample = {name: value for name, value in self._arguments.items() if name in Sample.model_fields}
-        asked = checked(Sample, dict(windows or {}) | sample)
+        asked = checked(Sample, dict(checked(Windows, dict(windows or {}))) | sample)
+        if on_corrupt not in get_args(OnCorrupt):
+            raise ConfigError(
+                f'"{on_corrupt}" is no choice. {suggest(on_corrupt, get_args(OnCorrupt))}', key="on_corrupt"
+            )
+        if on_corrupt == "skip" and any(pool.matches for pool in asked.pool):
+            problem = 'negatives are matched by their bases, also by those that damage hides. Use "stop".'
+            raise ConfigError(problem, key="on_corrupt")
         if batch_size < world_size:
-            raise ConfigError(f"{batch_size} leaves some of {world_size} workers without samples", key="batch_size")
+            problem = f"{batch_size} leaves some of {world_size} workers without samples. Use at least {world_size}."
+            raise ConfigError(problem, key="batch_size")
         if not 0 <= rank < world_size:
             raise ConfigError(f"{rank} is none of {world_size} ranks, which count from 0", key="rank")
         self.store = open_source(store, cache) if isinstance(store, (str, Path, Object)) else store
@@ -130,13 +140,14 @@ class GenomeLoader(Loader):
         self._damage = Damage()
         self._skips = on_corrupt == "skip"
         self._placement = self._placed(placement)
-        self._sources = lru_cache(maxsize=None)(self._open_sources)
-        kept = self.store.cache
-        self._ahead = None if kept is None else ReadAhead(kept, self.plan.batches, self._reads)
+        self._sources_of, self._opening = dict[Geometry, list[tuple[str, str, Targets]]](), threading.Lock()
+        # Nothing here refers to the loader: who lets go of it lets go of its files and of what lies on its device, at once.
+        kept, reads = self.store.cache, WeakMethod(self._reads)
+        self._ahead = None if kept is None else ReadAhead(kept, self.plan.batches, lambda *some: reads()(*some))  # type: ignore[misc]
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Another process opens the store anew: addresses of what is mapped here mean nothing there.
-        return _opened, (self.store.path, self._arguments, self.state_dict())
+        return _opened, (self.store.path, self._arguments | {"cache": self.store.cache}, self.state_dict())
 
     def __iter__(self) -> Iterator[Batch]:
         """See `Loader`; shards of a store elsewhere are fetched ahead, those of the next epoch as well.
@@ -216,12 +227,12 @@ class GenomeLoader(Loader):
         columns = {name: send(fill(getattr(drawn, name))) for name in ("reverse", "keys", "weight")}
         columns |= {"samples": torch.from_numpy(drawn.samples), "positions": torch.from_numpy(drawn.positions)}
         tables: dict[str, dict[str, Tensor]] = {"targets": {}, "mask": {}, "inputs": {}, "inputs_mask": {}}
-        pieces = self._pieces(drawn, geometry)
+        made_of = self._pieces(drawn, geometry)
         for kind, name, source in self._sources(geometry):
             starts, before = (drawn.positions, 0) if kind == "inputs" else (drawn.target_starts, geometry.margin)
-            mask, made_of = "inputs_mask" if kind == "inputs" else "mask", pieces and pieces.after(before)
-            asked = starts, drawn.limits, drawn.reverse, drawn.rows, made_of
-            tables[kind][name], tables[mask][name] = source.rows(*asked)
+            mask, pieces = "inputs_mask" if kind == "inputs" else "mask", made_of and made_of.after(before)
+            found = source.rows(starts, drawn.limits, drawn.reverse, drawn.rows, pieces)
+            tables[kind][name], tables[mask][name] = found
         if drawn.labels is not None:
             tables["targets"]["pool"] = send(fill(drawn.labels))
             tables["mask"]["pool"] = send(fill(drawn.limits[:, 0] < drawn.limits[:, 1]))
@@ -229,6 +240,8 @@ class GenomeLoader(Loader):
             columns["haplotypes"] = torch.from_numpy(drawn.haplotypes)
         parts = {name: _parts(column, count) for name, column in columns.items()}
         split = {kind: {name: _parts(v, count) for name, v in table.items()} for kind, table in tables.items()}
+        with self._transfer.beside():  # where they begin is still on its way
+            batches = rows.split(count)
         made = [
             Batch(
                 plane=here.plane,
@@ -250,10 +263,12 @@ class GenomeLoader(Loader):
                 inputs={name: part[number] for name, part in split["inputs"].items()},
                 inputs_mask={name: part[number] for name, part in split["inputs_mask"].items()},
             )
-            for number, here in enumerate(rows.split(count))
+            for number, here in enumerate(batches)
         ]
         tensors = [*columns.values(), *chain.from_iterable(table.values() for table in tables.values())]
-        tensors += [tensor for tensor in rows[:5] if tensor is not None]
+        tensors += [
+            tensor for tensor in (*rows[:3], *batches[0][3:5]) if tensor is not None
+        ]  # all of them share theirs
         return Made(made, [partial(self._transfer.receive, self._transfer.sent(), tensors)])
 
     def _pieces(self, drawn: Drawn, geometry: Geometry) -> Pieces | None:
@@ -279,8 +294,14 @@ class GenomeLoader(Loader):
         self._packer = Packer(self.store.contigs, placed.planes, self._transfer)
         return placed
 
-    def _open_sources(self, geometry: Geometry) -> list[tuple[str, str, Targets]]:
+    def _sources(self, geometry: Geometry) -> list[tuple[str, str, Targets]]:
         """What is served beside the bases: where it goes, its name, and what makes its rows."""
+        with self._opening:  # one thread: two would put a track on the device twice
+            if geometry not in self._sources_of:
+                self._sources_of[geometry] = self._open_sources(geometry)
+            return self._sources_of[geometry]
+
+    def _open_sources(self, geometry: Geometry) -> list[tuple[str, str, Targets]]:
         asked = [("targets", name, geometry.target_length) for name in self.plan.tracks]
         asked += [("inputs", name, geometry.window) for name in self.plan.asked.inputs]
         made: list[tuple[str, str, Targets]] = [

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from blake3 import blake3
 from pydantic import BaseModel
+from torch import Tensor
 
 from distgen.config import Sample, Windows, checked, digest
 from distgen.errors import ConfigError, some
@@ -102,12 +103,20 @@ class MixtureLoader(Loader):
     ):
         super().__init__(batch_size, torch.device(options.get("device", "cpu")))
         self.collection = collection if isinstance(collection, Collection) else open_collection(collection)
-        self.seed = seed
+        self.seed = checked(Sample, {"seed": seed}).seed
+        if epoch_batches is not None and (not isinstance(epoch_batches, int) or epoch_batches < 1):
+            raise ConfigError(f"{epoch_batches} batches make no epoch. Use at least 1.", key="epoch_batches")
         self._options = {"last": "wrap", "split": "train", **options, "batch_size": batch_size}
+        if windows := options.get("windows"):
+            self._options["windows"] = checked(Windows, dict(windows))  # from any form, known by the same
         self._loaders: dict[int, GenomeLoader] = {}
         self._lock = threading.Lock()
         self._tracks = {name: _Served.of(self.collection.track(name)) for name in tracks}
         if options.get("order") == "sequential":
+            if options.get("curriculum"):
+                raise ConfigError(
+                    "stores that are served whole have windows of one length. Leave it out.", key="curriculum"
+                )
             counts = self._counts()
             self.plan = Turns(InTurn(counts), epoch_batches or int(counts.sum()), batch_size)
         else:
@@ -137,7 +146,8 @@ class MixtureLoader(Loader):
 
     def __getstate__(self) -> dict[str, Any]:
         """Another process opens the stores anew, in their turn."""
-        return {**self.__dict__, "_loaders": {}, "_lock": None}
+        kept = {name: value for name, value in self.__dict__.items() if name != "_nothing"}
+        return kept | {"_loaders": {}, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state | {"_lock": threading.Lock()})
@@ -211,10 +221,18 @@ class MixtureLoader(Loader):
         for name in self._tracks.keys() - targets.keys():
             track = self._tracks[name]
             shape = (len(batch), batch.target_length // track.bin_bp, len(track.columns))
-            targets[name] = torch.zeros((), dtype=track.dtype, device=self.device).expand(shape)
-            known = torch.zeros((), dtype=torch.bool, device=self.device)
+            value, known = self._nothing[track.dtype]
+            targets[name] = value.expand(shape)
             mask[name] = known.expand(*shape[:2], 1 if track.is_classes else shape[2])
         return replace(batch, targets=targets, mask=mask)
+
+    @cached_property
+    def _nothing(self) -> dict[torch.dtype, tuple[Tensor, Tensor]]:
+        """A value of each type and the mask for it, on the device. Copied there, not made there: a copy out of plain memory
+        is waited for, so that any stream may read it."""
+        dtypes = {track.dtype for track in self._tracks.values()}
+        zeros = {dtype: (torch.zeros((), dtype=dtype), torch.zeros((), dtype=torch.bool)) for dtype in dtypes}
+        return {dtype: (value.to(self.device), known.to(self.device)) for dtype, (value, known) in zeros.items()}
 
     def batch_bytes(self, epoch: int) -> float:
         """About how many bytes a rank's rows of a batch take."""

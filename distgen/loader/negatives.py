@@ -13,12 +13,11 @@ from distgen.genome import Contigs, Int64, subtract
 from distgen.kernels.draws import NEGATIVE
 from distgen.loader.gather import Chunks, gather
 from distgen.loader.order import draws
-from distgen.loader.windows import Geometry, Located, Numbered, Runs, Windows
+from distgen.loader.windows import Geometry, Located, Numbered, Runs, Windows, align
 from distgen.store.reader import Store
 
 VERSION = "matched/1"
-_TOGETHER = 1 << 26  # bases of candidates that are counted together
-_TOGETHER = 1 << 26  # bases of positives whose negatives are drawn in one go
+_TOGETHER = 1 << 26  # bases of candidates that are counted together, and of positives that are gone through together
 
 
 def away_from(regions: Int64, positives: Int64, distance: int, contigs: Contigs) -> Int64:
@@ -98,7 +97,8 @@ class Matched:
         self._tolerance, self._seed, self._candidates, self._unit = tolerance, seed, candidates, unit
         self._anew = drawn == "epoch"
         self._flank = (self.window - self.target_length) // 2
-        allowed = away_from(regions, avoid, distance, store.contigs)
+        # Jitter takes a target as far as the first base allowed, so that one must begin a bin.
+        allowed = align(away_from(regions, avoid, distance, store.contigs), store.contigs, unit)
         offsets = store.contigs.offsets[store.contigs.locate(allowed[:, 0])]
         firsts = offsets + -(-(allowed[:, 0] + self._flank - offsets) // unit) * unit
         counts = (allowed[:, 1] - self.window + self._flank - firsts) // unit + 1
@@ -198,7 +198,8 @@ class Matched:
         """How many G and C the flat stretches [first, last) hold."""
         begin = firsts // 32 * 8  # whole words
         rows = np.empty((len(firsts), (self.window // 32 + 2) * 8), np.uint8)
-        gather(self._sequence, begin, -(-lasts // 4), rows, np.zeros_like(begin))
+        # An empty stretch may lie anywhere, and has no bytes.
+        gather(self._sequence, begin, np.where(firsts < lasts, -(-lasts // 4), begin), rows, np.zeros_like(begin))
         shift = np.arange(len(firsts)) * (rows.shape[1] * 4) - begin * 4
         counted: Int64 = compiled(_count)(rows.reshape(-1).view(np.uint64), firsts + shift, lasts + shift)
         return counted

@@ -151,14 +151,19 @@ class _Plan(NamedTuple):
     slot: int  # the turn of its last one
 
 
-def _plan(n: int, seed: int, epoch: int, batch_size: int, lanes: int, piece: int, group: int) -> tuple[Any, ...]:
-    """The plan of an epoch, the keys of its pieces, those inside its groups, and what sets the groups apart."""
-    if min(n, batch_size, lanes, piece, group) < 1 or n > 2**62:
-        raise ValueError("samples (to 2^62), batch_size, lanes, piece and group are at least 1")
+def check_lanes(lanes: int, batch_size: int) -> None:
+    """Every lane has as many samples of a batch. Raises ConfigError: they can't."""
     if batch_size % lanes:
         nearest = sorted((d for d in range(1, batch_size + 1) if not batch_size % d), key=lambda d: abs(d - lanes))[:2]
         use = " or ".join(map(str, sorted(nearest)))
         raise ConfigError(f"{lanes} does not divide a batch of {batch_size}. Use {use}.", key="lanes")
+
+
+def _plan(n: int, seed: int, epoch: int, batch_size: int, lanes: int, piece: int, group: int) -> tuple[Any, ...]:
+    """The plan of an epoch, the keys of its pieces, those inside its groups, and what sets the groups apart."""
+    if min(n, batch_size, lanes, piece, group) < 1 or n > 2**62:
+        raise ValueError("samples (to 2^62), batch_size, lanes, piece and group are at least 1")
+    check_lanes(lanes, batch_size)
     words = _words("grouped/1", seed, epoch, 2 * _ROUNDS + 3)
     piece = min(piece, n)
     pieces = -(-n // piece)

@@ -228,11 +228,14 @@ class Packer:
         rows = pack_rows(self._planes, starts, dealt.reverse, filled, len(dealt.keys), window)
         rows = rows._replace(**{name: self._sent(getattr(rows, name)) for name in rows._fields[:5]})
         keys, weight = (self._sent(torch.from_numpy(column)).view(count, size) for column in (dealt.keys, dealt.weight))
-        reverse = torch.zeros(size, dtype=torch.bool, device=self._transfer.device)
+        with self._transfer.beside():  # where rows begin is still on its way
+            reverse = torch.zeros(size, dtype=torch.bool, device=self._transfer.device)
+            pieces = rows.split(count)
         tables = [source.rows(starts, dealt.limits, dealt.reverse, dealt.rows) for _, source in sources]
         ends = np.searchsorted(filled.rows, np.arange(count + 1) * size)
-        made, tensors = [], [keys, weight, *chain.from_iterable(tables), *(t for t in rows[:5] if t is not None)]
-        for number, here in enumerate(rows.split(count)):
+        made, tensors = [], [keys, weight, reverse, *pieces[0][3:5], *chain.from_iterable(tables)]
+        tensors += [plane for plane in rows[:3] if plane is not None]
+        for number, here in enumerate(pieces):
             mine = slice(*ends[number : number + 2])
             own = Filled(*(column[mine] for column in filled))
             own = own._replace(samples=np.arange(len(own.rows)), rows=own.rows - number * size)

@@ -85,6 +85,7 @@ class Device:
     ):
         filled = {name: array for name, array in store.planes.items() if name == "sequence" or not array.empty}
         placed = resident(list(filled.values()), transfer.device, what="the planes", key="placement")
+        transfer.use(placed)
         self._planes = dict(zip(filled, placed, strict=True))
         self._store, self._transfer, self._haplotypes, self._damage = store, transfer, haplotypes, damage
 
@@ -92,7 +93,8 @@ class Device:
         planes, send, fill = self._planes, self._transfer.send, self._transfer.fill
         if self._haplotypes is not None and haplotypes is not None:
             return self._changed(self._haplotypes, positions, limits, length, haplotypes)
-        moved = send(fill(positions)), send(fill(limits))
+        # A copy: on a CPU it would share its memory with the batch's own positions.
+        moved = send(fill(positions.copy())), send(fill(limits))
         return Rows(planes["sequence"], planes.get("ambiguous"), planes.get("softmask"), *moved, stride=0)
 
     def reads(self, positions: Int64, limits: Int64, length: int) -> list[Read]:
@@ -116,15 +118,16 @@ class Device:
     def _changed(self, haplotypes: Haplotypes, positions: Int64, limits: Int64, length: int, copies: Int64) -> Rows:
         send, fill = self._transfer.send, self._transfer.fill
         layout = _Layout.of(positions, limits, length)
-        floor_B1 = send(fill(layout.floor))[:, None]
-        planes = {}
-        for name, plane in self._planes.items():
-            per = PER_BYTE[name]
-            index = floor_B1 // per + torch.arange(layout.stride // per, device=plane.device)
-            planes[name] = plane[index.clamp(0, len(plane) - 1)].view(-1)  # no kernel reads beyond limits
         found = haplotypes.replacements(positions, limits, length, copies)
         at = found.position + torch.from_numpy(layout.shift)[found.rows]
-        put(planes, send(fill(at.numpy())), send(fill(found.inserted.numpy())), haplotypes.unknown)
+        planes = {}
+        with self._transfer.beside():
+            floor_B1 = send(fill(layout.floor))[:, None]
+            for name, plane in self._planes.items():
+                per = PER_BYTE[name]
+                index = floor_B1 // per + torch.arange(layout.stride // per, device=plane.device)
+                planes[name] = plane[index.clamp(0, len(plane) - 1)].view(-1)  # no kernel reads beyond limits
+            put(planes, send(fill(at.numpy())), send(fill(found.inserted.numpy())), haplotypes.unknown)
         moved = send(fill(positions + layout.shift)), send(fill(layout.limits))
         return Rows(planes["sequence"], planes.get("ambiguous"), planes.get("softmask"), *moved, layout.stride)
 

@@ -18,12 +18,13 @@ from blake3 import blake3
 
 from distgen import config
 from distgen.config import Lengths, digest
-from distgen.errors import ConfigError, some
+from distgen.errors import ConfigError, SourceError, some
 from distgen.genome import Int64, subtract
 from distgen.loader.classes import Balanced
 from distgen.loader.exclusions import Exclusions
 from distgen.loader.exports import lengths_of
 from distgen.loader.negatives import Matched, away_from
+from distgen.loader.order import check_lanes
 from distgen.loader.packed import Packed
 from distgen.loader.regions import CONTIGS, MATRIX, Places, Regions, read_regions
 from distgen.loader.sampling import Copied, Ordered, Sampling, Walk
@@ -171,7 +172,7 @@ class Plan:
     @cached_property
     def _split(self) -> tuple[str, str | None]:
         """Name and part."""
-        name, _, part = self.split.rpartition("/") if self.split else ("", "", None)
+        name, _, part = ("", "", None) if self.split is None else self.split.rpartition("/")
         return name or "default", part
 
     @property
@@ -181,7 +182,11 @@ class Plan:
 
     @cached_property
     def _bins(self) -> list[tuple[str, int]]:
-        return [(name, self.store.track(name).bin_bp) for name in dict.fromkeys((*self.tracks, *self.asked.inputs))]
+        found: dict[str, int] = {}
+        for key, names in (("tracks", self.tracks), ("inputs", self.asked.inputs)):
+            with _said_of(None, key):
+                found |= {name: self.store.track(name).bin_bp for name in names}
+        return list(found.items())
 
     @cached_property
     def _unit(self) -> int:
@@ -191,7 +196,9 @@ class Plan:
     def stretches(self) -> Int64:
         """int64 (n, 2), flat, sorted and disjoint: the part of the split, from each contig's first whole bin on."""
         name, part = self._split
-        regions = align(self.store.regions(part, name), self.store.contigs, self._unit)
+        with _said_of(None, "split"):
+            found = self.store.regions(part, name)
+        regions = align(found, self.store.contigs, self._unit)
         if not len(regions):
             raise ConfigError(f'"{self.split}" has no stretch as long as a bin of {self._unit} bases', key="split")
         return regions
@@ -199,13 +206,16 @@ class Plan:
     @cached_property
     def _lanes(self) -> int:
         lanes, batch_size = self.asked.lanes, self.asked.batch_size
-        if lanes is not None and batch_size % lanes:
-            raise ConfigError(f"{lanes} does not divide a batch of {batch_size}", key="lanes")
+        if lanes is not None:
+            if self.asked.order != "grouped":
+                raise ConfigError(f'"{self.asked.order}" has no lanes: leave them out, or use "grouped"', key="lanes")
+            check_lanes(lanes, batch_size)
         return lanes or max(n for n in range(1, _LANES + 1) if batch_size % n == 0)
 
     @cached_property
     def _exclusions(self) -> Exclusions:
-        return Exclusions.of(self.store, [Path(bed) for bed in self.asked.exclude], self.asked.max_ambiguous)
+        with _named("exclude"):
+            return Exclusions.of(self.store, [Path(bed) for bed in self.asked.exclude], self.asked.max_ambiguous)
 
     @property
     def holes(self) -> Int64:
@@ -221,8 +231,12 @@ class Plan:
     def _check_strand(self) -> None:
         if self.asked.strand != "region":
             return
-        sections = [self.regions, *(pool.regions for pool in self.asked.pool)]
-        if not any(self._listed(regions).strands.any() for regions in sections if regions):
+        pools = {f"pool.{number}": pool.regions for number, pool in enumerate(self.asked.pool)}
+        stranded = False
+        for key, regions in {"regions": self.regions, **pools}.items():
+            with _said_of(regions, key):
+                stranded |= regions is not None and bool(self._listed(regions).strands.any())
+        if not stranded:
             raise ConfigError(
                 'no window lies at a region that has one. Use "forward", "random" or "both"', key="strand"
             )
@@ -337,12 +351,22 @@ class Plan:
         return np.concatenate([self._listed(pool.regions).intervals for pool in self.asked.pool if pool.regions])
 
     def _listed(self, regions: config.Regions) -> Regions:
-        return self._read(regions.source, regions.at == "summit")
+        with _named("source"):
+            return self._read(regions.source, regions.at == "summit")
 
     @cached_property
     def _read(self) -> Callable[[str, bool], Regions]:
         store = genome(self.store, "a window at a region", "regions")
         return cache(lambda source, summit: read_regions(source, store, summit=summit))
+
+
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    """What is wrong with a file is said of the key that names it."""
+    try:
+        yield
+    except SourceError as error:
+        raise ConfigError(str(error), key=key) from error
 
 
 @contextmanager

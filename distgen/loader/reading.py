@@ -71,7 +71,8 @@ class ReadAhead:
             self._now, self._end = (epoch, batches[0]), (epoch, batches[-1])
             self._asked = {key: need for key, need in self._asked.items() if need.last >= self._now}
             left = _FASTER * len(batches)
-            while self._ask() and left > 0:
+            # Where all fits into the cache, there is no end to what could be known.
+            while self._ask() and left > 0 and self._next < (epoch + 2, 0):
                 left -= self._look(left)
 
     def _ask(self) -> bool:

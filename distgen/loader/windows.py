@@ -22,6 +22,14 @@ from distgen.errors import ConfigError
 from distgen.genome import Bits, Contigs, Int64, pairs, subtract, union
 from distgen.loader.exclusions import NONE, Exclusions
 
+# Why windows are left out.
+WHY = {
+    "ambiguous": "with too much N",
+    "excluded": "excluded",
+    "outside": "outside the part",
+    "elsewhere": "on contigs that are not here",
+}
+
 
 class Located(NamedTuple):
     """Where some windows lie.
@@ -170,7 +178,7 @@ class Windows:
         self._reverse = None if runs.reverse is None else runs.reverse[of]
         self._rows = None if runs.rows is None else runs.rows[of]
         if not len(kept):
-            reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items() if count)
+            reasons = ", ".join(f"{count:,} {WHY[reason]}" for reason, count in self.left_out.items() if count)
             raise ConfigError(f"no window is left{f': {reasons}' if reasons else ''}")
 
     @property

@@ -51,7 +51,7 @@ def build(config: MaskedLMConfig | BaseClassesConfig, store: Tracked) -> Objecti
     """The objective that a run's `[objective]` describes, on the tracks of a store, or of a collection.
 
     Raises:
-        ConfigError: there is no such track.
+        ConfigError: there is no such track, or it is none of classes.
     """
     if isinstance(config, MaskedLMConfig):
         return MaskedLM(config)

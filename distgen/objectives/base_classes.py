@@ -12,6 +12,7 @@ from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision
 
 from distgen import kernels
 from distgen.config import Section
+from distgen.errors import ConfigError
 from distgen.loader.batch import Batch
 from distgen.store.reader import Track
 
@@ -36,7 +37,10 @@ class BaseClasses:
     in_channels = 4
 
     def __init__(self, config: BaseClassesConfig, store: Tracked):
+        """Raises ConfigError: there is no such track, or it holds signals."""
         track = store.track(config.track)
+        if not track.is_classes:
+            raise ConfigError(f'track "{track.name}" holds signals, not classes: "base_classes" cannot learn them')
         self.tracks: tuple[str, ...] = (track.name,)
         self.classes = track.columns
         self.out_channels = len(track.columns)

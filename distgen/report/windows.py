@@ -11,12 +11,6 @@ if TYPE_CHECKING:
     from distgen.loader.source import Source
     from distgen.train.run import Run
 
-_WHY = {
-    "ambiguous": "with too much N",
-    "excluded": "excluded",
-    "outside": "outside the part",
-    "elsewhere": "on contigs that are not here",
-}
 _CLASSES = 8  # that are named
 
 
@@ -111,9 +105,12 @@ def _pool(name: str, pool: str, windows: dict[str, Any], stage: dict[str, Any]) 
         said.append(
             (name, f"{share}; {windows['ambiguous']:.2%} reads as N; targets cover {windows['covered']:,} bases")
         )
-    if windows["left_out"]:
-        why = [f"{count:,} {_WHY[reason]}" for reason, count in windows["left_out"].items()]
-        said.append((f"{name}, left out", ", ".join(why)))
+    # Every sequence of a table is in one part, and so outside the others.
+    left_out = {why: n for why, n in windows["left_out"].items() if not (windows["labels"] and why == "outside")}
+    if left_out:
+        from distgen.loader.windows import WHY
+
+        said.append((f"{name}, left out", ", ".join(f"{count:,} {WHY[why]}" for why, count in left_out.items())))
     if windows["labels"]:
         said.append((f"{name}, labels", _labels(windows["labels"])))
     return said

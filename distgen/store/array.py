@@ -189,8 +189,8 @@ class Array:
             raise self._damage(number, number + 1, f"crc32c {crc:08x}, the manifest says {expected:08x}")
 
     def _damage(self, begin: int, end: int, problem: str) -> DamageError:
-        """What is to be said of the chunks [begin, end) of one shard."""
-        layout = self.layout
+        """What is to be said of the chunks [begin, end) of one shard, of which the last may lack some."""
+        layout, end = self.layout, min(end, self.layout.chunks)
         shard = self.folder / layout.key(begin // layout.chunks_per_shard)
         where = self._where(begin * layout.chunk, min(end * layout.chunk, self.shape[0]))
         return DamageError(f"{shard} is damaged ({problem}) in {where}; {ADVICE}", first=begin, last=end)

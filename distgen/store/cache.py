@@ -37,7 +37,7 @@ import numpy.typing as npt
 from distgen.config import TIMEOUTS
 from distgen.errors import ConfigError, StoreError
 from distgen.genome import Bytes
-from distgen.ingest.objects import Place
+from distgen.ingest.objects import FORKED, Place
 from distgen.store.format import ABSENT
 from distgen.store.ranges import Ranges, write
 
@@ -91,7 +91,7 @@ class Sharded(Protocol):
 class ShardCache:
     """Keeps the shards that were used last; any number of threads, and of one user's processes, may share a folder.
 
-    It can be pickled; a process that forks after it was used needs another one.
+    It can be pickled; a process that was forked is refused, since the threads that fetch are not there.
 
     Args:
         folder: on a local disk; made if it is not there.
@@ -111,7 +111,7 @@ class ShardCache:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"{self.folder} cannot be made ({error.strerror})", key="folder") from None
-        self._lock = threading.Lock()
+        self._lock, self._process = threading.Lock(), os.getpid()
         self._held: OrderedDict[str, Shard] = OrderedDict()
         self._used: dict[str, float] = {}
         self._coming: dict[str, Future[None]] = {}
@@ -132,6 +132,7 @@ class ShardCache:
                 takes longer than `TIMEOUTS["cached_shard"]`. RemoteError: it cannot be fetched.
             ConfigError: it is larger than the cache.
         """
+        self._check_process()
         name = source.cache_name(number)
         while True:
             with self._lock:
@@ -145,6 +146,7 @@ class ShardCache:
     def prefetch(self, source: Sharded, numbers: Iterable[int]) -> None:
         """Begin to fetch shards that will be asked for, `AHEAD` at a time in this order; what goes wrong is raised by `get`.
         Who asks for more than `max_bytes` loses the first of them again."""
+        self._check_process()
         for number in numbers:
             name = source.cache_name(number)
             with self._lock:
@@ -167,6 +169,10 @@ class ShardCache:
             if self._held.get(name) is shard:
                 del self._held[name]
         (self.folder / name).unlink(missing_ok=True)
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:
+            raise StoreError(f"cache {self.folder}: {FORKED}")
 
     # ---- what is there
 
@@ -283,7 +289,8 @@ class ShardCache:
         """
         if size > self.max_bytes:
             raise ConfigError(
-                f"a cache of {self.max_bytes:,} bytes is too small for a shard of {size:,}", key="max_bytes"
+                f"a cache of {self.max_bytes:,} bytes is too small for a shard of {size:,} (in a run, data.cache_gb)",
+                key="max_bytes",
             )
         lock = _locked(self.folder / "lock", fcntl.LOCK_EX, os.O_CREAT)
         if lock is None:

@@ -166,7 +166,7 @@ class Export:
         finer tracks than all that were exported would lay the windows in another way, the ids are others."""
         ids: dict[str, str] = self.index["identity"]
         asked = [f"track {self.track(name).name}" for name in tracks]
-        used = {key: ids[key] for key in ("sequence", "ambiguous", *asked, "split")}
+        used = {key: ids[key] for key in ("sequence", "ambiguous", "softmask", *asked, "split")}
         unit, wanted = (max([self.tracks[n]["bin_bp"] for n in names], default=1) for names in (self.tracks, tracks))
         return used if unit == wanted else used | {"bins": f"of {unit}"}
 

@@ -286,7 +286,7 @@ class Store:
 
     def identity(self, split: str, tracks: tuple[str, ...]) -> dict[str, str]:
         """Content ids of what a run uses: a checkpoint records them."""
-        ids = {"sequence": self.planes["sequence"].id, "ambiguous": self.planes["ambiguous"].id}
+        ids = {name: self.planes[name].id for name in ("sequence", "ambiguous", "softmask")}
         ids |= {f"track {name}": self.track(name).id for name in tracks}
         if labels := self.manifest.get("labels"):
             ids["labels"] = self.manifest["arrays"][f"{labels['key']}/values"]["id"]
@@ -398,7 +398,7 @@ def read_manifest(path: Place, kind: str, pattern: str) -> dict[str, Any]:
             raise ConfigError(f"{kind} {path} has lost its manifest. Run: {build} --force, which builds all of it anew")
         what = f"has no manifest: it is no whole {kind}" if _exists(path) else "does not exist"
         others = [other for other in _beside(path, pattern) if other != str(path)]
-        raise ConfigError(f"{kind} {path} {what}. Run: {build}. {suggest(str(path), others)}")
+        raise ConfigError(f"{kind} {path} {what}. Run: {build}." + f" {suggest(str(path), others)}" * bool(others))
     manifest: dict[str, Any] = format.read_json(path / format.MANIFEST)
     if not isinstance(manifest, dict):
         raise StoreError(f"{kind} {path}: the manifest is damaged. Run: {build} --force")

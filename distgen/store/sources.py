@@ -9,7 +9,7 @@ from typing import Any
 
 import distgen
 from distgen.config import Recipe, digest
-from distgen.errors import redact, suggest
+from distgen.errors import beside, redact
 from distgen.ingest.fasta import Index, join
 from distgen.ingest.open import blake3, sha256
 from distgen.ingest.remote import Remote, describe, fetch
@@ -88,8 +88,7 @@ def _file(recipe: Recipe, source: str, key: str) -> Path:
     if path.is_dir():
         raise recipe.error(key, f"{path} is a folder; name a file in it")
     if not path.is_file():
-        near = sorted(other.name for other in path.parent.glob("*")) if path.parent.is_dir() else []
-        raise recipe.error(key, f"there is no file {path}. {suggest(path.name, near)}")
+        raise recipe.error(key, f"there is no file {path}. {beside(path)}")
     return path
 
 

@@ -162,7 +162,10 @@ class Variants:
     def column(self, sample: str | None) -> int:
         """Where a sample's genotypes stand; None where there is one only. Raises ConfigError if there is none."""
         if not self.samples:
-            raise ConfigError(f'variants "{self.name}" has sites without genotypes: name samples in the recipe')
+            raise ConfigError(
+                f'variants "{self.name}" has sites without genotypes. Name samples = ["..."] in [[variants]] of the recipe, '
+                "and build again"
+            )
         if sample is None and len(self.samples) == 1:
             return 0
         if sample not in self.samples:

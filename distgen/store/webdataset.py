@@ -115,7 +115,7 @@ class _Plan:
     def describe(self) -> dict[str, Any]:
         """The index without its shards."""
         names = tuple(track.name for track in self.tracks)
-        identity = self.store.identity(self.split, names) | {"softmask": self.store.planes["softmask"].id}
+        identity = self.store.identity(self.split, names)
         tracks = {
             track.name: {
                 "columns": list(track.columns),

@@ -16,7 +16,7 @@ import torch
 
 from distgen import cluster
 from distgen.config import TIMEOUTS
-from distgen.errors import DistgenError, TrainError
+from distgen.errors import CheckpointError, DistgenError, TrainError
 from distgen.train.checkpoint import newest
 from distgen.train.loop import forget_later_records, train
 from distgen.train.parallel import Worker
@@ -42,7 +42,12 @@ def launch(run: Run, out: Path, show: Show) -> None:
     workers = run.cluster.workers
     ids, found = run.check(), newest(out / "checkpoints")
     if found:
-        found.expect(**ids)
+        try:
+            found.expect(**ids)
+        except CheckpointError as error:
+            if differ := run.differences(out / "run.toml"):
+                error.add_note(f"What differs: {'; '.join(differ)}. Leave it as it was, or give another --out")
+            raise
     if workers > 0:
         cluster.connect(workers * run.cluster.cpus_per_worker)
     out.mkdir(parents=True, exist_ok=True)

@@ -60,6 +60,13 @@ class Run(File):
         """Read a run file; see `distgen.config.read`."""
         return read(path, cls, overrides)
 
+    @classmethod
+    def find(cls, path: Path) -> Self:
+        """Read a run file, or that of a run directory."""
+        if path.is_dir() and not (path / "run.toml").is_file():
+            raise ConfigError(f"{path} is no run directory: it has no run.toml")
+        return cls.read(path / "run.toml" if path.is_dir() else path)
+
     def resolved(self) -> dict[str, Any]:
         """The run as plain data with absolute paths: what DIR/run.toml holds."""
         table = self.model_dump(exclude_none=True, mode="json")
@@ -73,6 +80,16 @@ class Run(File):
         draft.replace(path)
 
     def hash(self) -> str:
+        """What the run is known by on resume."""
+        return digest(self._kept())
+
+    def differences(self, earlier: Path) -> list[str]:
+        """What a run file has otherwise of all that must stay the same on resume: "data.seed 0, now 1"."""
+        now, before = _flat(self._kept()), _flat(Run.read(earlier)._kept())
+        differ = (key for key in before | now if before.get(key) != now.get(key))
+        return [f"{key} {before.get(key, 'not given')}, now {now.get(key, 'not given')}" for key in differ]
+
+    def _kept(self) -> dict[str, Any]:
         """What must stay the same on resume: everything but how long, where and how often."""
         table = self.resolved()
         for section in ("cluster", "log"):
@@ -85,7 +102,7 @@ class Run(File):
             data.pop(key, None)
         for section in (data.get("regions", {}), *data["pool"]):
             section.pop("source", None)
-        return digest(table)
+        return table
 
     def check(self) -> dict[str, Any]:
         """Find out before anything is written whether store, objective and windows fit each other.
@@ -122,6 +139,9 @@ class Run(File):
 
     def build_objective(self, store: Stores) -> Objective:
         """The objective on the tracks of the stores; see `distgen.objectives.build`."""
+        if self.data.inputs:
+            problem = "a GenomeLoader serves them, but no model that a run can name takes any. Leave them out."
+            raise self.error("data.inputs", problem)
         with self.at("objective.track"):
             return objectives.build(self.objective, store)
 
@@ -238,6 +258,14 @@ class Run(File):
         if self.train.precision == "auto":
             return torch.bfloat16 if _multiplies_bf16(device) else torch.float32
         return {"bf16": torch.bfloat16, "fp32": torch.float32}[self.train.precision]
+
+
+def _flat(table: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """Values by their whole keys."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        found |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
+    return found
 
 
 def _multiplies_bf16(device: torch.device) -> bool:

@@ -213,3 +213,17 @@ def test_digests_do_not_depend_on_the_order_of_keys():
 )
 def test_what_may_be_secret_in_a_uri_is_not_shown(text, shown):
     assert redact(text) == shown
+
+
+def test_what_an_override_gives_wrongly_is_said_of_the_override(tmp_path):
+    path = write(tmp_path, RUN)
+    with pytest.raises(ConfigError, match=r'a\.toml as overridden: train\.step: there is no key "step"'):
+        read(path, Run, ["train.step=4"])
+    run = read(path, Run, ["data.jitter=3"])
+    assert str(run.error("data.jitter", "X")) == f"run {path} as overridden: data.jitter: X"
+    assert str(run.error("data.store", "X")) == f"run {path}:3: data.store: X"
+
+
+def test_a_file_in_a_folder_that_is_not_there_says_so(tmp_path):
+    with pytest.raises(ConfigError, match=r"there is no such file\. There is no folder .*nowhere either"):
+        read(tmp_path / "nowhere" / "a.toml", Run)

@@ -51,3 +51,17 @@ def test_a_wait_has_an_end(monkeypatch):
     threading.Timer(0.3, gate.set).start()
     with pytest.raises(TrainError, match="no batch came within"):
         next(results)
+
+
+def test_one_of_its_own_threads_may_end_it():
+    ended = []
+
+    def end():
+        time.sleep(0.05)  # until the first result was taken
+        results.close()
+        ended.append(True)
+
+    results = ahead([lambda: 1, end, lambda: 3], 1, 1)
+    assert next(results) == 1
+    time.sleep(0.2)
+    assert ended

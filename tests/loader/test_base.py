@@ -2,6 +2,7 @@ import os
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from distgen import GenomeLoader, kernels
 
@@ -14,3 +15,21 @@ def test_any_number_of_threads_makes_the_same_batches_in_the_same_order(small, m
     expected = [loader.batch(0, position) for position in range(0, len(loader) * 8, 8)]
     for batch, other in zip(loader, expected, strict=True):
         assert torch.equal(kernels.tokens(**batch.packed), kernels.tokens(**other.packed))
+
+
+@pytest.mark.parametrize(("first", "workers"), [(0, 2), (5, 2), (10, 2)])
+def test_persistent_workers_of_a_torch_data_loader_go_on_with_the_next_epoch(small, first, workers):
+    loader = GenomeLoader(small, window=64, stride=40, batch_size=3, strand="random")
+    assert len(loader) == 11
+    loader.position = first * 3
+    expected = [
+        [loader.batch(epoch, 3 * n).samples.tolist() for n in range(0 if epoch else first, 11)] for epoch in range(3)
+    ]
+    keys = [loader.batch(epoch, 0).keys[0] for epoch in range(3)]
+    served = DataLoader(
+        loader, batch_size=None, num_workers=workers, persistent_workers=True, multiprocessing_context="fork"
+    )
+    for epoch in range(3):
+        batches = list(served)
+        assert [batch.samples.tolist() for batch in batches] == expected[epoch]
+        assert not epoch or batches[0].keys[0] == keys[epoch]

@@ -187,3 +187,13 @@ def test_what_cannot_be_fetched_is_an_error_in_either_mode(pieces, tmp_path, mon
         with pytest.raises(RemoteError, match=r"c/1: the server is failing \(HTTP 503\); try again"):
             list(loader)
     assert loader.skipped == (0, ())
+
+
+@pytest.mark.parametrize("placement", ["device", "host"])
+def test_a_last_shard_that_is_missing_may_have_fewer_chunks_than_others(small, placement):
+    layout = small.planes["sequence"].layout
+    assert layout.chunks % layout.chunks_per_shard
+    (small.path / "sequence" / layout.key(0)).unlink()
+    loader = GenomeLoader(open_store(small.path), placement=placement, on_corrupt="skip", **ARGUMENTS)
+    assert not any(batch.weight.any() for batch in loader)
+    assert loader.skipped.shards == (str(small.path / "sequence" / layout.key(0)),)

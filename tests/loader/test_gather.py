@@ -188,3 +188,10 @@ def test_a_damaged_chunk_is_named_when_it_is_first_touched(tmp_path):
     for _ in range(2):
         with pytest.raises(StoreError, match="rows 600 to 700"):
             gather(chunks, np.array([590]), np.array([690]), out, at)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1, 4), (-200, -100), (BYTES - 5, BYTES + 1), (1 << 40, (1 << 40) + 9)])
+def test_what_lies_outside_of_the_array_is_never_read(array, low, high):
+    ends = np.array([3, low, BYTES + 7]), np.array([9, high, BYTES + 7])  # an empty stretch may lie anywhere
+    with pytest.raises(IndexError, match=f" has 5,000 rows, not {low:,} to {high:,}"):
+        gather(Chunks(array), *ends, np.empty((3, 200), np.uint8), np.zeros(3, np.int64))

@@ -18,10 +18,11 @@ from distgen.config import Recipe, read
 from distgen.errors import ConfigError, SourceError, StoreError
 from distgen.genome import Interval
 from distgen.kernels.draws import PHASE
-from distgen.loader import haplotypes
+from distgen.loader import taken
 from distgen.loader.haplotypes import Haplotypes
 from distgen.loader.placement import Device, Host
 from distgen.loader.transfer import Transfer
+from distgen.store import format
 from distgen.store.build import build
 from distgen.store.reader import open_store
 from tests.conftest import LETTERS
@@ -186,7 +187,7 @@ def test_two_bases_at_one_place_are_refused_and_the_same_base_twice_is_not(made)
 def test_a_clash_is_seen_wherever_stretches_that_are_decoded_together_end(made, monkeypatch, step):
     records = [("chr1", at, "A", "C,G,T", "1|2", "0|3") for at in (1, 15, 29)]
     store = made(vcf([*records, ("chr1", 29, "A", "C", "0|0", "0|1")]))
-    monkeypatch.setattr(haplotypes, "_STEP", step)
+    monkeypatch.setattr(taken, "_STEP", step)
     with pytest.raises(SourceError, match=r'sample "B", chr1:29: haplotype 1 gets two bases'):
         Haplotypes(store, "v")
 
@@ -230,7 +231,7 @@ def test_a_sample_that_has_no_alternative_reads_as_the_assembly(made):
 def test_what_is_wrongly_asked_for_is_refused(made, arguments, message):
     with pytest.raises(ConfigError, match=message):
         Haplotypes(made(), "v", **arguments)
-    with pytest.raises(ConfigError, match="sites without genotypes: name samples in the recipe"):
+    with pytest.raises(ConfigError, match="sites without genotypes. Name samples"):
         Haplotypes(made(more="", out="b.zarr"), "v")
     found = Haplotypes(made(), "v", unphased="listed")
     with pytest.raises(ValueError, match=r"copies must lie in range.4."):
@@ -243,7 +244,7 @@ def test_what_is_wrongly_asked_for_is_refused(made, arguments, message):
 @pytest.fixture
 def large(monkeypatch, tmp_path):
     """Everything counts as large; the folder where it is kept."""
-    monkeypatch.setattr(haplotypes, "_IN_MEMORY", 0)
+    monkeypatch.setattr(taken, "_IN_MEMORY", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "distgen"
 
@@ -256,7 +257,7 @@ def same(found, store):
 def test_what_is_large_is_kept_in_a_file_that_the_next_loader_finds(panel, large, monkeypatch):
     assert same(Haplotypes(panel, "v", unphased="listed"), panel)
     (kept,) = large.iterdir()
-    monkeypatch.setattr(haplotypes, "_write", None)  # it is not made again
+    monkeypatch.setattr(taken, "_write", None)  # it is not made again
     again = Haplotypes(panel, "v", unphased="listed")
     assert kept.name == f"{again.id}.haplotypes"
     assert same(again, panel)
@@ -275,18 +276,29 @@ def test_a_file_that_is_damaged_stops_the_run_or_is_made_anew(panel, large):
         assert kept.read_bytes() == whole
 
 
+def test_what_counts_as_checked_has_been(panel, large, monkeypatch):
+    Haplotypes(panel, "v", unphased="listed")
+    found, before = Haplotypes(panel, "v", unphased="listed"), []
+    watched = lambda content: (before.append(found._bases._checked.tolist()), format.crc32c(content))[1]  # noqa: E731
+    monkeypatch.setattr(taken, "crc32c", watched)  # another thread could read at this very moment
+    found.replacements(np.array([0]), np.array([[0, panel.length]]), panel.length, np.array([0]))
+    assert before
+    assert not any(any(checked[block:]) for block, checked in enumerate(before))
+    assert found._bases._checked.all()
+
+
 PROGRAM = """
 import logging, sys, time
-from distgen.loader import haplotypes
+from distgen.loader import haplotypes, taken
 from distgen.store.reader import open_store
 logging.basicConfig(level=logging.INFO)
-haplotypes._IN_MEMORY = 0
-write = haplotypes._write
+taken._IN_MEMORY = 0
+write = taken._write
 def slowly(source, sink):
     write(source, sink)
     print("written", flush=True)
     time.sleep(float(sys.argv[2]))
-haplotypes._write = slowly
+taken._write = slowly
 haplotypes.Haplotypes(open_store(sys.argv[1]), "v", unphased="listed")
 """
 
@@ -315,11 +327,11 @@ def test_of_several_processes_one_writes_and_a_killed_one_blocks_nobody(made, la
 
 def test_who_waits_for_another_process_too_long_says_so(made, large, monkeypatch):
     store = made()
-    monkeypatch.setitem(haplotypes.TIMEOUTS, "haplotypes", 0.2)
+    monkeypatch.setitem(taken.TIMEOUTS, "haplotypes", 0.2)
     large.mkdir(parents=True)
     path = large / "a.haplotypes"
     message = "another process has been writing it for 0 s"
-    with haplotypes._locked(path), pytest.raises(StoreError, match=message), haplotypes._locked(path):
+    with taken._locked(path), pytest.raises(StoreError, match=message), taken._locked(path):
         pass
     assert not list(large.iterdir())
     assert Haplotypes(store, "v", unphased="listed").copies == 4

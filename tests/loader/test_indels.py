@@ -10,7 +10,7 @@ from distgen import kernels
 from distgen.config import Recipe, read
 from distgen.errors import ConfigError, StoreError
 from distgen.genome import Interval
-from distgen.loader import gather, haplotypes, placement
+from distgen.loader import gather, placement, taken
 from distgen.loader.batch import Batch
 from distgen.loader.damage import Lost
 from distgen.loader.haplotypes import Haplotypes
@@ -273,7 +273,7 @@ def test_what_is_kept_in_a_file_gives_the_same_windows(resized, tmp_path_factory
     length, starts, limits, copies = any_windows(store, draw)
     memory = Haplotypes(store, "v").pieces(starts, limits, length, np.array(copies))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(haplotypes, "_IN_MEMORY", 0)
+        patch.setattr(taken, "_IN_MEMORY", 0)
         kept = Haplotypes(store, "v", cache=tmp_path_factory.getbasetemp() / "kept")
         found = kept.pieces(starts, limits, length, np.array(copies))
     assert all(np.array_equal(a, b) for a, b in zip(memory, found, strict=True))
@@ -281,7 +281,7 @@ def test_what_is_kept_in_a_file_gives_the_same_windows(resized, tmp_path_factory
 
 def test_a_damaged_file_of_insertions_and_deletions_stops_the_run(resized, tmp_path, monkeypatch):
     store, _ = resized
-    monkeypatch.setattr(haplotypes, "_IN_MEMORY", 0)
+    monkeypatch.setattr(taken, "_IN_MEMORY", 0)
     Haplotypes(store, "v", cache=tmp_path)
     (path,) = tmp_path.glob("*.indels")
     whole = path.read_bytes()

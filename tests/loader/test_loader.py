@@ -1,17 +1,23 @@
 """Batches against the obvious: cut windows out of the whole genome, one by one."""
 
+import gc
+import pickle
 import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from distgen import GenomeLoader, kernels
 from distgen.config import TIMEOUTS, Lengths, Recipe, read
 from distgen.errors import CheckpointError, ConfigError, TrainError
 from distgen.store.build import build
+from distgen.store.reader import open_store
 from tests.conftest import flat_codes
 
 
@@ -193,6 +199,25 @@ def test_a_read_that_fails_or_hangs_ends_the_iteration_with_its_reason(small, mo
         next(iter(loader))
 
 
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        ({"position": 3}, "no batch of epoch 0 begins at 3: they begin at multiples of 8 to "),
+        ({"position": 8_000_000}, "no batch of epoch 0 begins at 8000000"),
+        ({"position": -8}, "begins at -8"),
+        ({"position": 4.5}, "are no numbers"),
+        ({"epoch": -1}, "are no numbers from 0 on"),
+        ({"epoch": None}, "epoch None"),
+    ],
+)
+def test_a_place_where_no_batch_begins_is_refused(small, wrong, problem):
+    loader = GenomeLoader(small, window=64, batch_size=8)
+    with pytest.raises(CheckpointError, match=problem):
+        loader.load_state_dict(loader.state_dict() | wrong)
+    with pytest.raises(ConfigError, match=problem):
+        loader.batch(**({"epoch": 0, "position": 0} | wrong))
+
+
 @pytest.mark.parametrize("other", [{"seed": 1}, {"batch_size": 4}, {"window": 33}, {"split": "valid"}, {"jitter": 1}])
 def test_a_state_of_other_data_is_refused(small, other):
     arguments = {"window": 32, "batch_size": 5}
@@ -211,6 +236,9 @@ def test_a_state_of_other_data_is_refused(small, other):
         ),
         ({"batch_size": 10_000}, r"batch_size: 10000 is more than the .* samples"),
         ({"split": "tarin"}, 'no part "tarin"'),
+        ({"split": ""}, 'no part ""'),
+        ({"windows": {"window": 4}}, 'there is no key "window" here'),
+        ({"on_corrupt": "Skip"}, 'on_corrupt: "Skip" is no choice. .*skip'),
         ({"placement": "gpu"}, 'no placement "gpu"'),
         ({"tracks": ("gene",)}, 'no track "gene"'),
     ],
@@ -262,9 +290,85 @@ def test_a_torch_data_loader_serves_the_same_batches_in_the_same_order(small, wo
     assert all(map(torch.equal, served, expected))
 
 
+def test_worker_processes_that_stay_go_on_with_the_next_epoch_together(small):
+    loader = GenomeLoader(small, window=64, stride=40, batch_size=6, placement="host", jitter=3)
+    steps = loader.plan.steps(1)
+    assert steps % 2, "one of two workers does not see the last batch"
+    wrapped = torch.utils.data.DataLoader(
+        loader, batch_size=None, num_workers=2, persistent_workers=True, multiprocessing_context="fork"
+    )
+    for epoch in range(3):
+        served = [batch.keys.tolist() for batch in wrapped]
+        assert served == [loader.batch(epoch, step * 6).keys.tolist() for step in range(steps)]
+
+
+def test_worker_processes_are_told_their_epoch_by_the_loader_they_copy(small):
+    loader = GenomeLoader(small, window=64, stride=40, batch_size=4, placement="host")
+    for epoch in range(2):
+        loader.epoch = epoch
+        wrapped = torch.utils.data.DataLoader(loader, batch_size=None, num_workers=2, multiprocessing_context="fork")
+        assert [b.keys.tolist() for b in wrapped] == [
+            loader.batch(epoch, k * 4).keys.tolist() for k in range(len(loader))
+        ]
+
+
 def test_a_batch_moves_to_another_device(small):
     batch = GenomeLoader(small, window=64, batch_size=8, tracks=("genes",)).batch(0, 0)
     moved = batch.to("meta")
     assert {t.device.type for t in (moved.plane, moved.starts, moved.targets["genes"], moved.weight)} == {"meta"}
     assert moved.positions.device.type == "cpu"
     assert moved.length == batch.length
+
+
+def test_what_moves_to_the_host_is_waited_for(small):
+    class Copies(TorchDispatchMode):
+        def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+            waits.append(not (kwargs or {}).get("non_blocking"))
+            return args[0]
+
+    waits, moved = [], GenomeLoader(small, window=64, batch_size=8, tracks=("genes",)).batch(0, 0).to("meta")
+    with Copies():
+        moved.to("cpu")
+    assert len(waits) > 5
+    assert all(waits)
+
+
+@pytest.mark.parametrize("placement", ["device", "host"])
+def test_a_loader_that_is_let_go_of_takes_its_files_along(small, placement):
+    loader = GenomeLoader(open_store(small.path), window=64, batch_size=8, tracks=("genes",), placement=placement)
+    list(loader)
+    seen = weakref.ref(loader), weakref.ref(loader.store)
+    gc.disable()
+    try:
+        del loader
+        assert not any(ref() for ref in seen)
+    finally:
+        gc.enable()
+
+
+def test_tracks_are_opened_once_however_many_threads_need_them(small, monkeypatch):
+    loader, opened = GenomeLoader(small, window=64, batch_size=8, tracks=("genes",)), []
+    track = loader._placement.track
+    slow = lambda *asked: (time.sleep(0.05), opened.append(asked), track(*asked))[-1]  # noqa: E731
+    monkeypatch.setattr(loader._placement, "track", slow)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: loader.make(0, [number]), range(4)))
+    assert len(opened) == 1
+
+
+def test_a_batch_that_is_pickled_takes_no_others_along(small):
+    loader = GenomeLoader(small, window=64, stride=4, batch_size=4, tracks=("genes",), placement="host")
+    made = loader.make(0, range(50)).batches
+    sizes = [len(pickle.dumps(loader.make(0, range(count)).batches[0])) for count in (1, 50)]
+    assert sizes[0] * 0.9 < sizes[1] < sizes[0] * 1.1
+    for batch, again in zip(made, pickle.loads(pickle.dumps(made)), strict=True):
+        assert torch.equal(tokens(batch), tokens(again))
+        assert torch.equal(batch.targets["genes"], again.targets["genes"])
+        assert batch.where() == again.where()
+
+
+def test_where_rows_begin_and_where_windows_lie_are_apart(small):
+    batch = GenomeLoader(small, window=64, batch_size=4, placement="device").batch(0, 0)
+    positions = batch.positions.clone()
+    batch.starts.add_(1)
+    assert torch.equal(batch.positions, positions)

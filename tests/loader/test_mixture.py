@@ -237,6 +237,32 @@ def test_files_of_regions_are_known_by_what_is_in_them(collection, tmp_path):
         gone.state_dict()
 
 
+def test_windows_said_as_tables_are_known_by_their_files_as_well(collection, tmp_path):
+    def state(text, form):
+        (tmp_path / "holes.bed").write_text(text)
+        windows = form(exclude=(str(tmp_path / "holes.bed"),))
+        return MixtureLoader(collection, **ARGUMENTS, epoch_batches=10, windows=windows).state_dict()
+
+    assert state("g0-1\t3\t9\n", dict) == state("g0-1\t3\t9\n", Windows) != state("g0-1\t3\t8\n", dict)
+
+
+def test_stores_served_whole_have_windows_of_one_length(collection):
+    with pytest.raises(ConfigError, match="curriculum: stores that are served whole"):
+        MixtureLoader(collection, **ARGUMENTS, order="sequential", curriculum=STRICTER["curriculum"])
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5])
+def test_a_seed_of_a_mixture_is_one_as_a_loader_has_it(collection, seed):
+    with pytest.raises(ConfigError, match="seed: input should be"):
+        MixtureLoader(collection, **(ARGUMENTS | {"seed": seed}), epoch_batches=2)
+
+
+@pytest.mark.parametrize("batches", [0, -3, 2.5])
+def test_an_epoch_without_batches_is_refused(collection, batches):
+    with pytest.raises(ConfigError, match=f"epoch_batches: {batches} batches make no epoch"):
+        MixtureLoader(collection, **ARGUMENTS, epoch_batches=batches)
+
+
 def test_a_store_that_does_not_fit_is_named(collection):
     with pytest.raises(ConfigError, match='store "g0" of .*all.collection: .*split'):
         MixtureLoader(collection, **(ARGUMENTS | {"split": "valid"}))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from distgen import GenomeLoader, kernels
 from distgen.config import Lengths, Recipe, Windows, read
-from distgen.errors import CheckpointError, ConfigError, SourceError
+from distgen.errors import CheckpointError, ConfigError
 from distgen.genome import Interval
 from distgen.store.build import build
 from distgen.store.reader import open_store
@@ -293,6 +293,18 @@ def test_negatives_are_read_from_the_strands_of_their_positives(annotated):
     assert strands[0]["-"]
 
 
+def test_jitter_leaves_negatives_on_the_bins_of_tracks(annotated):
+    pools = [{"name": "bound", "source": "peaks.bed"}, {"name": "like", "matches": "bound", "distance": 1}]
+    served = loader(
+        annotated, {"pool": pools}, batch_size=4, window=32, target_length=32, jitter=128, tracks=("signal",)
+    )
+    contigs = annotated.contigs
+    for _ in range(20):
+        for batch in served:
+            starts = batch.positions.numpy()
+            assert not ((starts - contigs.offsets[contigs.locate(starts)]) % BIN).any()
+
+
 # ---- tables of sequences ----------------------------------------------------------------------
 
 SEQUENCES = {
@@ -403,6 +415,14 @@ def test_a_state_is_known_by_windows_and_not_by_where_files_lie(annotated, tmp_p
         GenomeLoader(annotated, **options, windows=other).load_state_dict(state)
 
 
+def test_a_state_of_other_soft_masks_is_refused(small, small_recipe, tmp_path):
+    (tmp_path / "small.fa").write_text((tmp_path / "small.fa").read_text().replace("acgtn", "ACGTN"))
+    build(read(small_recipe, Recipe), tmp_path / "upper.zarr")
+    state = GenomeLoader(small, window=64, batch_size=2).state_dict()
+    with pytest.raises(CheckpointError, match="the loader's state has data"):
+        GenomeLoader(open_store(tmp_path / "upper.zarr"), window=64, batch_size=2).load_state_dict(state)
+
+
 PEAK = {"regions": {"source": "peaks.bed"}}
 
 
@@ -442,11 +462,12 @@ def pools(**change):
 @pytest.mark.parametrize(
     ("asked", "options", "message"),
     [
+        ({"pool": POOLS}, {"on_corrupt": "skip"}, "on_corrupt: negatives are matched by their bases"),
         ({"regions": {"source": "matrix:exp"}}, {}, r'regions: store .* has no matrix "exp". Did you mean "expr"'),
         ({"regions": {"source": "peaks.bed", "at": "whole"}}, {"jitter": 3}, "jitter: whole regions do not move. Use 0"),
         ({"regions": {"source": "matrix:expr", "at": "summit"}}, {}, r"regions\.at: matrix:expr has no summits"),
         ({"regions": {"source": "peaks.bed"}, "max_ambiguous": 0.0}, {"window": 1501, "split": "valid"},
-         "regions: no window is left: 9 outside, 1 ambiguous"),
+         "regions: no window is left: 9 outside the part, 1 with too much N"),
         ({"regions": {"source": "holes.bed"}}, {"strand": "region"}, "strand: no window lies at a region that has one"),
         ({}, {"strand": "region"}, "strand: no window lies at a region that has one"),
         (pools(distance=2000), {}, r"pool\.1\.distance: no window of 41 bases lies 2,000 bases away"),
@@ -454,12 +475,16 @@ def pools(**change):
         ({"pool": [POOLS[0] | {"source": "matrix:expo"}, POOLS[1]]}, {}, r"pool\.0: .*no matrix"),
         (pools(), {"order": "grouped"}, 'order: windows of pools are drawn from everywhere. Use "flat"'),
         (pools(), {"strand": "both"}, 'strand: pool "like" matches single windows'),
-        ({}, {"order": "grouped", "lanes": 3}, "lanes: 3 does not divide a batch of 7"),
+        ({}, {"order": "grouped", "lanes": 3}, "lanes: 3 does not divide a batch of 7. Use 1 or 7"),
+        ({}, {"lanes": 7}, 'lanes: "flat" has no lanes: leave them out, or use "grouped"'),
+        ({}, {"split": "cv/train"}, r'^split: store .* has no split "cv"'),
+        ({}, {"inputs": ("signl",)}, r'^inputs: store .* has no track "signl"'),
+        ({}, {"rank": 1, "world_size": 9}, "batch_size: 7 leaves some of 9 workers without samples. Use at least 9"),
         ({}, {"window": 42, "target_length": None, "tracks": ("signal",)}, "target_length: 42 is no multiple of track"),
         ({}, {"window": 40, "target_length": 36, "inputs": ("signal",)}, "window: 40 does not begin on a bin"),
         ({}, {"curriculum": [Lengths(epochs=1, window=10, target_length=12)]}, r"curriculum\.0\.target_length: 12 is more"),
         ({"personal": {"variants": "peple"}}, {}, 'personal: .*no variants "peple". Did you mean "people"'),
-        ({"max_ambiguous": 0.0}, {"window": 3001}, "^no window is left: .* ambiguous"),
+        ({"max_ambiguous": 0.0}, {"window": 3001}, "^no window is left: .* with too much N"),
         ({}, {"strand": "revers"}, 'strand: "revers" is none of the choices.*region'),
         ({}, {"jitter": -1}, "jitter: input should be greater than or equal to 0"),
         ({}, {"rank": 2, "world_size": 2}, "rank: 2 is none of 2 ranks"),
@@ -471,7 +496,7 @@ def test_what_does_not_fit_is_said_of_the_key_that_is_wrong(annotated, asked, op
 
 
 def test_a_bed_file_without_summits_is_named(annotated):
-    with pytest.raises(SourceError, match=r"peaks\.bed: BED has no summits: narrowPeak does"):
+    with pytest.raises(ConfigError, match=r"regions\.source: .*peaks\.bed: BED has no summits: narrowPeak does"):
         loader(annotated, {"regions": {"source": "peaks.bed", "at": "summit"}})
 
 

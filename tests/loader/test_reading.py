@@ -1,12 +1,16 @@
 """What is fetched ahead against the order: the shards that come next, soonest first, within bounds, and no others."""
 
+import pickle
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
 from distgen import GenomeLoader
-from distgen.errors import RemoteError
+from distgen.errors import RemoteError, StoreError
 from distgen.ingest.objects import Object
 from distgen.loader import reading
 from distgen.loader.gather import Read
@@ -118,3 +122,38 @@ def test_who_leaves_in_the_middle_has_nothing_more_fetched(pieces, tmp_path):
         assert not cache._coming
         assert len(server.asked) == before
         assert len(list(loader)) == len(loader) - 1
+
+
+def test_no_more_than_the_next_epoch_is_looked_at_where_all_of_it_fits():
+    cache, looked = Asked(10 * SIZE), []
+
+    def reads(epoch, batches):
+        looked.append((epoch, len(batches)))
+        rows = np.arange(10)[list(batches)] * SIZE
+        return [Read(cache, SIZE, rows, rows + 1)]
+
+    ahead = ReadAhead(cache, lambda epoch: 10, reads)
+    ahead.start(0, 0)
+    for batch in range(10):
+        ahead.come_to(0, range(batch, batch + 1))
+    assert max(looked)[0] == 1
+    assert sum(count for _, count in looked) == 20
+    ahead.start(1, 0)
+    ahead.come_to(1, range(1))
+    assert max(looked)[0] == 2
+
+
+@pytest.mark.parametrize("way", ["fork", "spawn"])
+def test_workers_of_a_torch_data_loader_read_from_elsewhere_or_say_how(pieces, tmp_path, way):
+    with Files(pieces.path) as server:
+        store = open_store(Object(server.url, RemoteError), ShardCache(tmp_path / "cache", 1 << 20))
+        loader = GenomeLoader(store, window=48, batch_size=4)
+        first = loader.batch(0, 0)
+        workers = DataLoader(loader, batch_size=None, num_workers=1, multiprocessing_context=way, timeout=60)
+        if way == "fork":
+            with pytest.raises(StoreError, match='was forked .* multiprocessing_context="spawn"'):
+                next(iter(workers))
+        else:
+            assert torch.equal(next(iter(workers)).positions, first.positions)
+            assert not list(tmp_path.glob("*/*.part"))
+            assert pickle.loads(pickle.dumps(loader)).store.cache.folder == tmp_path / "cache"

@@ -1,11 +1,15 @@
-"""Rooms that are used again, and arrays that are shared."""
+"""Rooms that are used again, arrays that are shared, and what is done on which stream."""
 
 import gc
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from distgen import GenomeLoader
 from distgen.errors import ConfigError
 from distgen.loader import transfer as module
 from distgen.loader.transfer import Transfer, resident
@@ -62,3 +66,80 @@ def test_what_does_not_fit_is_refused_with_both_sizes(tmp_path, monkeypatch):
     )
     with pytest.raises(ConfigError, match=message):
         resident([array], torch.device("cuda:1"), what="the planes", key="placement")
+
+
+# ---- in which order a GPU does things -----------------------------------------------------------
+
+
+class Sent(Transfer):
+    """On a CPU, keeps book of what on a GPU would be done on which stream."""
+
+    def __init__(self, device):
+        super().__init__(device)
+        self.inside, self.there, self.received = 0, set(), set()
+        self.places = []  # of storages, which must not be used again meanwhile
+
+    @contextmanager
+    def beside(self):
+        self.inside += 1
+        try:
+            yield
+        finally:
+            self.inside -= 1
+
+    def came(self, tensor):
+        self.places.append(tensor.untyped_storage())
+        self.there.add(tensor.untyped_storage().data_ptr())
+
+    def send(self, tensor):
+        self.came(tensor)
+        return tensor
+
+    use = receive = lambda self, *given: self.received.update(t.untyped_storage().data_ptr() for t in given[-1])
+
+
+class Order(TorchDispatchMode):
+    """Which operations on what was sent are not done on the stream on which it comes."""
+
+    def __init__(self, transfer):
+        super().__init__()
+        self.transfer, self.early = transfer, []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        made = operation(*args, **(kwargs or {}))
+        tensors = [tensor for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, torch.Tensor)]
+        if not operation.is_view:
+            if self.transfer.inside:
+                for tensor in tree_leaves(made):
+                    self.transfer.came(tensor)
+            elif any(tensor.untyped_storage().data_ptr() in self.transfer.there for tensor in tensors):
+                self.early.append(str(operation))
+        return made
+
+
+PERSONAL = {"personal": {"variants": "people", "unphased": "drawn"}}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"placement": "host", "tracks": ("signal",)},
+        {"placement": "device", "inputs": ("signal",)},
+        {"placement": "device", "windows": PERSONAL},
+        {"placement": "host", "windows": PERSONAL},
+        {"windows": {"regions": {"source": "matrix:expr", "at": "whole"}}, "packed": True, "last": "wrap"},
+    ],
+)
+def test_what_was_sent_is_worked_on_where_it_comes_and_waited_for_where_it_is_used(annotated, monkeypatch, asked):
+    monkeypatch.setattr("distgen.loader.loader.Transfer", Sent)
+    loader = GenomeLoader(annotated, window=1024, batch_size=3, split=None, **asked)
+    transfer = loader._transfer
+    with Order(transfer) as order:
+        batches = loader.make(0, range(2)).received()
+    assert not order.early
+    for batch in batches:
+        tensors = {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
+        for name in tensors.keys() - {"samples", "positions", "haplotypes"}:
+            place = tensors[name].untyped_storage().data_ptr()
+            assert place in transfer.received, name
+            assert place in transfer.there or asked.get("placement") == "device", name

@@ -74,3 +74,8 @@ def test_a_bin_scores_as_its_highest_base(small_recipe, tmp_path):
     assert int(count) == 2 * int(valid.sum())
     with pytest.raises(ConfigError, match=r'jitter: 12 is no multiple of track "genes" with bin_bp 8. Use 8 or 16'):
         GenomeLoader(store, window=64, jitter=12, tracks=("genes",))
+
+
+def test_a_track_of_signals_is_refused(annotated):
+    with pytest.raises(ConfigError, match='track "signal" holds signals, not classes'):
+        BaseClasses(BaseClassesConfig(kind="base_classes", track="signal"), annotated)

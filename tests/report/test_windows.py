@@ -40,7 +40,7 @@ def test_pools_and_stages_have_lines_of_their_own_and_a_part_without_windows_say
         name for stage in stages for name in (stage, f"{stage}, peaks", f"{stage}, rest")
     ]
     assert said["train, epochs 4-, peaks"].startswith("50.00% of samples, from 2 windows; ")
-    assert said["valid"].endswith("no window is left: 2 outside")
+    assert said["valid"].endswith("no window is left: 2 outside the part")
 
 
 def test_what_a_build_took_apart_is_said(small_recipe, tmp_path):
@@ -55,9 +55,9 @@ def test_what_a_build_took_apart_is_said(small_recipe, tmp_path):
     assert said.startswith(homology(found["homology"]))
 
 
-def test_labels_are_counted_in_words():
+def test_labels_are_counted_in_words_and_those_of_other_parts_are_not_missed():
     labels = {"kind": "classes", "classes": {f"c{n}": 1000 + n for n in range(10)}, "missing": 2}
-    pool = {"windows": 9, "samples": 9, "left_out": {}, "ambiguous": 0.0, "covered": 1, "labels": labels}
+    pool = {"windows": 9, "samples": 9, "left_out": {"outside": 7}, "ambiguous": 0.0, "covered": 1, "labels": labels}
     stage = {"window": 8, "target_length": 6, "stride": 6, "samples": 9, "rows": 9, "windows": 9, "batches": 3}
     stage |= {"first_epoch": 0, "ambiguous": 0.125, "covered": 30, "pools": {"": pool}}
     found = {"parts": {"train": {"bases": 40, "stages": [stage]}}, "batch_size": 3, "homology": None, "search": "X"}

@@ -7,7 +7,7 @@ import torch
 
 from distgen import GenomeLoader, kernels
 from distgen.config import Windows
-from distgen.errors import CheckpointError, ConfigError, SourceError
+from distgen.errors import CheckpointError, ConfigError
 from distgen.train.evaluation import evaluate
 from distgen.train.run import Run
 from tests.conftest import fit
@@ -200,8 +200,33 @@ def test_other_lanes_than_divide_a_batch_are_refused_with_their_line(folder):
         opened(written(folder, "", head))
 
 
-def test_files_of_regions_that_are_wrong_are_named(folder):
-    with pytest.raises(SourceError, match=r"bed/peaks\.bed: BED has no summits"):
+def test_files_that_are_wrong_are_named_with_the_line_that_names_them(folder):
+    with pytest.raises(ConfigError, match=r"run.toml:9: data\.regions\.source: .*bed/peaks\.bed: BED has no summits"):
         opened(written(folder, '[data.regions]\nsource = "bed/peaks.bed"\nat = "summit"\n'))
-    with pytest.raises(SourceError, match=r'bed/peeks\.bed: there is no such file. Did you mean ".*bed/peaks\.bed"'):
+    missing = r'bed/peeks\.bed: there is no such file. Did you mean "peaks\.bed"'
+    with pytest.raises(ConfigError, match=rf"run.toml:9: data\.regions\.source: .*{missing}"):
         opened(written(folder, '[data.regions]\nsource = "bed/peeks.bed"\n'))
+    with pytest.raises(ConfigError, match=rf"run.toml:10: data\.pool\[0\]\.source: .*{missing}"):
+        opened(
+            written(folder, '[[data.pool]]\nname = "a"\nsource = "bed/peeks.bed"\n', HEAD.replace("random", "region"))
+        )
+    with pytest.raises(ConfigError, match=rf"run.toml:8: data\.exclude: .*{missing}"):
+        opened(written(folder, 'exclude = ["bed/peeks.bed"]\n'))
+
+
+def test_a_run_names_no_inputs_that_no_model_takes(folder):
+    with pytest.raises(ConfigError, match=r"run.toml:8: data\.inputs: .*no model that a run can name takes any"):
+        opened(written(folder, 'inputs = ["signal"]\n'))
+
+
+def test_a_run_directory_without_a_run_is_said_to_be_none(tmp_path):
+    with pytest.raises(ConfigError, match="is no run directory: it has no run.toml"):
+        Run.find(tmp_path)
+
+
+def test_what_differs_from_the_run_before_is_named(folder):
+    before, path = written(folder), folder / "kept.toml"
+    before.write(path)
+    changed = Run.read(folder / "run.toml", ["data.batch_size=2", "train.steps=9", "model.channels=4"])
+    assert changed.differences(path) == ["data.batch_size 4, now 2", "model.channels 8, now 4"]
+    assert before.differences(path) == []

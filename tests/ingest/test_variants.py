@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from distgen.errors import ConfigError, SourceError
 from distgen.genome import Contigs
-from distgen.ingest.variants import apply, read_variants
+from distgen.ingest.variants import _trimmed, apply, read_variants
 from tests.conftest import genome
 
 LETTERS = {"chr1": "ACGTNACGTACGTTTACGAC" * 5, "chr2": "GATTACAGAT"}
@@ -343,3 +343,14 @@ def test_sites_without_genotypes_are_read_from_a_contig_of_another_name(data):
     rows, _, _, counts, _ = read(data / "human_b37_chr20/1000g_20_1Mb-2Mb.vcf.gz", contigs, indels="skip")
     assert counts == {"records": 28998, "substitutions": 28203, "indel": 917, "symbolic": 24}
     assert rows[0] == (0, 1000009, "A", "T")
+
+
+@given(st.text("AC", min_size=1, max_size=7), st.text("AC", min_size=1, max_size=7))
+def test_an_indel_has_no_more_than_what_differs_and_keeps_the_base_before_it(ref, alt):
+    offset, deleted, inserted = _trimmed(ref, alt)
+    assert ref[:offset] + inserted + ref[offset + deleted :] == alt
+    assert offset >= (ref[0] == alt[0])
+    gone = ref[offset : offset + deleted]
+    if gone and inserted:
+        assert gone[0] != inserted[0]
+        assert gone[-1] != inserted[-1]

@@ -133,7 +133,7 @@ def test_samples_are_named_and_sites_alone_make_no_haplotype(made):
     assert made(more='samples = ["B"]\n').codes(Interval("chr2", 0, 1), variants="v").tolist() == [0]
     sites = made(more="")
     assert set(sites.variants("v").arrays) == {"contig", "position", "offset", "reference", "alternative"}
-    with pytest.raises(ConfigError, match="sites without genotypes: name samples in the recipe"):
+    with pytest.raises(ConfigError, match="sites without genotypes. Name samples"):
         sites.codes(Interval("chr2", 0, 5), variants="v", sample="A")
 
 

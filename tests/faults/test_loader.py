@@ -1,7 +1,6 @@
 """Loaders are killed, and stores and servers fail under them: the next starts at once, and every byte is right or an error."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -80,13 +79,9 @@ def walker(server, folder, bound):
     return subprocess.Popen([sys.executable, "-c", WALK, json.dumps(asked)], stdout=subprocess.PIPE)
 
 
-def shared_memory():
-    return set(os.listdir("/dev/shm"))
-
-
 @pytest.mark.parametrize("moment", ["batches", "a download", "a cache that is too small"])
 def test_whoever_comes_after_one_that_was_killed_reads_the_right_bytes_at_once(moment, server, whole, tmp_path):
-    before, bound = shared_memory(), 2500 if "small" in moment else 1 << 20
+    bound = 2500 if "small" in moment else 1 << 20
     if moment == "a download":
         server.spoil("sequence/c/1", "stall")
     process = walker(server, tmp_path / "cache", bound)
@@ -96,6 +91,7 @@ def test_whoever_comes_after_one_that_was_killed_reads_the_right_bytes_at_once(m
     else:
         for _ in range(5):
             process.stdout.readline()
+    assert "/dev/shm" not in Path(f"/proc/{process.pid}/maps").read_text()  # what nobody makes nobody leaves
     process.kill()
     process.communicate()
     server.go_on.set()
@@ -103,8 +99,8 @@ def test_whoever_comes_after_one_that_was_killed_reads_the_right_bytes_at_once(m
     loader = streamed(server, tmp_path / "cache", bound)
     assert same(content(loader), whole)
     assert time.monotonic() - begin < config.TIMEOUTS["cached_shard"] / 10  # for no lock that is left
-    del loader
-    assert shared_memory() <= before
+    for future in list(loader.store.cache._coming.values()):  # what the next epoch begins with
+        future.result()
     assert not list(Path(tmp_path / "cache").glob("*.part"))
 
 

@@ -62,7 +62,7 @@ def exported(store, folder, window, crop, stride, tracks, shard_bytes):  # noqa:
     return export(store, folder, **geometry, tracks=tracks, shard_bytes=shard_bytes), geometry
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(geometry=geometries)
 def test_rows_targets_and_masks_are_those_of_the_store_on_both_strands(store, geometry):  # noqa: F811
     tracks = geometry["tracks"]
@@ -101,7 +101,7 @@ def soft_of(rows, length):
     return inside & ((rows.softmask[at // 8] >> (at % 8)) & 1).bool()
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(geometry=geometries)
 def test_tiles_of_the_index_lie_where_the_json_of_each_sample_says(store, geometry):  # noqa: F811
     with tempfile.TemporaryDirectory() as folder:

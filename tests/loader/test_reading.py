@@ -21,10 +21,12 @@ SIZE = 400
 class Asked:
     """Stands in for a cache and an array of it, and takes note of what it is asked for."""
 
-    def __init__(self, shards, max_bytes):
-        self.layout = type("Layout", (), {"shard": SIZE, "shards": shards, "chunks_per_shard": 1, "chunk_bytes": SIZE})
-        self.id, self.absent, self.max_bytes = "array", np.zeros(shards, bool), max_bytes
+    def __init__(self, max_bytes):
+        self.id, self.max_bytes = "array", max_bytes
         self.asked, self.cancelled = [], []
+
+    def stored(self, number):
+        return SIZE
 
     def prefetch(self, array, numbers):
         assert array is self
@@ -41,11 +43,11 @@ class Asked:
     together=st.integers(1, 4),
 )
 def test_shards_are_asked_for_in_their_order_within_the_bounds(table, room, early, together):
-    cache, first = Asked(10, room * SIZE), np.array(table)
+    cache, first = Asked(room * SIZE), np.array(table)
 
     def reads(epoch, batches):
         rows = first[list(batches)].reshape(-1)
-        return [Read(cache, rows, rows + SIZE // 2)]
+        return [Read(cache, SIZE, rows, rows + SIZE // 2)]
 
     def needed(batch):
         return {int(b) // SIZE for b in [*first[batch], *(first[batch] + SIZE // 2 - 1)]}

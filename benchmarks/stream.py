@@ -88,8 +88,10 @@ def works(url: str, entry: format.Entry, folder: Path) -> dict[str, Callable[[],
         for key in keys:
             assert len(plain.get(key).bytes()) > SHARD
 
+    place = Object(url, RemoteError)  # one client, as the plain store is
+
     def walk(cache: ShardCache) -> None:
-        array = Array(Object(url, RemoteError), entry, cache=cache)
+        array = Array(place, entry, cache=cache)
         for shard in range(SHARDS):
             cache.prefetch(array, [shard + 1] if shard + 1 < SHARDS else [])
             assert cache.get(array, shard).checked.all()

@@ -171,12 +171,16 @@ class Chunks:
 
 def _apart(rows: Int64, first: Int64, last: Int64, unit: int, most: int) -> Iterator[tuple[Int64, Int64]]:
     """Some of the rows [first, last) after another, and the units of the array that these need (sorted): about `most`, but
-    as many as a row needs."""
+    as many as a row needs; all rows as they come where that is enough for them."""
     begin = first[rows] // unit
+    ends = np.where(first[rows] < last[rows], (last[rows] - 1) // unit + 1, begin)
+    units = touched(begin, ends)
+    if len(units) <= most:
+        yield rows, units
+        return
     # Along the array: a unit is then needed twice only where one lot ends in it, and is still kept.
     order = np.argsort(begin, kind="stable")
-    rows, begin = rows[order], begin[order]
-    ends = np.where(first[rows] < last[rows], (last[rows] - 1) // unit + 1, begin)
+    rows, begin, ends = rows[order], begin[order], ends[order]
     before = np.r_[0, np.maximum.accumulate(ends)[:-1]][: len(ends)]
     new = np.maximum(ends - np.maximum(before, begin), 0)  # units that no row before has
     cuts = np.flatnonzero(np.diff((np.cumsum(new) - new) // most)) + 1

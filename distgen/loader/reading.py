@@ -13,6 +13,7 @@ from distgen.store.cache import ShardCache, Sharded
 
 _BYTES = 1 << 31  # of shards that are fetched before a batch needs them
 _FASTER = 8  # batches that are looked at for each one made, until enough is known
+_FAR = 4096  # batches beyond those that are made; it takes seconds to use so many
 
 Place = tuple[int, int]  # epoch, and number of a global batch in it
 _NOWHERE = (-1, -1)
@@ -32,7 +33,8 @@ class _Need:
 class ReadAhead:
     """Looks ahead along the order, and has a cache fetch what one rank's rows will need, soonest first.
 
-    No more than 2 GiB is fetched before it is needed, and no more than the cache holds beside what is in use.
+    No more than 2 GiB is fetched before it is needed, and no more than the cache holds beside what is in use. Once a cache has
+    been asked for all there is, the order does not matter any more: nothing is looked at until the cache loses something.
 
     Args:
         cache: of the arrays.
@@ -49,6 +51,8 @@ class ReadAhead:
         self._now = self._end = self._next = place  # the batches that are being made, the first not looked at
         self._asked: dict[tuple[str, int], _Need] = {}
         self._waiting: dict[tuple[str, int], _Need] = {}  # soonest first
+        self._sizes: dict[str, list[int]] = {}  # of all shards of what is read
+        self._lost: int | None = None  # what the cache had lost when it was asked for the last of them
 
     def start(self, epoch: int, batch: int) -> None:
         """An epoch is walked from a batch on; where that goes on what was looked at before, nothing is done twice."""
@@ -66,14 +70,29 @@ class ReadAhead:
     def come_to(self, epoch: int, batches: Sequence[int]) -> None:
         """These batches are made now; of no consequence where they are not those of the walk."""
         with self._lock:
+            if self._lost is not None:
+                if self._lost == self._cache.lost:
+                    return
+                self._forget((epoch, batches[0]))
             if not self._now <= (epoch, batches[0]) <= self._next:
                 return
             self._now, self._end = (epoch, batches[0]), (epoch, batches[-1])
             self._asked = {key: need for key, need in self._asked.items() if need.last >= self._now}
-            left = _FASTER * len(batches)
-            # Where all fits into the cache, there is no end to what could be known.
-            while self._ask() and left > 0 and self._next < (epoch + 2, 0):
+            left = min(_FASTER * (batches[-1] + 1 - batches[0]), _FAR - self._known())
+            lost = self._cache.lost
+            while self._ask() and left > 0 and not self._have_all():
                 left -= self._look(left)
+            if self._have_all():
+                self._lost = lost
+
+    def _known(self) -> int:
+        """How many batches beyond those that are made were looked at."""
+        return sum(map(self._batches, range(self._end[0], self._next[0]))) + self._next[1] - self._end[1] - 1
+
+    def _have_all(self) -> bool:
+        """Whether the cache was asked for all there is, and can keep it."""
+        count = sum(map(len, self._sizes.values()))
+        return 0 < count == len(self._asked) and sum(map(sum, self._sizes.values())) <= self._cache.max_bytes
 
     def _ask(self) -> bool:
         """Have the cache fetch what there is room for. Returns whether that is all that is known."""
@@ -96,6 +115,8 @@ class ReadAhead:
         met: list[_Need] = []
         for read in self._reads(epoch, some):
             rows = len(read.first) // len(some)
+            if read.of.id not in self._sizes:
+                self._sizes[read.of.id] = [size for n in range(read.of.shards) if (size := read.of.stored(n))]
             for shard, begin, end in _met(read):
                 places = (epoch, some[begin // rows]), (epoch, some[end // rows])
                 met.append(_Need(read.of, shard, read.of.stored(shard), *places))

@@ -240,6 +240,11 @@ class Array:
         """Chunks of each shard."""
         return self.layout.chunks_per_shard
 
+    @property
+    def shards(self) -> int:
+        """How many there may be."""
+        return self.layout.shards
+
     def stored(self, number: int) -> int:
         """Bytes of a shard, if nothing of it were compressed; 0 if there is none."""
         absent = self.absent[number * self.per_shard : (number + 1) * self.per_shard]

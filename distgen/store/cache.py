@@ -69,6 +69,10 @@ class Sharded(Protocol):
     def per_shard(self) -> int:
         """Chunks of each shard; those of shard n are numbered from n times as many on."""
 
+    @property
+    def shards(self) -> int:
+        """How many there may be; see `stored`."""
+
     def cache_name(self, number: int) -> str:
         """What a shard is known by: one of other bytes has another name."""
 
@@ -115,6 +119,7 @@ class ShardCache:
         self._held: OrderedDict[str, Shard] = OrderedDict()
         self._used: dict[str, float] = {}
         self._coming: dict[str, Future[None]] = {}
+        self.lost = 0  # how often a shard had to make way, as far as this process knows
         self._requests = ThreadPoolExecutor(IN_FLIGHT, "distgen-fetch")
         self._ahead = ThreadPoolExecutor(AHEAD, "distgen-ahead")
         # A process that ends waits for the threads of its pools: they hear of it here, and nowhere else in time.
@@ -197,6 +202,7 @@ class ShardCache:
     def _forget(self, names: Iterable[str]) -> None:
         with self._lock:
             for name in names:
+                self.lost += 1
                 self._held.pop(name, None)
                 self._used.pop(name, None)
 
@@ -223,8 +229,8 @@ class ShardCache:
                 continue
             with self._lock:
                 self._held[name] = shard
-                gone = list(self._held)[:-_HELD]
-            self._forget(gone)
+                for old in list(self._held)[:-_HELD]:  # it stays on the disk
+                    del self._held[old]
             self._touch(name)
             return shard
         raise AssertionError

@@ -81,6 +81,7 @@ class CachedShards:
     def __init__(self, export: Export, cache: ShardCache):
         self._export, self._cache = export, cache
         self.folder, self.id = export.path, export.index["checksum"]
+        self.shards = len(export.shards)
         self.per_shard = max(-(-export.entry(shard)["bytes"] // PIECE) for shard in export.shards)
         self._numbers = {shard: number for number, shard in enumerate(export.shards)}
         self._crcs = [np.frombuffer(base64.b64decode(export.entry(shard)["crc32c"]), "<u4") for shard in export.shards]

@@ -26,7 +26,7 @@ class Asked:
     """Stands in for a cache and an array of it, and takes note of what it is asked for."""
 
     def __init__(self, max_bytes):
-        self.id, self.max_bytes = "array", max_bytes
+        self.id, self.shards, self.lost, self.max_bytes = "array", 10, 0, max_bytes
         self.asked, self.cancelled = [], []
 
     def stored(self, number):
@@ -44,9 +44,10 @@ class Asked:
     table=st.lists(st.lists(st.integers(0, 9 * SIZE), min_size=2, max_size=2), min_size=1, max_size=60),
     room=st.integers(1, 12),
     early=st.integers(1, 12),
+    far=st.integers(1, 20),
     together=st.integers(1, 4),
 )
-def test_shards_are_asked_for_in_their_order_within_the_bounds(table, room, early, together):
+def test_shards_are_asked_for_in_their_order_within_the_bounds(table, room, early, far, together):
     cache, first = Asked(room * SIZE), np.array(table)
 
     def reads(epoch, batches):
@@ -58,6 +59,7 @@ def test_shards_are_asked_for_in_their_order_within_the_bounds(table, room, earl
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "_BYTES", early * SIZE)
+        patch.setattr(reading, "_FAR", far)
         ahead = ReadAhead(cache, lambda epoch: len(table), reads)
         ahead.come_to(0, range(1))
         assert not cache.asked  # nobody walks
@@ -79,6 +81,26 @@ def test_shards_are_asked_for_in_their_order_within_the_bounds(table, room, earl
         before = len(cache.asked)
         ahead.come_to(0, range(1))
         assert len(cache.asked) == before
+
+
+def test_nothing_is_looked_at_once_a_cache_has_all_until_it_loses_some():
+    cache, looked = Asked(10 * SIZE), []
+    table = np.random.default_rng(0).permutation(200) % 10 * SIZE
+
+    def reads(epoch, batches):
+        looked.append((epoch, batches))
+        return [Read(cache, SIZE, table[list(batches)], table[list(batches)] + 1)]
+
+    ahead = ReadAhead(cache, lambda epoch: len(table), reads)
+    ahead.start(0, 0)
+    for at in range(150):
+        ahead.come_to(0, [at])
+    assert set(cache.asked) == set(range(10))
+    assert looked[-1][1].stop < 100
+    cache.lost, cache.asked, before = 1, [], len(looked)
+    ahead.come_to(0, [150])
+    assert looked[before] == (0, range(150, 158))
+    assert cache.asked[0] == table[150] // SIZE
 
 
 def test_all_shards_of_an_epoch_are_fetched_ahead_of_the_rows_that_need_them(pieces, tmp_path, monkeypatch):
@@ -124,7 +146,7 @@ def test_who_leaves_in_the_middle_has_nothing_more_fetched(pieces, tmp_path):
         assert len(list(loader)) == len(loader) - 1
 
 
-def test_no_more_than_the_next_epoch_is_looked_at_where_all_of_it_fits():
+def test_nothing_is_looked_at_any_more_once_all_that_fits_was_asked_for():
     cache, looked = Asked(10 * SIZE), []
 
     def reads(epoch, batches):
@@ -136,11 +158,12 @@ def test_no_more_than_the_next_epoch_is_looked_at_where_all_of_it_fits():
     ahead.start(0, 0)
     for batch in range(10):
         ahead.come_to(0, range(batch, batch + 1))
-    assert max(looked)[0] == 1
-    assert sum(count for _, count in looked) == 20
-    ahead.start(1, 0)
-    ahead.come_to(1, range(1))
-    assert max(looked)[0] == 2
+    assert 10 <= sum(count for _, count in looked) <= 20
+    before = list(looked)
+    for epoch in range(1, 4):
+        ahead.start(epoch, 0)
+        ahead.come_to(epoch, range(1))
+    assert looked == before
 
 
 @pytest.mark.parametrize("way", ["fork", "spawn"])

@@ -57,7 +57,7 @@ class ReadAhead:
     def start(self, epoch: int, batch: int) -> None:
         """An epoch is walked from a batch on; where that goes on what was looked at before, nothing is done twice."""
         with self._lock:
-            if not self._now <= (epoch, batch) <= self._next:
+            if self._lost is None and not self._now <= (epoch, batch) <= self._next:
                 self._forget((epoch, batch))
 
     def stop(self) -> None:

@@ -202,7 +202,7 @@ def seek(setting: Setting) -> None:
     """One batch anywhere in a large epoch: where its samples lie, of 10^12; and the batch itself, of as many as there are."""
     rng, vast = np.random.default_rng(0), Tiles(np.array([[0, 10**12 * 2048]]), 2048, 2048, 2048)
     loader = ours(setting.genomes[0], 2048, stride=1)
-    state, batches = loader.state_dict(), loader.batches(0)
+    state, batches = loader.state_dict(), loader.plan.batches(0)
     loader.store.planes["sequence"].read()  # each chunk is checked at first touch, which is no matter of the position
 
     def places() -> None:

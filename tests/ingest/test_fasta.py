@@ -164,5 +164,5 @@ def test_a_damaged_gzip_is_refused_by_name(tmp_path):
 
 def test_a_missing_file_suggests_its_neighbour(tmp_path):
     (tmp_path / "genome.fa").write_text(">a\nA\n")
-    with pytest.raises(SourceError, match=r'Did you mean ".*/genome\.fa"'):
+    with pytest.raises(SourceError, match=r'Did you mean "genome\.fa"'):
         list(read_fasta(tmp_path / "genom.fa"))

@@ -189,7 +189,7 @@ def test_each_sequence_is_served_once_an_epoch_with_its_label(table, order, stra
 
 @pytest.mark.parametrize(("order", "last"), [("flat", "pad"), ("flat", "wrap"), ("grouped", "drop")])
 def test_packed_rows_go_on_on_any_number_of_ranks(table, order, last):
-    options = ROW | {"order": order, "last": last, "strand": "random", "lanes": 3}
+    options = ROW | {"order": order, "last": last, "strand": "random", "lanes": 3 if order == "grouped" else None}
 
     def content(batches):
         rows = torch.cat([kernels.tokens(**batch.packed) for batch in batches]).tolist()

@@ -218,7 +218,7 @@ def seek(setting: Setting) -> None:
     rates = setting.match.medians(
         {name: partial(repeat, work) for name, work in zip(names, (places, batch), strict=True)}
     )
-    sizes = dict(zip(names, (len(vast), len(loader.sampling(0))), strict=True))
+    sizes = dict(zip(names, (len(vast), len(loader.plan.sampling(0))), strict=True))
     rows = [(name, f"{sizes[name]:.3g}", f"{1e3 / rate:.3f}") for name, rate in rates.items()]
     table(("seek to any position", "of an epoch of", "ms"), rows)
     print()

@@ -109,7 +109,7 @@ class Loader(IterableDataset[Batch], ABC):
             # Each sees a part of the batches, and some of them late or never: all must leave the epoch alike.
             self.epoch, self.position = epoch + 1, 0
         step = min(_MOST, max(1, int(_TOGETHER // self.batch_bytes(epoch))))
-        calls = (partial(self.make, epoch, mine[at : at + step]) for at in range(0, len(mine), step))
+        calls = (partial(self.make, epoch, mine[some]) for some in _growing(len(mine), step))
         threads = max(1, min(_THREADS, _cores() // _CORES))
         made = (received for some in ahead(calls, threads, threads + 1) for received in some.received())
         for number, batch in zip(mine, made, strict=True):
@@ -158,6 +158,14 @@ class Loader(IterableDataset[Batch], ABC):
             last = (count - 1) * self.batch_size
             return f"no batch of epoch {epoch} begins at {position}: they begin at multiples of {self.batch_size} to {last}"
         return ""
+
+
+def _growing(count: int, most: int) -> Iterator[slice]:
+    """`count` batches in goes of 1, 2, 4 ... up to `most`, so that the first one comes soon."""
+    at, size = 0, 1
+    while at < count:
+        yield slice(at, at + size)
+        at, size = at + size, min(2 * size, most)
 
 
 def _cores() -> int:

@@ -5,6 +5,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from distgen import GenomeLoader, kernels
+from distgen.loader.base import _growing
 
 
 @pytest.mark.parametrize("cores", [1, 8, 64])
@@ -33,3 +34,11 @@ def test_persistent_workers_of_a_torch_data_loader_go_on_with_the_next_epoch(sma
         batches = list(served)
         assert [batch.samples.tolist() for batch in batches] == expected[epoch]
         assert not epoch or batches[0].keys[0] == keys[epoch]
+
+
+@pytest.mark.parametrize(("count", "most"), [(0, 4), (1, 1), (5, 1), (7, 4), (100, 64), (64, 3)])
+def test_the_first_batch_is_made_alone_and_all_are_made_once(count, most):
+    goes = [list(range(count)[some]) for some in _growing(count, most)]
+    assert sum(goes, []) == list(range(count))  # noqa: RUF017
+    assert not goes or len(goes[0]) == 1
+    assert max(map(len, goes), default=0) <= most

@@ -183,8 +183,9 @@ def test_shards_are_fetched_before_their_samples_are_needed(away, tmp_path, monk
         cache, "get", lambda source, number: fetched.append((number, number in asked)) or get(source, number)
     )
     list(loader)
-    assert asked == list(range(len(asked)))
-    assert len(asked) > 5
+    first_time = list(dict.fromkeys(asked))  # those of the next epoch may be asked for as well
+    assert first_time == list(range(len(first_time)))
+    assert len(first_time) > 5
     assert {number for number, _ in fetched} == set(asked)
     assert all(known for _, known in fetched)
 

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from distgen.errors import ConfigError, SourceError
-from distgen.genome import ALIGNMENT, MISSING, Bits, Bytes, Int64
+from distgen.genome import ALIGNMENT, Bits, Bytes, Int64
 from distgen.loader.ahead import ahead
 from distgen.loader.damage import Damage, Lost
+from distgen.loader.exclusions import NONE
 from distgen.loader.gather import Read
 from distgen.loader.placement import Placement, Rows, check_cache
-from distgen.loader.targets import Targets, spans
+from distgen.loader.targets import Filling, Stored, Targets, spans
 from distgen.loader.transfer import Transfer
 from distgen.store.cache import ShardCache
 from distgen.store.exported import Export
@@ -34,7 +35,6 @@ log = logging.getLogger("distgen")
 
 _OPENING = 8  # threads that check shards which are touched for the first time
 _SUFFIXES = {"sequence": "seq", "ambiguous": "amb", "softmask": "soft"}
-_NO_HOLES: Int64 = np.empty((0, 2), np.int64)
 
 
 def lengths_of(
@@ -265,23 +265,15 @@ class ExportTrack:
         ConfigError: the track was not exported, or for another length.
     """
 
-    def __init__(self, of: ExportRows, name: str, length: int, transfer: Transfer, holes: Int64 = _NO_HOLES):
-        from distgen.kernels.numba_cpu.bins import INFINITY, missing_bits
-
-        self._of, self._name, self._transfer, self._holes = of, name, transfer, holes
-        self._track = of.export.track(name)
+    def __init__(self, of: ExportRows, name: str, length: int, transfer: Transfer, holes: Int64 = NONE):
+        self._of, self._name, self._track = of, name, of.export.track(name)
         if length != of.export.target_length:
             raise ConfigError(
                 f'"{name}" was exported for the {of.export.target_length} bases of targets, not for {length}',
                 key="inputs",  # targets always have this length
             )
-        self._bins, columns = length // self._track.bin_bp, len(self._track.columns)
-        self._dtype = torch.from_numpy(np.empty(0, self._track.dtype)).dtype
         self._head = len(of.export.layout[f"{name}.npy"][1])
-        self._columns = np.stack([np.arange(columns), np.argsort(self._track.swap)])
-        self._straight = (np.diff(self._columns) == 1).all(axis=1)
-        mark = MISSING if self._dtype == torch.uint8 else None
-        self._meaning = INFINITY[self._dtype], missing_bits(mark, self._dtype)
+        self._filling = Filling(self._track, [len(self._track.columns)], length, transfer, holes)
 
     def reads(self, starts: Int64, limits: Int64) -> list[Read]:
         """Values lie where the bases do."""
@@ -291,25 +283,10 @@ class ExportTrack:
         self, starts: Int64, limits: Int64, reverse: Bits, rows: Int64 | None = None, pieces: Pieces | None = None
     ) -> tuple[Tensor, Tensor]:
         """Values (n, bins, columns) as the store had them; the mask is (n, bins, 1) of classes, else as the values."""
-        from distgen.kernels.numba_cpu.decode import bits_of
-        from distgen.loader.copying import cut, frame, keep_rows
-
         assert pieces is None, "an export has no haplotypes"
-        classes, bin_bp = self._track.is_classes, self._track.bin_bp
-        inside = spans(self._of.export.contigs, self._track, starts, limits, self._bins)
-        shape = (len(starts), self._bins, len(self._track.columns))
-        values = self._transfer.room(shape, self._dtype)
-        known = self._transfer.room((*shape[:2], 1) if classes else shape, torch.bool)
-        bits, flags = bits_of(values), known.numpy()
-        stretches = inside.rows, inside.begin, inside.stop, reverse
-        frame(*stretches, bits, flags, classes)
+        bins = self._filling.bins
+        inside = spans(self._of.export.contigs, self._track, starts, limits, bins)
         found = self._of.find(self._of.samples(starts), limits)
         addresses = self._of.addresses(f"{self._name}.npy", found) + self._head
         each, zeros = np.arange(len(starts)), np.zeros(len(starts), np.int64)
-        keep_rows(
-            each, each, addresses, self._bins, each, zeros, inside.begin, inside.stop, reverse,
-            self._columns, self._straight, *self._meaning, not classes, bits, flags,
-        )  # fmt: skip
-        if len(self._holes):
-            cut(self._holes, inside.bases, bin_bp, *stretches, bits, flags)
-        return self._transfer.send(values), self._transfer.send(known)
+        return self._filling.rows(inside, len(starts), reverse, [Stored(each, each, addresses, bins, zeros, 0)])

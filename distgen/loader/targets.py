@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -12,14 +12,13 @@ from torch import Tensor
 
 from distgen.genome import MISSING, Bits, Contigs, Int64
 from distgen.loader.damage import Damage, Lost
+from distgen.loader.exclusions import NONE
 from distgen.loader.gather import Chunks, Read
 from distgen.loader.transfer import Transfer, resident
 from distgen.store.reader import Store, Track
 
 if TYPE_CHECKING:
     from distgen.loader.indels import Pieces
-
-_NO_HOLES: Int64 = np.empty((0, 2), np.int64)
 
 
 class Targets(Protocol):
@@ -89,6 +88,73 @@ def spans(
     return found._replace(begin=begin, stop=stop)
 
 
+class Stored(NamedTuple):
+    """Some of the bins that windows are made of, in memory; see `copying.keep_rows` for the first three.
+
+    Args:
+        order, slots, addresses: of stretches.
+        chunk: bins of each chunk.
+        first: int64 (n,), each window's bin 0, counted as the chunks are.
+        block: which of the blocks of columns.
+    """
+
+    order: Int64
+    slots: Int64
+    addresses: Int64
+    chunk: int
+    first: Int64
+    block: int
+
+
+class Filling:
+    """Makes rows of a track's values out of where these lie in memory: reversed, swapped, masked.
+
+    Args:
+        track: which; its columns lie in blocks.
+        widths: columns of each block.
+        length: bases that values are asked of, whole bins.
+        transfer: to where batches go.
+        holes: int64 (m, 2), flat sorted disjoint intervals; bins that touch one are unknown.
+    """
+
+    def __init__(self, track: Track, widths: Sequence[int], length: int, transfer: Transfer, holes: Int64):
+        from distgen.kernels.numba_cpu.bins import INFINITY, missing_bits
+
+        self._track, self._transfer, self._holes = track, transfer, holes
+        self.bins = length // track.bin_bp
+        self._dtype = torch.from_numpy(np.empty(0, track.dtype)).dtype
+        mark = MISSING if self._dtype == torch.uint8 else None
+        self._meaning = INFINITY[self._dtype], missing_bits(mark, self._dtype)
+        back = np.argsort(track.swap)
+        self._blocks = []
+        for width, end in zip(widths, np.cumsum(widths).tolist(), strict=True):
+            mine = np.arange(end - width, end)
+            columns = np.stack([mine, back[mine]])
+            up, down = ((np.diff(columns) == step).all(axis=1) for step in (1, -1))
+            # A single column does both: forward it goes up, and back to front all of a row does.
+            self._blocks.append((columns, np.array([1, -1 if down[1] else int(up[1])])))
+
+    def rows(self, found: Spans, count: int, reverse: Bits, stored: Iterable[Stored]) -> tuple[Tensor, Tensor]:
+        """Values (count, bins, columns) and the mask, (count, bins, 1) of classes, else as the values; sent on their way."""
+        from distgen.kernels.numba_cpu.decode import bits_of
+        from distgen.loader.copying import cut, frame, keep_rows
+
+        classes, shape = self._track.is_classes, (count, self.bins, len(self._track.columns))
+        values = self._transfer.room(shape, self._dtype)
+        known = self._transfer.room((*shape[:2], 1) if classes else shape, torch.bool)
+        bits, flags = bits_of(values), known.numpy()
+        stretches = found.rows, found.begin, found.stop, np.ascontiguousarray(reverse)
+        frame(*stretches, bits, flags, classes)
+        for some in stored:
+            keep_rows(
+                *some[:4], found.rows, some.first, *stretches[1:],
+                *self._blocks[some.block], *self._meaning, not classes, bits, flags,
+            )  # fmt: skip
+        if len(self._holes):
+            cut(self._holes, found.bases, self._track.bin_bp, *stretches, bits, flags)
+        return self._transfer.send(values), self._transfer.send(known)
+
+
 class HostTrack:
     """A track whose values are read out of its chunks: mapped, or decoded when they are needed.
 
@@ -107,60 +173,36 @@ class HostTrack:
         track: Track,
         length: int,
         transfer: Transfer,
-        holes: Int64 = _NO_HOLES,
+        holes: Int64 = NONE,
         damage: Damage | None = None,
     ):
-        self._contigs, self._track, self._transfer, self._holes = store.contigs, track, transfer, holes
-        from distgen.kernels.numba_cpu.bins import INFINITY, missing_bits
-
-        self._bins = length // track.bin_bp
-        self._dtype = torch.from_numpy(np.empty(0, track.dtype)).dtype
-        mark = MISSING if self._dtype == torch.uint8 else None
-        self._meaning = INFINITY[self._dtype], missing_bits(mark, self._dtype)
-        back = np.argsort(track.swap)
-        self._blocks = []
-        for block, end in zip(
-            track.blocks, np.cumsum([block.shape[1] for block in track.blocks]).tolist(), strict=True
-        ):
-            mine = np.arange(end - block.shape[1], end)
-            columns = np.stack([mine, back[mine]])
-            up, down = ((np.diff(columns) == step).all(axis=1) for step in (1, -1))
-            # A single column does both: forward it goes up, and back to front all of a row does.
-            orders = np.array([1, -1 if down[1] else int(up[1])])
-            self._blocks.append((Chunks(block, damage), columns, orders))
+        self._contigs, self._track = store.contigs, track
+        self._chunks = [Chunks(block, damage) for block in track.blocks]
+        self._filling = Filling(track, [block.shape[1] for block in track.blocks], length, transfer, holes)
 
     def rows(
         self, starts: Int64, limits: Int64, reverse: Bits, rows: Int64 | None = None, pieces: Pieces | None = None
     ) -> tuple[Tensor, Tensor]:
         """Values (n, bins, columns) as the store has them; the mask is (n, bins, 1) of classes, else as the values."""
-        from distgen.kernels.numba_cpu.decode import bits_of
-        from distgen.loader.copying import cut, frame, keep_rows
-
-        track, reverse = self._track, np.ascontiguousarray(reverse)
-        found = spans(self._contigs, track, starts, limits, self._bins, pieces)
-        shape = (len(starts), self._bins, len(track.columns))
-        values = self._transfer.room(shape, self._dtype)
-        known = self._transfer.room((*shape[:2], 1) if track.is_classes else shape, torch.bool)
-        bits, flags = bits_of(values), known.numpy()
-        stretches = found.rows, found.begin, found.stop, reverse
-        frame(*stretches, bits, flags, track.is_classes)
+        found = self._spans(starts, limits, pieces)
+        stretch = found.first + found.begin, found.first + found.stop
+        stored = (
+            Stored(*part[:3], chunks.array.layout.chunk, found.first, number)
+            for number, chunks in enumerate(self._chunks)
+            for part in chunks.parts(*stretch)
+        )
         try:
-            for chunks, columns, orders in self._blocks:
-                for part in chunks.parts(found.first + found.begin, found.first + found.stop):
-                    keep_rows(
-                        *part[:3], chunks.array.layout.chunk, *found[:4], reverse,
-                        columns, orders, *self._meaning, not track.is_classes, bits, flags,
-                    )  # fmt: skip
+            return self._filling.rows(found, len(starts), reverse, stored)
         except Lost as lost:
             raise Lost(np.isin(np.arange(len(starts)), found.rows[lost.rows])) from None
-        if len(self._holes):
-            cut(self._holes, found.bases, track.bin_bp, *stretches, bits, flags)
-        return self._transfer.send(values), self._transfer.send(known)
+
+    def _spans(self, starts: Int64, limits: Int64, pieces: Pieces | None = None) -> Spans:
+        return spans(self._contigs, self._track, starts, limits, self._filling.bins, pieces)
 
     def reads(self, starts: Int64, limits: Int64) -> list[Read]:
-        found = spans(self._contigs, self._track, starts, limits, self._bins)
+        found = self._spans(starts, limits)
         stretch = found.first + found.begin, found.first + found.stop
-        return [Read(chunks.array, chunks.array.layout.shard, *stretch) for chunks, _, _ in self._blocks]
+        return [Read(chunks.array, chunks.array.layout.shard, *stretch) for chunks in self._chunks]
 
 
 class DeviceTrack:
@@ -170,7 +212,7 @@ class DeviceTrack:
         ConfigError: its values don't fit into what is free on the device.
     """
 
-    def __init__(self, store: Store, track: Track, length: int, transfer: Transfer, holes: Int64 = _NO_HOLES):
+    def __init__(self, store: Store, track: Track, length: int, transfer: Transfer, holes: Int64 = NONE):
         self._contigs, self._track, self._transfer, self._holes = store.contigs, track, transfer, holes
         self._bins = length // track.bin_bp
         self._blocks = resident(list(track.blocks), transfer.device, what=f'track "{track.name}"', key="tracks")

@@ -130,8 +130,8 @@ def _alone(value: Any) -> Any:
 
 
 def places(contigs: Contigs, positions: Int64, limits: Int64, reverse: Bits, length: int | Int64) -> list[Interval]:
-    """Contig, start, end and strand of windows of `length` bases (each, or int64 (n,)) from flat `positions` (n,) on, of which the bases in flat
-    `limits` (n, 2) are read."""
+    """Contig, start, end and strand of windows of `length` bases (all, or int64 (n,) each) from flat `positions` (n,) on, of
+    which the bases in flat `limits` (n, 2) are read."""
     inside = np.minimum(np.maximum(positions, limits[:, 0]), limits[:, 1] - 1)
     rows = contigs.locate(inside)
     starts = positions - contigs.offsets[rows]

@@ -77,44 +77,6 @@ def grouped(
     return out.reshape(np.shape(index))
 
 
-def pieces_ahead(
-    batches: range, rows: range, n: int, seed: int, epoch: int, *, batch_size: int, lanes: int, piece: int, group: int
-) -> Int64:
-    """Pieces that some rows of coming batches of the order `grouped` may need, the soonest needed first.
-
-    Args:
-        batches: numbers of consecutive global batches of the epoch; the one that is not whole may be among them.
-        rows: consecutive rows of each that are asked for, such as one rank's.
-        n, seed, epoch, batch_size, lanes, piece, group: as in `grouped`.
-
-    Returns:
-        int64 (any,), each piece once: all those of every group that a lane of these rows then reads.
-
-    Raises:
-        As `grouped`.
-    """
-    from distgen.loader import network
-
-    plan, keys, _, _ = _plan(n, seed, epoch, batch_size, lanes, piece, group)
-    first, last = (min(edge, plan.whole // batch_size) for edge in (batches.start, batches.stop))
-    stretches = [
-        (lane * plan.lane + first * plan.width, lane * plan.lane + last * plan.width)
-        for lane in range(rows.start // plan.width, -(-rows.stop // plan.width))
-    ]
-    met: list[tuple[int, int]] = []
-    for begin, end in stretches:
-        for number in range(network.group_of(begin, plan), network.group_of(end - 1, plan) + 1) if begin < end else ():
-            met.append((max(network.begin(number, plan) - begin, 0) // plan.width, number))
-    if last < batches.stop and (rest := range(n)[plan.whole :][rows.start : rows.stop]):
-        late = range(network.group_of(rest[0], plan), network.group_of(rest[-1], plan) + 1)
-        met += [(last - first, number) for number in late]
-    groups = np.array(list(dict.fromkeys(number for _, number in sorted(met))), np.int64)
-    slots: Int64 = (groups[:, None] * plan.group + np.arange(plan.group)).reshape(-1)
-    slots = slots[slots < plan.pieces]
-    network.pieces_of(slots, plan, keys)
-    return slots
-
-
 def draws(samples: Int64, seed: int, epoch: int, tag: int) -> Int64:
     """What chance says of each sample: four words of `distgen.kernels.philox`, for many samples quickly.
 

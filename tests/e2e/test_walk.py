@@ -8,6 +8,7 @@ from distgen.errors import RemoteError
 from distgen.ingest.objects import Object
 from distgen.store.cache import ShardCache
 from distgen.store.reader import open_store
+from tests.loader.walk import go_on, two_epochs
 from tests.servers import Files
 
 WORLDS = (1, 2, 3, 5, 8)
@@ -56,23 +57,13 @@ def test_any_number_of_ranks_goes_on_from_any_step(pieces, placed, order, last):
     store, placement = placed
     arguments = ARGUMENTS | {"order": order, "last": last, "tracks": ("genes",)}
     alone = GenomeLoader(pieces, placement="host", **arguments)
-    states, reference = [], []
-    for _ in range(2):
-        states.append(alone.state_dict())
-        for batch in alone:
-            reference.append(content([batch]))
-            states.append(alone.state_dict())
-        states.pop()
-    assert len(reference) == len(states) == 2 * len(alone) > 10
+    reference, states = two_epochs(alone, content)
+    assert len(reference) == 2 * len(alone) > 10
     for world_size in WORLDS:
         ranks = [
             GenomeLoader(store, placement=placement, **arguments, rank=rank, world_size=world_size)
             for rank in range(world_size)
         ]
         assert len({len(rank) for rank in ranks}) == 1
-        for step, state in enumerate(states):
-            for rank in ranks:
-                rank.load_state_dict(state)
-            taken = [next(iter(rank)) for rank in ranks]
-            assert same(content(taken), reference[step])
-            assert all(rank.state_dict() == states[step + 1] for rank in ranks if step + 1 < len(states))
+        for step, expected in enumerate(reference):
+            assert same(content(go_on(ranks, states, step)), expected)

@@ -13,6 +13,7 @@ from distgen.loader.base import Loader
 from distgen.loader.mixture import MixtureLoader
 from distgen.store.build import build
 from distgen.store.collection import Collection, open_collection
+from tests.loader.walk import go_on, two_epochs
 from tests.store.conftest import index_of, tiny_store
 
 SIZES = (40, 100, 260, 640)
@@ -76,24 +77,15 @@ def test_each_store_serves_its_share_in_epochs_of_its_own(collection):
 
 def test_any_number_of_ranks_goes_on_from_any_step(collection):
     alone = MixtureLoader(collection, **ARGUMENTS, epoch_batches=13)
-    states, reference = [], []
-    for _ in range(2):
-        states.append(alone.state_dict())
-        for batch in alone:
-            reference.append(content([batch]))
-            states.append(alone.state_dict())
-        states.pop()
+    reference, states = two_epochs(alone, content)
     assert len(reference) == 26
     for world_size in (2, 3, 5):
         ranks = [
             MixtureLoader(collection, **ARGUMENTS, epoch_batches=13, rank=r, world_size=world_size)
             for r in range(world_size)
         ]
-        for step, state in enumerate(states):
-            for rank in ranks:
-                rank.load_state_dict(state)
-            assert content([next(iter(rank)) for rank in ranks]) == reference[step]
-            assert all(rank.state_dict() == states[step + 1] for rank in ranks if step + 1 < len(states))
+        for step, expected in enumerate(reference):
+            assert content(go_on(ranks, states, step)) == expected
 
 
 @settings(max_examples=15)

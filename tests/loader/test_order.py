@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from distgen import kernels
 from distgen.errors import ConfigError
-from distgen.loader.order import draws, grouped, permute, pieces_ahead
+from distgen.loader.order import draws, grouped, permute
 from tests.loader import feistel
 
 SEEDS = st.integers(0, 2**64 - 1)
@@ -70,23 +70,6 @@ def test_a_stretch_of_a_lane_meets_no_more_pieces_than_documented(drawn, seed, t
         assert all(sum(first[p] <= i <= last[p] for p in first) <= shape["group"] for i in range(len(stretch)))
 
 
-@given(shapes(), SEEDS, st.data())
-def test_pieces_ahead_are_those_that_are_met_and_the_soonest_first(drawn, seed, data):
-    n, shape = drawn
-    size, batches = shape["batch_size"], -(-n // shape["batch_size"])
-    rows = range(*sorted(data.draw(st.lists(st.integers(0, size), min_size=2, max_size=2, unique=True))))
-    first = data.draw(st.integers(0, batches - 1))
-    found = pieces_ahead(range(first, batches), rows, n, seed, 3, **shape).tolist()
-    assert len(set(found)) == len(found)
-    for end in range(first, batches + 1):
-        samples = (np.arange(first, end)[:, None] * size + rows).reshape(-1)
-        windows = grouped(samples[samples < n], n, seed, 3, **shape)
-        soon = pieces_ahead(range(first, end), rows, n, seed, 3, **shape).tolist()
-        assert set((windows // shape["piece"]).tolist()) <= set(soon)
-        assert soon == found[: len(soon)]
-    assert len(pieces_ahead(range(first, first + 1), rows, n, seed, 3, **shape)) <= shape["lanes"] * most(size, shape)
-
-
 @given(st.integers(2**40, 2**62), SEEDS, st.sampled_from([1, 1000, 2**31, 2**61, 2**62]), st.data())
 def test_any_sample_of_any_epoch_is_found_without_the_others(n, seed, piece, data):
     # Anything that grew with n would end here: 2^62 bytes are more than there is address space.
@@ -97,12 +80,6 @@ def test_any_sample_of_any_epoch_is_found_without_the_others(n, seed, piece, dat
         assert ((found >= 0) & (found < n)).all()
         assert len(set(found.tolist())) == len(index)
         assert [int(order(index[i : i + 1], n, seed, 5)[0]) for i in range(len(index))] == found.tolist()
-    if shape["group"] < 2**40:
-        batch = int(index[0]) // 96
-        ahead = pieces_ahead(range(batch, batch + 3), range(96), n, seed, 5, **shape)
-        samples = batch * 96 + np.arange(3 * 96)
-        met = grouped(samples[samples < n], n, seed, 5, **shape) // piece
-        assert set(met.tolist()) <= set(ahead.tolist())
 
 
 @given(

@@ -16,6 +16,7 @@ from distgen.objectives.masked_lm import MaskedLM, MaskedLMConfig
 from distgen.store.build import build
 from distgen.store.reader import open_store
 from tests.conftest import flat_codes
+from tests.loader.walk import go_on, two_epochs
 
 some_lengths = st.lists(st.integers(1, 60), min_size=1, max_size=80)
 
@@ -198,21 +199,13 @@ def test_packed_rows_go_on_on_any_number_of_ranks(table, order, last):
         return rows, samples, columns, torch.cat([b.targets["labels"] for b in batches]).tolist()
 
     alone = GenomeLoader(table[0], **options)
-    states, reference = [], []
-    for _ in range(2):
-        states.append(alone.state_dict())
-        for batch in alone:
-            reference.append(content([batch]))
-            states.append(alone.state_dict())
-        states.pop()
-    assert alone.plan.steps(2) == len(reference) == len(states)
+    reference, states = two_epochs(alone, content)
+    assert alone.plan.steps(2) == len(reference)
     for world_size in (2, 3, 5):
         ranks = [GenomeLoader(table[0], **options, rank=r, world_size=world_size) for r in range(world_size)]
-        for step, state in enumerate(states):
-            for rank in ranks:
-                rank.load_state_dict(state)
-            batches = [next(iter(rank)) for rank in ranks]
-            assert content(batches) == reference[step]
+        for step, expected in enumerate(reference):
+            batches = go_on(ranks, states, step)
+            assert content(batches) == expected
             for batch in batches:
                 check(batch, table[1])
     for step, expected in enumerate(reference):

@@ -20,6 +20,7 @@ from distgen.store.reader import Store
 from distgen.store.webdataset import export
 from tests.e2e.test_walk import content, same
 from tests.ingest.test_remote import moto_server, s3  # noqa: F401 - fixtures
+from tests.loader.walk import go_on, two_epochs
 
 GEOMETRY = {"window": 48, "target_length": 40, "stride": 9}
 ASKED = {"batch_size": 17, "seed": 11, "tracks": ("genes",), "last": "wrap"}
@@ -44,18 +45,11 @@ def test_any_ranks_go_on_from_any_step_as_with_the_store(small, out, same_pieces
     asked = ASKED | {"order": order, "strand": strand}
     alone = GenomeLoader(small, **GEOMETRY, **asked, placement="host")
     assert len(read_export(out).shards) > 5
-    states, reference = [alone.state_dict()], []
-    for _ in range(2):
-        for batch in alone:
-            reference.append(content([batch]))
-            states.append(alone.state_dict())
+    reference, states = two_epochs(alone, content)
     for world_size in (1, 2, 3, 5):
         ranks = [GenomeLoader(out, **asked, rank=rank, world_size=world_size) for rank in range(world_size)]
         for step, expected in enumerate(reference):
-            for rank in ranks:
-                rank.load_state_dict(states[step])
-            assert same(content([next(iter(rank)) for rank in ranks]), expected)
-            assert all(rank.state_dict() == states[step + 1] for rank in ranks)
+            assert same(content(go_on(ranks, states, step)), expected)
 
 
 def test_pieces_of_the_grouped_order_are_shards(out):

@@ -194,6 +194,11 @@ def pairs(left: Int64, right: Int64) -> tuple[Int64, Int64]:
     return mine, np.arange(len(mine)) - np.repeat(np.cumsum(count) - count, count) + first[mine]
 
 
+def bases_in(intervals: Int64) -> int:
+    """How many bases intervals (n, 2) have together."""
+    return int((intervals[:, 1] - intervals[:, 0]).sum())
+
+
 def intersect(left: Int64, right: Int64) -> Int64:
     """What two tables (n, 2) and (m, 2) of sorted disjoint intervals share."""
     mine, theirs = pairs(left, right)

@@ -23,6 +23,7 @@ from distgen.loader.base import Loader, Made
 from distgen.loader.batch import Batch
 from distgen.loader.loader import GenomeLoader
 from distgen.loader.order import VERSIONS
+from distgen.loader.plan import named_split
 from distgen.loader.regions import CONTIGS, MATRIX
 from distgen.loader.schedule import VERSION, InTurn, Schedule, own_seed
 from distgen.store.collection import OPENED, Collection, open_collection
@@ -277,9 +278,7 @@ class MixtureLoader(Loader):
     @property
     def _split(self) -> tuple[str, str | None]:
         """Name and part."""
-        split = self._options["split"]
-        name, _, part = split.rpartition("/") if split else ("", "", None)
-        return name or "default", part
+        return named_split(self._options["split"])
 
 
 class _Served(NamedTuple):

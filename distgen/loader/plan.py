@@ -40,6 +40,12 @@ _WINDOW = 1024
 _LANES = 8
 
 
+def named_split(split: str | None) -> tuple[str, str | None]:
+    """Name and part of "part", of "name/part", or of None for everything."""
+    name, _, part = ("", "", None) if split is None else split.rpartition("/")
+    return name or "default", part
+
+
 @dataclass(frozen=True)
 class Plan:
     """The samples of all epochs, all ranks together.
@@ -172,8 +178,7 @@ class Plan:
     @cached_property
     def _split(self) -> tuple[str, str | None]:
         """Name and part."""
-        name, _, part = ("", "", None) if self.split is None else self.split.rpartition("/")
-        return name or "default", part
+        return named_split(self.split)
 
     @property
     def part(self) -> str | None:

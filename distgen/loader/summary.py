@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from distgen.errors import ConfigError
-from distgen.genome import MISSING, Int64
+from distgen.genome import MISSING, bases_in
 from distgen.loader.classes import Balanced
 from distgen.loader.coverage import ambiguous, covered
 from distgen.loader.negatives import Matched
@@ -32,10 +32,10 @@ def summarize(plans: Mapping[str, Plan | ConfigError]) -> dict[str, Any]:
         `parts`: for each its `bases`, and `stages` (an epoch's windows have the lengths of one of them; the last stays)
         or the `problem`; and `overlaps`: for each two parts how many `bases` of `other` windows of `part` read, wherever
         jitter puts them. A stage has `first_epoch`; in bases `window`, `target_length` and `stride` (None where no window
-        follows another); `samples`, `rows` (fewer, where samples share them) and global `batches` of an epoch; `windows`; the share of N in them (`ambiguous`, with
-        what they read outside their part, and before jitter); how many bases targets hold at least once (`covered`);
-        and `pools`: the last three by class (by "" if there are none), with `samples` of the first epoch, what is
-        `left_out` by reason, and `labels` where windows have some.
+        follows another); `samples`, `rows` (fewer, where samples share them) and global `batches` of an epoch; `windows`;
+        the share of N in them (`ambiguous`, with what they read outside their part, and before jitter); how many bases
+        targets hold at least once (`covered`); and `pools`: the last three by class (by "" if there are none), with
+        `samples` of the first epoch, what is `left_out` by reason, and `labels` where windows have some.
     """
     known = {name: plan for name, plan in plans.items() if isinstance(plan, Plan)}
     overlaps = [
@@ -54,7 +54,7 @@ def served(sampling: Sampling | Packed) -> dict[str, Windows]:
 
 
 def _part(plan: Plan) -> dict[str, Any]:
-    return {"bases": _size(plan.stretches), "stages": [_stage(plan, *stage) for stage in plan.stages]}
+    return {"bases": bases_in(plan.stretches), "stages": [_stage(plan, *stage) for stage in plan.stages]}
 
 
 def _stage(plan: Plan, first_epoch: int, sampling: Sampling | Packed) -> dict[str, Any]:
@@ -149,7 +149,3 @@ def _labels(plan: Plan, store: Store, windows: Windows) -> dict[str, Any] | None
         "classes": dict(zip(names, counts, strict=True)),
         "missing": int(missing.any(axis=1) @ times),
     }
-
-
-def _size(intervals: Int64) -> int:
-    return int((intervals[:, 1] - intervals[:, 0]).sum())

@@ -19,7 +19,7 @@ from blake3 import blake3
 from distgen.compiled import compiled
 from distgen.config import Lengths
 from distgen.errors import ConfigError
-from distgen.genome import Bits, Contigs, Int64, pairs, subtract, union
+from distgen.genome import Bits, Contigs, Int64, bases_in, pairs, subtract, union
 from distgen.loader.exclusions import NONE, Exclusions
 
 # Why windows are left out.
@@ -165,9 +165,9 @@ class Windows:
             regions, geometry.window, geometry.target_length, geometry.unit
         )
         for reason, bad in positions.items():
-            before = _size(dropped)
+            before = bases_in(dropped)
             dropped = union(np.concatenate([dropped, _reached(geometry, runs, firsts, bad)]))
-            self.left_out[reason] += _size(dropped) - before
+            self.left_out[reason] += bases_in(dropped) - before
         kept = subtract(np.stack([firsts, ends], axis=1)[runs.counts > 0], dropped)
         of = np.searchsorted(ends, kept[:, 0], side="right")
         self._ends = np.cumsum(kept[:, 1] - kept[:, 0])
@@ -286,10 +286,6 @@ def _reached(geometry: Geometry, runs: Runs, firsts: Int64, bad: Int64) -> Int64
     stop = np.minimum((end - 1 - runs.starts[run]) // stride + 1, runs.counts[run])
     numbers = np.stack([begin, stop], axis=1) + firsts[run, None]
     return union(numbers[begin < stop])
-
-
-def _size(intervals: Int64) -> int:
-    return int((intervals[:, 1] - intervals[:, 0]).sum())
 
 
 def _locate(

@@ -11,7 +11,7 @@ import numpy as np
 
 from distgen.config import Split, digest, is_bed
 from distgen.errors import ConfigError
-from distgen.genome import Contigs, Int64, intersect, subtract
+from distgen.genome import Contigs, Int64, bases_in, intersect, subtract
 
 PARTS = ("train", "valid", "test")
 
@@ -107,7 +107,7 @@ def _bed(path: Path, contigs: Contigs) -> Int64:
 
 def _refuse_overlap(one: str, left: Int64, other: str, right: Int64, contigs: Contigs) -> None:
     rest = subtract(left, right)
-    if _size(left) == _size(rest):
+    if bases_in(left) == bases_in(rest):
         return
     for start, end in left.tolist():
         inside = right[(right[:, 0] < end) & (right[:, 1] > start)]
@@ -115,10 +115,6 @@ def _refuse_overlap(one: str, left: Int64, other: str, right: Int64, contigs: Co
             row = int(contigs.locate(start))
             shared = np.clip(inside[0], start, end) - contigs.offsets[row]
             raise ConfigError(f"shares {contigs.names[row]}:{shared[0]}-{shared[1]} with {one}", key=other)
-
-
-def _size(intervals: Int64) -> int:
-    return int((intervals[:, 1] - intervals[:, 0]).sum())
 
 
 # ---- drawn ----------------------------------------------------------------------------------
@@ -140,7 +136,7 @@ def _shuffled_blocks(split: Split, contigs: Contigs) -> Int64:
 def _drawn(split: Split, contigs: Contigs, whole: bool) -> Parts:
     assert split.fraction is not None
     blocks = _shuffled_blocks(split, contigs)
-    reached = np.cumsum(blocks[:, 1] - blocks[:, 0]) / _size(blocks)
+    reached = np.cumsum(blocks[:, 1] - blocks[:, 0]) / bases_in(blocks)
     last_test = int(np.searchsorted(reached, split.fraction.test)) + 1 if split.fraction.test else 0
     target = split.fraction.valid + (reached[last_test - 1] if last_test else 0)
     last_valid = int(np.searchsorted(reached, target)) + 1 if split.fraction.valid else last_test
@@ -164,7 +160,7 @@ def _families(split: Split, contigs: Contigs, family: Int64) -> tuple[list[Int64
     rank = np.argsort(np.argsort(first))[of]  # of each block, its family's place in the order
     order = np.argsort(rank, kind="stable")
     families = np.split(blocks[order], np.flatnonzero(np.diff(rank[order])) + 1)
-    return families, np.array([_size(blocks) for blocks in families])
+    return families, np.array([bases_in(blocks) for blocks in families])
 
 
 def _drawn_families(split: Split, contigs: Contigs, family: Int64) -> Parts:
@@ -206,13 +202,13 @@ def _folds(name: str, split: Split, contigs: Contigs, family: Int64 | None, whol
         hint = "; set block_bp to cut them" if family is None and not whole else ""
         raise ConfigError(f"{len(pieces)} {what} no {split.folds} folds{hint}", key="folds")
     if family is not None or not split.block_bp:
-        pieces.sort(key=_size, reverse=True)
+        pieces.sort(key=bases_in, reverse=True)
     folds: list[list[Int64]] = [[] for _ in range(split.folds)]
     sizes = np.zeros(split.folds, np.int64)
     for piece in pieces:
         smallest = int(np.argmin(sizes))
         folds[smallest].append(piece)
-        sizes[smallest] += _size(piece)
+        sizes[smallest] += bases_in(piece)
     found = {}
     for number in range(split.folds):
         test, valid, *train = (np.concatenate(fold) for fold in folds[number:] + folds[:number])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from distgen.errors import StoreError
+from distgen.genome import bases_in
 from distgen.ingest.objects import Object, Place
 from distgen.store import format
 from distgen.store.array import Array
@@ -132,7 +133,7 @@ def describe(store: Store) -> dict[str, Any]:
             for name, track in store.tracks.items()
         },
         "splits": {
-            name: {part: _bases(store, name, part) if split[part] else 0 for part in PARTS}
+            name: {part: bases_in(store.regions(part, name)) if split[part] else 0 for part in PARTS}
             for name, split in store.manifest["splits"].items()
         },
         "matrices": {
@@ -152,11 +153,6 @@ def describe(store: Store) -> dict[str, Any]:
         "homology": {name: entry["report"] for name, entry in store.manifest["homology"].items()},
         "sources": store.manifest["provenance"]["sources"],
     }
-
-
-def _bases(store: Store, split: str, part: str) -> int:
-    regions = store.regions(part, split)
-    return int((regions[:, 1] - regions[:, 0]).sum())
 
 
 def _counted(store: Store, kind: str, name: str) -> dict[str, Any]:

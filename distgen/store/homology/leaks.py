@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from distgen.genome import Contigs, Int64
+from distgen.genome import Contigs, Int64, bases_in
 from distgen.store.homology import seeds
 from distgen.store.homology.search import Floats, Likeness, Search
 from distgen.store.homology.tables import Table, table_leakage, too_short
 from distgen.store.homology.text import Text, with_mask
-from distgen.store.homology.tiles import bases_of, leakage, place_name
+from distgen.store.homology.tiles import leakage, place_name
 from distgen.store.reader import Store
 from distgen.store.work import in_this_process
 
@@ -105,13 +105,13 @@ class _Side:
 
     @property
     def total(self) -> int:
-        return len(self.intervals) if self.is_table else bases_of(self.intervals)
+        return len(self.intervals) if self.is_table else bases_in(self.intervals)
 
     def found(self, stretches: Int64) -> int:
         """How many bases stretches (n, 2) cover, or sequences they lie in."""
         if self.is_table:
             return len(np.unique(self.text.contigs.locate(stretches[:, 0])))
-        return bases_of(self.text.contigs.join(stretches))
+        return bases_in(self.text.contigs.join(stretches))
 
 
 def _compare(one: _Side, two: _Side, shape: str, likeness: Likeness) -> dict[str, Any]:

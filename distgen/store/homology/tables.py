@@ -14,7 +14,7 @@ import numpy.typing as npt
 from blake3 import blake3
 
 from distgen.errors import ConfigError
-from distgen.genome import AMBIGUOUS, BASES, COMPLEMENT, Bits, Bytes, Int64
+from distgen.genome import AMBIGUOUS, BASES, COMPLEMENT, Bits, Bytes, Int64, bases_in
 from distgen.store.homology import seeds
 from distgen.store.homology.search import OVERLAP, Floats, Likeness, Search, Searched
 from distgen.store.homology.text import PIECE, Codes, Text
@@ -71,7 +71,7 @@ class Table:
     @cached_property
     def shape(self) -> str:
         """The seed's pattern."""
-        return seeds.pattern(int((self.rows[:, 1] - self.rows[:, 0]).sum()))
+        return seeds.pattern(bases_in(self.rows))
 
     @cached_property
     def same(self) -> Int64:

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from distgen.errors import ConfigError, suggest
-from distgen.genome import Bits, Contigs, Int64, intersect, subtract
+from distgen.genome import Bits, Contigs, Int64, bases_in, intersect, subtract
 from distgen.store.homology import seeds
 from distgen.store.homology.search import Floats, Likeness, Search
 from distgen.store.homology.text import Text, with_mask
@@ -103,12 +103,12 @@ def leakage(store: Store | Text, parts: Mapping[str, Int64], likeness: Likeness 
     with _Comparison.of(store, likeness) as comparison:
         pairs = comparison.pairs(checked)
         masked = {name: comparison.text.masked(part) for name, part in checked.items()}
-    sizes = {name: {"bases": bases_of(part), "masked": masked[name]} for name, part in checked.items()}
+    sizes = {name: {"bases": bases_in(part), "masked": masked[name]} for name, part in checked.items()}
     table = []
     for one, other in permutations(checked, 2):
         bands = _bands(pairs, one, other, likeness.identity, store.contigs)
         bases = sum(bands.values())
-        entry = {"part": one, "other": other, "bases": bases, "share": bases / max(bases_of(checked[one]), 1)}
+        entry = {"part": one, "other": other, "bases": bases, "share": bases / max(bases_in(checked[one]), 1)}
         table.append(entry | {"bands": bands, "worst": _worst(pairs, one, other, store.contigs)})
     return {"likeness": asdict(likeness), "parts": sizes, "pairs": table}
 
@@ -170,8 +170,8 @@ def separate(
                 moved = near if action == "move" else near[:0]
                 current[loser] = subtract(current[loser], around)
                 current[winner] = store.contigs.join(np.concatenate([current[winner], moved]))
-                lost["moved"][loser] += bases_of(moved)
-                lost["dropped"][loser] += bases_of(around) - bases_of(moved)
+                lost["moved"][loser] += bases_in(moved)
+                lost["dropped"][loser] += bases_in(around) - bases_in(moved)
                 if len(stretches) and not len(current[loser]):
                     raise ConfigError(
                         f'nothing is left of "{loser}": all of it resembles "{winner}" or lies beside what does'
@@ -211,7 +211,7 @@ class _Comparison:
         found, part = [np.empty((0, 7))], [np.empty((0, 2), np.int64)]
         for i, j in combinations(range(len(names)), 2):
             one, other = parts[names[i]], parts[names[j]]
-            swap = bases_of(one) < bases_of(other)
+            swap = bases_in(one) < bases_in(other)
             rows = self.search.run(other, one) if swap else self.search.run(one, other)
             found.append(rows[:, [2, 3, 0, 1, 4, 5, 6]] if swap else rows)
             part.append(np.full((len(rows), 2), (i, j), np.int64))
@@ -221,11 +221,6 @@ class _Comparison:
 
 
 # ---- intervals ------------------------------------------------------------------------------
-
-
-def bases_of(intervals: Int64) -> int:
-    """How many bases intervals (n, 2) have."""
-    return int((intervals[:, 1] - intervals[:, 0]).sum())
 
 
 def _tiles(stretches: Int64, contigs: Contigs, tile: int, more: int) -> Int64:
@@ -281,7 +276,7 @@ def _bands(pairs: Pairs, one: str, other: str, least: float, contigs: Contigs) -
     seen, bands = here[:0], {}
     for low, high in zip(edges[-2::-1], edges[:0:-1], strict=True):
         union = contigs.join(np.concatenate([seen, here[pairs.identity[rows] >= low]]))
-        bands[f"{100 * low:g}-{100 * high:g} %"] = bases_of(union) - bases_of(seen)
+        bands[f"{100 * low:g}-{100 * high:g} %"] = bases_in(union) - bases_in(seen)
         seen = union
     return bands
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from functools import cache
 from typing import Any
 
 import torch
@@ -42,11 +43,12 @@ _library = torch.library.Library("distgen", "DEF")
 
 def _register(name: str, module: str) -> None:
     def on(package: str) -> Any:
-        def run(*arguments: object) -> object:
-            # Imported by who decodes: numba takes 0.3 s, Triton is there on machines with a GPU alone.
-            return getattr(importlib.import_module(f"distgen.kernels.{package}.{module}"), name)(*arguments)
+        # Imported by who decodes: numba takes 0.3 s, Triton is there on machines with a GPU alone.
+        @cache
+        def op() -> Any:
+            return getattr(importlib.import_module(f"distgen.kernels.{package}.{module}"), name)
 
-        return run
+        return lambda *arguments: op()(*arguments)
 
     _library.impl(name, on("numba_cpu"), "CPU")
     _library.impl(name, on("triton_gpu"), "CUDA")

@@ -425,7 +425,7 @@ def _check_rows(
 
 
 def _check_tensor(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...], device: torch.device) -> None:
-    if tensor.dtype != dtype or tuple(tensor.shape) != shape or tensor.device != device:
+    if tensor.dtype != dtype or tensor.shape != shape or tensor.device != device:
         raise TypeError(
             f"{name} must be {dtype} {shape} on {device}, not {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}"
         )

@@ -10,7 +10,7 @@ from numpy import uint64
 from torch import Tensor
 
 from distgen.compiled import compiled
-from distgen.kernels.numba_cpu.decode import bits_of, flags, inside
+from distgen.kernels.numba_cpu.decode import bits_of, rows
 
 # All bits but the sign, and infinity: what is above it is NaN. A uint8 has neither sign nor NaN.
 INFINITY = {
@@ -96,7 +96,7 @@ def gather_bins(
     limits: Tensor | None = None,
     missing: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    allowed = inside(len(values), starts, bins, limits, "bin")
+    which = rows(len(values), starts, bins, limits, reverse, "bin")
     tracks = torch.arange(values.shape[1])
     columns = tracks if swap is None else tracks[swap]  # raises where a column does not exist
     made = torch.empty((len(starts), bins, len(tracks)), dtype=values.dtype)
@@ -104,9 +104,7 @@ def gather_bins(
     if made.numel():
         _gather(
             bits_of(values.contiguous().view(-1)),
-            starts.contiguous().numpy(),
-            allowed,
-            flags(reverse),
+            *which,
             columns.numpy(),
             INFINITY[values.dtype],
             missing_bits(missing, values.dtype),

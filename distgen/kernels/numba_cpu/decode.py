@@ -22,6 +22,7 @@ from distgen.kernels.reference import check_bounds
 
 Bytes = npt.NDArray[np.uint8]
 NO_BYTES = np.empty(0, np.uint8)
+_UNSIGNED = {1: torch.uint8, 2: torch.uint16, 4: torch.uint32}
 _NO_FLAGS = np.empty(0, np.bool_)
 _NO_LIMITS = np.empty((0, 2), np.int64)
 BLOCK = 8192  # bases decoded at a time: the codes stay in the first-level cache
@@ -167,23 +168,23 @@ def _inside(items: int, starts: Any, length: int, limits: Any) -> Any:
     return found, fine
 
 
-def inside(items: int, starts: Tensor, length: int, limits: Tensor | None, unit: str = "base") -> Any:
-    """int64 (B, 2), the limits of each row within a plane of so many bases (or a track of bins).
+def rows(
+    items: int, starts: Tensor, length: int, limits: Tensor | None, reverse: Tensor | None, unit: str = "base"
+) -> tuple[Any, Any, Any]:
+    """Starts (B,), the limits of each row (B, 2) within a plane of so many bases (or a track of bins), and which rows are
+    reversed: (B,), or none.
 
     Raises:
         WindowError: a window leaves the plane; names the first row that does.
     """
-    asked = _NO_LIMITS if limits is None else limits.contiguous().numpy()
-    found, fine = _inside(items, starts.contiguous().numpy(), length, asked)
+    begins = starts.contiguous().numpy()
+    allowed, fine = _inside(items, begins, length, _NO_LIMITS if limits is None else limits.contiguous().numpy())
     if not fine:
         check_bounds(items, starts, length, limits, unit)
-    return found
-
-
-def flags(rows: Tensor | None) -> Any:
-    return _NO_FLAGS if rows is None else rows.contiguous().numpy()
+    return begins, allowed, _NO_FLAGS if reverse is None else reverse.contiguous().numpy()
 
 
 def bits_of(tensor: Tensor) -> Any:
     """An array of unsigned integers with a tensor's bits: one kernel per width serves every dtype."""
-    return tensor.view({1: torch.uint8, 2: torch.uint16, 4: torch.uint32}[tensor.itemsize]).numpy()
+    unsigned = _UNSIGNED[tensor.itemsize]
+    return (tensor if tensor.dtype == unsigned else tensor.view(unsigned)).numpy()

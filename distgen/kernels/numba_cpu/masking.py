@@ -11,7 +11,6 @@ from torch import Tensor
 
 from distgen.compiled import compiled
 from distgen.kernels.draws import MASKING, threshold
-from distgen.kernels.numba_cpu.decode import flags
 from distgen.kernels.numba_cpu.philox import WORD, philox_round
 from distgen.kernels.reference import IGNORE_INDEX, span_rate
 
@@ -118,7 +117,7 @@ def mask_tokens(
     tokens = tokens.contiguous()
     inputs, targets = torch.empty_like(tokens), torch.empty(tokens.shape, dtype=torch.int64)
     limits = np.array([threshold(span_rate(r, span)) for r in (rate, softmask_rate)], np.int64)
-    soft = flags(softmask) if softmask is not None else np.empty((0, 0), np.bool_)
+    soft = np.empty((0, 0), np.bool_) if softmask is None else softmask.contiguous().numpy()
     cuts = threshold(mask), threshold(mask + random)
     arrays = (tokens.numpy(), keys.contiguous().numpy(), soft, limits)
     _fill_masked(*arrays, *cuts, span, tokens.numpy().dtype.type(4**k), inputs.numpy(), targets.numpy())

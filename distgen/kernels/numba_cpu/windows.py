@@ -18,12 +18,10 @@ from distgen.kernels.numba_cpu.decode import (
     bits_of,
     block,
     decode_bits,
-    flags,
-    inside,
-    lines,
+    rows,
     workspace,
 )
-from distgen.kernels.numba_cpu.hot import known
+from distgen.kernels.numba_cpu.hot import hot
 from distgen.kernels.reference import bases_of
 
 
@@ -71,45 +69,13 @@ _ONE = {
 
 
 @compiled
-def _where(codes: Bytes, code: int, one: Any, out: Any) -> None:
-    wanted, zero = uint8(code), one ^ one
-    for i in range(codes.size):
-        out[i] = one if codes[i] == wanted else zero
-
-
-@compiled
-def _differ(codes: Bytes, out: Bytes) -> None:
-    """Four bytes for each code, of which the code-th is 0; none is for an unknown base."""
-    words = out.view(np.uint32)
-    for i in range(codes.size):
-        words[i] = (uint32(codes[i]) * uint32(0x01010101)) ^ uint32(0x03020100)
-
-
-@compiled
 def _fill_one_hot(
     plane: Bytes, ambiguous: Bytes, starts: Any, limits: Any, reverse: Any, one: Any, last: bool, out: Any
 ) -> None:
-    length = out.shape[1] // 4
-    work, other, differing = workspace(), workspace(), lines(4 * BLOCK)
+    cells = out.reshape((starts.size, out.shape[1] * out.shape[2]))
     for b in range(starts.size):
-        low, high, backward = limits[b, 0], limits[b, 1], reverse.size > 0 and reverse[b]
-        for first in range(0, length, BLOCK):
-            end = min(first + BLOCK, length)
-            # Of bytes, sixteen are too few to be written at a time.
-            if not last and out.itemsize > 1:
-                first += known(
-                    plane, ambiguous, starts[b], length, low, high, first, end - first, backward, one, out[b]
-                )
-                if first == end:
-                    continue
-            size = end - first
-            codes = block(plane, ambiguous, starts[b], length, low, high, first, size, backward, work, other)
-            if last:
-                _differ(codes, differing)
-                _where(differing[: 4 * size], 0, one, out[b, 4 * first : 4 * end])
-            else:
-                for c in range(4):
-                    _where(codes, c, one, out[b, c * length + first : c * length + end])
+        backward = reverse.size > 0 and reverse[b]
+        hot(plane, ambiguous, starts[b], limits[b, 0], limits[b, 1], backward, last, one, cells[b])
 
 
 def one_hot(
@@ -124,7 +90,7 @@ def one_hot(
 ) -> Tensor:
     out = torch.empty((starts.numel(), *((length, 4) if channels_last else (4, length))), dtype=dtype)
     arguments = _arguments(plane, starts, length, reverse, ambiguous, limits)
-    _fill_one_hot(*arguments, _ONE[dtype], channels_last, bits_of(out.view(len(starts), 4 * length)))
+    _fill_one_hot(*arguments, _ONE[dtype], channels_last, bits_of(out))
     return out
 
 
@@ -242,21 +208,15 @@ def _fill_bits(plane: Bytes, starts: Any, limits: Any, reverse: Any, out: Any) -
 def bits(
     plane: Tensor, starts: Tensor, length: int, reverse: Tensor | None = None, limits: Tensor | None = None
 ) -> Tensor:
-    allowed = inside(plane.numel() * 8, starts, length, limits)
+    which = rows(plane.numel() * 8, starts, length, limits, reverse)
     out = torch.empty((starts.numel(), length), dtype=torch.bool)
-    rows = starts.contiguous().numpy()
-    _fill_bits(plane.contiguous().numpy(), rows, allowed, flags(reverse), bits_of(out))
+    _fill_bits(plane.contiguous().numpy(), *which, bits_of(out))
     return out
 
 
 def _arguments(
     plane: Tensor, starts: Tensor, length: int, reverse: Tensor | None, ambiguous: Tensor | None, limits: Tensor | None
 ) -> tuple[Any, ...]:
-    allowed = inside(bases_of(plane, ambiguous), starts, length, limits)
-    return (
-        plane.contiguous().numpy(),
-        NO_BYTES if ambiguous is None else ambiguous.contiguous().numpy(),
-        starts.contiguous().numpy(),
-        allowed,
-        flags(reverse),
-    )
+    bits = NO_BYTES if ambiguous is None else ambiguous.contiguous().numpy()
+    which = rows(bases_of(plane, ambiguous), starts, length, limits, reverse)
+    return plane.contiguous().numpy(), bits, *which

@@ -19,7 +19,7 @@ from distgen.loader.batch import Batch
 
 _THREADS = 4  # that make batches before they are asked for, at most
 _CORES = 4  # that a process has for each of them
-_TOGETHER = 1 << 20  # bytes of batches that are made in one go: what is paid per call is paid once for many of them
+_TOGETHER = 8 << 20  # bytes of batches that are made in one go: what is paid per call is paid once for many of them
 _MOST = 64  # batches in one go
 
 
@@ -111,7 +111,7 @@ class Loader(IterableDataset[Batch], ABC):
         step = min(_MOST, max(1, int(_TOGETHER // self.batch_bytes(epoch))))
         calls = (partial(self.make, epoch, mine[some]) for some in _growing(len(mine), step))
         threads = max(1, min(_THREADS, _cores() // _CORES))
-        made = (received for some in ahead(calls, threads, threads + 1) for received in some.received())
+        made = (received for some in ahead(calls, threads, threads) for received in some.received())
         for number, batch in zip(mine, made, strict=True):
             if worker is None:
                 served = number + 1

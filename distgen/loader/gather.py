@@ -122,7 +122,9 @@ class Chunks:
 
         found = np.empty(_FOUND, np.int64)
         while count := missing(self._addresses, self.array.layout.chunk, first, last, found):
-            for low, high in _runs(np.unique(found[:count])):
+            numbers = np.unique(found[:count])
+            self.array.expect(numbers)
+            for low, high in _runs(numbers):
                 for number, chunk in self.array.chunks(low, high):
                     self._maps[id(chunk.base)] = chunk.base
                     self._addresses[number] = chunk.ctypes.data
@@ -233,6 +235,7 @@ class Kept:
                     self._chunks.move_to_end((array.id, number))
                     found[number] = self._chunks[array.id, number]
         absent = np.array([number for number in numbers.tolist() if number not in found], np.int64)
+        array.expect(absent)
         # Two threads that miss the same chunk both decode it: that is rare, and neither waits for the other.
         made = {
             number: chunk.copy()

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import base64
 import copy
+import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,6 +165,8 @@ class Array:
         begin, end = spans[0][0], sum(spans[-1])
         together = held.data[begin:end]
         found = [together[position - begin :][:size] for position, size in spans]
+        if not (isinstance(held.data, Ranges) or held.checked[np.array(numbers) % per].all()):
+            np.bitwise_or.reduce(together)  # waits for the disk, which `crc32c` would do without letting others run
         for number, stored in zip(numbers, found, strict=True):
             if held.checked[number % per]:
                 continue
@@ -177,6 +180,32 @@ class Array:
                 return self.as_stored(shard, numbers)
             held.checked[number % per] = not isinstance(held.data, Ranges)
         return held, found
+
+    def expect(self, numbers: npt.NDArray[np.int64]) -> None:
+        """Have the system read chunks of files (none absent) at once that will be asked for one by one, for the first time."""
+        if not (self._local and hasattr(os, "posix_fadvise")):
+            return
+        of, within = np.divmod(numbers, self.layout.chunks_per_shard)
+        for number in np.unique(of).tolist():
+            if number not in self._shards:
+                self._advise(number, [(-self.index_bytes, self.index_bytes)])
+        for number in np.unique(of).tolist():
+            shard, asked = self.shard(number), within[of == number]
+            if len(new := asked[~shard.checked[asked]]):
+                self._advise(number, shard.index[new].tolist())
+
+    def _advise(self, number: int, spans: Iterable[Sequence[int]]) -> None:
+        """Soon these spans of a shard's bytes will be needed: begin, from the end if negative, and size."""
+        try:
+            handle = os.open(Path(str(self.folder), self.layout.key(number)), os.O_RDONLY)
+        except OSError:  # whoever reads it says what is wrong
+            return
+        try:
+            size = os.fstat(handle).st_size
+            for begin, length in spans:
+                os.posix_fadvise(handle, begin if begin >= 0 else max(size + begin, 0), length, os.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(handle)
 
     def check(self, number: int, size: int, crc: int) -> None:
         """Compare what is known of a chunk's bytes with the manifest.

@@ -4,6 +4,7 @@ import copy
 import ctypes
 import gc
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -174,6 +175,30 @@ def test_what_the_disk_of_a_cache_has_damaged_is_fetched_again(tmp_path):
         gather(chunks, firsts, firsts + 700, out, np.zeros(3, np.int64))
         assert all(np.array_equal(row, values[first : first + 700]) for row, first in zip(out, firsts, strict=True))
         assert [server.gets(f"c/{number}") for number in range(4)] == [4, 2, 4, 2]
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system takes no advice")
+def test_the_system_is_asked_for_all_chunks_of_a_go_before_the_first_is_read(tmp_path, monkeypatch):
+    values = np.random.default_rng(1).integers(1, 256, 4_000).astype(np.uint8)
+    values[800:1200] = 0
+    array = written(tmp_path, values, Layout((4_000,), np.dtype("u1"), 100, 800))
+    events = []
+
+    def advise(handle, begin, size, advice):
+        assert advice == os.POSIX_FADV_WILLNEED
+        shard = os.path.relpath(os.readlink(f"/proc/self/fd/{handle}"), tmp_path)
+        events.append((shard, begin, os.pread(handle, size, begin)))
+
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    monkeypatch.setattr(array, "check", lambda number, size, crc: events.append(number))
+    first = np.array([3_999, 50, 1_150, 250])
+    gather(Chunks(array), first, np.array([4_000, 250, 1_350, 250]), np.empty((4, 200), np.uint8), np.zeros(4, int))
+    keys = [array.layout.key(shard) for shard in (0, 1, 4)]
+    ends = [(key, (tmp_path / key).stat().st_size - array.index_bytes) for key in keys]
+    assert [event[:2] for event in events[:3]] == ends
+    stored = [values[number * 100 : (number + 1) * 100].tobytes() for number in (0, 1, 2, 12, 13, 39)]
+    assert [event[2] for event in events[3:9]] == stored
+    assert events[9:] == [0, 1, 2, 12, 13, 39]
 
 
 def test_a_damaged_chunk_is_named_when_it_is_first_touched(tmp_path):

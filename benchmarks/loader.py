@@ -41,7 +41,7 @@ from distgen import GenomeLoader, kernels
 from distgen.genome import BASES, Bytes
 from distgen.loader.batch import Batch
 from distgen.loader.order import permute
-from distgen.loader.windows import Tiles
+from distgen.loader.windows import Geometry, Tiles
 from distgen.store.reader import open_store
 
 ROWS, LARGEST = 64, 1 << 21  # windows and bases in a batch at most
@@ -200,7 +200,7 @@ def device(setting: Setting) -> None:
 
 def seek(setting: Setting) -> None:
     """One batch anywhere in a large epoch: where its samples lie, of 10^12; and the batch itself, of as many as there are."""
-    rng, vast = np.random.default_rng(0), Tiles(np.array([[0, 10**12 * 2048]]), 2048, 2048, 2048)
+    rng, vast = np.random.default_rng(0), Tiles(np.array([[0, 10**12 * 2048]]), Geometry(2048, 2048, 2048))
     loader = ours(setting.genomes[0], 2048, stride=1)
     state, batches = loader.state_dict(), loader.plan.batches(0)
     loader.store.planes["sequence"].read()  # each chunk is checked at first touch, which is no matter of the position

@@ -305,29 +305,13 @@ class Plan:
         regions = align(regions, self.store.contigs, self._unit)
         if not len(regions):
             raise ConfigError(f"nothing lies {pool.distance:,} bases away from every region; use less", key="distance")
-        return self._copied(self._tiles(geometry, regions))
+        return self._copied(Tiles(regions, geometry, self._exclusions))
 
     def _windows(self, geometry: Geometry, regions: config.Regions | None) -> Numbered:
         if regions is None:
-            return self._tiles(geometry, self.stretches)
-        return Places(
-            self._listed(regions),
-            self.stretches,
-            geometry.window,
-            geometry.target_length,
-            at=regions.at,
-            pad=regions.pad,
-            stride=geometry.stride,
-            jitter=geometry.jitter,
-            unit=geometry.unit,
-            exclusions=self._exclusions,
-        )
-
-    def _tiles(self, geometry: Geometry, regions: Int64) -> Tiles:
-        g = geometry
-        return Tiles(
-            regions, g.window, g.target_length, g.stride, jitter=g.jitter, unit=g.unit, exclusions=self._exclusions
-        )
+            return Tiles(self.stretches, geometry, self._exclusions)
+        listed, exclusions = self._listed(regions), self._exclusions
+        return Places(listed, self.stretches, geometry, at=regions.at, pad=regions.pad, exclusions=exclusions)
 
     def _matched(self, pool: config.Pool, positives: Numbered) -> Matched:
         if self.haplotypes or self.asked.strand == "both":

@@ -106,13 +106,9 @@ class Places(Windows):
     Args:
         regions: the regions.
         stretches: int64 (s, 2), flat, sorted and disjoint: the part of the split; each begins on a bin.
-        window: bases per window.
-        target_length: bases per target, at most `window`.
+        geometry: of every window; its stride is that of "tile".
         at: where windows lie.
         pad: by how many bases "tile" widens a region on either side.
-        stride: bases from one target to the next, for "tile".
-        jitter: windows move by up to so many bases to either side.
-        unit: bases per bin.
         exclusions: which windows to leave out.
 
     Attributes:
@@ -127,19 +123,14 @@ class Places(Windows):
         self,
         regions: Regions,
         stretches: Int64,
-        window: int,
-        target_length: int,
+        geometry: Geometry,
         *,
         at: At = "middle",
         pad: int = 0,
-        stride: int | None = None,
-        jitter: int = 0,
-        unit: int = 1,
         exclusions: Exclusions | None = None,
     ):
-        geometry = Geometry(window, target_length, stride or target_length, jitter, unit)
         if at == "whole":
-            if jitter:
+            if geometry.jitter:
                 raise ConfigError('whole regions do not move. Use 0, or at = "middle"', key="jitter")
             placed, excluded = _whole(regions, stretches, geometry, exclusions or Exclusions())
         elif at == "tile":

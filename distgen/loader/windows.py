@@ -78,10 +78,10 @@ class Geometry:
 
     Args:
         window: of a window.
-        target_length: of the target in its middle.
+        target_length: of the target in its middle, at most `window`.
         stride: from one target to the next.
         jitter: windows move by up to so many bases to either side.
-        unit: targets begin at multiples of it, whatever the jitter.
+        unit: bases per bin: targets begin at multiples of it, whatever the jitter. It divides all lengths but the window.
     """
 
     window: int
@@ -236,30 +236,15 @@ class Tiles(Windows):
     window's limits and reads as N, so that no base of another part of a split is ever seen.
 
     Args:
-        regions: int64 (R, 2), flat, sorted and disjoint, each inside one contig; each begins on a bin.
-        window: bases per window.
-        target_length: bases per target, at most `window`.
-        stride: bases from one target to the next.
-        jitter: windows move by up to so many bases to either side.
-        unit: bases per bin: targets begin on a bin. It divides all lengths but the window.
+        regions: int64 (R, 2), flat, sorted and disjoint, each inside one contig; each begins at a multiple of the unit.
+        geometry: of every window.
         exclusions: which windows to leave out.
 
     Raises:
         ConfigError: no window is left.
     """
 
-    def __init__(
-        self,
-        regions: Int64,
-        window: int,
-        target_length: int,
-        stride: int,
-        *,
-        jitter: int = 0,
-        unit: int = 1,
-        exclusions: Exclusions | None = None,
-    ):
-        geometry = Geometry(window, target_length, stride, jitter, unit)
+    def __init__(self, regions: Int64, geometry: Geometry, exclusions: Exclusions | None = None):
         super().__init__(geometry, Runs(regions[:, 0], tiles(regions, geometry), regions), regions, exclusions)
 
 

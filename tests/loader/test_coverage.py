@@ -29,7 +29,7 @@ def extents(geometry):
 
 @given(REGIONS, RUNS, *LENGTHS, RUNS)
 def test_bases_of_tiles_are_those_one_counts(gaps, intervals, target, extra, stride, jitter, unknown):
-    tiles = Tiles(stretches(gaps), target + 2 * extra, target, stride, jitter=jitter)
+    tiles = Tiles(stretches(gaps), Geometry(target + 2 * extra, target, stride, jitter))
     for of, extent in extents(tiles.geometry).items():
         held = depth(tiles, *extent)
         assert bases(tiles, intervals, of).tolist() == [held[a:b].sum() for a, b in intervals.tolist()]
@@ -47,7 +47,7 @@ def test_a_base_that_several_pools_hold_is_covered_once(places, gaps, intervals,
     limits = np.tile([10, 400], (len(starts), 1))
     pools = [
         Windows(geometry, Runs(starts, counts, limits), limits[:1]),
-        Tiles(stretches(gaps), target + 2 * extra, target, stride, jitter=jitter),
+        Tiles(stretches(gaps), geometry),
     ]
     for of, extent in extents(geometry).items():
         both = [depth(pool, *extent) for pool in pools]
@@ -58,13 +58,13 @@ def test_a_base_that_several_pools_hold_is_covered_once(places, gaps, intervals,
 
 def test_a_stretch_is_told_in_parts_that_differ_by_one_base_at_most():
     contigs = Contigs(("a", "b"), np.array([70, 300]), np.array([0, 128]))
-    tiles = [Tiles(np.array([[128, 228], [328, 428]]), 30, 10, 20)]
+    tiles = [Tiles(np.array([[128, 228], [328, 428]]), Geometry(30, 10, 20))]
     assert [part.tolist() for part in along(tiles, contigs, Interval("b", 0, 300), 3)] == [[100] * 3, [50, 0, 50]]
     assert [part.tolist() for part in along(tiles, contigs, Interval("b", 5, 25), 4)] == [[5] * 4, [5, 0, 0, 5]]
     assert [part.tolist() for part in along(tiles, contigs, Interval("a", 0, 70), 3)] == [[23, 23, 24], [0] * 3]
 
 
 def test_tiles_of_any_number_are_counted_without_listing_them():
-    tiles = Tiles(np.array([[0, 10**15]]), 8, 8, 10)
+    tiles = Tiles(np.array([[0, 10**15]]), Geometry(8, 8, 10))
     assert covered([tiles], np.array([[0, 10**15]])).tolist() == [8 * 10**14]
     assert covered([tiles], np.array([[10**15, 10**15 + 5]]), "reach").tolist() == [0]

@@ -72,8 +72,7 @@ def test_tiles_are_left_out_if_a_position_that_they_can_have_is_excluded_and_onl
                 break
 
     def made():
-        g = geometry
-        return Tiles(regions, g.window, g.target_length, g.stride, jitter=g.jitter, unit=unit, exclusions=exclusions)
+        return Tiles(regions, geometry, exclusions)
 
     if not expected:
         with pytest.raises(ConfigError, match=f"no window is left.*{max(left_out.values()):,}"):

@@ -21,7 +21,7 @@ from distgen.ingest.objects import Object
 from distgen.loader.exports import ExportRows, ExportTrack, lengths_of
 from distgen.loader.loader import GenomeLoader
 from distgen.loader.transfer import Transfer
-from distgen.loader.windows import Tiles
+from distgen.loader.windows import Geometry, Tiles
 from distgen.store import exported_shards
 from distgen.store.cache import ShardCache
 from distgen.store.exported import read_export
@@ -34,7 +34,7 @@ CPU = Transfer(torch.device("cpu"))
 
 
 def windows_of(export, part):
-    return Tiles(export.regions(part), export.window, export.target_length, export.stride)
+    return Tiles(export.regions(part), Geometry(export.window, export.target_length, export.stride))
 
 
 def drawn(export, part, samples):

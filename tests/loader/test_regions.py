@@ -10,11 +10,11 @@ from distgen.errors import ConfigError
 from distgen.genome import Contigs
 from distgen.loader.exclusions import Exclusions
 from distgen.loader.regions import Places, Regions, read_regions
-from distgen.loader.windows import align
+from distgen.loader.windows import Geometry, align
 from distgen.store.build import build
 from distgen.store.reader import Store, open_store
 from tests.conftest import genome
-from tests.loader.test_exclusions import RUNS, Geometry, is_bad, reach
+from tests.loader.test_exclusions import RUNS, is_bad, reach
 
 CONTIGS = Contigs(("a", "b"), np.array([100, 150]), np.array([0, 128]))
 STRANDS = st.sampled_from([-1, 0, 1])
@@ -41,7 +41,7 @@ def test_windows_lie_where_the_region_says_as_it_is_read(strand, length, target)
     read = {}
     for at in ("middle", "summit", "start", "end", "whole"):
         margin = 0 if at == "whole" else 2  # what is shorter than the margin has no target
-        places = Places(here, CONTIGS.whole(), target + 2 * margin, target, at=at)
+        places = Places(here, CONTIGS.whole(), Geometry(target + 2 * margin, target, target), at=at)
         located = places.locate(np.arange(1))
         first = int(located.target_starts[0])
         read[at] = oriented(first, first + target, strand)
@@ -123,18 +123,7 @@ def test_windows_at_regions_are_those_that_one_picks_by_hand(
     here = regions(spans, [strand for *_, strand in places])
 
     def make():
-        return Places(
-            here,
-            stretches,
-            g.window,
-            g.target_length,
-            at=at,
-            pad=pad if at == "tile" else 0,
-            stride=g.stride,
-            jitter=g.jitter,
-            unit=unit,
-            exclusions=exclusions,
-        )
+        return Places(here, stretches, g, at=at, pad=pad if at == "tile" else 0, exclusions=exclusions)
 
     if not expected:
         with pytest.raises(ConfigError, match="no window is left"):
@@ -167,14 +156,14 @@ def test_regions_come_from_a_file_a_matrix_or_the_contigs(small_recipe, tmp_path
     assert read_regions("contigs", store).intervals.tolist() == store.contigs.whole().tolist()
     with pytest.raises(ConfigError, match='no matrix "exp". Did you mean "expr"'):
         read_regions("matrix:exp", store)
-    places = Places(bed, store.contigs.whole(), 8, 8)
+    places = Places(bed, store.contigs.whole(), Geometry(8, 8, 8))
     assert places.left_out["elsewhere"] == 1
     assert places.locate(np.arange(2)).rows.tolist() == [1, 0]
 
 
 def test_sequences_are_windows_from_their_first_base_on_however_short_they_are(small: Store):
     sequences = read_regions("contigs", small)
-    places = Places(sequences, small.regions("test"), 16, 16, at="whole")
+    places = Places(sequences, small.regions("test"), Geometry(16, 16, 16), at="whole")
     located = places.locate(np.arange(len(places)))
     names = [small.contigs.names[row] for row in located.rows]
     assert names == ["chr3"]
@@ -197,12 +186,12 @@ def test_a_summit_is_asked_of_regions_that_have_one(small: Store):
         with pytest.raises(ConfigError, match=f"at: {source} has no summits"):
             read_regions(source, small, summit=True)
     with pytest.raises(ConfigError, match="at: the regions were read without"):
-        Places(regions([(3, 9)], [0]), CONTIGS.whole(), 4, 4, at="summit")
+        Places(regions([(3, 9)], [0]), CONTIGS.whole(), Geometry(4, 4, 4), at="summit")
 
 
 def test_whole_regions_do_not_move():
     with pytest.raises(ConfigError, match=r'jitter: whole regions do not move. Use 0, or at = "middle"'):
-        Places(regions([(3, 9)], [0]), CONTIGS.whole(), 4, 4, at="whole", jitter=1)
+        Places(regions([(3, 9)], [0]), CONTIGS.whole(), Geometry(4, 4, 4, jitter=1), at="whole")
 
 
 @pytest.mark.data
@@ -214,7 +203,8 @@ def test_starts_of_human_transcripts_are_read_from_their_strand_and_shun_n_and_b
     build(read(tmp_path / "h20.toml", Recipe), tmp_path / "h20.zarr")
     store = open_store(tmp_path / "h20.zarr")
     exclusions = Exclusions.of(store, [blacklist], 0.1)
-    places = Places(read_regions(starts, store), store.regions(None), 2048, 1024, at="start", exclusions=exclusions)
+    geometry, listed = Geometry(2048, 1024, 1024), read_regions(starts, store)
+    places = Places(listed, store.regions(None), geometry, at="start", exclusions=exclusions)
     lines = [line.split("\t") for line in gzip.decompress(starts.read_bytes()).decode().splitlines()]
     _, (codes,) = genome(fasta)
     unknown = np.r_[0, np.cumsum(codes == 4)]

@@ -7,7 +7,7 @@ from distgen.config import Lengths
 from distgen.errors import ConfigError
 from distgen.genome import Contigs
 from distgen.loader.exclusions import Exclusions
-from distgen.loader.windows import Tiles, align, check_lengths
+from distgen.loader.windows import Geometry, Tiles, align, check_lengths
 
 
 @given(
@@ -21,7 +21,7 @@ def test_targets_tile_every_region_and_begin_inside_it(gaps, target, extra, stri
     for gap, length in gaps:
         regions.append((position + gap, position + gap + length))
         position += gap + length
-    tiles = Tiles(np.array(regions), target + extra, target, stride)
+    tiles = Tiles(np.array(regions), Geometry(target + extra, target, stride))
     starts, limits, *_ = tiles.locate(np.arange(len(tiles)))
     expected = []
     for start, end in regions:
@@ -54,7 +54,7 @@ def test_a_length_that_is_no_multiple_of_a_bin_names_the_nearest_good_ones(key, 
 
 def test_a_window_is_found_among_any_number_of_them():
     regions = np.array([[0, 30], [40, 10**15], [10**15 + 5, 10**15 + 6]])
-    tiles = Tiles(regions, 10, 10, 10)
+    tiles = Tiles(regions, Geometry(10, 10, 10))
     assert len(tiles) == 3 + 10**14 - 4 + 1
     located = tiles.locate(np.array([2, 3, 10**12, len(tiles) - 2, len(tiles) - 1]))
     assert located.target_starts.tolist() == [20, 40, 10**13 + 10, 10**15 - 10, 10**15 + 5]
@@ -63,7 +63,7 @@ def test_a_window_is_found_among_any_number_of_them():
 
 def test_another_length_shares_what_is_excluded():
     exclusions = Exclusions(np.array([[0, 25]]), np.array([[50, 60]]), 0.5)
-    found = [Tiles(np.array([[0, 100]]), length, length, length, exclusions=exclusions) for length in (10, 20, 50)]
+    found = [Tiles(np.array([[0, 100]]), Geometry(length, length, length), exclusions) for length in (10, 20, 50)]
     assert [tiles.locate(np.arange(len(tiles))).target_starts.tolist() for tiles in found] == [
         [20, 30, 40, 60, 70, 80, 90],
         [20, 40, 60, 80],
@@ -73,18 +73,18 @@ def test_another_length_shares_what_is_excluded():
 
 def test_no_windows_at_all_say_why():
     with pytest.raises(ConfigError, match="no window is left"):
-        Tiles(np.empty((0, 2), np.int64), 10, 10, 10)
+        Tiles(np.empty((0, 2), np.int64), Geometry(10, 10, 10))
     with pytest.raises(ConfigError, match="no window is left: 2 excluded"):
-        Tiles(np.array([[5, 25]]), 10, 10, 10, exclusions=Exclusions(np.array([[0, 100]])))
+        Tiles(np.array([[5, 25]]), Geometry(10, 10, 10), Exclusions(np.array([[0, 100]])))
 
 
 def test_windows_are_known_by_what_is_left_of_them():
     region, hole = np.array([[0, 100]]), Exclusions(np.array([[0, 10]]))
-    one = Tiles(region, 10, 10, 10)
-    assert one.identity == Tiles(region, 10, 10, 10, exclusions=Exclusions(np.array([[0, 5]]))).identity
+    one = Tiles(region, Geometry(10, 10, 10))
+    assert one.identity == Tiles(region, Geometry(10, 10, 10), Exclusions(np.array([[0, 5]]))).identity
     others = [
-        Tiles(region, 10, 10, 10, exclusions=hole),
-        Tiles(region, 20, 10, 10),
-        Tiles(region, 10, 10, 10, jitter=1),
+        Tiles(region, Geometry(10, 10, 10), hole),
+        Tiles(region, Geometry(20, 10, 10)),
+        Tiles(region, Geometry(10, 10, 10, jitter=1)),
     ]
     assert len({str(tiles.identity) for tiles in [one, *others]}) == 4

@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.colors import to_hex
 
 from distgen.genome import Contigs
-from distgen.loader.windows import Tiles
+from distgen.loader.windows import Geometry, Tiles
 from distgen.report.figures import COLOURS, coverage, coverage_figure, shown
 
 
@@ -22,9 +22,9 @@ def areas(figure):
 def test_each_part_fills_the_share_that_its_targets_cover():
     contigs = Contigs(("a", "b"), np.array([40_000, 10_000]), np.array([0, 40_000]))
     parts = {
-        "train": [Tiles(np.array([[0, 20_000]]), 100, 100, 200)],
-        "valid": [Tiles(np.array([[20_000, 25_000]]), 100, 100, 50)],
-        "test": [Tiles(np.array([[40_000, 50_000]]), 70, 70, 70)],
+        "train": [Tiles(np.array([[0, 20_000]]), Geometry(100, 100, 200))],
+        "valid": [Tiles(np.array([[20_000, 25_000]]), Geometry(100, 100, 50))],
+        "test": [Tiles(np.array([[40_000, 50_000]]), Geometry(70, 70, 70))],
     }
     found = areas(coverage(contigs, parts))
     expected = {"train": 10, "valid": 5, "test": 10}
@@ -36,7 +36,7 @@ def test_the_longest_contigs_are_shown_and_the_others_counted():
     names = tuple(f"scaffold-{number}-of-a-long-name" for number in range(30))
     lengths = np.arange(30)[::-1] + 1
     contigs = Contigs(names, lengths, np.arange(30) * 64)
-    figure = coverage(contigs, {"train": [Tiles(contigs.whole(), 1, 1, 1)]})
+    figure = coverage(contigs, {"train": [Tiles(contigs.whole(), Geometry(1, 1, 1))]})
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert len(labels) == 24
     assert labels[0] == "scaffold-0-of-a-lon…"
@@ -47,7 +47,7 @@ def test_the_longest_contigs_are_shown_and_the_others_counted():
 
 def test_the_same_windows_give_the_same_picture_which_loads_nothing():
     contigs = Contigs(("a",), np.array([1000]), np.array([0]))
-    one, other = (coverage_figure(contigs, {"train": [Tiles(contigs.whole(), 9, 9, 11)]}) for _ in range(2))
+    one, other = (coverage_figure(contigs, {"train": [Tiles(contigs.whole(), Geometry(9, 9, 11))]}) for _ in range(2))
     assert one == other
     assert one.startswith("<svg")
     assert not re.search(r"(?:src|href)=\"(?!#)", one)

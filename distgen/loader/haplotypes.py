@@ -20,7 +20,7 @@ from distgen.errors import ConfigError, suggest
 from distgen.genome import Bytes, Int64
 from distgen.kernels import Replacements
 from distgen.loader import alleles, indels
-from distgen.loader.indels import Moved, Pieces
+from distgen.loader.indels import Pieces
 from distgen.loader.taken import Source, Taken, Unphased
 from distgen.store.cache import default_folder
 from distgen.store.reader import Store
@@ -147,11 +147,6 @@ class Haplotypes:
             if needed <= beyond or self._indels.whole:
                 return found
             beyond = 2 * needed
-
-    def moved(self, starts: Int64, limits: Int64, length: int, copies: Int64) -> Moved | None:
-        """The windows that have insertions or deletions; None if none has."""
-        pieces = self.pieces(starts, limits, length, copies)
-        return None if pieces is None else Moved.of(pieces, length, len(starts))
 
     def join(
         self, staged: dict[str, Bytes], begins: Int64, pieces: Pieces, length: int, to: Int64, out: dict[str, Bytes]

@@ -61,6 +61,19 @@ class Pieces(NamedTuple):
         """The same by their places in what begins so many bases behind the window's first."""
         return self._replace(out=self.out - margin)
 
+    def moved(self, length: int, windows: int) -> Moved | None:
+        """Of so many windows of so many bases those that are no single stretch from their first base on; None if all are."""
+        moved = np.zeros(windows, np.bool_)
+        moved[self.rows[(self.sites >= 0) | (self.shifts != 0)]] = True
+        if not moved.any():
+            return None
+        own = Pieces(*(column[moved[self.rows]] for column in self))
+        begin = np.flatnonzero(np.diff(own.rows, prepend=-1))
+        last = np.append(begin[1:], len(own.rows)) - 1
+        ends = np.maximum.reduceat(np.where(own.sizes > 0, own.first + own.sizes, 0), begin)
+        read = np.stack([own.first[begin], np.maximum(ends, own.first[begin])], axis=1)
+        return Moved(own.rows[begin], read, np.minimum(own.out[last] + own.sizes[last], length), own)
+
 
 class Moved(NamedTuple):
     """Windows that are not a single stretch of the assembly from their first base on.
@@ -76,20 +89,6 @@ class Moved(NamedTuple):
     read: Int64
     made: Int64
     pieces: Pieces
-
-    @classmethod
-    def of(cls, pieces: Pieces, length: int, windows: int) -> Moved | None:
-        """Those among windows of so many bases; None if there are none."""
-        moved = np.zeros(windows, np.bool_)
-        moved[pieces.rows[(pieces.sites >= 0) | (pieces.shifts != 0)]] = True
-        if not moved.any():
-            return None
-        own = Pieces(*(column[moved[pieces.rows]] for column in pieces))
-        begin = np.flatnonzero(np.diff(own.rows, prepend=-1))
-        last = np.append(begin[1:], len(own.rows)) - 1
-        ends = np.maximum.reduceat(np.where(own.sizes > 0, own.first + own.sizes, 0), begin)
-        read = np.stack([own.first[begin], np.maximum(ends, own.first[begin])], axis=1)
-        return cls(own.rows[begin], read, np.minimum(own.out[last] + own.sizes[last], length), own)
 
     def some(self, which: Int64) -> Moved:
         """A part of them, by their places among them (sorted)."""

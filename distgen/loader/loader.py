@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 from weakref import WeakMethod
 
 import numpy as np
@@ -36,9 +36,6 @@ from distgen.loader.transfer import Transfer
 from distgen.loader.windows import Geometry
 from distgen.store.cache import ShardCache
 from distgen.store.exported import Export
-
-if TYPE_CHECKING:
-    from distgen.loader.indels import Pieces
 
 _APART = ("self", "store", "__class__")  # not what a loader of the same kind is made with elsewhere
 
@@ -227,10 +224,9 @@ class GenomeLoader(Loader):
         columns = {name: send(fill(getattr(drawn, name))) for name in ("reverse", "keys", "weight")}
         columns |= {"samples": torch.from_numpy(drawn.samples), "positions": torch.from_numpy(drawn.positions)}
         tables: dict[str, dict[str, Tensor]] = {"targets": {}, "mask": {}, "inputs": {}, "inputs_mask": {}}
-        made_of = self._pieces(drawn, geometry)
         for kind, name, source in self._sources(geometry):
             starts, before = (drawn.positions, 0) if kind == "inputs" else (drawn.target_starts, geometry.margin)
-            mask, pieces = "inputs_mask" if kind == "inputs" else "mask", made_of and made_of.after(before)
+            mask, pieces = "inputs_mask" if kind == "inputs" else "mask", rows.pieces and rows.pieces.after(before)
             found = source.rows(starts, drawn.limits, drawn.reverse, drawn.rows, pieces)
             tables[kind][name], tables[mask][name] = found
         if drawn.labels is not None:
@@ -270,13 +266,6 @@ class GenomeLoader(Loader):
             tensor for tensor in (*rows[:3], *batches[0][3:5]) if tensor is not None
         ]  # all of them share theirs
         return Made(made, [partial(self._transfer.receive, self._transfer.sent(), tensors)])
-
-    def _pieces(self, drawn: Drawn, geometry: Geometry) -> Pieces | None:
-        """What windows with insertions and deletions are made of; None where there are none, or nothing is served beside."""
-        whose = self.plan.haplotypes
-        if whose is None or drawn.haplotypes is None or not self._sources(geometry):
-            return None
-        return whose.pieces(drawn.positions, drawn.limits, geometry.window, drawn.haplotypes)
 
     def _placed(self, name: str) -> Placement:
         order, damage = self.plan.asked.order, self._damage if self._skips else None

@@ -22,7 +22,7 @@ from distgen.store.reader import Store
 
 if TYPE_CHECKING:
     from distgen.loader.haplotypes import Haplotypes
-    from distgen.loader.indels import Moved
+    from distgen.loader.indels import Moved, Pieces
 
 log = logging.getLogger("distgen")
 
@@ -31,6 +31,7 @@ class Rows(NamedTuple):
     """The part of a batch that a placement makes; see `Batch`.
 
     `stride` is how many bases of the planes each row has to itself, one row after another; 0 where all share the planes.
+    `pieces` is what the windows are put together of; None where each is one stretch.
     """
 
     plane: Tensor
@@ -39,9 +40,10 @@ class Rows(NamedTuple):
     starts: Tensor
     limits: Tensor
     stride: int
+    pieces: Pieces | None = None
 
     def split(self, batches: int) -> list[Rows]:
-        """The rows of that many batches of equal size, each with planes of its own: views, nothing is copied."""
+        """The rows of that many batches of equal size, each with planes of its own, without `pieces`: views, nothing is copied."""
         starts, limits = self.starts.view(batches, -1), self.limits.view(batches, -1, 2)
         planes: list[list[Tensor | None]] = [[plane] * batches for plane in self[:3]]
         if self.stride:
@@ -51,7 +53,7 @@ class Rows(NamedTuple):
                 [None] * batches if plane is None else list(plane.view(batches, -1).unbind()) for plane in self[:3]
             ]
         columns: Any = zip(*planes, starts.unbind(), limits.unbind(), [self.stride] * batches, strict=True)
-        return [Rows._make(column) for column in columns]
+        return [Rows(*column) for column in columns]
 
 
 class Placement(Protocol):
@@ -152,9 +154,10 @@ class Host:
         self._store, self._transfer, self._haplotypes, self._damage = store, transfer, haplotypes, damage
 
     def rows(self, positions: Int64, limits: Int64, length: int, haplotypes: Int64 | None = None) -> Rows:
-        moved = None
+        pieces = None
         if self._haplotypes is not None and haplotypes is not None:
-            moved = self._haplotypes.moved(positions, limits, length, haplotypes)
+            pieces = self._haplotypes.pieces(positions, limits, length, haplotypes)
+        moved = pieces and pieces.moved(length, len(positions))
         if moved is None or haplotypes is None:
             layout = _Layout.of(positions, limits, length)
             rooms = self._rooms(positions, limits, layout, length, haplotypes)
@@ -174,6 +177,7 @@ class Host:
             send(fill(positions + layout.shift)),
             send(fill(layout.limits)),
             layout.stride,
+            pieces,
         )
 
     def reads(self, positions: Int64, limits: Int64, length: int) -> list[Read]:

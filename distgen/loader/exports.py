@@ -20,7 +20,7 @@ from distgen.loader.damage import Damage, Lost
 from distgen.loader.exclusions import NONE
 from distgen.loader.gather import Read
 from distgen.loader.placement import Placement, Rows, check_cache
-from distgen.loader.targets import Filling, Stored, Targets, spans
+from distgen.loader.targets import Bins, Filling, Stored, Targets
 from distgen.loader.transfer import Transfer
 from distgen.store.cache import ShardCache
 from distgen.store.exported import Export
@@ -266,14 +266,15 @@ class ExportTrack:
     """
 
     def __init__(self, of: ExportRows, name: str, length: int, transfer: Transfer, holes: Int64 = NONE):
-        self._of, self._name, self._track = of, name, of.export.track(name)
+        self._of, self._name, track = of, name, of.export.track(name)
         if length != of.export.target_length:
             raise ConfigError(
                 f'"{name}" was exported for the {of.export.target_length} bases of targets, not for {length}',
                 key="inputs",  # targets always have this length
             )
         self._head = len(of.export.layout[f"{name}.npy"][1])
-        self._filling = Filling(self._track, [len(self._track.columns)], length, transfer, holes)
+        self._bins = Bins(of.export.contigs, track, length, holes)
+        self._filling = Filling(self._bins, [len(track.columns)], transfer)
 
     def reads(self, starts: Int64, limits: Int64) -> list[Read]:
         """Values lie where the bases do."""
@@ -284,9 +285,10 @@ class ExportTrack:
     ) -> tuple[Tensor, Tensor]:
         """Values (n, bins, columns) as the store had them; the mask is (n, bins, 1) of classes, else as the values."""
         assert pieces is None, "an export has no haplotypes"
-        bins = self._filling.bins
-        inside = spans(self._of.export.contigs, self._track, starts, limits, bins)
+        inside = self._bins.spans(starts, limits)
         found = self._of.find(self._of.samples(starts), limits)
         addresses = self._of.addresses(f"{self._name}.npy", found) + self._head
         each, zeros = np.arange(len(starts)), np.zeros(len(starts), np.int64)
-        return self._filling.rows(inside, len(starts), reverse, [Stored(each, each, addresses, bins, zeros, 0)])
+        return self._filling.rows(
+            inside, len(starts), reverse, [Stored(each, each, addresses, self._bins.count, zeros, 0)]
+        )

@@ -26,6 +26,7 @@ from distgen.loader.order import VERSIONS
 from distgen.loader.plan import named_split
 from distgen.loader.regions import CONTIGS, MATRIX
 from distgen.loader.schedule import VERSION, InTurn, Schedule, own_seed
+from distgen.loader.targets import dtype_of
 from distgen.store.collection import OPENED, Collection, open_collection
 from distgen.store.reader import Store, Track
 
@@ -291,9 +292,8 @@ class _Served(NamedTuple):
 
     @classmethod
     def of(cls, track: Track) -> _Served:
-        dtype = torch.from_numpy(np.empty(0, track.dtype)).dtype
         columns = track.columns if len(track.columns) > 1 else (track.name,)  # one alone is called after its file
-        return cls(columns, track.bin_bp, track.is_classes, dtype)
+        return cls(columns, track.bin_bp, track.is_classes, dtype_of(track))
 
     def __str__(self) -> str:
         kind = "classes" if self.is_classes else str(self.dtype).removeprefix("torch.")

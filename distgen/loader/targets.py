@@ -42,6 +42,11 @@ class Targets(Protocol):
         """What these rows read out of shards."""
 
 
+def dtype_of(track: Track) -> torch.dtype:
+    """The type of a track's values in batches."""
+    return torch.from_numpy(np.empty(0, track.dtype)).dtype
+
+
 class Spans(NamedTuple):
     """Windows as bins of a track: a stretch of it for each, or several.
 
@@ -59,33 +64,60 @@ class Spans(NamedTuple):
     stop: Int64
     bases: Int64
 
+    @property
+    def known(self) -> tuple[Int64, Int64]:
+        """The first of the bins that are known and the one behind the last, counted as `first` is."""
+        return self.first + self.begin, self.first + self.stop
 
-def spans(
-    contigs: Contigs, track: Track, starts: Int64, limits: Int64, bins: int, pieces: Pieces | None = None
-) -> Spans:
-    """Windows of so many bins that begin at flat `starts` (n,) and may read the bases `limits` (n, 2) of one contig.
 
-    A window that does not begin where a bin does begins with the bin in which it does. Of one that is put together of
-    pieces, a bin is known if it lies in one piece: it has the value of the track's bin that its middle base comes from.
+class Bins:
+    """The bins of a track that windows have.
+
+    Args:
+        contigs: of the assembly.
+        track: which.
+        length: bases that values are asked of, whole bins.
+        holes: int64 (m, 2), flat sorted disjoint intervals; bins that touch one are unknown.
+
+    Attributes:
+        track, holes: as given.
+        count: bins per window.
     """
-    from distgen.loader.copying import span
 
-    rows, bin_bp = np.arange(len(starts)), track.bin_bp
-    if pieces is not None:
-        rows = pieces.rows
-        starts, limits = starts[rows] + (pieces.shifts + bin_bp // 2) // bin_bp * bin_bp, limits[rows]
-    out = np.empty((4, len(starts)), np.int64)
-    asked = np.ascontiguousarray(starts), np.ascontiguousarray(limits)  # other layouts would be compiled for anew
-    span(contigs.offsets, contigs.lengths, track.bin_offsets, bin_bp, *asked, bins, out)
-    found = Spans(rows, *out)
-    if pieces is None:
-        return found
-    # What a window has before its limits and after them is as it is of other windows: there is no piece that says so.
-    low = np.where((pieces.sites < 0) & (pieces.shifts == 0), 0, pieces.out)
-    high = np.where(np.diff(rows, append=-1) != 0, bins * bin_bp, pieces.out + pieces.sizes)
-    stop = np.minimum(found.stop, np.clip(high // bin_bp, 0, bins))
-    begin = np.minimum(np.maximum(found.begin, -(-low // bin_bp)), stop)
-    return found._replace(begin=begin, stop=stop)
+    def __init__(self, contigs: Contigs, track: Track, length: int, holes: Int64):
+        self.track, self.holes, self.count = track, holes, length // track.bin_bp
+        self._contigs = contigs
+
+    def spans(self, starts: Int64, limits: Int64, pieces: Pieces | None = None) -> Spans:
+        """Where the bins lie of windows that begin at flat `starts` (n,) and may read the bases `limits` (n, 2) of a contig.
+
+        A window that does not begin where a bin does begins with the bin in which it does. Of one that is put together of
+        pieces, a bin is known if it lies in one piece: it has the value of the track's bin that its middle base comes from.
+        """
+        from distgen.loader.copying import span
+
+        rows, bin_bp, contigs = np.arange(len(starts)), self.track.bin_bp, self._contigs
+        if pieces is not None:
+            rows = pieces.rows
+            starts, limits = starts[rows] + (pieces.shifts + bin_bp // 2) // bin_bp * bin_bp, limits[rows]
+        out = np.empty((4, len(starts)), np.int64)
+        asked = np.ascontiguousarray(starts), np.ascontiguousarray(limits)  # other layouts would be compiled for anew
+        span(contigs.offsets, contigs.lengths, self.track.bin_offsets, bin_bp, *asked, self.count, out)
+        found = Spans(rows, *out)
+        if pieces is None:
+            return found
+        # What a window has before its limits and after them is as it is of other windows: there is no piece that says so.
+        low = np.where((pieces.sites < 0) & (pieces.shifts == 0), 0, pieces.out)
+        high = np.where(np.diff(rows, append=-1) != 0, self.count * bin_bp, pieces.out + pieces.sizes)
+        stop = np.minimum(found.stop, np.clip(high // bin_bp, 0, self.count))
+        begin = np.minimum(np.maximum(found.begin, -(-low // bin_bp)), stop)
+        return found._replace(begin=begin, stop=stop)
+
+    def hide(self, found: Spans, reverse: Bits, values: Any, known: Any) -> None:
+        """What holes touch becomes 0 and unknown: `values` (n, bins, any) as bits, `known` bool (n, bins, any)."""
+        from distgen.loader.copying import cut
+
+        cut(self.holes, found.bases, self.track.bin_bp, found.rows, found.begin, found.stop, reverse, values, known)
 
 
 class Stored(NamedTuple):
@@ -110,19 +142,16 @@ class Filling:
     """Makes rows of a track's values out of where these lie in memory: reversed, swapped, masked.
 
     Args:
-        track: which; its columns lie in blocks.
+        bins: of the track, whose columns lie in blocks.
         widths: columns of each block.
-        length: bases that values are asked of, whole bins.
         transfer: to where batches go.
-        holes: int64 (m, 2), flat sorted disjoint intervals; bins that touch one are unknown.
     """
 
-    def __init__(self, track: Track, widths: Sequence[int], length: int, transfer: Transfer, holes: Int64):
+    def __init__(self, bins: Bins, widths: Sequence[int], transfer: Transfer):
         from distgen.kernels.numba_cpu.bins import INFINITY, missing_bits
 
-        self._track, self._transfer, self._holes = track, transfer, holes
-        self.bins = length // track.bin_bp
-        self._dtype = torch.from_numpy(np.empty(0, track.dtype)).dtype
+        self._bins, self._transfer, track = bins, transfer, bins.track
+        self._dtype = dtype_of(track)
         mark = MISSING if self._dtype == torch.uint8 else None
         self._meaning = INFINITY[self._dtype], missing_bits(mark, self._dtype)
         back = np.argsort(track.swap)
@@ -137,21 +166,23 @@ class Filling:
     def rows(self, found: Spans, count: int, reverse: Bits, stored: Iterable[Stored]) -> tuple[Tensor, Tensor]:
         """Values (count, bins, columns) and the mask, (count, bins, 1) of classes, else as the values; sent on their way."""
         from distgen.kernels.numba_cpu.decode import bits_of
-        from distgen.loader.copying import cut, frame, keep_rows
+        from distgen.loader.copying import frame, keep_rows
 
-        classes, shape = self._track.is_classes, (count, self.bins, len(self._track.columns))
+        track = self._bins.track
+        classes, shape = track.is_classes, (count, self._bins.count, len(track.columns))
         values = self._transfer.room(shape, self._dtype)
         known = self._transfer.room((*shape[:2], 1) if classes else shape, torch.bool)
         bits, flags = bits_of(values), known.numpy()
-        stretches = found.rows, found.begin, found.stop, np.ascontiguousarray(reverse)
+        reverse = np.ascontiguousarray(reverse)
+        stretches = found.rows, found.begin, found.stop, reverse
         frame(*stretches, bits, flags, classes)
         for some in stored:
             keep_rows(
                 *some[:4], found.rows, some.first, *stretches[1:],
                 *self._blocks[some.block], *self._meaning, not classes, bits, flags,
             )  # fmt: skip
-        if len(self._holes):
-            cut(self._holes, found.bases, self._track.bin_bp, *stretches, bits, flags)
+        if len(self._bins.holes):
+            self._bins.hide(found, reverse, bits, flags)
         return self._transfer.send(values), self._transfer.send(known)
 
 
@@ -176,33 +207,28 @@ class HostTrack:
         holes: Int64 = NONE,
         damage: Damage | None = None,
     ):
-        self._contigs, self._track = store.contigs, track
+        self._bins = Bins(store.contigs, track, length, holes)
         self._chunks = [Chunks(block, damage) for block in track.blocks]
-        self._filling = Filling(track, [block.shape[1] for block in track.blocks], length, transfer, holes)
+        self._filling = Filling(self._bins, [block.shape[1] for block in track.blocks], transfer)
 
     def rows(
         self, starts: Int64, limits: Int64, reverse: Bits, rows: Int64 | None = None, pieces: Pieces | None = None
     ) -> tuple[Tensor, Tensor]:
         """Values (n, bins, columns) as the store has them; the mask is (n, bins, 1) of classes, else as the values."""
-        found = self._spans(starts, limits, pieces)
-        stretch = found.first + found.begin, found.first + found.stop
+        found = self._bins.spans(starts, limits, pieces)
         stored = (
             Stored(*part[:3], chunks.array.layout.chunk, found.first, number)
             for number, chunks in enumerate(self._chunks)
-            for part in chunks.parts(*stretch)
+            for part in chunks.parts(*found.known)
         )
         try:
             return self._filling.rows(found, len(starts), reverse, stored)
         except Lost as lost:
             raise Lost(np.isin(np.arange(len(starts)), found.rows[lost.rows])) from None
 
-    def _spans(self, starts: Int64, limits: Int64, pieces: Pieces | None = None) -> Spans:
-        return spans(self._contigs, self._track, starts, limits, self._filling.bins, pieces)
-
     def reads(self, starts: Int64, limits: Int64) -> list[Read]:
-        found = self._spans(starts, limits)
-        stretch = found.first + found.begin, found.first + found.stop
-        return [Read(chunks.array, chunks.array.layout.shard, *stretch) for chunks in self._chunks]
+        known = self._bins.spans(starts, limits).known
+        return [Read(chunks.array, chunks.array.layout.shard, *known) for chunks in self._chunks]
 
 
 class DeviceTrack:
@@ -213,8 +239,7 @@ class DeviceTrack:
     """
 
     def __init__(self, store: Store, track: Track, length: int, transfer: Transfer, holes: Int64 = NONE):
-        self._contigs, self._track, self._transfer, self._holes = store.contigs, track, transfer, holes
-        self._bins = length // track.bin_bp
+        self._bins, self._transfer = Bins(store.contigs, track, length, holes), transfer
         self._blocks = resident(list(track.blocks), transfer.device, what=f'track "{track.name}"', key="tracks")
         transfer.use(self._blocks)
         plain = track.swap == tuple(range(len(track.columns)))
@@ -226,14 +251,14 @@ class DeviceTrack:
         from distgen.kernels import gather_bins
 
         assert pieces is None, "windows with insertions and deletions are made on the host"
-        track = self._track
-        found, reverse = spans(self._contigs, track, starts, limits, self._bins), np.ascontiguousarray(reverse)
-        allowed = np.stack([found.first + found.begin, found.first + found.stop], axis=1)
+        track = self._bins.track
+        found, reverse = self._bins.spans(starts, limits), np.ascontiguousarray(reverse)
+        allowed = np.stack(found.known, axis=1)
         mark = None if track.is_classes or self._blocks[0].dtype != torch.uint8 else MISSING
         first, inside, backward = (self._transfer.send(self._transfer.fill(a)) for a in (found.first, allowed, reverse))
         with self._transfer.beside():
             made = [
-                gather_bins(block, first, self._bins, reverse=backward, limits=inside, missing=mark)
+                gather_bins(block, first, self._bins.count, reverse=backward, limits=inside, missing=mark)
                 for block in self._blocks
             ]
             values, known = (part[0] if len(part) == 1 else torch.cat(part, dim=2) for part in zip(*made, strict=True))
@@ -242,7 +267,7 @@ class DeviceTrack:
                 values, known = (torch.where(turned, part[..., self._swap], part) for part in (values, known))
             if track.is_classes:
                 known = known[..., :1]
-            if len(self._holes):
+            if len(self._bins.holes):
                 known &= self._transfer.send(self._whole(found, reverse))
                 values *= known
         return values, known
@@ -252,12 +277,9 @@ class DeviceTrack:
 
     def _whole(self, found: Spans, reverse: Bits) -> Tensor:
         """bool (n, bins, 1): which bins no hole touches."""
-        from distgen.loader.copying import cut
-
-        whole = self._transfer.room((len(reverse), self._bins, 1), torch.bool).fill_(True)
+        whole = self._transfer.room((len(reverse), self._bins.count, 1), torch.bool).fill_(True)
         bits = whole.numpy()
-        stretches = found.rows, found.begin, found.stop, reverse
-        cut(self._holes, found.bases, self._track.bin_bp, *stretches, bits.view(np.uint8), bits)
+        self._bins.hide(found, reverse, bits.view(np.uint8), bits)
         return whole
 
 

@@ -164,6 +164,13 @@ class Contigs:
         or touch become one, so that a window may lie across the seam; none ever crosses a contig."""
         return union(intervals, self.locate(intervals[:, 0]))
 
+    def align(self, intervals: Int64, bin_bp: int) -> Int64:
+        """Flat intervals (n, 2), each shrunk to begin at a multiple of `bin_bp` bases of its contig, less those of which
+        nothing is left."""
+        offsets = self.offsets[self.locate(intervals[:, 0])]
+        starts = offsets + -(-(intervals[:, 0] - offsets) // bin_bp) * bin_bp
+        return np.stack([starts, intervals[:, 1]], axis=1)[starts < intervals[:, 1]]
+
 
 def match(pattern: str, names: Sequence[str]) -> list[int]:
     """Rows of the names that a case-sensitive glob matches; a pattern that is a name (scaffold[1], HLA*01:01) is no glob."""
@@ -211,3 +218,12 @@ def subtract(intervals: Int64, holes: Int64) -> Int64:
     limits = np.iinfo(np.int64)
     gaps = np.stack([np.r_[limits.min, holes[:, 1]], np.r_[holes[:, 0], limits.max]], axis=1)
     return intersect(intervals, gaps[gaps[:, 0] < gaps[:, 1]])
+
+
+def tiles(regions: Int64, target_length: int, stride: int) -> Int64:
+    """How many targets cover each region (n, 2): the first begins with it, the others every `stride` bases until it is
+    covered."""
+    lengths = regions[:, 1] - regions[:, 0]
+    covering = np.maximum(-(-(lengths - target_length) // stride), 0) + 1
+    counts: Int64 = np.minimum(covering, -(-lengths // stride))  # each begins inside, also where strides leave gaps
+    return counts

@@ -94,3 +94,11 @@ def test_a_file_may_call_contigs_by_alias_or_with_the_chr_prefix():
 def test_a_file_of_another_assembly_is_refused(names, lengths, message):
     with pytest.raises(SourceError, match=message):
         NAMED.rows(names, "a.bw", lengths)
+
+
+@given(st.integers(1, 9), st.integers(0, 100), st.integers(1, 100))
+def test_aligned_regions_begin_on_a_bin_of_their_contig(bin_bp, start, length):
+    contigs = Contigs(("a", "b"), np.array([70, 300]), np.array([0, 128]), ("", ""))
+    (aligned,) = contigs.align(np.array([[128 + start, 128 + start + length]]), bin_bp).tolist() or [None]
+    first = next(p for p in range(start, start + bin_bp) if p % bin_bp == 0)
+    assert aligned == ([128 + first, 128 + start + length] if first < start + length else None)

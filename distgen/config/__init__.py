@@ -19,7 +19,7 @@ from distgen.config.recipe import (
     is_bed,
 )
 from distgen.config.run import Cluster, Data, Log, Optimizer, Rate, Train
-from distgen.config.windows import At, Lengths, Personal, Pool, Regions, Sample, Windows
+from distgen.config.windows import At, Lengths, Personal, Pool, Regions, Sample, Windows, check_lengths
 
 # The bounds of waits, in seconds: this table is the one place that says them.
 TIMEOUTS = {
@@ -66,6 +66,7 @@ __all__ = [
     "VariantsTable",
     "Weighted",
     "Windows",
+    "check_lengths",
     "checked",
     "digest",
     "is_bed",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from distgen.config.file import Name, NotNegative, Positive, Section, Share, Strings, TableError
+from distgen.errors import ConfigError
 
 At = Literal["middle", "summit", "start", "end", "whole", "tile"]
 
@@ -146,3 +148,42 @@ class Sample(Windows):
     order: Literal["flat", "grouped", "sequential"] = "flat"
     lanes: Positive | None = None
     last: Literal["drop", "pad", "wrap"] = "drop"
+
+
+def check_lengths(
+    lengths: Lengths, jitter: int, bins: list[tuple[str, int]], along: Collection[str] = ()
+) -> tuple[int, int, int]:
+    """Window, target and stride, in bases, where none of them and no jitter goes against the others or a track.
+
+    Args:
+        lengths: as asked for.
+        jitter: bases.
+        bins: name and `bin_bp` of each track.
+        along: those of them that are served along the whole window.
+
+    Raises:
+        ConfigError: names the key and the nearest good values.
+    """
+    window = lengths.window
+    target_length = window if lengths.target_length is None else lengths.target_length
+    stride = target_length if lengths.stride is None else lengths.stride
+    if target_length > window:
+        raise ConfigError(f"{target_length} is more than the window of {window}", key="target_length")
+    if (window - target_length) % 2:
+        raise ConfigError(
+            f"{target_length} does not lie in the middle of a window of {window}. "
+            f"Use {target_length - 1} or {target_length + 1}.",
+            key="target_length",
+        )
+    for track, bin_bp in bins:
+        for key, value in {"target_length": target_length, "stride": stride, "jitter": jitter}.items():
+            if value % bin_bp:
+                below = value // bin_bp * bin_bp
+                good = f"{below} or {below + bin_bp}" if below or key == "jitter" else f"{bin_bp}"
+                problem = f'{value} is no multiple of track "{track}" with bin_bp {bin_bp}. Use {good}.'
+                raise ConfigError(problem, key=key)
+        if track in along and (window - target_length) // 2 % bin_bp:
+            below = target_length + (window - target_length) // (2 * bin_bp) * 2 * bin_bp
+            problem = f'{window} does not begin on a bin of the input track "{track}" with bin_bp {bin_bp}'
+            raise ConfigError(f"{problem}. Use {below} or {below + 2 * bin_bp}.", key="window")
+    return window, target_length, stride

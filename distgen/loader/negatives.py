@@ -13,7 +13,7 @@ from distgen.genome import Contigs, Int64, subtract
 from distgen.kernels.draws import NEGATIVE
 from distgen.loader.gather import Chunks, gather
 from distgen.loader.order import draws
-from distgen.loader.windows import Geometry, Located, Numbered, Runs, Windows, align
+from distgen.loader.windows import Geometry, Located, Numbered, Runs, Windows
 from distgen.store.reader import Store
 
 VERSION = "matched/1"
@@ -98,7 +98,7 @@ class Matched:
         self._anew = drawn == "epoch"
         self._flank = (self.window - self.target_length) // 2
         # Jitter takes a target as far as the first base allowed, so that one must begin a bin.
-        allowed = align(away_from(regions, avoid, distance, store.contigs), store.contigs, unit)
+        allowed = store.contigs.align(away_from(regions, avoid, distance, store.contigs), unit)
         offsets = store.contigs.offsets[store.contigs.locate(allowed[:, 0])]
         firsts = offsets + -(-(allowed[:, 0] + self._flank - offsets) // unit) * unit
         counts = (allowed[:, 1] - self.window + self._flank - firsts) // unit + 1

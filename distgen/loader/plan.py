@@ -17,7 +17,7 @@ import numpy as np
 from blake3 import blake3
 
 from distgen import config
-from distgen.config import Lengths, digest
+from distgen.config import Lengths, check_lengths, digest
 from distgen.errors import ConfigError, SourceError, some
 from distgen.genome import Int64, subtract
 from distgen.loader.classes import Balanced
@@ -30,7 +30,7 @@ from distgen.loader.regions import CONTIGS, MATRIX, Places, Regions, read_region
 from distgen.loader.sampling import Copied, Ordered, Sampling, Walk
 from distgen.loader.schedule import own_seed
 from distgen.loader.source import Source, genome, shards_along
-from distgen.loader.windows import Geometry, Numbered, Tiles, align, check_lengths
+from distgen.loader.windows import Geometry, Numbered, Tiles
 from distgen.store.exported import Export
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ class Plan:
         name, part = self._split
         with _said_of(None, "split"):
             found = self.store.regions(part, name)
-        regions = align(found, self.store.contigs, self._unit)
+        regions = self.store.contigs.align(found, self._unit)
         if not len(regions):
             raise ConfigError(f'"{self.split}" has no stretch as long as a bin of {self._unit} bases', key="split")
         return regions
@@ -302,7 +302,7 @@ class Plan:
         if pool.name in placed:
             return self._copied(placed[pool.name])
         regions = away_from(self.stretches, self._positives, pool.distance, self.store.contigs)
-        regions = align(regions, self.store.contigs, self._unit)
+        regions = self.store.contigs.align(regions, self._unit)
         if not len(regions):
             raise ConfigError(f"nothing lies {pool.distance:,} bases away from every region; use less", key="distance")
         return self._copied(Tiles(regions, geometry, self._exclusions))

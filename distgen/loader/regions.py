@@ -15,7 +15,7 @@ from distgen.config import At
 from distgen.errors import ConfigError
 from distgen.genome import Int64
 from distgen.loader.exclusions import Exclusions
-from distgen.loader.windows import Geometry, Runs, Windows, tiles
+from distgen.loader.windows import Geometry, Runs, Windows
 from distgen.store.reader import Store
 
 MATRIX, CONTIGS = "matrix:", "contigs"
@@ -200,7 +200,7 @@ def _tiled(regions: Regions, stretches: Int64, geometry: Geometry, pad: int) -> 
     wide = regions.intervals[of] + np.array([-pad, pad])
     wide = np.minimum(np.maximum(wide, stretches[stretch, :1]), stretches[stretch, 1:])
     wide[:, 0] -= (wide[:, 0] - regions.origins[of]) % geometry.unit
-    return _Placed(wide[:, 0], tiles(wide, geometry), stretches[stretch], of)
+    return _Placed(wide[:, 0], geometry.tiles(wide), stretches[stretch], of)
 
 
 def _holding(intervals: Int64, stretches: Int64) -> tuple[Int64, npt.NDArray[np.bool_]]:

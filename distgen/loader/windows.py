@@ -8,7 +8,7 @@ that the windows of its block lie in; there are four times as many blocks as run
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
@@ -17,9 +17,8 @@ import numpy as np
 from blake3 import blake3
 
 from distgen.compiled import compiled
-from distgen.config import Lengths
 from distgen.errors import ConfigError
-from distgen.genome import Bits, Contigs, Int64, bases_in, pairs, subtract, union
+from distgen.genome import Bits, Int64, bases_in, pairs, subtract, tiles, union
 from distgen.loader.exclusions import NONE, Exclusions
 
 # Why windows are left out.
@@ -94,6 +93,10 @@ class Geometry:
     def margin(self) -> int:
         """Bases of a window before its target."""
         return (self.window - self.target_length) // 2
+
+    def tiles(self, regions: Int64) -> Int64:
+        """How many targets cover each region (n, 2)."""
+        return tiles(regions, self.target_length, self.stride)
 
     def highest(self, limits: Int64) -> Int64:
         """The last start at which a target still lies inside its `limits` (n, 2); before them if it never does."""
@@ -245,15 +248,7 @@ class Tiles(Windows):
     """
 
     def __init__(self, regions: Int64, geometry: Geometry, exclusions: Exclusions | None = None):
-        super().__init__(geometry, Runs(regions[:, 0], tiles(regions, geometry), regions), regions, exclusions)
-
-
-def tiles(regions: Int64, geometry: Geometry) -> Int64:
-    """How many targets cover each region (n, 2)."""
-    lengths, stride = regions[:, 1] - regions[:, 0], geometry.stride
-    covering = np.maximum(-(-(lengths - geometry.target_length) // stride), 0) + 1
-    counts: Int64 = np.minimum(covering, -(-lengths // stride))  # each begins inside, also where strides leave gaps
-    return counts
+        super().__init__(geometry, Runs(regions[:, 0], geometry.tiles(regions), regions), regions, exclusions)
 
 
 def _reached(geometry: Geometry, runs: Runs, firsts: Int64, bad: Int64) -> Int64:
@@ -297,50 +292,3 @@ def _locate(
         starts[i] = origins[first] + windows[i] * stride
         within[i, 0], within[i, 1] = limits[first, 0], limits[first, 1]
         runs[i] = first
-
-
-def align(regions: Int64, contigs: Contigs, bin_bp: int) -> Int64:
-    """Shrink each region to begin on a bin: the first multiple of `bin_bp` bases in its contig."""
-    offsets = contigs.offsets[contigs.locate(regions[:, 0])]
-    starts = offsets + -(-(regions[:, 0] - offsets) // bin_bp) * bin_bp
-    aligned = np.stack([starts, regions[:, 1]], axis=1)
-    return aligned[aligned[:, 0] < aligned[:, 1]]
-
-
-def check_lengths(
-    lengths: Lengths, jitter: int, bins: list[tuple[str, int]], along: Collection[str] = ()
-) -> tuple[int, int, int]:
-    """Window, target and stride, in bases, where none of them and no jitter goes against the others or a track.
-
-    Args:
-        lengths: as asked for.
-        jitter: bases.
-        bins: name and `bin_bp` of each track.
-        along: those of them that are served along the whole window.
-
-    Raises:
-        ConfigError: names the key and the nearest good values.
-    """
-    window = lengths.window
-    target_length = window if lengths.target_length is None else lengths.target_length
-    stride = target_length if lengths.stride is None else lengths.stride
-    if target_length > window:
-        raise ConfigError(f"{target_length} is more than the window of {window}", key="target_length")
-    if (window - target_length) % 2:
-        raise ConfigError(
-            f"{target_length} does not lie in the middle of a window of {window}. "
-            f"Use {target_length - 1} or {target_length + 1}.",
-            key="target_length",
-        )
-    for track, bin_bp in bins:
-        for key, value in {"target_length": target_length, "stride": stride, "jitter": jitter}.items():
-            if value % bin_bp:
-                below = value // bin_bp * bin_bp
-                good = f"{below} or {below + bin_bp}" if below or key == "jitter" else f"{bin_bp}"
-                problem = f'{value} is no multiple of track "{track}" with bin_bp {bin_bp}. Use {good}.'
-                raise ConfigError(problem, key=key)
-        if track in along and (window - target_length) // 2 % bin_bp:
-            below = target_length + (window - target_length) // (2 * bin_bp) * 2 * bin_bp
-            problem = f'{window} does not begin on a bin of the input track "{track}" with bin_bp {bin_bp}'
-            raise ConfigError(f"{problem}. Use {below} or {below + 2 * bin_bp}.", key="window")
-    return window, target_length, stride

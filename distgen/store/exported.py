@@ -33,7 +33,7 @@ import numpy.typing as npt
 
 from distgen.config import digest
 from distgen.errors import ConfigError, SourceError, suggest
-from distgen.genome import ALIGNMENT, AMBIGUOUS, BASES, Bytes, Contigs, Int64, Interval
+from distgen.genome import ALIGNMENT, AMBIGUOUS, BASES, Bytes, Contigs, Int64, Interval, tiles
 from distgen.ingest.objects import RANGE, Object, Place
 from distgen.ingest.packing import unpack_codes
 from distgen.store import format
@@ -152,7 +152,7 @@ class Export:
         found = {}
         for part in self.parts:
             regions = intervals(self.index["regions"][part], self.contigs)
-            found[part] = regions, tile_ends(regions, self.target_length, self.stride)
+            found[part] = regions, np.cumsum(tiles(regions, self.target_length, self.stride))
         return found
 
     def track(self, name: str) -> Track:
@@ -389,13 +389,6 @@ def _check_index(export: Export) -> None:
         made = ends[-1:].tolist()
         if not np.array_equal(regions, export.contigs.join(regions)) or made != [export.parts[part]]:
             raise ValueError(f'part "{part}" has {export.parts[part]} samples, its regions make {made}')
-
-
-def tile_ends(regions: Int64, target_length: int, stride: int) -> Int64:
-    """How many targets there are up to the end of each region (n, 2): one every `stride` bases until it is covered."""
-    lengths = regions[:, 1] - regions[:, 0]
-    covering = np.maximum(-(-(lengths - target_length) // stride), 0) + 1
-    return np.cumsum(np.minimum(covering, -(-lengths // stride)))  # each begins inside, also where strides leave gaps
 
 
 def sample_json(where: Interval, part: str, overhang: tuple[int, int]) -> bytes:

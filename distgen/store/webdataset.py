@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distgen.config import digest
+from distgen.config import Lengths, check_lengths, digest
 from distgen.errors import ConfigError, suggest
-from distgen.genome import AMBIGUOUS, MISSING, Bytes, Contigs, Int64, Interval
+from distgen.genome import AMBIGUOUS, MISSING, Bytes, Contigs, Int64, Interval, tiles
 from distgen.ingest.objects import Place
 from distgen.ingest.packing import codes_between, flags_between, pack_codes
 from distgen.store import format, upload
@@ -30,7 +30,6 @@ from distgen.store.exported import (
     read_export,
     sample_json,
     sample_key,
-    tile_ends,
 )
 from distgen.store.reader import Store, Track, open_store
 from distgen.store.splits import PARTS, run_on
@@ -83,10 +82,7 @@ class _Plan:
         unit, contigs = max([track.bin_bp for track in self.tracks], default=1), self.store.contigs
         found = {}
         for part in self.parts:
-            regions = self.store.regions(part, self.split)
-            offsets = contigs.offsets[contigs.locate(regions[:, 0])]
-            starts = offsets - (offsets - regions[:, 0]) // unit * unit
-            found[part] = np.stack([starts, regions[:, 1]], axis=1)[starts < regions[:, 1]]
+            found[part] = contigs.align(self.store.regions(part, self.split), unit)
             if not len(found[part]):
                 raise ConfigError(f'part "{part}" has no stretch as long as a bin of {unit} bases')
         return found
@@ -94,7 +90,8 @@ class _Plan:
     @cached_property
     def ends(self) -> dict[str, Int64]:
         """How many windows there are up to the end of each region."""
-        return {part: tile_ends(found, self.target_length, self.stride) for part, found in self.regions.items()}
+        lengths = self.target_length, self.stride
+        return {part: np.cumsum(tiles(found, *lengths)) for part, found in self.regions.items()}
 
     def shape(self, track: Track) -> tuple[int, int]:
         """Of a sample's targets."""
@@ -298,25 +295,16 @@ def _plan(
     shard_bytes: int,
 ) -> _Plan:
     """All that can be asked wrongly is found here."""
-    target_length = window if target_length is None else target_length
-    stride = target_length if stride is None else stride
-    lengths = {"window": window, "target_length": target_length, "stride": stride, "shard_bytes": shard_bytes}
-    for key, value in lengths.items():
-        if value < 1:
+    numbers = {"window": window, "target_length": target_length, "stride": stride, "shard_bytes": shard_bytes}
+    for key, value in numbers.items():
+        if value is not None and value < 1:
             raise ConfigError(f"{value} is not above 0", key=key)
-    if target_length > window or (window - target_length) % 2:
-        raise ConfigError(f"{target_length} does not lie in the middle of a window of {window}", key="target_length")
     found = tuple(store.track(name) for name in sorted(tracks))
+    bins = [(track.name, track.bin_bp) for track in found]
+    asked = Lengths(epochs=1, window=window, target_length=target_length, stride=stride)
+    window, target_length, stride = check_lengths(asked, 0, bins)
     coarsest = max(found, key=lambda track: track.bin_bp, default=None)
     for track in found:
-        for key in ("target_length", "stride"):
-            if rest := lengths[key] % track.bin_bp:
-                below = lengths[key] - rest
-                good = " or ".join(str(value) for value in (below, below + track.bin_bp) if value)
-                raise ConfigError(
-                    f'{lengths[key]} is no multiple of track "{track.name}" with bin_bp {track.bin_bp}. Use {good}.',
-                    key=key,
-                )
         if coarsest and coarsest.bin_bp % track.bin_bp:
             raise ConfigError(
                 f'the bins of "{coarsest.name}" ({coarsest.bin_bp} bp) are no whole bins of "{track.name}" '

@@ -10,7 +10,7 @@ from distgen.errors import ConfigError
 from distgen.genome import Contigs
 from distgen.loader.exclusions import Exclusions
 from distgen.loader.regions import Places, Regions, read_regions
-from distgen.loader.windows import Geometry, align
+from distgen.loader.windows import Geometry
 from distgen.store.build import build
 from distgen.store.reader import Store, open_store
 from tests.conftest import genome
@@ -84,7 +84,7 @@ def test_windows_at_regions_are_those_that_one_picks_by_hand(
     g = Geometry(target * unit + 2 * extra, target * unit, stride * unit, jitter * unit, unit)
     within = CONTIGS.whole()
     split = [(max(a, c), min(b, d)) for a, b in split.tolist() for c, d in within.tolist() if a < d and b > c]
-    stretches = align(np.array(split or [(0, 100)]), CONTIGS, unit)
+    stretches = CONTIGS.align(np.array(split or [(0, 100)]), unit)
     assume(len(stretches))
     spans = [(within[c, 0] + s, min(within[c, 0] + s + n, within[c, 1])) for c, s, n, _ in places]
     exclusions = Exclusions(holes, unknown, percent / 100)

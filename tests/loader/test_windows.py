@@ -3,11 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distgen.config import Lengths
 from distgen.errors import ConfigError
-from distgen.genome import Contigs
 from distgen.loader.exclusions import Exclusions
-from distgen.loader.windows import Geometry, Tiles, align, check_lengths
+from distgen.loader.windows import Geometry, Tiles
 
 
 @given(
@@ -31,25 +29,6 @@ def test_targets_tile_every_region_and_begin_inside_it(gaps, target, extra, stri
                 break
     assert [(s, *m) for s, m in zip(starts.tolist(), limits.tolist(), strict=True)] == expected
     assert tiles.geometry.margin == extra // 2
-
-
-@given(st.integers(1, 9), st.integers(0, 100), st.integers(1, 100))
-def test_aligned_regions_begin_on_a_bin_of_their_contig(bin_bp, start, length):
-    contigs = Contigs(("a", "b"), np.array([70, 300]), np.array([0, 128]), ("", ""))
-    (aligned,) = align(np.array([[128 + start, 128 + start + length]]), contigs, bin_bp).tolist() or [None]
-    first = next(p for p in range(start, start + bin_bp) if p % bin_bp == 0)
-    assert aligned == ([128 + first, 128 + start + length] if first < start + length else None)
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "good"), [("jitter", 16, "0 or 128"), ("stride", 300, "256 or 384"), ("target_length", 100, "128")]
-)
-def test_a_length_that_is_no_multiple_of_a_bin_names_the_nearest_good_ones(key, value, good):
-    jitter = value if key == "jitter" else 0
-    given = {"window": 1024, "target_length": 1024, "stride": 1024} | ({} if key == "jitter" else {key: value})
-    message = rf'{key}: {value} is no multiple of track "atac" with bin_bp 128. Use {good}\.'
-    with pytest.raises(ConfigError, match=message):
-        check_lengths(Lengths(epochs=1, **given), jitter, [("atac", 128)])
 
 
 def test_a_window_is_found_among_any_number_of_them():

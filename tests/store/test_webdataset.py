@@ -283,7 +283,7 @@ def test_a_folder_of_something_else_is_left_alone(store, tmp_path):
         ({"window": 0}, "window: 0 is not above 0"),
         ({"stride": -1}, "stride: -1 is not above 0"),
         ({"shard_bytes": 0}, "shard_bytes: 0 is not above 0"),
-        ({"window": 64, "target_length": 65}, "target_length: 65 does not lie in the middle of a window of 64"),
+        ({"window": 64, "target_length": 65}, "target_length: 65 is more than the window of 64"),
         ({"window": 64, "target_length": 33}, "target_length: 33 does not lie in the middle of a window of 64"),
         (
             {"window": 60, "tracks": ("Signal",)},

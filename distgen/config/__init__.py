@@ -14,11 +14,11 @@ from distgen.config.recipe import (
     Recipe,
     Sequences,
     Split,
-    Track,
     VariantsTable,
     is_bed,
 )
 from distgen.config.run import Cluster, Data, Log, Optimizer, Rate, Train
+from distgen.config.track import Track
 from distgen.config.windows import At, Lengths, Personal, Pool, Regions, Sample, Windows, check_lengths
 
 # The bounds of waits, in seconds: this table is the one place that says them.

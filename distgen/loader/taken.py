@@ -27,6 +27,7 @@ from distgen.loader import alleles, indels
 from distgen.loader.alleles import BIN_BITS, LINE, SITES, Table, Words
 from distgen.loader.indels import Alleles
 from distgen.store.format import crc32c
+from distgen.store.locks import is_named
 from distgen.store.variants import Variants
 
 log = logging.getLogger("distgen")
@@ -267,15 +268,11 @@ def _locked(path: Path) -> Iterator[IO[bytes]]:
                     ) from None
                 time.sleep(_PAUSE)
                 continue
-            if not _named(file, draft):  # who had the lock before has renamed it, or removed it
+            if not is_named(file.fileno(), draft):  # who had the lock before has renamed it, or removed it
                 continue
             try:
                 yield file
             finally:
-                if _named(file, draft):
+                if is_named(file.fileno(), draft):
                     draft.unlink()
             return
-
-
-def _named(file: IO[bytes], path: Path) -> bool:
-    return path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())

@@ -20,7 +20,8 @@ from distgen.store import base, format, matrices, rows, splits, tracks, upload, 
 from distgen.store.base import Base
 from distgen.store.format import FORMAT, MANIFEST
 from distgen.store.homology import separation
-from distgen.store.reader import Store, is_ours, open_store
+from distgen.store.manifest import is_ours
+from distgen.store.reader import Store, open_store
 from distgen.store.sources import Sources, examine
 from distgen.store.work import Execute, Progress, Work, in_this_process, recover, settle, silent, swap, sync
 

@@ -39,6 +39,7 @@ from distgen.errors import ConfigError, StoreError
 from distgen.genome import Bytes
 from distgen.ingest.objects import FORKED, Place
 from distgen.store.format import ABSENT
+from distgen.store.locks import is_named, locked
 from distgen.store.ranges import Ranges, write
 
 if TYPE_CHECKING:
@@ -237,7 +238,7 @@ class ShardCache:
 
     def _mapped(self, name: str) -> Bytes | None:
         """The bytes of a shard that is there."""
-        file = _locked(self.folder / name, fcntl.LOCK_SH)
+        file = locked(self.folder / name, fcntl.LOCK_SH)
         return None if file is None else _map(file)
 
     # ---- what is fetched
@@ -246,7 +247,7 @@ class ShardCache:
         """Fetch a shard and map it; None if another process or thread is fetching it, or has done so just now."""
         part, whole = self.folder / (name + _PART), self.folder / name
         self.folder.mkdir(parents=True, exist_ok=True)  # a cache may be deleted at any time
-        file = _locked(part, fcntl.LOCK_EX, os.O_CREAT)
+        file = locked(part, fcntl.LOCK_EX, os.O_CREAT)
         if file is None:
             return None
         stop = threading.Event()
@@ -269,12 +270,12 @@ class ShardCache:
             part.rename(whole)
             # Between the two locks another process may have begun to write over it.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return _map(os.dup(file)) if _is(file, whole) else None
+            return _map(os.dup(file)) if is_named(file, whole) else None
         except BlockingIOError:
             return None
         except BaseException as error:
             with suppress(OSError):
-                if _is(file, part):
+                if is_named(file, part):
                     part.unlink()
             if isinstance(error, OSError):
                 raise self._failure(error, source.folder) from None
@@ -298,7 +299,7 @@ class ShardCache:
                 f"a cache of {self.max_bytes:,} bytes is too small for a shard of {size:,} (in a run, data.cache_gb)",
                 key="max_bytes",
             )
-        lock = _locked(self.folder / "lock", fcntl.LOCK_EX, os.O_CREAT)
+        lock = locked(self.folder / "lock", fcntl.LOCK_EX, os.O_CREAT)
         if lock is None:
             return False
         try:
@@ -333,7 +334,7 @@ class ShardCache:
             if not _NAME.fullmatch(entry.name) or entry.name == own.name:
                 continue
             with suppress(FileNotFoundError):
-                if entry.name.endswith(_PART) and (left := _locked(Path(entry.path), fcntl.LOCK_EX)) is not None:
+                if entry.name.endswith(_PART) and (left := locked(Path(entry.path), fcntl.LOCK_EX)) is not None:
                     os.unlink(entry.path)
                     os.close(left)
                     continue
@@ -351,7 +352,7 @@ class ShardCache:
     def _evict(self, name: str, file: int, part: Path) -> None:
         self._forget([name])
         path = self.folder / name
-        taken = _locked(path, fcntl.LOCK_EX) if not os.fstat(file).st_size else None
+        taken = locked(path, fcntl.LOCK_EX) if not os.fstat(file).st_size else None
         if taken is None:
             path.unlink(missing_ok=True)
         else:
@@ -377,33 +378,6 @@ def _end(ending: threading.Event, stops: set[threading.Event]) -> None:
     ending.set()
     for stop in list(stops):
         stop.set()
-
-
-def _locked(path: Path, how: int, create: int = 0) -> int | None:
-    """Open and lock a file. None if there is none, if others have locked it, or have taken it away meanwhile."""
-    try:
-        file = os.open(path, os.O_RDWR | os.O_CLOEXEC | create, 0o644)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(file, how | fcntl.LOCK_NB)
-        if _is(file, path):
-            return file
-    except BlockingIOError:
-        pass
-    except BaseException:
-        os.close(file)
-        raise
-    os.close(file)
-    return None
-
-
-def _is(file: int, path: Path) -> bool:
-    """Whether an open file has this name."""
-    try:
-        return os.path.samestat(os.fstat(file), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _map(file: int) -> Bytes:

@@ -26,8 +26,9 @@ from distgen.genome import Int64
 from distgen.store import format
 from distgen.store.array import Array
 from distgen.store.format import MANIFEST
+from distgen.store.manifest import read_manifest
 from distgen.store.planes import PER_BYTE
-from distgen.store.reader import Store, Track, read_manifest
+from distgen.store.reader import Store, Track
 
 MAX_FILES = 512  # half of what most systems let a process hold open
 OPENED = 1000  # stores that are opened, at most, to find out something about all of them

@@ -23,6 +23,7 @@ from distgen.errors import ConfigError, SourceError, StoreError
 from distgen.ingest.objects import Place
 from distgen.ingest.open import heard
 from distgen.store import format
+from distgen.store.locks import is_named
 
 _RECEIPT = "receipt.json"
 _REMOVED = "removed"
@@ -158,7 +159,7 @@ class Work:
                 holder = os.read(lock, 200).decode(errors="replace")
                 os.close(lock)
                 raise ConfigError(f"{self.out}: another build of this store is running ({holder})") from None
-            if path.exists() and os.fstat(lock).st_ino == path.stat().st_ino:
+            if is_named(lock, path):
                 os.truncate(lock, 0)
                 os.write(lock, f"process {os.getpid()} on {os.uname().nodename}".encode())
                 return lock

@@ -23,6 +23,7 @@ from distgen.store.array import Array
 from distgen.store.build import build
 from distgen.store.cache import ShardCache
 from distgen.store.format import Layout, ShardWriter, array_entry
+from distgen.store.locks import locked
 from distgen.store.reader import open_store
 from distgen.store.verify import verify
 from tests.ingest.test_remote import moto_server, quick, s3  # noqa: F401 - fixtures
@@ -324,7 +325,7 @@ def test_a_process_that_is_stopped_in_the_middle_is_not_waited_for_for_ever(serv
     monkeypatch.setitem(config.TIMEOUTS, "cached_shard", 0.2)
     kept = ShardCache(tmp_path / "cache", 10 * SIZE)
     array = there(server, entry, kept)
-    lock = cache._locked(kept.folder / (array.cache_name(0) + ".part"), 2, os.O_CREAT)
+    lock = locked(kept.folder / (array.cache_name(0) + ".part"), 2, os.O_CREAT)
     with pytest.raises(StoreError, match="has been locked by another process for 0 s; is one of them stopped"):
         kept.get(array, 0)
     os.close(lock)

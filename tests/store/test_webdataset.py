@@ -18,7 +18,7 @@ from distgen.config import Recipe, read
 from distgen.errors import ConfigError, SourceError, StoreError
 from distgen.genome import BASES
 from distgen.loader.loader import GenomeLoader
-from distgen.store import webdataset
+from distgen.store import cutting, webdataset
 from distgen.store.build import build
 from distgen.store.reader import open_store
 from distgen.store.webdataset import export, read_export
@@ -104,7 +104,7 @@ def test_samples_are_the_windows_of_the_loader(
     geometry = {"window": target + 2 * overlap, "target_length": target, "stride": stride}
     out = tmp_path_factory.mktemp("x") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(webdataset, "_IN_MEMORY", memory)
+        patch.setattr(cutting, "_IN_MEMORY", memory)
         found = export(store, out, **geometry, parts=(part,), tracks=tuple(tracks), shard_bytes=shard_bytes)
     samples = list(found.samples(part))
     names = tuple(sorted(tracks))
@@ -305,18 +305,6 @@ def test_what_cannot_be_exported_is_refused_and_nothing_written(store, tmp_path,
         export(store, tmp_path / "out", **arguments)
     assert message in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
-
-
-def test_tracks_whose_bins_do_not_fit_into_one_another_are_refused(small_recipe, tmp_path):
-    (tmp_path / "signal.bedgraph").write_text("chr1\t0\t9\t1\n")
-    tables = "".join(
-        f'[[track]]\nname = "b{size}"\nsource = "signal.bedgraph"\nbin_bp = {size}\nreduce = "mean"\nabsent = "zero"\n'
-        for size in (16, 24)
-    )
-    small_recipe.write_text(small_recipe.read_text().replace("[split]", tables + "[split]"))
-    build(read(small_recipe, Recipe), tmp_path / "s.zarr")
-    with pytest.raises(ConfigError, match=r'bins of "b24" \(24 bp\) are no whole bins of "b16" \(16 bp\)'):
-        export(open_store(tmp_path / "s.zarr"), tmp_path / "out", window=48, tracks=("b16", "b24"))
 
 
 def test_damage_of_the_store_is_not_exported(store, tmp_path):

@@ -22,10 +22,9 @@ from distgen.ingest.twobit import is_twobit
 from distgen.store import contigs, format, planes
 from distgen.store.contigs import Found, Wanted
 from distgen.store.format import Entry
-from distgen.store.planes import PER_BYTE, Packer, Start, plane_layout
-from distgen.store.work import Execute, Part, Progress, Task, Work, in_this_process, link, silent
+from distgen.store.planes import PER_BYTE, Packer, Start, Units, plane_layout
+from distgen.store.work import Execute, Part, Progress, Task, in_this_process, link, silent
 
-_RECEIPT = 2  # the form of what a unit says of itself: one that an earlier version left is built again
 _TINY = 1 << 20  # bytes of a source that are packed sooner than handed to a worker
 
 
@@ -33,7 +32,7 @@ _TINY = 1 << 20  # bytes of a source that are packed sooner than handed to a wor
 class Built:
     """The planes as they were built: the contig table, what it lacks, what became N, and the receipts of the units."""
 
-    inputs: str
+    units: Units
     contigs: Contigs
     left_out: dict[str, Any]
     letters: Int64
@@ -54,24 +53,23 @@ def inputs(recipe: Recipe, ids: dict[str, str]) -> str:
 
 def build(
     recipe: Recipe,
-    inputs: str,
-    work: Work,
+    units: Units,
     progress: Progress,
     execute: Execute,
     parallel: int,
     index: Index | None,
 ) -> Built:
-    """Write the units of the planes that are not finished; each on its own if the assembly can be cut.
+    """Write the units that are not finished; each on its own if the assembly can be cut.
 
     Raises:
         ConfigError, SourceError: the recipe's rules or the source are wrong.
     """
     path = recipe.resolve(recipe.genome.fasta, "assembly.fasta")
-    wanted, unit, found = Wanted.of(recipe), partial(_unit, inputs), None
+    wanted, found = Wanted.of(recipe), None
     if path.stat().st_size < _TINY:
         execute = in_this_process
     if is_twobit(path):
-        execute(planes.copy_tasks(path, wanted, work, unit), progress)
+        execute(planes.copy_tasks(path, wanted, units), progress)
     else:
         if index is None and (tasks := scans(path, parallel)):
             index = fasta.join(execute(tasks, silent))
@@ -79,12 +77,12 @@ def build(
         # Of units that were read each from its place, none may have come by a contig that was left out.
         found = index and _checked(path, Found.of(index.contigs, wanted))
         counts = [*[1] * (len(starts) - 1), None]
-        tasks = [partial(_pack, path, wanted, work, unit, s, n) for s, n in zip(starts, counts, strict=True)]
+        tasks = [partial(_pack, path, wanted, units, s, n) for s, n in zip(starts, counts, strict=True)]
         execute(tasks, progress)
-    receipts = _receipts(work, inputs)
+    receipts = _receipts(units)
     found = found or _checked(path, Found.joined(receipts))
     table, others = contigs.table(recipe, wanted, found), contigs.left_out(wanted, found)
-    return Built(inputs, table, others, contigs.letters(found, receipts), receipts)
+    return Built(units, table, others, contigs.letters(found, receipts), receipts)
 
 
 def _checked(path: Path, found: Found) -> Found:
@@ -96,25 +94,16 @@ def _checked(path: Path, found: Found) -> Found:
     return found
 
 
-def rebuild(recipe: Recipe, inputs: str, work: Work, number: int) -> dict[str, Any]:
+def rebuild(recipe: Recipe, units: Units, number: int) -> dict[str, Any]:
     """Write one unit of the planes anew; returns what each plane's manifest entry should say of its shard."""
     path = recipe.resolve(recipe.genome.fasta, "assembly.fasta")
-    wanted, unit = Wanted.of(recipe), partial(_unit, inputs)
+    wanted = Wanted.of(recipe)
     if is_twobit(path):
-        planes.copy_tasks(path, wanted, work, unit)[number](silent)
+        planes.copy_tasks(path, wanted, units)[number](silent)
     else:
         wanted, *_ = _cut(path, wanted, None)
-        _pack(path, wanted, work, unit, Start(flat=number * planes.UNIT), 1, silent)
-    return (work.receipt(unit(number)) or {})["arrays"]  # type: ignore[no-any-return]
-
-
-def shard_path(work: Work, inputs: str, plane: str, number: int) -> Path:
-    """Where a finished unit has its shard of a plane."""
-    return work.path(_unit(inputs, number)) / plane
-
-
-def _unit(inputs: str, number: int) -> str:
-    return f"{inputs}-{_RECEIPT}-{number}"
+        _pack(path, wanted, units, Start(flat=number * planes.UNIT), 1, silent)
+    return (units.receipt(number) or {})["arrays"]  # type: ignore[no-any-return]
 
 
 def scans(path: Path, parallel: int) -> list[Task]:
@@ -143,15 +132,14 @@ def _scan(path: Path, begin: int, end: int | None, progress: Progress) -> Index:
 def _pack(
     path: Path,
     wanted: Callable[[Header], bool],
-    work: Work,
-    unit: Callable[[int], str],
+    units: Units,
     start: Start,
     count: int | None,
     progress: Progress,
 ) -> None:
     """Write units from `start` on, leaving out those that are finished."""
     number, part = start.flat // planes.UNIT, Part(progress, [path])
-    while (receipt := work.receipt(unit(number))) is not None:
+    while (receipt := units.receipt(number)) is not None:
         if count is not None or receipt["last"]:
             return
         start, number = Start.from_json(receipt["end"]), number + 1
@@ -159,7 +147,7 @@ def _pack(
     if count is None:
         part.reach(start.place.position / (content_size(path) or math.inf))
     with part.reading():
-        Packer(path, wanted, work, unit, start, count, part).run()
+        Packer(path, wanted, units, start, count, part).run()
 
 
 def _starts(kept: Callable[[Header], bool], index: Index) -> list[Start]:
@@ -176,24 +164,24 @@ def _starts(kept: Callable[[Header], bool], index: Index) -> list[Start]:
     return starts
 
 
-def _receipts(work: Work, inputs: str) -> list[dict[str, Any]]:
+def _receipts(units: Units) -> list[dict[str, Any]]:
     receipts: list[dict[str, Any]] = []
     while not receipts or not receipts[-1]["last"]:
-        receipt = work.receipt(_unit(inputs, len(receipts)))
+        receipt = units.receipt(len(receipts))
         if receipt is None:
-            raise StoreError(f"{work.folder}: unit {len(receipts)} of the planes is missing")
+            raise StoreError(f"{units.work.folder}: unit {len(receipts)} of the planes is missing")
         receipts.append(receipt)
     return receipts
 
 
-def place(built: Built, work: Work, folder: Path) -> dict[str, Entry]:
+def place(built: Built, folder: Path) -> dict[str, Entry]:
     """The planes' and the contig table's arrays in `folder`; returns their manifest entries."""
     arrays: dict[str, Entry] = {}
     units = [receipt for receipt in built.receipts if receipt["arrays"]]
     for plane in PER_BYTE:
         layout = plane_layout(plane, flat_length(built.contigs))
         for number in range(len(units)):
-            shard = shard_path(work, built.inputs, plane, number)
+            shard = built.units.shard(number, plane)
             if shard.exists():
                 link(shard, folder / plane / layout.key(number))
         arrays[plane] = format.finish_array(folder / plane, layout, [unit["arrays"][plane] for unit in units])

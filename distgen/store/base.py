@@ -16,7 +16,7 @@ from distgen.ingest.objects import Place
 from distgen.store import assembly, format, sequences, splits
 from distgen.store.array import Array
 from distgen.store.format import FORMAT, Entry
-from distgen.store.planes import PER_BYTE
+from distgen.store.planes import PER_BYTE, Units
 from distgen.store.reader import read_contigs
 from distgen.store.work import Execute, Progress, Work
 
@@ -82,13 +82,13 @@ def build(
     if recipe.sequences:
         sequences.build(recipe, recipe.sequences, inputs, work, progress, execute)
     else:
-        built = assembly.build(recipe, inputs, work, progress, execute, parallel, index)
+        built = assembly.build(recipe, Units(work, inputs), progress, execute, parallel, index)
     folder, labels, left_out = work.folder / "store", None, None
     shutil.rmtree(folder, ignore_errors=True)
     if recipe.sequences:
         arrays, labels = sequences.place(work, inputs, folder)
     else:
-        arrays, left_out = assembly.place(built, work, folder), built.left_out
+        arrays, left_out = assembly.place(built, folder), built.left_out
     table = read_contigs(lambda key: Array(folder / key, arrays[key]))
     length = assembly.flat_length(table)
     attributes = {"format": FORMAT, "assembly": recipe.name, "length": length, "alignment": ALIGNMENT}

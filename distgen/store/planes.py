@@ -25,6 +25,7 @@ from distgen.store.format import CHUNK_BYTES, Layout, ShardWriter
 from distgen.store.work import Progress, Work
 
 UNIT = 1 << 28  # bases
+_RECEIPT = 2  # the form of what a unit says of itself: one that an earlier version left is built again
 _RARE = "U" + packing.IUPAC.decode()
 _TOGETHER = 1 << 18  # letters that are packed in one go at least: of short contigs many
 _ROOM = _TOGETHER + fasta.BLOCK + ALIGNMENT  # letters
@@ -57,14 +58,38 @@ class Start:
         return cls(**saved | {"place": Place(position, fresh, Header(*header) if header else None, bases)})
 
 
+@dataclass(frozen=True)
+class Units:
+    """The units of some planes by number.
+
+    Args:
+        work: where they go.
+        inputs: an id of what they are made of.
+    """
+
+    work: Work
+    inputs: str
+
+    def name(self, number: int) -> str:
+        """The id of a unit."""
+        return f"{self.inputs}-{_RECEIPT}-{number}"
+
+    def receipt(self, number: int) -> dict[str, Any] | None:
+        """What a finished unit says of itself; None if it is still to be built."""
+        return self.work.receipt(self.name(number))
+
+    def shard(self, number: int, plane: str) -> Path:
+        """Where a finished unit has its shard of a plane."""
+        return self.work.path(self.name(number)) / plane
+
+
 class Packer:
     """Writes the units of a FASTA file from `start` on.
 
     Args:
         path: the file.
         wanted: whether a contig belongs into the store.
-        work: where units go.
-        unit: the id of unit k.
+        units: that it writes.
         start: where the first unit begins.
         count: how many units to write; None for all to the end.
         progress: hears of the bases read.
@@ -74,13 +99,12 @@ class Packer:
         self,
         path: Path,
         wanted: Callable[[Header], bool],
-        work: Work,
-        unit: Callable[[int], str],
+        units: Units,
         start: Start,
         count: int | None,
         progress: Progress,
     ):
-        self._path, self._wanted, self._work, self._unit, self._progress = path, wanted, work, unit, progress
+        self._path, self._wanted, self._units, self._progress = path, wanted, units, progress
         compiling = path.stat().st_size > packing.SMALL
         self._pack = partial(packing.pack, into=packing.room(_ROOM)) if compiling else packing.reference
         self._start, self._number = start, start.flat // UNIT
@@ -92,7 +116,7 @@ class Packer:
         self._held = np.empty(_ROOM, np.uint8)  # letters to be packed, each contig's filled up to whole alignments
         self._flat, self._size = start.flat, 0  # where they begin, and how many they are
         self._unheard = 0
-        self._out = _Unit(work, unit(self._number))
+        self._out = _Unit(units, self._number)
         self._listed = _Listed()
 
     def run(self) -> None:
@@ -205,7 +229,7 @@ class Packer:
         end = Start(self._place, self._offset, (self._number + 1) * UNIT)
         self._out.finish(**self._listed.to_json(), end=asdict(end), last=last)
         self._listed, self._number = _Listed(), self._number + 1
-        self._out = _Unit(self._work, self._unit(self._number))
+        self._out = _Unit(self._units, self._number)
 
 
 _FILL = np.full(ALIGNMENT, ord("A"), np.uint8)  # packs to zeros in all planes
@@ -236,8 +260,8 @@ class _Listed:
 class _Unit:
     """One shard of each plane on its way to the disk."""
 
-    def __init__(self, work: Work, name: str):
-        self._work, self._name, self._writers = work, name, dict[str, ShardWriter]()
+    def __init__(self, units: Units, number: int):
+        self._work, self._name, self._writers = units.work, units.name(number), dict[str, ShardWriter]()
 
     def write(self, packed: packing.Packed) -> None:
         if not self._writers:
@@ -260,7 +284,7 @@ class _Unit:
 _STRETCH = 1 << 24  # bases in memory at a time
 
 
-def copy_tasks(path: Path, wanted: Wanted, work: Work, unit: Callable[[int], str]) -> list[Callable[[Progress], None]]:
+def copy_tasks(path: Path, wanted: Wanted, units: Units) -> list[Callable[[Progress], None]]:
     """The tasks that write the units of a .2bit file, each on its own."""
     file = _open(path)
     contigs = [
@@ -270,7 +294,7 @@ def copy_tasks(path: Path, wanted: Wanted, work: Work, unit: Callable[[int], str
     kept = wanted.long_enough(contigs)
     rows = np.array([header.position for header, _ in contigs if kept(header)], np.int64)
     length = int((-(-file.lengths[rows] // ALIGNMENT) * ALIGNMENT).sum())
-    return [partial(_copy, path, rows, work, unit, number) for number in range(max(1, -(-length // UNIT)))]
+    return [partial(_copy, path, rows, units, number) for number in range(max(1, -(-length // UNIT)))]
 
 
 @lru_cache(maxsize=1)
@@ -278,11 +302,11 @@ def _open(path: Path) -> TwoBit:
     return TwoBit(path)
 
 
-def _copy(path: Path, rows: Int64, work: Work, unit: Callable[[int], str], number: int, progress: Progress) -> None:
+def _copy(path: Path, rows: Int64, units: Units, number: int, progress: Progress) -> None:
     """Write unit `number` of the contigs `rows` of a .2bit file."""
-    if work.receipt(unit(number)) is not None:
+    if units.receipt(number) is not None:
         return
-    file, out, listed = _open(path), _Unit(work, unit(number)), _Listed()
+    file, out, listed = _open(path), _Unit(units, number), _Listed()
     padded = -(-file.lengths[rows] // ALIGNMENT) * ALIGNMENT
     ends = np.cumsum(padded)
     begin, stop = number * UNIT, (number + 1) * UNIT

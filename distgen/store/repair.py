@@ -16,7 +16,7 @@ from distgen.store.array import Array
 from distgen.store.base import Base
 from distgen.store.build import plan_tables
 from distgen.store.format import MANIFEST, Entry
-from distgen.store.planes import PER_BYTE
+from distgen.store.planes import PER_BYTE, Units
 from distgen.store.reader import Store, open_store
 from distgen.store.sources import Sources, examine
 from distgen.store.tracks import Block
@@ -156,7 +156,8 @@ def _rebuilt(
     elif inputs != base.inputs(recipe, sources.ids):
         raise _changed(recipe, sources, store)
     elif kind in PER_BYTE and recipe.assembly:
-        yield assembly.shard_path(work, inputs, key, shard), assembly.rebuild(recipe, inputs, work, shard)[key]
+        units = Units(work, inputs)
+        yield units.shard(shard, key), assembly.rebuild(recipe, units, shard)[key]
     else:
         # Contig tables and tables of sequences are read as a whole; that takes a moment, or is needed anyway.
         made = base.build(recipe, inputs, work, silent, in_this_process)

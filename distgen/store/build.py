@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,53 +79,130 @@ def build(
             recover(work)
         old, bases = None if force else _published(out), 0
         if not _is_current(old, sources):
-            bases = _build(
-                sources.fetched(recipe, work.folder), sources, work, old, force, progress, expect, execute, parallel
-            )
+            fetched = sources.fetched(recipe, work.folder)
+            bases = _Build(fetched, sources, work, old, force, progress, expect, execute, parallel).run()
         work.remove()
     return bases
 
 
-def _build(
-    recipe: Recipe,
-    sources: Sources,
-    work: Work,
-    old: Store | None,
-    force: bool,
-    progress: Progress,
-    expect: Callable[[int], None],
-    execute: Execute,
-    parallel: int,
-) -> int:
-    inputs = base.inputs(recipe, sources.ids)
-    if old and old.manifest["inputs"]["planes"] == inputs:
-        made, first = Base.of(old), 0
-    elif old and not isinstance(work.out, Path):
-        raise ConfigError(
-            f"{work.out} holds another sequence, or other contigs, and in an object store nothing is overwritten: give "
-            "another --out, or replace it with --force, and it cannot be read until that is done"
-        )
-    else:
+@dataclass(frozen=True)
+class _Build:
+    """What a build goes by: the arguments of `build`, what was found of the sources, and the store that is there already."""
+
+    recipe: Recipe
+    sources: Sources
+    work: Work
+    old: Store | None
+    force: bool
+    progress: Progress
+    expect: Callable[[int], None]
+    execute: Execute
+    parallel: int
+
+    def run(self) -> int:
+        """Build what is missing, and publish it; returns the bases kept."""
+        recipe, sources, work, old = self.recipe, self.sources, self.work, self.old
+        made, first = self._base()
+        parts = base.resolve_splits(recipe, made.contigs)
+        built = {inputs: entry["key"] for inputs, entry in old.manifest["inputs"]["tracks"].items()} if old else {}
+        blocks = tracks.plan(recipe, sources.ids, made.contigs, built)
+        missing = list({block.inputs: block for block in blocks if block.key is None}.values())
+        tables, known = plan_tables(recipe, sources, made, old), rows.standing(old)
+        if old:
+            keys = [block.key for block in blocks if block.key]
+            keys += [known[table.inputs]["key"] for table in tables if table.inputs in known]
+            _check_standing(old, [*keys, *(() if made.fresh else made.arrays)])
+        files = [*(b.sources for b in missing), *(table.sources for table in tables)]
+        self.expect(first + sum(path.stat().st_size for path in itertools.chain(*files)))
+        self.execute([partial(tracks.write_block, block, made.contigs, work) for block in missing], self.progress)
+        new = [table for table in tables if table.inputs not in known]
+        self.execute([partial(rows.write, table, work) for table in new], self.progress)
+        parts, reports = separation.separated(recipe, parts, made, work, old, self.execute, self.parallel)
+        self._publish(made, blocks, tables, parts, reports)
+        return int(made.contigs.lengths.sum())
+
+    def _base(self) -> tuple[Base, int]:
+        """The base, and how many bytes of sources it took to build it."""
+        recipe, sources, old = self.recipe, self.sources, self.old
+        inputs = base.inputs(recipe, sources.ids)
+        if old and old.manifest["inputs"]["planes"] == inputs:
+            return Base.of(old), 0
+        if old and not isinstance(self.work.out, Path):
+            raise ConfigError(
+                f"{self.work.out} holds another sequence, or other contigs, and in an object store nothing is overwritten: "
+                "give another --out, or replace it with --force, and it cannot be read until that is done"
+            )
+        self.expect(sum(sources.sizes.values()))
+        made = base.build(recipe, inputs, self.work, self.progress, self.execute, self.parallel, sources.index)
         of_base = (source for source, key in recipe.files().items() if key.startswith(("assembly.", "sequences.")))
-        first = sum(sources.sizes[source] for source in of_base)
-        expect(sum(sources.sizes.values()))
-        made = base.build(recipe, inputs, work, progress, execute, parallel, sources.index)
-    parts = base.resolve_splits(recipe, made.contigs)
-    built = {inputs: entry["key"] for inputs, entry in old.manifest["inputs"]["tracks"].items()} if old else {}
-    blocks = tracks.plan(recipe, sources.ids, made.contigs, built)
-    missing = list({block.inputs: block for block in blocks if block.key is None}.values())
-    tables, known = plan_tables(recipe, sources, made, old), rows.standing(old)
-    if old:
-        keys = [block.key for block in blocks if block.key]
-        keys += [known[table.inputs]["key"] for table in tables if table.inputs in known]
-        _check_standing(old, [*keys, *(() if made.fresh else made.arrays)])
-    files = [*(b.sources for b in missing), *(table.sources for table in tables)]
-    expect(first + sum(path.stat().st_size for path in itertools.chain(*files)))
-    execute([partial(tracks.write_block, block, made.contigs, work) for block in missing], progress)
-    execute([partial(rows.write, table, work) for table in tables if table.inputs not in known], progress)
-    parts, reports = separation.separated(recipe, parts, made, work, old, execute, parallel)
-    _publish(made, blocks, tables, parts, reports, sources.provenance, work, old, force, progress)
-    return int(made.contigs.lengths.sum())
+        return made, sum(sources.sizes[source] for source in of_base)
+
+    def _publish(
+        self,
+        made: Base,
+        blocks: list[tracks.Block],
+        tables: list[rows.Table],
+        parts: dict[str, splits.Parts],
+        reports: dict[str, Any],
+    ) -> None:
+        """Put everything under its key, then the manifest; only then anything of it can be seen.
+
+        New tracks of a store that keeps its planes go into that store; otherwise a whole new store takes its place.
+        """
+        work, old, folder, arrays = self.work, self.old, _folder(made, self.work), dict(made.arrays)
+        # Tracks that are made of the same are one array with two names.
+        each = {block.inputs: block for block in reversed(blocks)}.items()
+        put = {inputs: tracks.place(block, made.contigs, work, folder, old, made.fresh) for inputs, block in each}
+        placed = [(block, *put[block.inputs]) for block in blocks]
+        arrays |= {key: entry for _, key, entry, _ in placed}
+        said: dict[str, dict[str, Any]] = {kind: {} for kind in (matrices.KIND, variants.KIND)}
+        for table in tables:
+            entries, said[table.kind][table.name] = rows.place(table, work, folder, old, made.fresh)
+            arrays |= entries
+        split_arrays, split_tables = base.place_splits(made, parts, folder, old)
+        standing = None if made.fresh or not old else old.manifest  # of the generation that this one follows
+        manifest = {
+            "format": FORMAT,
+            "generation": standing["generation"] + 1 if standing else 1,
+            "group": standing["group"] if standing else format.read_json(folder / "zarr.json"),
+            "arrays": arrays | split_arrays,
+            "tracks": tracks.describe(placed),
+            **said,
+            "labels": made.labels,
+            "left_out": made.left_out,
+            "splits": split_tables,
+            "homology": reports,
+            "inputs": {
+                "planes": made.inputs,
+                "tracks": {block.inputs: {"key": key, "skipped": skipped} for block, key, _, skipped in placed},
+                "tables": {table.inputs: said[table.kind][table.name] for table in tables},
+            },
+            "provenance": self.sources.provenance,
+        }
+        self._commit(folder, manifest, standing)
+
+    def _commit(self, folder: Path, manifest: dict[str, Any], standing: dict[str, Any] | None) -> None:
+        """Publish what lies in a folder: sent to an object store; beside the arrays of the manifest that is `standing`; or as
+        a whole new store."""
+        work, last = self.work, partial(self.progress, 0)
+        if not isinstance(work.out, Path):
+            _write_manifest(folder / MANIFEST, manifest)
+            old = self.old.manifest if self.old else None
+            upload.publish(folder, work.out, old, force=self.force, last=last)
+        elif standing is None:
+            _write_manifest(folder / MANIFEST, manifest)
+            settle(folder)
+            last()
+            swap(folder, work)
+        else:
+            draft = folder / f"{MANIFEST}.new"
+            _write_manifest(draft, manifest)
+            new = {key.split("/")[0] for key in manifest["arrays"].keys() - standing["arrays"].keys()}
+            settle(draft, *(folder / top for top in new))
+            last()
+            draft.rename(folder / MANIFEST)
+            work.published = True
+            sync(folder)
 
 
 def plan_tables(recipe: Recipe, sources: Sources, made: Base, old: Store | None) -> list[rows.Table]:
@@ -168,9 +246,6 @@ def _is_current(store: Store | None, sources: Sources) -> bool:
     return store is not None and bool(store.manifest["provenance"] == sources.provenance)
 
 
-# ---- publishing -----------------------------------------------------------------------------
-
-
 def _check_standing(old: Store, keys: list[str]) -> None:
     """Refuse to go on with arrays (or groups of them) that have lost a shard; whoever reads a chunk checks it.
 
@@ -183,72 +258,6 @@ def _check_standing(old: Store, keys: list[str]) -> None:
                 array = old.array(key)
                 for shard in range(array.layout.shards):
                     array.check_shard(shard)
-
-
-def _publish(
-    made: Base,
-    blocks: list[tracks.Block],
-    tables: list[rows.Table],
-    parts: dict[str, splits.Parts],
-    reports: dict[str, Any],
-    provenance: dict[str, Any],
-    work: Work,
-    old: Store | None,
-    force: bool,
-    progress: Progress,
-) -> None:
-    """Put everything under its key, then the manifest; only then anything of it can be seen.
-
-    New tracks of a store that keeps its planes go into that store; otherwise a whole new store takes its place.
-    """
-    folder, arrays = _folder(made, work), dict(made.arrays)
-    standing = None if made.fresh else old  # the generation that this one follows
-    # Tracks that are made of the same are one array with two names.
-    each = {block.inputs: block for block in reversed(blocks)}.items()
-    put = {inputs: tracks.place(block, made.contigs, work, folder, old, made.fresh) for inputs, block in each}
-    placed = [(block, *put[block.inputs]) for block in blocks]
-    arrays |= {key: entry for _, key, entry, _ in placed}
-    said: dict[str, dict[str, Any]] = {kind: {} for kind in (matrices.KIND, variants.KIND)}
-    for table in tables:
-        entries, said[table.kind][table.name] = rows.place(table, work, folder, old, made.fresh)
-        arrays |= entries
-    split_arrays, split_tables = base.place_splits(made, parts, folder, old)
-    manifest = {
-        "format": FORMAT,
-        "generation": standing.manifest["generation"] + 1 if standing else 1,
-        "group": standing.manifest["group"] if standing else format.read_json(folder / "zarr.json"),
-        "arrays": arrays | split_arrays,
-        "tracks": tracks.describe(placed),
-        **said,
-        "labels": made.labels,
-        "left_out": made.left_out,
-        "splits": split_tables,
-        "homology": reports,
-        "inputs": {
-            "planes": made.inputs,
-            "tracks": {block.inputs: {"key": key, "skipped": skipped} for block, key, _, skipped in placed},
-            "tables": {table.inputs: said[table.kind][table.name] for table in tables},
-        },
-        "provenance": provenance,
-    }
-    if not isinstance(work.out, Path):
-        _write_manifest(folder / MANIFEST, manifest)
-        upload.publish(folder, work.out, old.manifest if old else None, force=force, last=lambda: progress(0))
-        return
-    if standing is None:
-        _write_manifest(folder / MANIFEST, manifest)
-        settle(folder)
-        progress(0)
-        swap(folder, work)
-        return
-    draft = folder / f"{MANIFEST}.new"
-    _write_manifest(draft, manifest)
-    new = {key.split("/")[0] for key in manifest["arrays"].keys() - standing.manifest["arrays"].keys()}
-    settle(draft, *(folder / top for top in new))
-    progress(0)
-    draft.rename(folder / MANIFEST)
-    work.published = True
-    sync(folder)
 
 
 def _folder(made: Base, work: Work) -> Path:

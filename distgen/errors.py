@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class DistgenError(Exception):
@@ -76,6 +79,17 @@ def suggest(word: str, valid: Iterable[str]) -> str:
     return (f'Did you mean "{near[0]}"? ' if near else "") + (
         f"Valid: {some(words, 12)}." if words else "There is none."
     )
+
+
+def named(table: Mapping[str, T], name: str, where: str, what: str) -> T:
+    """What a table has under a name.
+
+    Raises:
+        ConfigError: nothing; says `where` there is no such `what`, and names the nearest.
+    """
+    if name not in table:
+        raise ConfigError(f'{where} has no {what} "{name}". {suggest(name, table)}')
+    return table[name]
 
 
 def beside(path: Path, pattern: str = "*") -> str:

@@ -3,6 +3,13 @@
 import http.server
 import threading
 
+# How `Files` can spoil whatever it is asked, and what is said of a server that goes on like that.
+FAILING = [
+    (503, r"the server is failing \(HTTP 503\); try again"),
+    ("cut", "what the server sends is cut short or not what was asked for; try again"),
+    ("reset", "what the server sends is cut short or not what was asked for; try again"),
+]
+
 
 class Answering:
     """Runs while it is entered; `answer` is given each request's handler, in a thread of its own."""

@@ -109,20 +109,13 @@ def test_fewer_workers_than_none_are_refused(small_recipe, tmp_path):
     assert "greater than or equal to 0" in distgen("build", "small.toml", "--workers", -1, cwd=tmp_path, expect=2)
 
 
-def test_a_store_goes_beside_the_recipes_by_default(small_recipe, tmp_path):
-    (tmp_path / "recipes").mkdir()
+@pytest.mark.parametrize(("folder", "store"), [("recipes", "store/small.zarr"), ("project", "project/small.zarr")])
+def test_a_store_goes_beside_the_folder_of_recipes_or_else_beside_its_recipe(small_recipe, tmp_path, folder, store):
+    (tmp_path / folder).mkdir()
     for name in EXAMPLE:
-        (tmp_path / name).rename(tmp_path / "recipes" / name)
-    distgen("build", "recipes/small.toml", cwd=tmp_path)
-    assert open_store(tmp_path / "store" / "small.zarr").name == "small"
-
-
-def test_a_store_goes_beside_a_recipe_that_lies_in_no_folder_of_recipes(small_recipe, tmp_path):
-    (tmp_path / "project").mkdir()
-    for name in EXAMPLE:
-        (tmp_path / name).rename(tmp_path / "project" / name)
-    distgen("build", "project/small.toml", cwd=tmp_path)
-    assert open_store(tmp_path / "project" / "small.zarr").name == "small"
+        (tmp_path / name).rename(tmp_path / folder / name)
+    distgen("build", f"{folder}/small.toml", cwd=tmp_path)
+    assert open_store(tmp_path / store).name == "small"
 
 
 def test_help_says_every_default_and_how_to_debug(tmp_path):

@@ -2,7 +2,9 @@
 
 import pickle
 
-from distgen.errors import ConfigError
+import pytest
+
+from distgen.errors import ConfigError, named
 
 
 def test_an_error_begins_with_its_key():
@@ -18,3 +20,12 @@ def test_an_error_begins_with_its_key():
 def test_an_error_of_a_worker_keeps_its_key():
     error = pickle.loads(pickle.dumps(ConfigError("no", key="stride")))
     assert (str(error), error.key, error.problem) == ("stride: no", "stride", "no")
+
+
+def test_what_is_asked_by_name_is_given_or_the_nearest_name_told():
+    tables = {"atac": 1, "genes": 2}
+    assert named(tables, "genes", "store a.zarr", "track") == 2
+    with pytest.raises(
+        ConfigError, match=r'^store a\.zarr has no track "gene"\. Did you mean "genes"\? Valid: atac, genes\.$'
+    ):
+        named(tables, "gene", "store a.zarr", "track")

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from blake3 import blake3
 
 from distgen.config import digest
-from distgen.errors import ConfigError, StoreError, suggest
+from distgen.errors import ConfigError, StoreError, named
 from distgen.genome import Int64
 from distgen.store import format
 from distgen.store.array import Array
@@ -143,9 +143,7 @@ class Collection:
 
     def index(self, name: str) -> int:
         """The row of a store by its name. Raises ConfigError with the nearest name."""
-        if name not in self._rows:
-            raise ConfigError(f'collection {self.path} has no store "{name}". {suggest(name, self.names)}')
-        return self._rows[name]
+        return named(self._rows, name, f"collection {self.path}", "store")
 
     def member(self, row: int) -> Member:
         """What the index says of a store. Raises ConfigError if there is no such row."""

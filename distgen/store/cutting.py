@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distgen.config import Lengths, check_lengths
-from distgen.errors import ConfigError, suggest
+from distgen.errors import ConfigError
 from distgen.genome import AMBIGUOUS, MISSING, Bytes, Contigs, Int64, Interval, tiles
 from distgen.ingest.objects import Place
 from distgen.ingest.packing import codes_between, flags_between, pack_codes
@@ -203,10 +203,7 @@ def plan_of(
         raise ConfigError(
             f"of {', '.join(tracks)}, two have the same name in lower case; export them apart", key="tracks"
         )
-    if split not in store.manifest["splits"]:
-        raise ConfigError(f'store {store.path} has no split "{split}". {suggest(split, store.manifest["splits"])}')
-    whole = {part: regions for part, regions in store.manifest["splits"][split].items() if part != "id" and regions}
-    order = [part for part in PARTS if part in (parts or whole)]
+    order = [part for part in PARTS if part in (parts or store.parts(split))]
     for part in parts:
         store.regions(part, split)
     plan = Plan(store, split, tuple(order), window, target_length, stride, found, shard_bytes)

@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distgen.config import digest
-from distgen.errors import ConfigError, SourceError, suggest
+from distgen.errors import ConfigError, SourceError, named
 from distgen.genome import ALIGNMENT, AMBIGUOUS, BASES, Bytes, Contigs, Int64, Interval, tiles
 from distgen.ingest.objects import RANGE, Object, Place
 from distgen.ingest.packing import unpack_codes
@@ -143,9 +143,7 @@ class Export:
 
     def tiles(self, part: str) -> tuple[Int64, Int64]:
         """The regions of a part, and how many samples (n,) there are up to the end of each. Raises ConfigError likewise."""
-        if part not in self.parts:
-            raise ConfigError(f'{self.path} has no part "{part}". {suggest(part, self.parts)}')
-        return self._tiles[part]
+        return named(self._tiles, part, str(self.path), "part")
 
     @cached_property
     def _tiles(self) -> dict[str, tuple[Int64, Int64]]:
@@ -157,9 +155,8 @@ class Export:
 
     def track(self, name: str) -> Track:
         """One track; its values come with the samples. Raises ConfigError with the nearest name if there is none."""
-        if name not in self.tracks:
-            raise ConfigError(f'{self.path} has no track "{name}". {suggest(name, self.tracks)}')
-        return Track.of(name, self.tracks[name], self.contigs, np.dtype(self.tracks[name]["dtype"]))
+        entry = named(self.tracks, name, str(self.path), "track")
+        return Track.of(name, entry, self.contigs, np.dtype(entry["dtype"]))
 
     def identity(self, split: str, tracks: tuple[str, ...]) -> dict[str, str]:
         """Content ids of what a run uses: those of the store, so that a run goes on with an export of it and back. Where

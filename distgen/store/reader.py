@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distgen.config import digest
-from distgen.errors import ConfigError, StoreError, some, suggest
+from distgen.errors import ConfigError, StoreError, named, some, suggest
 from distgen.genome import BASES, COMPLEMENT, MISSING, Bytes, Contigs, Int64, Interval
 from distgen.ingest.objects import Place, locate
 from distgen.ingest.packing import codes_between
@@ -201,9 +201,7 @@ class Store:
 
     def track(self, name: str) -> Track:
         """One track. Raises ConfigError with the nearest name if there is none."""
-        if name not in self.tracks:
-            raise ConfigError(f'store {self.path} has no track "{name}". {suggest(name, self.tracks)}')
-        return self.tracks[name]
+        return named(self.tracks, name, f"store {self.path}", "track")
 
     @cached_property
     def matrices(self) -> dict[str, Matrix]:
@@ -215,9 +213,7 @@ class Store:
 
     def matrix(self, name: str) -> Matrix:
         """One matrix of values by region and condition. Raises ConfigError with the nearest name if there is none."""
-        if name not in self.matrices:
-            raise ConfigError(f'store {self.path} has no matrix "{name}". {suggest(name, self.matrices)}')
-        return self.matrices[name]
+        return named(self.matrices, name, f"store {self.path}", "matrix")
 
     @cached_property
     def variant_sets(self) -> dict[str, Variants]:
@@ -229,9 +225,7 @@ class Store:
 
     def variants(self, name: str) -> Variants:
         """One set of variants. Raises ConfigError with the nearest name if there is none."""
-        if name not in self.variant_sets:
-            raise ConfigError(f'store {self.path} has no variants "{name}". {suggest(name, self.variant_sets)}')
-        return self.variant_sets[name]
+        return named(self.variant_sets, name, f"store {self.path}", "variants")
 
     def _group(self, key: str) -> dict[str, Array]:
         """The arrays of a group by name."""
@@ -256,9 +250,8 @@ class Store:
 
     def parts(self, split: str = "default") -> list[str]:
         """The parts of a split that hold anything. Raises ConfigError if the store has no such split."""
-        if split not in self.manifest["splits"]:
-            raise ConfigError(f'store {self.path} has no split "{split}". {suggest(split, self.manifest["splits"])}')
-        return [part for part in PARTS if self.manifest["splits"][split].get(part)]
+        table = named(self.manifest["splits"], split, f"store {self.path}", "split")
+        return [part for part in PARTS if table.get(part)]
 
     def has(self, part: str, split: str = "default") -> bool:
         """Whether there is such a split and its part holds anything."""

@@ -17,7 +17,7 @@ from distgen import config
 from distgen.errors import RemoteError
 from distgen.store import ranges
 from distgen.store.cache import ShardCache
-from tests.servers import Files
+from tests.servers import FAILING, Files
 from tests.store.test_cache import CHUNK, PER, SIZE, VALUES, files, publish, there
 
 # Walks the shards in an order of its own, for so many rounds, and says where it is; argument: a JSON object.
@@ -180,14 +180,7 @@ def test_an_answer_that_does_not_go_on_is_given_up(asked, server, tmp_path, monk
     server.go_on.set()
 
 
-@pytest.mark.parametrize(
-    ("fault", "problem"),
-    [
-        (503, r"the server is failing \(HTTP 503\); try again"),
-        ("cut", "what the server sends is cut short or not what was asked for; try again"),
-        ("reset", "what the server sends is cut short or not what was asked for; try again"),
-    ],
-)
+@pytest.mark.parametrize(("fault", "problem"), FAILING)
 def test_a_server_that_goes_on_failing_is_told_and_leaves_nothing_behind(
     fault, problem, asked, server, tmp_path, monkeypatch
 ):

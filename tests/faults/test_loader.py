@@ -18,7 +18,7 @@ from distgen.ingest.objects import Object
 from distgen.loader import gather
 from distgen.store.cache import ShardCache
 from distgen.store.reader import open_store
-from tests.servers import Files
+from tests.servers import FAILING, Files
 
 ARGUMENTS = {"window": 48, "stride": 9, "batch_size": 8, "tracks": ("genes", "squeezed"), "order": "grouped", "seed": 5}
 # Walks epochs without end, and says when it has the first batch; argument: a JSON object.
@@ -119,14 +119,7 @@ def test_an_answer_that_stalls_is_given_up_and_asked_for_again(server, whole, tm
     server.go_on.set()
 
 
-@pytest.mark.parametrize(
-    ("fault", "problem"),
-    [
-        (503, r"the server is failing \(HTTP 503\); try again"),
-        ("cut", "what the server sends is cut short or not what was asked for; try again"),
-        ("reset", "what the server sends is cut short or not what was asked for; try again"),
-    ],
-)
+@pytest.mark.parametrize(("fault", "problem"), FAILING)
 def test_a_server_that_goes_on_failing_ends_the_epoch_with_an_error(fault, problem, server, tmp_path, monkeypatch):
     monkeypatch.setitem(config.TIMEOUTS, "remote_retry", 0.3)
     loader = streamed(server, tmp_path / "cache")

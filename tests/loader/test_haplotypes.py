@@ -399,15 +399,20 @@ def from_the_file(path, samples, first, last, codes):
     return found
 
 
+def human(source, folder, samples, indels):
+    """Chromosome 20 with so many samples; their file is `v.vcf`."""
+    with_genotypes(source / "1000g_20_1Mb-2Mb.vcf.gz", folder / "v.vcf", samples)
+    names = ", ".join(f'"S{i}"' for i in range(samples))
+    recipe = f'format = 1\n[assembly]\nname = "chr20"\nfasta = "{source}/20.fa.gz"\n{TABLE}'
+    (folder / "c.toml").write_text(recipe + f'samples = [{names}]\nindels = "{indels}"\n')
+    build(read(folder / "c.toml", Recipe), folder / "c.zarr")
+    return open_store(folder / "c.zarr")
+
+
 @pytest.mark.data
 def test_real_sites_of_a_human_chromosome(data, tmp_path):
-    folder, samples = data / "human_b37_chr20", 4
-    with_genotypes(folder / "1000g_20_1Mb-2Mb.vcf.gz", tmp_path / "v.vcf", samples)
-    names = ", ".join(f'"S{i}"' for i in range(samples))
-    recipe = f'format = 1\n[assembly]\nname = "chr20"\nfasta = "{folder}/20.fa.gz"\n{TABLE}'
-    (tmp_path / "c.toml").write_text(recipe + f'samples = [{names}]\nindels = "skip"\n')
-    build(read(tmp_path / "c.toml", Recipe), tmp_path / "c.zarr")
-    store = open_store(tmp_path / "c.zarr")
+    samples = 4
+    store = human(data / "human_b37_chr20", tmp_path, samples, "skip")
     found, random, length, count = Haplotypes(store, "v"), np.random.default_rng(6), 2048, 500
     first, last = 990_000, 2_010_000
     truth = from_the_file(tmp_path / "v.vcf", samples, first, last, store.codes(Interval("20", first, last)))

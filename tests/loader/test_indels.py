@@ -20,7 +20,7 @@ from distgen.loader.transfer import Transfer
 from distgen.store.build import build
 from distgen.store.reader import open_store
 from tests.conftest import LETTERS
-from tests.loader.test_haplotypes import flat, with_genotypes
+from tests.loader.test_haplotypes import flat, human
 from tests.store.test_variants import TABLE, cells, from_the_file, indel_records, vcf
 
 HOLE = range(118, 121)
@@ -294,13 +294,7 @@ def test_a_damaged_file_of_insertions_and_deletions_stops_the_run(resized, tmp_p
 @pytest.mark.data
 def test_real_sites_of_a_human_chromosome_with_insertions_and_deletions(data, tmp_path):
     """Against records read with pysam alone, put together base by base."""
-    folder, samples, length = data / "human_b37_chr20", 3, 4096
-    with_genotypes(folder / "1000g_20_1Mb-2Mb.vcf.gz", tmp_path / "v.vcf", samples)
-    names = ", ".join(f'"S{i}"' for i in range(samples))
-    recipe = f'format = 1\n[assembly]\nname = "chr20"\nfasta = "{folder}/20.fa.gz"\n{TABLE}'
-    (tmp_path / "c.toml").write_text(recipe + f'samples = [{names}]\nindels = "keep"\n')
-    build(read(tmp_path / "c.toml", Recipe), tmp_path / "c.zarr")
-    store = open_store(tmp_path / "c.zarr")
+    store, length = human(data / "human_b37_chr20", tmp_path, 3, "keep"), 4096
     found, random = Haplotypes(store, "v"), np.random.default_rng(6)
     first, last, count = 990_000, 2_010_000, 300
     letters = "N" * first + store.sequence(Interval("20", first, last))

@@ -370,15 +370,20 @@ def test_bases_at_scattered_positions(small, positions):
     assert np.array_equal(there(0, np.array(positions)), expected)
 
 
+def yeast(source, folder, indels):
+    """A store with a real sample, and the sample's file."""
+    path = source / "sacCer3_sample_variants.vcf.gz"
+    (folder / "y.toml").write_text(
+        f'format = 1\n[assembly]\nname = "y"\nfasta = "{source}/sacCer3.fa.gz"\n'
+        f'[[variants]]\nname = "bki"\nsource = "{path}"\nsamples = ["BKI"]\nindels = "{indels}"\n'
+    )
+    build(read(folder / "y.toml", Recipe), folder / "y.zarr")
+    return open_store(folder / "y.zarr"), path
+
+
 @pytest.mark.data
 def test_a_yeast_sample(data, tmp_path):
-    path = data / "sacCer3" / "sacCer3_sample_variants.vcf.gz"
-    (tmp_path / "y.toml").write_text(
-        f'format = 1\n[assembly]\nname = "y"\nfasta = "{data}/sacCer3/sacCer3.fa.gz"\n'
-        f'[[variants]]\nname = "bki"\nsource = "{path}"\nsamples = ["BKI"]\nindels = "skip"\n'
-    )
-    build(read(tmp_path / "y.toml", Recipe), tmp_path / "y.zarr")
-    store = open_store(tmp_path / "y.zarr")
+    store, path = yeast(data / "sacCer3", tmp_path, "skip")
     expected = {
         name: list(store.sequence(Interval(name, 0, int(n))))
         for name, n in zip(store.contigs.names, store.contigs.lengths, strict=True)
@@ -413,13 +418,7 @@ def from_the_file(path, contigs):
 
 @pytest.mark.data
 def test_a_yeast_sample_with_its_insertions_and_deletions(data, tmp_path):
-    path = data / "sacCer3" / "sacCer3_sample_variants.vcf.gz"
-    (tmp_path / "y.toml").write_text(
-        f'format = 1\n[assembly]\nname = "y"\nfasta = "{data}/sacCer3/sacCer3.fa.gz"\n'
-        f'[[variants]]\nname = "bki"\nsource = "{path}"\nsamples = ["BKI"]\nindels = "keep"\n'
-    )
-    build(read(tmp_path / "y.toml", Recipe), tmp_path / "y.zarr")
-    store = open_store(tmp_path / "y.zarr")
+    store, path = yeast(data / "sacCer3", tmp_path, "keep")
     assert len(store.variants("bki").indels) == store.manifest["variants"]["bki"]["counts"]["indel"] == 1_335
     grown = 0
     for name, records in from_the_file(path, store.contigs.names).items():

@@ -109,9 +109,8 @@ class ShardCache:
     def __init__(self, folder: str | Path, max_bytes: int):
         self.folder, self.max_bytes = Path(folder).expanduser().absolute(), max_bytes
         if max_bytes <= 0:
-            raise ConfigError(
-                f"a cache of {max_bytes:,} bytes holds nothing: a shard has up to 64 MiB", key="max_bytes"
-            )
+            problem = f"a cache of {max_bytes:,} bytes holds nothing: a shard has up to 64 MiB"
+            raise ConfigError(problem, key="max_bytes")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -191,10 +190,8 @@ class ShardCache:
             if now < self._used.get(name, -_FRESH) + _FRESH:
                 return True
             self._used[name] = now
-        try:
-            os.utime(
-                self.folder / name, ns=(time.time_ns(),) * 2
-            )  # left to itself, the kernel counts in some milliseconds
+        try:  # left to itself, the kernel counts in some milliseconds
+            os.utime(self.folder / name, ns=(time.time_ns(),) * 2)
         except FileNotFoundError:  # others have made room of it
             self._forget([name])
             return False
@@ -330,24 +327,34 @@ class ShardCache:
         """The bytes that are being fetched by others, and the sizes of all shards by name, the one used longest ago first.
         What was left by processes that died is removed; this one lets go of what others have evicted."""
         reserved, shards = 0, []
-        for entry in os.scandir(self.folder):
-            if not _NAME.fullmatch(entry.name) or entry.name == own.name:
-                continue
-            with suppress(FileNotFoundError):
-                if entry.name.endswith(_PART) and (left := locked(Path(entry.path), fcntl.LOCK_EX)) is not None:
-                    os.unlink(entry.path)
-                    os.close(left)
-                    continue
-                stat = entry.stat()
-                if entry.name.endswith(_PART):
-                    reserved += stat.st_size
-                else:
-                    shards.append((stat.st_mtime_ns, entry.name, stat.st_size))
+        files = self._files()
+        files.pop(own.name, None)
+        for name, stat in files.items():
+            if not name.endswith(_PART):
+                shards.append((stat.st_mtime_ns, name, stat.st_size))
+            elif (left := locked(self.folder / name, fcntl.LOCK_EX)) is not None:
+                (self.folder / name).unlink(missing_ok=True)
+                os.close(left)
+            else:
+                reserved += stat.st_size
         there = {name: size for _, name, size in sorted(shards)}
         with self._lock:
             gone = self._held.keys() - there.keys()
         self._forget(gone)
         return reserved, there
+
+    def _files(self) -> dict[str, os.stat_result]:
+        """All files at one time: had one got its last name meanwhile, neither of its names might have been seen."""
+        while True:
+            names, found = self._names(), {}
+            for name in names:
+                with suppress(FileNotFoundError):
+                    found[name] = (self.folder / name).stat()
+            if found.keys() == names == self._names():
+                return found
+
+    def _names(self) -> set[str]:
+        return {name for name in os.listdir(self.folder) if _NAME.fullmatch(name)}
 
     def _evict(self, name: str, file: int, part: Path) -> None:
         self._forget([name])

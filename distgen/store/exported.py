@@ -134,9 +134,8 @@ class Export:
     def regions(self, part: str | None, split: str = "default") -> Int64:
         """Flat intervals (n, 2) that the targets of a part tile. Raises ConfigError if the export has no such part."""
         if split != self.index["split"]:
-            raise ConfigError(
-                f'{self.path} was exported with split "{self.index["split"]}", not "{split}"', key="split"
-            )
+            problem = f'{self.path} was exported with split "{self.index["split"]}", not "{split}"'
+            raise ConfigError(problem, key="split")
         if part is None:
             raise ConfigError(f"{self.path} is read part by part. It has: {', '.join(self.parts)}", key="split")
         return self.tiles(part)[0]

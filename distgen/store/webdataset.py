@@ -22,8 +22,6 @@ from distgen.store.reader import Store
 from distgen.store.tar import BLOCK, END, tar_header
 from distgen.store.work import Execute, Progress, Work, in_this_process, link, settle, silent, sync
 
-__all__ = ["SHARD_BYTES", "export", "read_export"]
-
 SHARD_BYTES = 256_000_000
 _LARGEST_OBJECT = 512_000_000  # bytes: it is in memory while it is sent
 

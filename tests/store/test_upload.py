@@ -14,10 +14,11 @@ from distgen.genome import Interval
 from distgen.ingest.objects import Object, locate
 from distgen.store import ranges, upload
 from distgen.store.build import build
+from distgen.store.exported import read_export
 from distgen.store.reader import open_store
 from distgen.store.repair import compare, repair
 from distgen.store.verify import describe, prune, verify
-from distgen.store.webdataset import export, read_export
+from distgen.store.webdataset import export
 from tests.ingest.test_remote import moto_server, quick, s3  # noqa: F401 - fixtures
 from tests.store.test_rows import BED, MATRIX, TABLE
 from tests.store.test_sequences import FILES, HEAD, THREE

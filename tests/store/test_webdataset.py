@@ -20,8 +20,9 @@ from distgen.genome import BASES
 from distgen.loader.loader import GenomeLoader
 from distgen.store import cutting, webdataset
 from distgen.store.build import build
+from distgen.store.exported import read_export
 from distgen.store.reader import open_store
-from distgen.store.webdataset import export, read_export
+from distgen.store.webdataset import export
 from tests.conftest import LETTERS
 from tests.test_cli import distgen
 

@@ -19,31 +19,35 @@ def describe(run: Run, source: Source, plans: Mapping[str, Plan | ConfigError]) 
 
     Args:
         run: as read from its file.
-        source: that it trains on: a store.
+        source: that it trains on: a store, or an export of one.
         plans: of the parts of its split; see `Run.plans`.
 
     Returns:
         As `summarize`, with `run`, `store`, `split` and `batch_size`; `homology`, the report of the build where the split
-        was made without what resembles a held-out part, else None; and `search`, the command that looks for such sequence.
-
-    Raises:
-        ConfigError: the run trains on an export.
+        was made without what resembles a held-out part, else None (an export does not know); and `search`, the command that
+        looks for such sequence, where STORE is what was exported.
     """
-    from distgen.loader.source import genome
     from distgen.loader.summary import summarize
 
     split = run.data.split
-    with run.at("data"):
-        store = genome(source, "saying what they hold", "store")
     return {
         "run": run.name,
-        "store": str(store.path),
+        "store": str(source.path),
         "split": split,
         "batch_size": run.data.batch_size,
         **summarize(plans),
-        "homology": store.manifest["homology"].get(split, {}).get("report"),
-        "search": f"distgen info {store.path} --leakage {split}",
+        **_similar(source, split),
     }
+
+
+def _similar(source: Source, split: str) -> dict[str, Any]:
+    """What the build of a store knows of sequence that parts share, and what would look for it."""
+    from distgen.store.reader import Store
+
+    if isinstance(source, Store):
+        known = source.manifest["homology"].get(split, {}).get("report")
+        return {"homology": known, "search": f"distgen info {source.path} --leakage {split}"}
+    return {"homology": None, "search": f"distgen info STORE --leakage {split}"}
 
 
 def rows(found: dict[str, Any]) -> list[tuple[str, str]]:
@@ -92,9 +96,16 @@ def _stage(stage: dict[str, Any], bases: int, batch_size: int) -> str:
     samples = f"{stage['samples']:,} samples in " * (stage["samples"] != windows)
     epoch = f"an epoch is {samples}{_some(stage['batches'], 'batch', 'es')} of {batch_size:,}"
     return (
-        f"{lengths}; {epoch}; {stage['ambiguous']:.2%} reads as N; "
+        f"{lengths}; {epoch}; {_n(stage)}; "
         f"targets cover {stage['covered']:,} of {bases:,} bases ({stage['covered'] / bases:.1%})"
     )
+
+
+def _n(found: dict[str, Any]) -> str:
+    """How much N there is, or what is known of it."""
+    if found["ambiguous"] is None:
+        return f"{found['outside']:.2%} lies outside the part and reads as N, how much else does is not in the index"
+    return f"{found['ambiguous']:.2%} reads as N"
 
 
 def _pool(name: str, pool: str, windows: dict[str, Any], stage: dict[str, Any]) -> list[tuple[str, str]]:
@@ -102,9 +113,7 @@ def _pool(name: str, pool: str, windows: dict[str, Any], stage: dict[str, Any]) 
     if pool:
         name = f"{name}, {pool}"
         share = f"{windows['samples'] / stage['samples']:.2%} of samples, from {_some(windows['windows'], 'window')}"
-        said.append(
-            (name, f"{share}; {windows['ambiguous']:.2%} reads as N; targets cover {windows['covered']:,} bases")
-        )
+        said.append((name, f"{share}; {_n(windows)}; targets cover {windows['covered']:,} bases"))
     # Every sequence of a table is in one part, and so outside the others.
     left_out = {why: n for why, n in windows["left_out"].items() if not (windows["labels"] and why == "outside")}
     if left_out:

@@ -16,13 +16,13 @@ name = "rest"
 
 def described(run_file, store, *overrides):
     run = Run.read(run_file, list(overrides))
-    return describe(run, store, run.plans(store))
+    return describe(run, store, run.loaders(store))
 
 
 def exported(run_file):
     """The same of the export `out`, which stands for the store."""
     run = Run.read(run_file, ["data.jitter=0", "data.stride=64", "data.store=out"])
-    return describe(run, run.open_store(), run.plans(run.open_store()))
+    return describe(run, run.open_store(), run.loaders(run.open_store()))
 
 
 def test_every_part_has_a_line_and_what_leaks_another(small, run_file):

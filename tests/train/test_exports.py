@@ -5,7 +5,6 @@ import json
 import pytest
 
 from distgen.errors import ConfigError
-from distgen.loader.plan import Plan
 from distgen.store.webdataset import export
 from distgen.train.evaluation import evaluate
 from distgen.train.run import Run
@@ -70,5 +69,5 @@ def test_the_windows_of_a_run_on_an_export_are_those_that_it_has(small, tmp_path
     found = export(small, tmp_path / "out", window=64)
     (tmp_path / "a.toml").write_text(NO_JITTER.replace("window = 64\nstride = 32\n", "").format(store="out"))
     run = Run.read(tmp_path / "a.toml")
-    plans = run.plans(run.open_store())
-    assert {part: len(plan.sampling(0)) for part, plan in plans.items() if isinstance(plan, Plan)} == found.parts
+    loaders = run.loaders(run.open_store())
+    assert {part: len(loader.plan.sampling(0)) for part, loader in loaders.items()} == found.parts

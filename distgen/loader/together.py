@@ -8,6 +8,7 @@ from typing import Any
 
 from distgen.errors import ConfigError
 from distgen.loader.mixture import MixtureLoader
+from distgen.loader.plan import Plan
 from distgen.loader.source import homology
 from distgen.loader.summary import summarize
 
@@ -21,8 +22,8 @@ def summarize_mixture(loaders: Mapping[str, MixtureLoader | ConfigError]) -> Tab
         loaders: of each part of one split of a collection, or why there is none.
 
     Returns:
-        `parts` and `overlaps` as `summarize`, all stores together: counts are sums, shares of N go by how often a store is
-        served, and lengths that differ are None. A part has, besides, how many `stores` serve it, and how many global
+        `parts` and `overlaps` as `summarize`, all stores together: counts are sums, shares of N go by how often rows of a store
+        are served, and lengths that differ are None. A part has, besides, how many `stores` serve it, and how many global
         batches an epoch of the mixture has (`epoch_batches`). `members`, how many stores there are; and `stores`, for each by
         its name (of more than 1,000: for as many at equal distances) its `path`, its `homology` and all that `summarize`
         says, where a part has its `share` of all batches and how many the first epoch of the mixture takes (`served`).
@@ -33,13 +34,15 @@ def summarize_mixture(loaders: Mapping[str, MixtureLoader | ConfigError]) -> Tab
     known = {part: loader for part, loader in loaders.items() if isinstance(loader, MixtureLoader)}
     first = next(iter(known.values()))
     first_epochs = {part: loader.plan.schedule.before(loader.plan.epoch) for part, loader in known.items()}
+    weights: dict[str, list[list[float]]] = {part: [] for part in known}
     stores: dict[str, Table] = {}
     for row in sorted({row for loader in known.values() for row in loader.members}):
         own = {part: loader.loader(row) for part, loader in known.items() if row in loader.members}
         found = summarize({part: loader.plan for part, loader in own.items()})
         for part, entry in found["parts"].items():
-            entry["share"] = float(known[part].plan.schedule.shares[row])
+            entry["share"], plan = float(known[part].plan.schedule.shares[row]), own[part].plan
             entry["served"] = int(first_epochs[part][row])
+            weights[part].append([entry["share"] * _filled(plan, epoch) for epoch, _ in plan.stages])
         store, (split, _) = first.collection.store(row), first.split
         about = {"path": str(store.path), "homology": homology(store, split)}
         stores[first.collection.names[row]] = about | found
@@ -49,7 +52,7 @@ def summarize_mixture(loaders: Mapping[str, MixtureLoader | ConfigError]) -> Tab
             parts[part] = {"problem": loader.problem}
             continue
         entries = [store["parts"][part] for store in stores.values() if part in store["parts"]]
-        parts[part] = _part(entries) | {"stores": len(entries), "epoch_batches": loader.plan.epoch}
+        parts[part] = _part(entries, weights[part]) | {"stores": len(entries), "epoch_batches": loader.plan.epoch}
     shared = Counter[tuple[str, str]]()
     for found in stores.values():
         shared.update({(overlap["part"], overlap["other"]): overlap["bases"] for overlap in found["overlaps"]})
@@ -57,17 +60,26 @@ def summarize_mixture(loaders: Mapping[str, MixtureLoader | ConfigError]) -> Tab
     return {"parts": parts, "overlaps": overlaps, "members": len(first.collection), "stores": stores}
 
 
-def _part(entries: Sequence[Table]) -> Table:
-    shares = [entry["share"] for entry in entries]
+def _filled(plan: Plan, epoch: int) -> float:
+    """How many rows of a batch are no padding, on average."""
+    count, rows = plan.batches(epoch), len(plan.sampling(epoch))
+    return rows / count if plan.asked.last == "pad" else plan.asked.batch_size
+
+
+def _part(entries: Sequence[Table], weights: Sequence[Sequence[float]]) -> Table:
+    """One part of all stores, whose rows of each stage weigh so much: (stores, stages)."""
     stages = zip(*(entry["stages"] for entry in entries), strict=True)
-    return {"bases": sum(entry["bases"] for entry in entries), "stages": [_stage(stage, shares) for stage in stages]}
+    return {
+        "bases": sum(entry["bases"] for entry in entries),
+        "stages": [_stage(stage, own) for stage, own in zip(stages, zip(*weights, strict=True), strict=True)],
+    }
 
 
-def _stage(stages: Sequence[Table], shares: Sequence[float]) -> Table:
+def _stage(stages: Sequence[Table], weights: Sequence[float]) -> Table:
     pools = {
         name: _pool(
             [stage["pools"][name] for stage in stages],
-            [share * s["pools"][name]["samples"] / s["samples"] for share, s in zip(shares, stages, strict=True)],
+            [weight * s["pools"][name]["samples"] / s["samples"] for weight, s in zip(weights, stages, strict=True)],
         )
         for name in stages[0]["pools"]
     }
@@ -75,16 +87,16 @@ def _stage(stages: Sequence[Table], shares: Sequence[float]) -> Table:
         "first_epoch": stages[0]["first_epoch"],  # of a store's own
         **{key: _alike(stages, key) for key in ("window", "target_length", "stride")},
         **{key: sum(stage[key] for stage in stages) for key in ("samples", "rows", "batches", "windows", "covered")},
-        **{key: _mean(stages, key, shares) for key in ("ambiguous", "outside")},
+        **{key: _mean(stages, key, weights) for key in ("ambiguous", "outside")},
         "pools": pools,
     }
 
 
-def _pool(pools: Sequence[Table], shares: Sequence[float]) -> Table:
+def _pool(pools: Sequence[Table], weights: Sequence[float]) -> Table:
     left_out = sum((Counter(pool["left_out"]) for pool in pools), Counter[str]())
     return {
         **{key: sum(pool[key] for pool in pools) for key in ("windows", "samples", "covered")},
-        **{key: _mean(pools, key, shares) for key in ("ambiguous", "outside")},
+        **{key: _mean(pools, key, weights) for key in ("ambiguous", "outside")},
         "left_out": dict(left_out),
         "labels": _labels(pools),
     }

@@ -8,17 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distgen.errors import DistgenError
+from distgen.errors import ConfigError, DistgenError
 from distgen.report.figures import BARS, Bar, contig_bars, coverage_figure, loss_figure, shown, store_bar
 from distgen.report.windows import describe, serve_most, tables
 
 if TYPE_CHECKING:
-    from distgen.errors import ConfigError
     from distgen.loader.base import Loader
     from distgen.loader.loader import GenomeLoader
     from distgen.loader.windows import Windows
     from distgen.train.run import Stores
 
+_COUNTED = 100  # stores of a collection, at most: a training does not end with many minutes of counting
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .25rem .8rem; text-align: left }
@@ -68,11 +68,14 @@ def evaluation_rows(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _windows(run_file: Path) -> str:
     """What windows there are, and where; if the store or a file of the run is no longer there, that."""
+    from distgen.store.collection import Collection
     from distgen.train.run import Run
 
     try:
         run = Run.read(run_file)
         store = run.open_store()
+        if isinstance(store, Collection) and len(store) > _COUNTED:
+            raise ConfigError(f"{len(store):,} stores are many. Run: distgen info --windows {run_file.parent}")
         loaders = run.loaders(store)
         (_, own), *stores = tables(found := describe(run, store, loaders))
         bars, rest = _bars(store, loaders, found)

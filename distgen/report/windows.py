@@ -30,7 +30,8 @@ def describe(
     Returns:
         As `summarize` or `summarize_mixture`, with `run`, `store`, `split` and `batch_size`; `homology`, the report of the
         build where the split was made without what resembles a held-out part, else None (an export does not know); and
-        `search`, the command that looks for such sequence, where STORE is what was exported, or any of a collection's stores.
+        `search`, the command that looks for such sequence, where STORE is what was exported, or any of a collection's stores
+        (and OTHER another one of them).
 
     Raises:
         ConfigError, StoreError: a store of a collection does not fit, or is not what was indexed.
@@ -46,6 +47,7 @@ def describe(
 
     split = run.data.split
     search = f"distgen info {source.path if isinstance(source, Store) else 'STORE'} --leakage {split}"
+    search += " [--against OTHER]" * isinstance(source, Collection)
     about = {"run": run.name, "store": str(source.path), "split": split, "batch_size": run.data.batch_size}
     if isinstance(source, Collection):
         mixtures = {p: loader for p, loader in loaders.items() if isinstance(loader, MixtureLoader | ConfigError)}
@@ -87,7 +89,7 @@ def serve_most(found: dict[str, Any], count: int) -> list[str]:
 def _served(parts: dict[str, Any], together: dict[str, Any]) -> str:
     """How much of an epoch of a mixture comes from one store."""
     return "; ".join(
-        f"{entry['served']:,} of {together[part]['epoch_batches']:,} of {part}'s first epoch ({entry['share']:.2%} in all)"
+        f"{part} {entry['served']:,} of {together[part]['epoch_batches']:,} of the first epoch, {entry['share']:.2%} of all"
         for part, entry in parts.items()
     )
 
@@ -107,7 +109,7 @@ def rows(found: dict[str, Any]) -> Rows:
     across = [f"{o['part']} reads {o['bases']:,} bases of {o['other']}" for o in found["overlaps"] if o["bases"]]
     said.append(("shared bases", "; ".join(across) or "0: no window reads a base of another part"))
     apart = [store["homology"] is not None for store in found["stores"].values()] if "stores" in found else []
-    known = f"{sum(apart):,} of {len(apart):,} stores have parts without what resembles another; " * any(apart)
+    known = f"{sum(apart):,} of {len(apart):,} stores: without what resembles a held-out part; " * any(apart)
     known += f"{homology(found['homology'])}; " if found.get("homology") else ""
     return [*said, ("similar sequence", f"{known}{found['search']} looks for it")]
 

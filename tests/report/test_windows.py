@@ -1,10 +1,14 @@
+import numpy as np
+
 from distgen.config import Recipe, read
-from distgen.report.windows import describe, homology, rows
+from distgen.report import windows
+from distgen.report.windows import describe, homology, rows, tables
 from distgen.store.build import build
 from distgen.store.reader import open_store
 from distgen.store.webdataset import export
 from distgen.train.run import Run
 from tests.conftest import RUN
+from tests.store.conftest import index_of, tiny_store
 
 POOLS = """[[data.pool]]
 name = "peaks"
@@ -118,3 +122,61 @@ def test_labels_are_counted_in_words_and_those_of_other_parts_are_not_missed():
         ("shared bases", "valid reads 1,200 bases of train"),
         ("similar sequence", "X looks for it"),
     ]
+
+
+def collected(folder, *overrides):
+    """What is found of a run on genomes of 600, 900 and 1,200 random bases, of which the second validates on 200."""
+    (folder / "stores").mkdir()
+    random = np.random.default_rng(1)
+    for number in range(3):
+        name = f"g{number}"
+        tiny_store(folder, name, "".join(random.choice(list("ACGT"), 600 + 300 * number)))
+        recipe = folder / f"{name}.toml"
+        if number == 1:
+            recipe.write_text(recipe.read_text() + f'[split]\nvalid = ["{name}-1:0-200"]\nhomology = {{}}\n')
+            build(read(recipe, Recipe), folder / "stores" / f"{name}.zarr")
+    (folder / "tiny.toml").write_text(RUN.format(store=index_of(folder)))
+    run = Run.read(folder / "tiny.toml", ["data.stride=64", *overrides])
+    store = run.open_store()
+    return describe(run, store, run.loaders(store))
+
+
+def test_of_a_collection_all_stores_together_come_first_and_then_those_that_serve_most(tmp_path, monkeypatch):
+    found = collected(tmp_path)
+    (title, together), *stores = tables(found)
+    assert title == f"windows of {tmp_path / 'all.collection'}, split default"
+    said = dict(together)
+    assert list(said) == ["train", "valid", "shared bases", "similar sequence", "stores"]
+    assert said["train"].startswith("43 windows of 64 bases, in 3 stores; an epoch is 4 batches of 8; ")
+    assert said["train"].endswith("; targets cover 2,512 of 2,512 bases (100.0%)")
+    assert said["valid"].startswith("4 windows of 64 bases, in 1 store; an epoch is 1 batch of 8; 21.88% reads as N; ")
+    assert said["similar sequence"] == (
+        "1 of 3 stores: without what resembles a held-out part; "
+        "distgen info STORE --leakage default [--against OTHER] looks for it"
+    )
+    assert said["stores"] == "3"
+    assert [name for name, _ in stores] == ["store g2", "store g1", "store g0"]
+    own = dict(stores[1][1])
+    assert list(own) == ["batches", "train", "valid", "shared bases", "similar sequence"]
+    assert (
+        own["batches"]
+        == "train 1 of 4 of the first epoch, 33.33% of all; valid 1 of 1 of the first epoch, 100.00% of all"
+    )
+    assert own["train"].startswith("12 windows of 64 bases; an epoch is 1 batch of 8; ")
+    assert own["similar sequence"].startswith("without what resembles a held-out part: ")
+    monkeypatch.setattr(windows, "_STORES", 2)
+    (_, together), *stores = tables(found | {"members": 90})
+    assert dict(together)["stores"] == (
+        "90; 3 at equal distances are counted here; the 2 that serve most follow, --json has all"
+    )
+    assert [name for name, _ in stores] == ["store g2", "store g1"]
+
+
+def test_an_epoch_of_a_mixture_is_told_from_one_of_each_store(tmp_path):
+    found = collected(tmp_path, "data.epoch_batches=9", "data.strand=both")
+    said = dict(rows(found))
+    assert ", in 3 stores; an epoch is 9 batches of 8, one of each store 86 samples in 10 batches; " in said["train"]
+    assert "; an epoch is 1 batch of 8; " in said["valid"]
+    stage = found["parts"]["train"]["stages"][0] | {"window": None, "target_length": None, "stride": None}
+    found["parts"]["train"]["stages"] = [stage]
+    assert dict(rows(found))["train"].startswith("43 windows of several lengths, in 3 stores; ")

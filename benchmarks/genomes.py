@@ -45,7 +45,9 @@ def _built(folder: Path, name: str, contig: str, made: Bytes) -> Genome:
         np.concatenate([whole, np.full((len(whole), 1), ord("\n"), np.uint8)], axis=1).tofile(file)
         file.write(made[whole.size :].tobytes() + b"\n")
     build(recipe(folder, fasta.name), folder / "genome.zarr")
-    return Genome(name, folder, fasta, contig, folder / "genome.zarr", made)
+    genome = Genome(name, folder, fasta, contig, folder / "genome.zarr", made.size)
+    made.tofile(genome.plain)
+    return genome
 
 
 def large(folder: Path, bases: int) -> Path:

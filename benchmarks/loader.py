@@ -1,14 +1,14 @@
 """Batches to whoever trains, beside other libraries: python -m benchmarks.loader [packed one-hot ...] [--peers] [--megabases 200]
 
-One process on one core, every library held to one thread. What is compared takes turns of so many seconds each; tables hold
-their medians. Nothing is timed before what it serves was seen to be the right bases. Genomes: drawn bases with
+On one core, every library in a process of its own and held to one thread. What is compared takes turns of so many seconds
+each; tables hold their medians. Nothing is timed before what it serves was seen to be the right bases. Genomes: drawn bases with
 1 % N in runs, and human chromosome 20 where $DISTGEN_DATA has it, all of them in the page cache. Batches have 64 windows,
 those of 131,072 bases 16.
 
 packed    each batch taken and its `state_dict` asked for: 2 bits a base, the plane of N, random strand, jitter of 16 bases;
           of the peers batches of letters, one byte a base, forward, without jitter, N as a letter, without a state
 one-hot   the same batches decoded to uint8 channels
-targets   64 float16 signals at 128 bp, raw and compressed, beside a copy of as many bytes and the codec's own decoding
+targets   64 float16 signals at 128 bp, raw and compressed, beside copies of the same windows and the codec's own decoding
 device    host time per batch where the genome lies on the device: a GPU if there is one, else the CPU
 seek      one batch anywhere in an epoch
 first     from `GenomeLoader(path, ...)` to its first batch, with the files in the page cache and dropped from it, in fresh
@@ -24,7 +24,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -35,8 +34,8 @@ import torch
 
 from benchmarks import genomes, loader_fresh, loader_targets
 from benchmarks.measure import machine, table
-from benchmarks.peers import Genome, installed
-from benchmarks.turns import Match, Turn, consume, draw, repeat
+from benchmarks.peers import Genome, installed, peer
+from benchmarks.turns import Maker, Match, Turn, consume, draw, repeat
 from distgen import GenomeLoader, kernels
 from distgen.genome import BASES, Bytes
 from distgen.loader.batch import Batch
@@ -46,6 +45,7 @@ from distgen.store.reader import open_store
 
 ROWS, LARGEST = 64, 1 << 21  # windows and bases in a batch at most
 WINDOWS = (2048, 8192, 131_072)
+_VAST = Tiles(np.array([[0, 10**12 * 2048]]), 2048, 2048, 2048)
 _THREADS = ("OMP", "MKL", "OPENBLAS", "NUMBA", "BLOSC", "GVL", "RAYON", "POLARS_MAX")
 
 
@@ -56,10 +56,10 @@ class Setting:
         folder: for what is made.
         bases: of the drawn genome.
         match: how contenders take turns.
-        peers: modules by name and version.
+        peers: by name and version.
     """
 
-    def __init__(self, folder: Path, bases: int, match: Match, peers: dict[str, ModuleType]):
+    def __init__(self, folder: Path, bases: int, match: Match, peers: dict[str, str]):
         self.folder, self.bases, self.match, self.peers = folder, bases, match, peers
         self._genomes: list[Genome] = []
         self._large: Path | None = None
@@ -99,13 +99,13 @@ def ours(genome: Genome, window: int, placement: str = "host", **options: Any) -
         placement=placement,  # type: ignore[arg-type]
         **options,
     )
-    code = np.full(256, 4, np.uint8)
+    code, letters = np.full(256, 4, np.uint8), genome.letters
     code[list(BASES[:4].encode())] = range(4)
     batch = loader.batch(0, 0)
     for tokens, one_hot, place in zip(*decoded(batch), batch.where(), strict=True):
         at = np.arange(place.start, place.end)
-        known = (at >= 0) & (at < len(genome.letters))
-        truth = np.where(known, code[genome.letters[np.where(known, at, 0)]], 4)
+        known = (at >= 0) & (at < genome.bases)
+        truth = np.where(known, code[letters[np.where(known, at, 0)]], 4)
         if place.strand == "-":
             truth = np.where(truth < 4, 3 - truth, 4)[::-1]
         assert np.array_equal(tokens, truth), f"distgen served wrong bases at {place}"
@@ -122,21 +122,66 @@ def one_hot(batch: Batch) -> torch.Tensor:
     return kernels.one_hot(**batch.packed, dtype=torch.uint8)
 
 
-def theirs(
-    setting: Setting, stack: ExitStack, genome: Genome, window: int, only: str = "serve"
-) -> dict[str, tuple[ModuleType, Iterator[Bytes]]]:
-    """The peers that have something, and their batches, after one was seen to be right; they end with the stack."""
-    found = {}
-    for name, module in setting.peers.items():
-        if hasattr(module, only):
-            batches = stack.enter_context(closing(module.serve(genome, window, rows_of(window))))
-            letters = next(batches)
-            genome.check(name, letters)
-            if only == "one_hot":
-                channels = module.one_hot(letters)
-                assert (channels.argmax(2) == np.searchsorted(list(b"ACGT"), letters))[letters != ord("N")].all(), name
-            found[name] = module, batches
-    return found
+def theirs(name: str, genome: Genome, window: int) -> tuple[ModuleType, Iterator[Bytes]]:
+    """A peer and its batches, after one was seen to be right."""
+    module = peer(name)
+    batches = module.serve(genome, window, rows_of(window))
+    letters = next(batches)
+    genome.check(name, letters)
+    if hasattr(module, "one_hot"):
+        channels = module.one_hot(letters)
+        assert (channels.argmax(2) == np.searchsorted(list(b"ACGT"), letters))[letters != ord("N")].all(), name
+    return module, batches
+
+
+# What runs in a process of its own.
+
+
+def _our_packed(genome: Genome, window: int, placement: str) -> Turn:
+    loader = ours(genome, window, placement)
+    return partial(consume, loader, lambda _: loader.state_dict(), rows_of(window) * window)
+
+
+def _our_channels(genome: Genome, window: int) -> Turn:
+    return partial(consume, ours(genome, window), one_hot, rows_of(window) * window)
+
+
+def _their_letters(name: str, genome: Genome, window: int) -> Turn:
+    return partial(draw, theirs(name, genome, window)[1], lambda _: None, rows_of(window) * window)
+
+
+def _their_channels(name: str, genome: Genome, window: int) -> Turn:
+    module, batches = theirs(name, genome, window)
+    return partial(draw, batches, module.one_hot, rows_of(window) * window)
+
+
+def _on_device(genome: Genome, window: int, where: str) -> Turn:
+    return partial(consume, ours(genome, window, "device", device=where), lambda _: None, 1)
+
+
+def _places() -> Turn:
+    """Where samples of 10^12 lie."""
+    rng, vast = np.random.default_rng(0), _VAST
+
+    def places() -> None:
+        index = int(rng.integers(0, len(vast) - ROWS)) + np.arange(ROWS)
+        vast.locate(permute(index, len(vast), 7, int(rng.integers(1000))))
+
+    return partial(repeat, places)
+
+
+def _anywhere(genome: Genome) -> Turn:
+    """A batch of any epoch, at any place of it."""
+    rng, loader = np.random.default_rng(0), ours(genome, 2048, stride=1)
+    state, batches = loader.state_dict(), loader.plan.batches(0)
+    loader.store.planes["sequence"].read()  # each chunk is checked at first touch, which is no matter of the position
+
+    def batch() -> None:
+        position = int(rng.integers(0, batches)) * loader.batch_size
+        loader.load_state_dict(state | {"epoch": int(rng.integers(1000)), "position": position})
+        loader.batch(loader.epoch, loader.position)
+
+    return partial(repeat, batch)
 
 
 # ---- parts ----------------------------------------------------------------------------------
@@ -145,14 +190,13 @@ def theirs(
 def packed(setting: Setting) -> None:
     """Packed windows against letters."""
 
-    def contenders(stack: ExitStack, genome: Genome, window: int) -> dict[str, Turn]:
-        units, loader = rows_of(window) * window, ours(genome, window)
-        turns: dict[str, Turn] = {"distgen, host": partial(consume, loader, lambda _: loader.state_dict(), units)}
-        on_device = ours(genome, window, "device")
-        turns["distgen, device"] = partial(consume, on_device, lambda _: on_device.state_dict(), units)
-        for name, (_, batches) in theirs(setting, stack, genome, window).items():
-            turns[name] = partial(draw, batches, lambda _: None, units)
-        return turns
+    def contenders(genome: Genome, window: int) -> dict[str, Maker]:
+        makers: dict[str, Maker] = {
+            f"distgen, {placement}": partial(_our_packed, genome, window, placement) for placement in ("host", "device")
+        }
+        return makers | {
+            name: partial(_their_letters, module, genome, window) for name, module in setting.peers.items()
+        }
 
     _by_window(setting, "packed, or letters", contenders)
 
@@ -160,23 +204,18 @@ def packed(setting: Setting) -> None:
 def channels(setting: Setting) -> None:
     """One-hot uint8."""
 
-    def contenders(stack: ExitStack, genome: Genome, window: int) -> dict[str, Turn]:
-        units = rows_of(window) * window
-        turns: dict[str, Turn] = {"distgen, host": partial(consume, ours(genome, window), one_hot, units)}
-        for name, (module, batches) in theirs(setting, stack, genome, window, "one_hot").items():
-            turns[name] = partial(draw, batches, module.one_hot, units)
-        return turns
+    def contenders(genome: Genome, window: int) -> dict[str, Maker]:
+        makers: dict[str, Maker] = {"distgen, host": partial(_our_channels, genome, window)}
+        can = {name: module for name, module in setting.peers.items() if hasattr(peer(module), "one_hot")}
+        return makers | {name: partial(_their_channels, module, genome, window) for name, module in can.items()}
 
     _by_window(setting, "one-hot uint8", contenders)
 
 
-def _by_window(setting: Setting, what: str, contenders: Callable[[ExitStack, Genome, int], dict[str, Turn]]) -> None:
+def _by_window(setting: Setting, what: str, contenders: Callable[[Genome, int], dict[str, Maker]]) -> None:
     for genome in setting.genomes:
-        windows = [window for window in WINDOWS if rows_of(window) * window <= len(genome.letters)]
-        found = []
-        for window in windows:
-            with ExitStack() as stack:
-                found.append(setting.match.medians(contenders(stack, genome, window)))
+        windows = [window for window in WINDOWS if rows_of(window) * window <= genome.bases]
+        found = [setting.match.medians(contenders(genome, window)) for window in windows]
         first = next(iter(found[0]))
         rows = [
             (name, *(f"{rates[name] / 1e6:,.0f} ({rates[name] / rates[first]:.3g})" for rates in found))
@@ -189,37 +228,21 @@ def _by_window(setting: Setting, what: str, contenders: Callable[[ExitStack, Gen
 def device(setting: Setting) -> None:
     """Host time per batch."""
     where = "cuda" if torch.cuda.is_available() else "cpu"
-    genome, found = setting.genomes[0], []
-    for window in WINDOWS[:2]:
-        loader = ours(genome, window, "device", device=where)
-        rates = setting.match.medians({"": partial(consume, loader, lambda _: None, 1)})
-        found.append((f"{window:,}", where, f"{1e6 / rates['']:.1f}"))
+    makers: dict[str, Maker] = {
+        f"{window:,}": partial(_on_device, setting.genomes[0], window, where) for window in WINDOWS[:2]
+    }
+    found = [(window, where, f"{1e6 / rate:.1f}") for window, rate in setting.match.medians(makers).items()]
     table(("device placement, batches of 64 windows of", "device", "host time a batch, us"), found)
     print()
 
 
 def seek(setting: Setting) -> None:
     """One batch anywhere in a large epoch: where its samples lie, of 10^12; and the batch itself, of as many as there are."""
-    rng, vast = np.random.default_rng(0), Tiles(np.array([[0, 10**12 * 2048]]), 2048, 2048, 2048)
-    loader = ours(setting.genomes[0], 2048, stride=1)
-    state, batches = loader.state_dict(), loader.plan.batches(0)
-    loader.store.planes["sequence"].read()  # each chunk is checked at first touch, which is no matter of the position
-
-    def places() -> None:
-        index = int(rng.integers(0, len(vast) - ROWS)) + np.arange(ROWS)
-        vast.locate(permute(index, len(vast), 7, int(rng.integers(1000))))
-
-    def batch() -> None:
-        position = int(rng.integers(0, batches)) * loader.batch_size
-        loader.load_state_dict(state | {"epoch": int(rng.integers(1000)), "position": position})
-        loader.batch(loader.epoch, loader.position)
-
+    genome = setting.genomes[0]
     names = f"order and places of {ROWS} samples", f"load_state_dict and batch of {ROWS} windows"
-    rates = setting.match.medians(
-        {name: partial(repeat, work) for name, work in zip(names, (places, batch), strict=True)}
-    )
-    sizes = dict(zip(names, (len(vast), len(loader.plan.sampling(0))), strict=True))
-    rows = [(name, f"{sizes[name]:.3g}", f"{1e3 / rate:.3f}") for name, rate in rates.items()]
+    rates = setting.match.medians(dict(zip(names, (_places, partial(_anywhere, genome)), strict=True)))
+    sizes = len(_VAST), len(ours(genome, 2048, stride=1).plan.sampling(0))
+    rows = [(name, f"{size:.3g}", f"{1e3 / rate:.3f}") for (name, rate), size in zip(rates.items(), sizes, strict=True)]
     table(("seek to any position", "of an epoch of", "ms"), rows)
     print()
 
@@ -291,8 +314,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         tempfile.tempdir = name  # where libraries leave their locks
         peers = installed() if given.peers else {}
-        for peer, module in peers.items():
-            print(f"- {peer}: {module.HOW}")
+        for peer_name, module in peers.items():
+            print(f"- {peer_name}: {peer(module).HOW}")
         match = Match(given.seconds, given.turns, time.process_time if given.cpu else time.perf_counter)
         setting = Setting(Path(name), int(given.megabases * 1e6), match, peers)
         for part in given.parts or PARTS:

@@ -1,10 +1,12 @@
-"""Targets out of tracks, beside a copy of as many bytes and the codec's own decoding: a part of benchmarks/loader.py.
+"""Targets out of tracks, beside copies of the same windows and the codec's own decoding: a part of benchmarks/loader.py.
 
-Sequences stay where they are (placement "device"), so that nothing but targets is gathered.
+Sequences stay where they are (placement "device"), so that nothing but targets is gathered. Of each value of two bytes three
+are written: its mask is one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -13,7 +15,7 @@ import numpy as np
 
 from benchmarks import genomes
 from benchmarks.measure import table
-from benchmarks.turns import Match, Turn, consume, repeat
+from benchmarks.turns import Maker, Match, Turn, Watch, consume, repeat
 from distgen import GenomeLoader
 from distgen.genome import Bytes
 from distgen.loader.batch import Batch
@@ -27,40 +29,68 @@ _ORDER = np.random.default_rng(0)
 
 
 def measure(folder: Path, bases: int, match: Match) -> None:
-    """Prints the table. Half of `bases`, but two batches at least, have signals; `folder` is for what is made."""
-    rows: list[tuple[str, ...]] = []
+    """Prints the tables. Half of `bases`, but two batches at least, have signals; `folder` is for what is made."""
     bases = max(bases // 2, 2 * LARGEST)
-    for compress in (False, True):
-        path = genomes.signals(folder, bases, SIGNALS, BIN_BP, compress=compress)
-        store = open_store(path)
-        (block,) = store.track("signals").blocks
-        assert block.layout.codec == ("zstd" if compress else "raw")
-        whole = block.read()
-        for window in WINDOWS:
-            loader = GenomeLoader(
-                store, window=window, split=None, batch_size=LARGEST // window, placement="device", tracks=("signals",)
-            )
-            _check_targets(loader.batch(0, 0), whole)
-            size = LARGEST // window * window // BIN_BP * SIGNALS * 2
-            turns: dict[str, Turn] = {
-                "loader": partial(consume, loader, lambda _: None, size),
-                "copy": _copies(whole.reshape(-1).view(np.uint8), size),
-            }
-            if compress:
-                turns["codec"] = _codec(block)
-            rates = match.medians(turns)
-            beside = "codec" if compress else "copy"
-            rows.append(
-                (
-                    f"{'compressed' if compress else 'raw, mapped'}, windows of {window:,}",
-                    f"{rates['loader'] / 1e6:,.0f}",
-                    f"{rates['copy'] / 1e6:,.0f}",
-                    f"{rates['codec'] / 1e6:,.0f}" if compress else "",
-                    f"{rates['loader'] / rates[beside]:.0%} of the {beside}",
-                )
-            )
-    table((f"{SIGNALS} float16 signals at {BIN_BP} bp", "loader, MB/s", "copy, MB/s", "codec, MB/s", ""), rows)
+    raw, compressed = (genomes.signals(folder, bases, SIGNALS, BIN_BP, compress=compress) for compress in (False, True))
+    rows = []
+    for window in WINDOWS:
+        rates = match.medians({"loader": partial(_served, raw, window), "copy": partial(_copied, raw, window)})
+        share = f"{rates['loader'] / rates['copy']:.0%}"
+        rows.append((f"{window:,}", f"{rates['loader'] / 1e6:,.0f}", f"{rates['copy'] / 1e6:,.0f}", share))
+    what = f"{SIGNALS} float16 signals at {BIN_BP} bp, raw and mapped, windows of"
+    table((what, "values and mask, MB/s", "copies of the values, MB/s", ""), rows)
     print()
+    rows = []
+    for window in WINDOWS:
+        makers: dict[str, Maker] = {
+            "loader": partial(_served, compressed, window),
+            "decoded": partial(_served, compressed, window, decoded=True),
+            "codec": partial(_decoded, compressed),
+        }
+        rates = match.medians(makers)
+        columns = (f"{rates[name] / 1e6:,.0f}" for name in makers)
+        rows.append((f"{window:,}", *columns, f"{rates['decoded'] / rates['codec']:.0%}"))
+    what = "the same, compressed, windows of"
+    table((what, "values and mask, MB/s", "decoded meanwhile, MB/s", "codec alone, MB/s", ""), rows)
+    print()
+
+
+def _loader(path: Path, window: int) -> tuple[GenomeLoader, Array]:
+    store = open_store(path)
+    (block,) = store.track("signals").blocks
+    loader = GenomeLoader(
+        store,
+        window=window,
+        stride=window // 16,
+        split=None,
+        batch_size=LARGEST // window,
+        placement="device",
+        tracks=("signals",),
+    )
+    return loader, block
+
+
+def _served(path: Path, window: int, decoded: bool = False) -> Turn:
+    """Bytes of values and masks; or bytes of chunks that had to be decoded for them."""
+    loader, block = _loader(path, window)
+    _check_targets(loader.batch(0, 0), block.read())
+    if not decoded:
+        return partial(consume, loader, lambda _: None, LARGEST // BIN_BP * SIGNALS * 3)
+    chunks, count = Array.chunks, [0]
+
+    def counted(array: Array, first: int, last: int) -> Iterator[tuple[int, Bytes]]:
+        for number, chunk in chunks(array, first, last):
+            count[0] += chunk.size
+            yield number, chunk
+
+    Array.chunks = counted  # type: ignore[method-assign]
+
+    def turn(watch: Watch) -> float:
+        before = count[0]
+        consume(loader, lambda _: None, 0, watch)
+        return count[0] - before
+
+    return turn
 
 
 def _check_targets(batch: Batch, whole: np.ndarray) -> None:
@@ -75,20 +105,21 @@ def _check_targets(batch: Batch, whole: np.ndarray) -> None:
         )
 
 
-def _copies(source: Bytes, size: int) -> Turn:
-    """Copies of so many bytes from random places into one buffer."""
-    out, starts = np.empty(size, np.uint8), cycle(_ORDER.integers(0, max(len(source) - size, 1), 1024).tolist())
+def _copied(path: Path, window: int) -> Turn:
+    """The values of as many windows from random places, each copied into its row of one of the rooms of a batch."""
+    (block,) = open_store(path).track("signals").blocks
+    size, rows = window // BIN_BP * SIGNALS, LARGEST // window
+    source = block.read().reshape(-1).view(np.uint16)
+    tiles = source[: source.size // size * size].reshape(-1, size)
+    rooms = cycle([np.empty((rows, size), np.uint16) for _ in range(4)])  # as many as the loader has under way
+    places = cycle(_ORDER.integers(0, len(tiles), (1024, rows)))
+    return lambda watch: 2 * rows * size * repeat(lambda: tiles.take(next(places), 0, next(rooms), "clip"), watch)
 
-    def copy() -> None:
-        start = next(starts)
-        np.copyto(out, source[start : start + size])
 
-    return lambda watch: size * repeat(copy, watch)
-
-
-def _codec(block: Array) -> Turn:
+def _decoded(path: Path) -> Turn:
     """The chunks of an array's first shard, one after another in random order, decoded by its codec into one buffer."""
-    stored = np.memmap(block.folder / block.layout.key(0), np.uint8, "r")  # type: ignore[call-overload]
+    (block,) = open_store(path).track("signals").blocks
+    stored = np.memmap(Path(str(block.folder)) / block.layout.key(0), np.uint8, "r")
     index = np.frombuffer(stored[-(16 * block.layout.chunks_per_shard + 4) : -4].tobytes(), "<u8").reshape(-1, 2)
     places = cycle(_ORDER.permutation(index[index[:, 0] != ABSENT]).tolist())
     codec, out = zstd(), np.empty(block.layout.chunk_bytes, np.uint8)

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +28,7 @@ NAMES = ("genvarloader", "tensorstore", "litdata", "webdataset", "streaming", "p
 _PREFIX = 64  # bases that tell one window of a drawn or real genome from another
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Genome:
     """One contig, as all contenders get it.
 
@@ -38,7 +38,7 @@ class Genome:
         fasta: plain, upper case, lines of 60.
         contig: its name.
         store: as distgen built it from `fasta`.
-        letters: uint8 (bases,), what every contender must serve.
+        bases: how many it has.
     """
 
     name: str
@@ -46,11 +46,21 @@ class Genome:
     fasta: Path
     contig: str
     store: Path
-    letters: Bytes
+    bases: int
+
+    @property
+    def plain(self) -> Path:
+        """The file of `letters`."""
+        return self.folder / "letters"
+
+    @property
+    def letters(self) -> Bytes:
+        """uint8 (bases,), what every contender must serve: mapped, and one file for all processes."""
+        return np.memmap(self.plain, np.uint8, "r", shape=(self.bases,)).view(np.ndarray)
 
     def tiles(self, window: int) -> Int64:
         """First base of each window that tiles the contig."""
-        return np.arange(0, len(self.letters) - window + 1, window)
+        return np.arange(0, self.bases - window + 1, window)
 
     def shuffled(self, window: int, rows: int) -> Iterator[Int64]:
         """Tiles in a new random order each epoch, so many at a time, without end."""
@@ -65,32 +75,38 @@ class Genome:
         Raises:
             AssertionError: it does not; what is wrong is not timed.
         """
-        window = letters.shape[1]
+        window, truth = letters.shape[1], self.letters
         begins = _begins(self, window)
         found = [begins.get(row[:_PREFIX].tobytes()) for row in letters]
         for row, start in zip(letters, found, strict=True):
             assert start is not None, f"{who} served bases with which no tile of {window} begins"
             unclear = row[:_PREFIX].tobytes() == b"N" * _PREFIX
-            assert unclear or np.array_equal(row, self.letters[start : start + window]), f"{who} served wrong bases"
+            assert unclear or np.array_equal(row, truth[start : start + window]), f"{who} served wrong bases"
         assert len(set(found)) > len(found) // 2, f"{who} served a tile again and again"
         assert found != sorted(found, key=lambda start: start or 0), f"{who} served tiles in their order"  # type: ignore[arg-type]
 
 
 @cache
 def _begins(genome: Genome, window: int) -> dict[bytes, int]:
-    return {genome.letters[start : start + _PREFIX].tobytes(): start for start in genome.tiles(window).tolist()}
+    letters = genome.letters
+    return {letters[start : start + _PREFIX].tobytes(): start for start in genome.tiles(window).tolist()}
 
 
-def installed() -> dict[str, ModuleType]:
-    """The peers that can be imported here, by their name and version; a line says what the others lack."""
+def peer(name: str) -> Any:
+    """The module of one of `NAMES`; raises ImportError where it is not installed."""
+    return importlib.import_module(f"benchmarks.peers.{name}")
+
+
+def installed() -> dict[str, str]:
+    """Which of `NAMES` can be imported here, by name and version; a line says what the others lack."""
     found = {}
     for name in NAMES:
         try:
-            module = importlib.import_module(f"benchmarks.peers.{name}")
+            package = peer(name).PACKAGE
         except ImportError as error:
             print(f"{name} is left out: {error}")
             continue
-        found[f"{module.PACKAGE} {importlib.metadata.version(module.PACKAGE)}"] = module
+        found[f"{package} {importlib.metadata.version(package)}"] = name
     return found
 
 

@@ -17,10 +17,11 @@ HOW = "TokensLoader, uint8 tokens in chunks of 64 MB, its own shuffle"
 
 
 def serve(genome: Genome, window: int, rows: int) -> Iterator[Bytes]:
+    source = genome.letters
     with TemporaryDirectory(dir=genome.folder) as folder:
         cache = Cache(folder, chunk_bytes="64MB", item_loader=TokensLoader(block_size=window))
         for number, start in enumerate(genome.tiles(window).tolist()):
-            cache[number] = torch.from_numpy(genome.letters[start : start + window].copy())
+            cache[number] = torch.from_numpy(source[start : start + window].copy())
         cache.done()
         cache.merge()
         dataset = StreamingDataset(folder, item_loader=TokensLoader(block_size=window), shuffle=True, seed=0)

@@ -26,10 +26,11 @@ HOW = "a sample a tile in MDS shards of 64 MB, its own shuffle"
 
 def serve(genome: Genome, window: int, rows: int) -> Iterator[Bytes]:
     clean_stale_shared_memory()  # what a run before this one left behind would be taken for another rank's
+    source = genome.letters
     with TemporaryDirectory(dir=genome.folder) as folder:
         with MDSWriter(out=f"{folder}/samples", columns={"letters": "bytes"}, size_limit=1 << 26) as writer:
             for start in genome.tiles(window).tolist():
-                writer.write({"letters": genome.letters[start : start + window].tobytes()})
+                writer.write({"letters": source[start : start + window].tobytes()})
         dataset = StreamingDataset(local=f"{folder}/samples", shuffle=True, batch_size=rows)
         batch: list[bytes] = []
         try:

@@ -17,7 +17,7 @@ HOW = "zarr v3 of uncompressed letters in chunks of 64 KiB, held in its cache, a
 def serve(genome: Genome, window: int, rows: int) -> Iterator[Bytes]:
     path = genome.folder / "tensorstore.zarr"
     context = {
-        "cache_pool": {"total_bytes_limit": 2 * len(genome.letters)},
+        "cache_pool": {"total_bytes_limit": 2 * genome.bases},
         "data_copy_concurrency": {"limit": 1},
         "file_io_concurrency": {"limit": 1},
     }
@@ -25,13 +25,14 @@ def serve(genome: Genome, window: int, rows: int) -> Iterator[Bytes]:
         {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path)}, "recheck_cached_data": False},
         context=ts.Context(context),
         dtype=ts.uint8,
-        shape=[len(genome.letters)],
+        shape=[genome.bases],
         chunk_layout=ts.ChunkLayout(chunk_shape=[1 << 16]),
         create=not path.exists(),
         open=True,
     ).result()
-    if array[:_PROBE].read().result().tobytes() != genome.letters[:_PROBE].tobytes():
-        array.write(genome.letters).result()
+    letters = genome.letters
+    if array[:_PROBE].read().result().tobytes() != letters[:_PROBE].tobytes():
+        array.write(letters).result()
     for starts in genome.shuffled(window, rows):
         out = np.empty((rows, window), np.uint8)
         reads = [array[start : start + window].read() for start in starts.tolist()]

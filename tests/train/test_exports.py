@@ -9,6 +9,7 @@ from distgen.store.webdataset import export
 from distgen.train.evaluation import evaluate
 from distgen.train.run import Run
 from tests.conftest import RUN, fit
+from tests.test_cli import distgen
 
 NO_JITTER = RUN.replace("jitter = 5\n", "")
 
@@ -71,3 +72,8 @@ def test_the_windows_of_a_run_on_an_export_are_those_that_it_has(small, tmp_path
     run = Run.read(tmp_path / "a.toml")
     loaders = run.loaders(run.open_store())
     assert {part: len(loader.plan.sampling(0)) for part, loader in loaders.items()} == found.parts
+    said = distgen("info", "--windows", "a.toml", cwd=tmp_path).splitlines()
+    assert said[0] == f"tiny (a.toml): windows of {tmp_path / 'out'}, split default"
+    told = json.loads(distgen("info", "--windows", "a.toml", "--json", cwd=tmp_path))
+    assert {part: entry["stages"][0]["windows"] for part, entry in told["parts"].items()} == found.parts
+    assert told["parts"]["train"]["stages"][0]["ambiguous"] is None

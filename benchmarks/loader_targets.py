@@ -17,7 +17,7 @@ from benchmarks import genomes
 from benchmarks.measure import table
 from benchmarks.turns import Maker, Match, Turn, Watch, consume, repeat
 from distgen import GenomeLoader
-from distgen.genome import Bytes
+from distgen.genome import Bytes, Int64
 from distgen.loader.batch import Batch
 from distgen.store.array import Array
 from distgen.store.format import ABSENT, zstd
@@ -76,14 +76,14 @@ def _served(path: Path, window: int, decoded: bool = False) -> Turn:
     _check_targets(loader.batch(0, 0), block.read())
     if not decoded:
         return partial(consume, loader, lambda _: None, LARGEST // BIN_BP * SIGNALS * 3)
-    chunks, count = Array.chunks, [0]
+    decode, count = Array.decoded, [0]
 
-    def counted(array: Array, first: int, last: int) -> Iterator[tuple[int, Bytes]]:
-        for number, chunk in chunks(array, first, last):
+    def counted(array: Array, numbers: Int64) -> Iterator[tuple[int, Bytes]]:
+        for number, chunk in decode(array, numbers):
             count[0] += chunk.size
             yield number, chunk
 
-    Array.chunks = counted  # type: ignore[method-assign]
+    Array.decoded = counted  # type: ignore[method-assign]
 
     def turn(watch: Watch) -> float:
         before = count[0]

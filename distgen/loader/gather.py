@@ -124,10 +124,9 @@ class Chunks:
         while count := missing(self._addresses, self.array.layout.chunk, first, last, found):
             numbers = np.unique(found[:count])
             self.array.expect(numbers)
-            for low, high in _runs(numbers):
-                for number, chunk in self.array.chunks(low, high):
-                    self._maps[id(chunk.base)] = chunk.base
-                    self._addresses[number] = chunk.ctypes.data
+            for number, chunk in self.array.decoded(numbers):
+                self._maps[id(chunk.base)] = chunk.base
+                self._addresses[number] = chunk.ctypes.data
             self._untouched = int(np.count_nonzero(self._addresses == 0))
 
     def _in_shards(self, rows: Int64, shards: Int64, first: Int64, last: Int64) -> Part:
@@ -165,9 +164,9 @@ class Chunks:
 
     def _decoded(self, array: Array, rows: Int64, first: Int64, last: Int64) -> Iterator[Part]:
         for some, numbers in _apart(rows, first, last, array.layout.chunk, _TOGETHER):
-            held = _kept.take(array, numbers[~array.absent[numbers]])
-            places = (held[n].ctypes.data if n in held else self._blank.ctypes.data for n in numbers.tolist())
-            addresses = np.fromiter(places, np.int64, len(numbers))
+            stored, addresses = ~array.absent[numbers], np.full(len(numbers), self._blank.ctypes.data)
+            held = _kept.take(array, numbers[stored])
+            addresses[stored] = [chunk.address for chunk in held]
             yield Part(some, np.searchsorted(numbers, first[some] // array.layout.chunk), addresses, (self, held))
 
 
@@ -219,48 +218,44 @@ def gather(chunks: Chunks, first: Int64, last: Int64, out: Bytes, at: Int64) -> 
         copy_rows(part.order, part.slots, part.addresses, chunks.array.layout.chunk, first, last, out, at)
 
 
+class _Decoded(NamedTuple):
+    """A chunk, and where in memory it begins."""
+
+    chunk: Bytes
+    address: int
+
+
 class Kept:
     """The decoded chunks that were used last, of all arrays together, within so many bytes; for any number of threads."""
 
     def __init__(self, limit: int):
         self._limit, self._size, self._lock = limit, 0, threading.Lock()
-        self._chunks: OrderedDict[tuple[str, int], Bytes] = OrderedDict()
+        self._chunks: OrderedDict[tuple[str, int], _Decoded] = OrderedDict()
 
-    def take(self, array: Array, numbers: Int64) -> dict[int, Bytes]:
-        """The decoded bytes of some stored chunks, each only once among `numbers` (sorted)."""
-        found: dict[int, Bytes] = {}
+    def take(self, array: Array, numbers: Int64) -> list[_Decoded]:
+        """Some stored chunks, each only once among `numbers` (sorted)."""
+        asked, found = numbers.tolist(), dict[int, _Decoded]()
         with self._lock:
-            for number in numbers.tolist():
-                if (array.id, number) in self._chunks:
+            for number in asked:
+                if (kept := self._chunks.get((array.id, number))) is not None:
                     self._chunks.move_to_end((array.id, number))
-                    found[number] = self._chunks[array.id, number]
-        absent = np.array([number for number in numbers.tolist() if number not in found], np.int64)
+                    found[number] = kept
+        absent = np.array([number for number in asked if number not in found], np.int64)
         array.expect(absent)
         # Two threads that miss the same chunk both decode it: that is rare, and neither waits for the other.
-        made = {
-            number: chunk.copy()
-            if array.layout.codec == "raw"
-            else chunk  # a view would keep all that was read with it
-            for first, last in _runs(absent)
-            for number, chunk in array.chunks(first, last)
-        }
+        for number, chunk in array.decoded(absent):
+            alone = (
+                chunk.copy() if array.layout.codec == "raw" else chunk
+            )  # a view would keep all that was read with it
+            found[number] = _Decoded(alone, alone.ctypes.data)
         with self._lock:
-            for number, chunk in made.items():
+            for number in absent.tolist():
                 if (array.id, number) not in self._chunks:
-                    self._chunks[array.id, number] = chunk
-                    self._size += chunk.size
+                    self._chunks[array.id, number] = found[number]
+                    self._size += found[number].chunk.size
             while self._size > self._limit:
-                self._size -= self._chunks.popitem(last=False)[1].size
-        return found | made
+                self._size -= self._chunks.popitem(last=False)[1].chunk.size
+        return [found[number] for number in asked]
 
 
 _kept = Kept(_KEPT)
-
-
-def _runs(numbers: Int64) -> list[tuple[int, int]]:
-    """[first, last) of each run of sorted numbers that follow one another."""
-    if not len(numbers):
-        return []
-    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
-    firsts, lasts = numbers[np.r_[0, breaks]], numbers[np.r_[breaks - 1, len(numbers) - 1]] + 1
-    return list(zip(firsts.tolist(), lasts.tolist(), strict=True))

@@ -28,6 +28,18 @@ if TYPE_CHECKING:
 _TOGETHER = 128  # chunks that are read in one go
 
 
+def _cut(data: Bytes | Ranges, spans: npt.NDArray[np.uint64]) -> list[Bytes]:
+    """The bytes of each span (n, 2), position and size, sorted; what follows one another is asked for by one request."""
+    if not isinstance(data, Ranges):
+        return [data[position : position + size] for position, size in spans.tolist()]
+    found = []
+    for together in np.split(spans, np.flatnonzero(spans[1:, 0] != spans[:-1].sum(axis=1)) + 1):
+        begin, end = int(together[0, 0]), int(together[-1].sum())
+        several = data[begin:end]
+        found += [several[position - begin :][:size] for position, size in together.tolist()]
+    return found
+
+
 def rows(first: int, last: int) -> str:
     """What the rows [first, last) of any array are called."""
     return f"rows {first:,} to {last:,}"
@@ -135,16 +147,17 @@ class Array:
         Raises:
             StoreError: a shard is missing, or one of the chunks is damaged.
         """
-        per = self.layout.chunks_per_shard
-        while first < last:
-            shard = first // per
-            end = min(last, first + _TOGETHER, (shard + 1) * per)
-            numbers = [number for number in range(first, end) if not self.absent[number]]
-            if numbers:
-                for number, stored in zip(numbers, self.as_stored(shard, numbers)[1], strict=True):
-                    raw = self.layout.codec == "raw"
+        return self.decoded(first + np.flatnonzero(~self.absent[first:last]))
+
+    def decoded(self, numbers: npt.NDArray[np.int64]) -> Iterator[tuple[int, Bytes]]:
+        """Number and decoded bytes of some chunks (sorted, none absent); raises what `chunks` does."""
+        raw, shards = self.layout.codec == "raw", numbers // self.layout.chunks_per_shard
+        for shard in np.unique(shards).tolist():
+            mine = numbers[shards == shard].tolist()
+            for at in range(0, len(mine), _TOGETHER):
+                some = mine[at : at + _TOGETHER]
+                for number, stored in zip(some, self.as_stored(shard, some)[1], strict=True):
                     yield number, stored if raw else np.frombuffer(zstd().decode(stored), np.uint8)
-            first = end
 
     def as_stored(self, shard: int, numbers: list[int], held: Shard | None = None) -> tuple[Shard, list[Bytes]]:
         """The bytes of some chunks as they are stored; what was checked and cannot change is not checked again.
@@ -161,15 +174,13 @@ class Array:
             StoreError: the shard is missing, or one of the chunks is damaged.
         """
         held, per = held or self.shard(shard), self.layout.chunks_per_shard
-        spans = held.index[np.array(numbers) % per].tolist()
-        begin, end = spans[0][0], sum(spans[-1])
-        together = held.data[begin:end]
-        found = [together[position - begin :][:size] for position, size in spans]
-        if not (isinstance(held.data, Ranges) or held.checked[np.array(numbers) % per].all()):
-            np.bitwise_or.reduce(together)  # waits for the disk, which `crc32c` would do without letting others run
-        for number, stored in zip(numbers, found, strict=True):
+        within = np.array(numbers) % per
+        found = _cut(held.data, held.index[within])
+        new = [] if held.checked[within].all() else zip(numbers, found, strict=True)
+        for number, stored in new:
             if held.checked[number % per]:
                 continue
+            np.bitwise_or.reduce(stored)  # waits for the disk, which `crc32c` would do without letting others run
             try:
                 self.check(number, stored.size, crc32c(stored))
             except StoreError:

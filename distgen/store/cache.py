@@ -329,24 +329,32 @@ class ShardCache:
         """The bytes that are being fetched by others, and the sizes of all shards by name, the one used longest ago first.
         What was left by processes that died is removed; this one lets go of what others have evicted."""
         reserved, shards = 0, []
-        for entry in os.scandir(self.folder):
-            if not _NAME.fullmatch(entry.name) or entry.name == own.name:
-                continue
-            with suppress(FileNotFoundError):
-                if entry.name.endswith(_PART) and (left := _locked(Path(entry.path), fcntl.LOCK_EX)) is not None:
-                    os.unlink(entry.path)
-                    os.close(left)
-                    continue
-                stat = entry.stat()
-                if entry.name.endswith(_PART):
-                    reserved += stat.st_size
-                else:
-                    shards.append((stat.st_mtime_ns, entry.name, stat.st_size))
+        for name, stat in self._files().items():
+            if not name.endswith(_PART):
+                shards.append((stat.st_mtime_ns, name, stat.st_size))
+            elif (left := _locked(self.folder / name, fcntl.LOCK_EX) if name != own.name else None) is not None:
+                (self.folder / name).unlink(missing_ok=True)
+                os.close(left)
+            elif name != own.name:
+                reserved += stat.st_size
         there = {name: size for _, name, size in sorted(shards)}
         with self._lock:
             gone = self._held.keys() - there.keys()
         self._forget(gone)
         return reserved, there
+
+    def _files(self) -> dict[str, os.stat_result]:
+        """All files at one time: had one got its last name meanwhile, neither of its names might have been seen."""
+        while True:
+            names, found = self._names(), {}
+            for name in names:
+                with suppress(FileNotFoundError):
+                    found[name] = (self.folder / name).stat()
+            if found.keys() == names == self._names():
+                return found
+
+    def _names(self) -> set[str]:
+        return {name for name in os.listdir(self.folder) if _NAME.fullmatch(name)}
 
     def _evict(self, name: str, file: int, part: Path) -> None:
         self._forget([name])

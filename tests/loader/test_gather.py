@@ -106,14 +106,14 @@ def test_a_chunk_is_read_once_however_many_rows_need_it(array, monkeypatch):
     monkeypatch.setattr(module, "_kept", Kept(200))
     if array.cache is not None and array.layout.codec == "raw":
         return  # what is mapped needs no copy
-    read, chunks = [], Array.chunks
+    read, decoded = [], Array.decoded
 
-    def count(self, first, last):
-        for number, chunk in chunks(self, first, last):
+    def count(self, numbers):
+        for number, chunk in decoded(self, numbers):
             read.append(number)
             yield number, chunk
 
-    monkeypatch.setattr(Array, "chunks", count)
+    monkeypatch.setattr(Array, "decoded", count)
     first = np.random.default_rng(2).integers(0, BYTES - 50, 500)
     gather(Chunks(array), first, first + 50, np.empty((500, 50), np.uint8), np.zeros(500, np.int64))
     assert len(read) == len(set(read)) > 30

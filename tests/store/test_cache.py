@@ -1,6 +1,7 @@
 """What a cache gives is what lies elsewhere, whatever was evicted, damaged or shared meanwhile."""
 
 import errno
+import fcntl
 import logging
 import os
 import pickle
@@ -93,6 +94,29 @@ def test_any_slices_are_those_of_the_array_and_never_more_is_kept_than_allowed(s
         # A shard that is being fetched has all its room.
         assert disk(kept.folder) <= bound
     assert np.array_equal(array.read(), VALUES)
+
+
+def test_a_shard_that_gets_its_last_name_while_room_is_made_is_counted(server, entry, tmp_path, monkeypatch):
+    sizes = [(server.folder / f"c/{number}").stat().st_size for number in range(2)]
+    kept = ShardCache(tmp_path / "cache", max(sizes))
+    array = there(server, entry, kept)
+    array.shard(0)
+    whole = kept.folder / array.cache_name(0)
+    part = whole.rename(f"{whole}{cache._PART}")
+    listed, names = ShardCache._names, []
+
+    def slowly(self):
+        names.append(listed(self))
+        if part.exists():
+            part.rename(whole)
+        return names[-1]
+
+    with open(part) as held:
+        fcntl.flock(held, fcntl.LOCK_SH)  # as who is about to give it its name holds it
+        monkeypatch.setattr(ShardCache, "_names", slowly)
+        array.shard(1)
+    assert part.name in names[0]
+    assert files(kept.folder) == [array.cache_name(1)]
 
 
 def test_pieces_may_end_anywhere(server, entry, tmp_path, monkeypatch):

@@ -13,6 +13,8 @@ device    host time per batch where the genome lies on the device: a GPU if ther
 seek      one batch anywhere in an epoch
 first     from `GenomeLoader(path, ...)` to its first batch, with the files in the page cache and dropped from it, in fresh
           processes; of a genome 15 times as large
+disk      windows whose pages are not in the page cache, as of a store larger than memory: asked of the disk one by one as they
+          are touched, and together, as the loader does where an array is larger than half of memory
 memory    anonymous resident memory (RssAnon) of a fresh process through an epoch of that genome
 """
 
@@ -258,6 +260,16 @@ def first(setting: Setting) -> None:
     print()
 
 
+def disk(setting: Setting) -> None:
+    """Windows from the disk."""
+    rows: list[tuple[str, ...]] = []
+    for window in WINDOWS[:2]:
+        one, together = (loader_fresh.from_disk(setting.large, how, window) for how in ("one by one", "together"))
+        rows.append((f"{window:,}", f"{one / 1e6:,.0f}", f"{together / 1e6:,.0f}", f"{together / one:.1f}"))
+    table(("Mbases/s from the disk, windows of", "pages one by one", "pages of a go together", "times"), rows)
+    print()
+
+
 def memory(setting: Setting) -> None:
     """Fresh processes through an epoch."""
     rows = []
@@ -280,6 +292,7 @@ PARTS: dict[str, Callable[[Setting], None]] = {
     "device": device,
     "seek": seek,
     "first": first,
+    "disk": disk,
     "memory": memory,
 }
 

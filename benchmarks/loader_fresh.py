@@ -35,6 +35,34 @@ for number, batch in enumerate(GenomeLoader(sys.argv[1], {_OPTIONS})):
 print(json.dumps([imported, max(most, anonymous())]))
 """
 
+_DISK = f"""
+import json, mmap, sys, time
+from pathlib import Path
+import numpy as np
+import torch
+from benchmarks.loader_fresh import drop
+from distgen import GenomeLoader
+from distgen.loader import gather
+if sys.argv[3] == "together":
+    gather.memory = lambda: 0  # as if the store were larger than memory
+loader = GenomeLoader(sys.argv[1], {_OPTIONS.replace("8192", "int(sys.argv[4])")})
+rng, seconds = np.random.default_rng(0), []
+for array in loader.store.planes.values():
+    array.read()  # what is checked at first touch is checked
+loader.batch(0, 0)
+for _ in range(7):
+    for array in loader.store.planes.values():
+        for number in filter(array.stored, range(array.shards)):
+            array.shard(number).data.base._mmap.madvise(mmap.MADV_DONTNEED)  # what is mapped is not dropped
+    drop(Path(sys.argv[1]))
+    batches = rng.choice(len(loader), 20, replace=False).tolist()
+    began = time.perf_counter()
+    for number in batches:
+        loader.make(0, [number])
+    seconds.append((time.perf_counter() - began) / len(batches))
+print(json.dumps([float(np.median(seconds)), loader.batch_size * int(sys.argv[4])]))
+"""
+
 
 def first_batch(store: Path, placement: str, repeats: int) -> list[tuple[str, float, float]]:
     """For files in the page cache, then for files dropped from it: what that is called, the median seconds from
@@ -60,6 +88,13 @@ def anonymous(store: Path, placement: str) -> tuple[float, float]:
     return imported, most
 
 
+def from_disk(store: Path, how: str, window: int) -> float:
+    """Bases a second of windows whose pages have to come from the disk, the median of seven times twenty batches; `how` is
+    "together", or "one by one" as the system finds that they are needed."""
+    seconds, bases = _run(_DISK, store, "host", how, str(window))
+    return bases / seconds
+
+
 def drop(folder: Path) -> None:
     """Drop all files below a folder from the page cache."""
     for path in folder.rglob("*"):
@@ -72,8 +107,8 @@ def drop(folder: Path) -> None:
                 os.close(handle)
 
 
-def _run(script: str, store: Path, placement: str) -> tuple[float, float]:
-    command = [sys.executable, "-c", script, str(store), placement]
+def _run(script: str, store: Path, placement: str, *more: str) -> tuple[float, float]:
+    command = [sys.executable, "-c", script, str(store), placement, *more]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     one, two = json.loads(done.stdout)
     return one, two

@@ -108,16 +108,19 @@ def _label_rows(labels: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _say_windows(run: Path, json_: bool) -> None:
-    from distgen.report.windows import describe, rows
+    from distgen.report.windows import describe, tables
     from distgen.train.run import Run
 
     parsed = Run.find(run)
-    store = parsed.open_one()
-    found = describe(parsed, store, parsed.plans(store))
+    store = parsed.open_store()
+    found = describe(parsed, store, parsed.loaders(store))
     if json_:
         typer.echo(json.dumps(found))
         return
-    show.table(f"{found['run']} ({run}): windows of {found['store']}, split {found['split']}", rows(found))
+    title = f"{found['run']} ({run}): "
+    for about, rows in tables(found):
+        show.table(f"{title}{about}", rows)
+        title = ""  # of the run, which the first is about
 
 
 def _say_leakage(store: str, split: str, json_: bool) -> None:

@@ -7,9 +7,11 @@ follow it there, too.
 
 from __future__ import annotations
 
+import mmap
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import carray, types  # type: ignore[attr-defined]
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -44,6 +46,46 @@ def _pointing(context: Any, address: Any) -> Any:
 
 
 _pointer: Any = intrinsic(_pointing)
+
+
+def _advising(context: Any, address: Any, size: Any, advice: Any) -> Any:
+    """The C library's madvise."""
+
+    def code(target: Any, builder: Any, signature: Any, given: Any) -> Any:
+        word = ir.IntType(64)
+        kind = ir.FunctionType(ir.IntType(32), [cgutils.voidptr_t, word, ir.IntType(32)])
+        function: Any = cgutils.get_or_insert_function
+        return builder.call(
+            function(builder.module, kind, "madvise"), [builder.inttoptr(given[0], cgutils.voidptr_t), *given[1:]]
+        )
+
+    return types.int32(types.int64, types.int64, types.int32), code
+
+
+_advise: Any = intrinsic(_advising)
+
+
+@compiled
+def advise(address: int, size: int, advice: int) -> Any:
+    """Say how bytes of a map will be used (`mmap.MADV_*`). Returns 0 unless the system refuses."""
+    begin = address // mmap.PAGESIZE * mmap.PAGESIZE
+    return _advise(begin, address + size - begin, np.int32(advice))
+
+
+@compiled
+def ask_for(order: Int64, slots: Int64, addresses: Int64, chunk: int, row_bytes: int, first: Int64, last: Int64) -> int:
+    """Have the system read what rows [first, last) are made of, all at once; `chunk` rows of `row_bytes` are a chunk.
+    Returns how often it refused."""
+    refused = 0
+    for k in range(order.size):
+        low, high, slot = first[order[k]], last[order[k]], slots[k]
+        inside = low % chunk
+        while low < high:
+            size = min(high - low, chunk - inside)
+            if advise(addresses[slot] + inside * row_bytes, size * row_bytes, mmap.MADV_WILLNEED) != 0:
+                refused += 1
+            low, slot, inside = low + size, slot + 1, 0
+    return refused
 
 
 @compiled

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from distgen.genome import Contigs, Int64, Interval, pairs, subtract, union
+from distgen.genome import Contigs, Int64, pairs, subtract, union
 from distgen.loader.exclusions import shared
 from distgen.loader.windows import Geometry, Windows
 
@@ -51,13 +51,12 @@ def covered(pools: Sequence[Windows], intervals: Int64, of: Extent = "target") -
     return shared(intervals, held)
 
 
-def along(pools: Sequence[Windows], contigs: Contigs, stretch: Interval, bins: int) -> tuple[Int64, Int64]:
-    """How many bases each of `bins` (at most its bases) parts of a stretch has, which differ by one base at most, and
-    how many of them at least one target holds: int64 (bins,) both."""
-    first = contigs.offsets[contigs.index(stretch.contig)] + stretch.start
-    edges = first + np.arange(bins + 1) * (stretch.end - stretch.start) // bins
+def along(pools: Sequence[Windows], contigs: Contigs, first: int, end: int, bins: int) -> tuple[Int64, Int64]:
+    """How many bases of contigs each of `bins` (at most its positions) parts of a flat stretch [first, end) has, which
+    differ by one position at most, and how many of them at least one target holds: int64 (bins,) both."""
+    edges = first + np.arange(bins + 1) * (end - first) // bins
     parts = np.stack([edges[:-1], edges[1:]], axis=1)
-    return np.diff(edges), covered(pools, parts)
+    return shared(parts, contigs.whole()), covered(pools, parts)
 
 
 def ambiguous(windows: Windows, unknown: Int64) -> float:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -19,6 +23,7 @@ from distgen.store.cache import Sharded
 _KEPT = 48 << 20  # bytes of decoded chunks in memory, of all arrays together
 _TOGETHER = 128  # decoded chunks that are held while rows are made of them: about 8 MiB
 _HELD = 32  # shards of a cache that are held while rows are made of them: about 2 GiB of disk, even if all make way for others
+_LARGE = 2  # an array of more than this part of memory is read from its disk again and again
 _FOUND = 1024  # chunks touched for the first time in one go
 
 
@@ -53,8 +58,9 @@ class Part(NamedTuple):
 class Chunks:
     """The chunks of one array by their addresses.
 
-    Chunks of raw files stay mapped: each is checked when it is first touched, and from then on costs nothing. So it is
-    with the files of a cache, for as long as they are there. All others are decoded when rows need them, once for all rows
+    Chunks of raw files stay mapped: each is checked when it is first touched, and from then on costs nothing. (Of an array
+    too large to stay in memory, the pages that rows lie in are asked for all at once: else each would be waited for, and
+    others that nobody needs would be read with it.) So it is with the files of a cache, for as long as they are there. All others are decoded when rows need them, once for all rows
     that are asked for together; those used last are kept. An absent chunk is one that holds the fill value.
 
     Args:
@@ -70,6 +76,7 @@ class Chunks:
         self._maps: dict[int, object] = {}  # of the addresses: the array lets go of a shard's map when it verifies it
         # Those of a cache's shard go when it does: who reads one holds it, and what is fetched again is another one.
         self._tables: WeakKeyDictionary[Shard, Int64] = WeakKeyDictionary()
+        self._large = array.lasting and layout.chunks * layout.chunk_bytes > memory() // _LARGE
         self._known = None if damage is None else Known(array, damage)
 
     def parts(self, first: Int64, last: Int64) -> Iterator[Part]:
@@ -105,11 +112,17 @@ class Chunks:
                 self._known.learn(error)  # some rows may be made twice
 
     def _parts(self, rows: Int64, first: Int64, last: Int64) -> Iterator[Part]:
+        from distgen.loader.copying import ask_for
+
         layout = self.array.layout
         if self.array.lasting:
             if self._untouched:
                 self._touch(first, last)
-            yield Part(rows, first[rows] // layout.chunk, self._addresses, self)
+            part = Part(rows, first[rows] // layout.chunk, self._addresses, self)
+            if self._large:
+                row_bytes = layout.chunk_bytes // layout.chunk
+                ask_for(part.order, part.slots, part.addresses, layout.chunk, row_bytes, first, last)
+            yield part
         elif self.array.cache is not None and layout.codec == "raw":
             for some, shards in _apart(rows, first, last, layout.shard, _HELD):
                 yield self._in_shards(some, shards, first[some], last[some])
@@ -118,14 +131,18 @@ class Chunks:
 
     def _touch(self, first: Int64, last: Int64) -> None:
         """Have all chunks of these rows checked; threads that do so at the same time find the same."""
-        from distgen.loader.copying import missing
+        from distgen.loader.copying import advise, missing
 
         found = np.empty(_FOUND, np.int64)
         while count := missing(self._addresses, self.array.layout.chunk, first, last, found):
             numbers = np.unique(found[:count])
             self.array.expect(numbers)
             for number, chunk in self.array.decoded(numbers):
-                self._maps[id(chunk.base)] = chunk.base
+                if id(chunk.base) not in self._maps:
+                    self._maps[id(chunk.base)] = chunk.base
+                    if self._large:
+                        whole = np.asarray(chunk.base)
+                        advise(whole.ctypes.data, whole.size, mmap.MADV_RANDOM)
                 self._addresses[number] = chunk.ctypes.data
             self._untouched = int(np.count_nonzero(self._addresses == 0))
 
@@ -168,6 +185,15 @@ class Chunks:
             held = _kept.take(array, numbers[stored])
             addresses[stored] = [chunk.address for chunk in held]
             yield Part(some, np.searchsorted(numbers, first[some] // array.layout.chunk), addresses, (self, held))
+
+
+@cache
+def memory() -> int:
+    """Bytes of memory that this process and its page cache may have."""
+    limit = Path("/sys/fs/cgroup/memory.max")
+    bound = limit.read_text().strip() if limit.exists() else "max"
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(whole, int(bound)) if bound.isdigit() else whole
 
 
 def _apart(rows: Int64, first: Int64, last: Int64, unit: int, most: int) -> Iterator[tuple[Int64, Int64]]:

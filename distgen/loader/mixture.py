@@ -86,12 +86,16 @@ class MixtureLoader(Loader):
         last: what becomes of the last batch of a store's own epoch: "wrap", or as a `GenomeLoader` has it.
         options: whatever else a `GenomeLoader` takes, for all stores alike.
 
+    Attributes:
+        members: rows of the stores that are served; of more than 1,000 as many at equal distances.
+
     Raises:
         ConfigError: a store does not fit (when its turn comes; it names the store), or there are too many to count.
         StoreError: a store has changed since it was indexed (likewise).
     """
 
     plan: Turns
+    members: list[int]
 
     def __init__(
         self,
@@ -120,6 +124,7 @@ class MixtureLoader(Loader):
                     "stores that are served whole have windows of one length. Leave it out.", key="curriculum"
                 )
             counts = self._counts()
+            self.members = np.flatnonzero(counts).tolist()
             self.plan = Turns(InTurn(counts), epoch_batches or int(counts.sum()), batch_size)
         else:
             if epoch_batches is None and len(self.collection) > OPENED:
@@ -128,13 +133,14 @@ class MixtureLoader(Loader):
                     "batches of all: say how many an epoch of the mixture has",
                     key="epoch_batches",
                 )
+            self.members = self.collection.few()
             schedule = Schedule(self.collection.weights, names=self.collection.names)
             epoch = epoch_batches or sum(self.loader(row).plan.batches(0) for row in range(len(self.collection)))
             self.plan = Turns(schedule, epoch, batch_size)
 
     def _counts(self) -> Int64:
         """How many batches an epoch of each store has: int64 (stores,), 0 for those left out where all are served whole."""
-        name, part = self._split
+        name, part = self.split
         counts = np.zeros(len(self.collection), np.int64)
         asked = self.collection.few()
         for row in asked:
@@ -265,7 +271,7 @@ class MixtureLoader(Loader):
         options = self._options
         given = {name: value for name, value in options.items() if name in Sample.model_fields}
         asked = _plain(checked(Sample, dict(options.get("windows") or Windows()) | given))
-        name, part = self._split
+        name, part = self.split
         known = {
             "stores": self.collection.identity(name, tuple(self._tracks)),
             "weights": self.collection.weights.tolist(),
@@ -277,7 +283,7 @@ class MixtureLoader(Loader):
         return digest(known)
 
     @property
-    def _split(self) -> tuple[str, str | None]:
+    def split(self) -> tuple[str, str | None]:
         """Name and part."""
         return named_split(self._options["split"])
 

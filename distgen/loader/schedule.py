@@ -24,7 +24,7 @@ _ENOUGH = 64  # slots of the rarest class in a period: its share is right to one
 
 
 class Schedule:
-    """Deals slots 0, 1, 2 … to classes, each in its share.
+    """Deals slots 0, 1, 2 … to classes, each in its share (`shares`, (n,) float64, which sum to 1).
 
     The deal repeats after a period. In a period each class has a whole number of slots: exactly its share where all
     shares are ratios of small numbers (1 : 2, or 0.3 : 0.7), else what largest remainders give it. In every prefix of
@@ -48,6 +48,7 @@ class Schedule:
             raise ConfigError(f"shares are numbers from 0 on, not all of them 0{': ' if said else ''}{some(said)}")
         part = given / given.sum()
         counts = None if period else _ratios(part)
+        self.shares = part
         self._rare, self._others = np.empty(0, np.int64), None
         if counts is None:
             period = period or _period(part)
@@ -105,6 +106,12 @@ class InTurn:
     """
 
     counts: Int64
+
+    @property
+    def shares(self) -> npt.NDArray[np.float64]:
+        """Of all slots: float64 (n,)."""
+        part: npt.NDArray[np.float64] = self.counts / self._ends[-1]
+        return part
 
     @cached_property
     def _ends(self) -> Int64:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from distgen.errors import ConfigError
 from distgen.ingest.objects import Place, locate
@@ -55,6 +55,12 @@ def genome(source: Source, what: str, key: str) -> Store:
 def parts(source: Source, split: str) -> list[str]:
     """The parts of a split that hold anything. Raises ConfigError if a store has no such split."""
     return list(source.parts) if isinstance(source, Export) else source.parts(split)
+
+
+def homology(source: Source, split: str) -> dict[str, Any] | None:
+    """The report of the build on a split whose parts were to share nothing that resembles another; None where they were
+    not, or nothing is known (of an export)."""
+    return source.manifest["homology"].get(split, {}).get("report") if isinstance(source, Store) else None
 
 
 def shards_along(source: Source, part: str | None) -> Fraction:

@@ -12,6 +12,7 @@ from distgen.errors import ConfigError
 from distgen.genome import MISSING, bases_in
 from distgen.loader.classes import Balanced
 from distgen.loader.coverage import ambiguous, covered
+from distgen.loader.exclusions import NONE
 from distgen.loader.negatives import Matched
 from distgen.loader.packed import Packed
 from distgen.loader.plan import Plan
@@ -19,7 +20,6 @@ from distgen.loader.regions import CONTIGS, MATRIX
 from distgen.loader.sampling import Copied, Ordered, Sampling
 from distgen.loader.source import genome
 from distgen.loader.windows import Numbered, Windows
-from distgen.store.reader import Store
 
 
 def summarize(plans: Mapping[str, Plan | ConfigError]) -> dict[str, Any]:
@@ -33,9 +33,10 @@ def summarize(plans: Mapping[str, Plan | ConfigError]) -> dict[str, Any]:
         or the `problem`; and `overlaps`: for each two parts how many `bases` of `other` windows of `part` read, wherever
         jitter puts them. A stage has `first_epoch`; in bases `window`, `target_length` and `stride` (None where no window
         follows another); `samples`, `rows` (fewer, where samples share them) and global `batches` of an epoch; `windows`;
-        the share of N in them (`ambiguous`, with what they read outside their part, and before jitter); how many bases
-        targets hold at least once (`covered`); and `pools`: the last three by class (by "" if there are none), with
-        `samples` of the first epoch, what is `left_out` by reason, and `labels` where windows have some.
+        the share of N in them before jitter (`ambiguous`; None where only the shards of an export would say), and how much
+        of that they read `outside` their part; how many bases targets hold at least once (`covered`); and `pools`: the last
+        four by class (by "" if there are none), with `samples` of the first epoch, what is `left_out` by reason, and
+        `labels` where windows have some.
     """
     known = {name: plan for name, plan in plans.items() if isinstance(plan, Plan)}
     overlaps = [
@@ -59,15 +60,15 @@ def _part(plan: Plan) -> dict[str, Any]:
 
 def _stage(plan: Plan, first_epoch: int, sampling: Sampling | Packed) -> dict[str, Any]:
     geometry, found, samples = sampling.geometry, served(sampling), _samples(sampling)
-    store = genome(plan.store, "saying what they hold", "store")
     pools: dict[str, dict[str, Any]] = {
         name: {
             "windows": len(windows),
             "samples": samples[name],
             "left_out": {reason: count for reason, count in windows.left_out.items() if count},
-            "ambiguous": ambiguous(windows, store.unknown),
+            "ambiguous": None if plan.store.unknown is None else ambiguous(windows, plan.store.unknown),
+            "outside": ambiguous(windows, NONE),
             "covered": int(covered([windows], plan.stretches).sum()),
-            "labels": _labels(plan, store, windows),
+            "labels": _labels(plan, windows),
         }
         for name, windows in found.items()
     }
@@ -80,11 +81,18 @@ def _stage(plan: Plan, first_epoch: int, sampling: Sampling | Packed) -> dict[st
         "rows": len(sampling),
         "batches": plan.batches(first_epoch),
         "windows": sum(pool["windows"] for pool in pools.values()),
-        # Windows that share rows are short of N beside them, which rows are.
-        "ambiguous": 1 - sum((1 - pool["ambiguous"]) * pool["samples"] for pool in pools.values()) / len(sampling),
+        "ambiguous": _in_rows("ambiguous", pools, len(sampling)),
+        "outside": _in_rows("outside", pools, len(sampling)),
         "covered": int(covered(list(found.values()), plan.stretches).sum()),
         "pools": pools,
     }
+
+
+def _in_rows(key: str, pools: dict[str, dict[str, Any]], rows: int) -> float | None:
+    """A share of N of all rows, by that of the windows in them; what windows leave of a row that they share is N."""
+    if any(pool[key] is None for pool in pools.values()):
+        return None
+    return float(1 - sum((1 - pool[key]) * pool["samples"] for pool in pools.values()) / rows)
 
 
 def _samples(sampling: Sampling | Packed) -> dict[str, int]:
@@ -119,11 +127,12 @@ def _overlap(plan: Plan, other: Plan) -> int:
     return int(covered(everywhere, other.stretches, "reach").sum())
 
 
-def _labels(plan: Plan, store: Store, windows: Windows) -> dict[str, Any] | None:
+def _labels(plan: Plan, windows: Windows) -> dict[str, Any] | None:
     """What windows are labelled with: how many have each class, or which share of their values is known."""
     if plan.rows_of is None:
         return None
     _, source = plan.rows_of
+    store = genome(plan.store, "a window of a table", "regions")
     if source == CONTIGS:
         labels = store.labels
         kind, names, values = labels.kind, labels.names, labels.values

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from distgen.genome import Contigs, Interval
+from distgen.genome import Contigs
 from distgen.loader.coverage import along
 from distgen.loader.windows import Windows
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 COLOURS = {"train": "#3b75af", "valid": "#ef9636", "test": "#c03d6e"}
 _GREY = "#e3e3e3"
-_CONTIGS, _BINS = 24, 300  # at most, and along the longest of them
+BARS = 24  # of a figure, at most
+_BINS = 300  # along the longest of them
 _UNITS = ((10**6, "Mb"), (10**3, "kb"), (1, "bases"))
 
 
@@ -46,50 +47,75 @@ def loss_figure(records: list[dict[str, Any]]) -> str:
     return svg(figure)
 
 
-def coverage_figure(contigs: Contigs, parts: Mapping[str, Sequence[Windows]]) -> str:
-    """What targets of each part cover along the longest contigs: a bar each, of which a part takes the share that it covers.
+class Bar(NamedTuple):
+    """A stretch of an assembly, of which each part takes the share that its targets cover.
 
     Args:
+        name: what stands beside it.
         contigs: the assembly's.
+        first, end: of the stretch, flat.
         parts: windows by "train", "valid" and "test".
     """
-    return svg(coverage(contigs, parts))
+
+    name: str
+    contigs: Contigs
+    first: int
+    end: int
+    parts: Mapping[str, Sequence[Windows]]
 
 
-def coverage(contigs: Contigs, parts: Mapping[str, Sequence[Windows]]) -> Figure:
+def contig_bars(contigs: Contigs, parts: Mapping[str, Sequence[Windows]]) -> list[Bar]:
+    """One for each of the longest contigs."""
+    longest = np.sort(np.argsort(-contigs.lengths, kind="stable")[:BARS]).tolist()
+    stretches = zip(longest, contigs.whole()[longest].tolist(), strict=True)
+    return [Bar(contigs.names[row], contigs, first, end, parts) for row, (first, end) in stretches]
+
+
+def store_bar(name: str, contigs: Contigs, parts: Mapping[str, Sequence[Windows]]) -> Bar:
+    """One for a whole assembly, its contigs one after another."""
+    return Bar(name, contigs, 0, int(contigs.whole()[:, 1].max()), parts)
+
+
+def coverage_figure(bars: Sequence[Bar]) -> str:
+    """What targets of each part cover along some stretches, at most `BARS`."""
+    return svg(coverage(bars))
+
+
+def coverage(bars: Sequence[Bar]) -> Figure:
     """The figure of `coverage_figure`."""
     from matplotlib.patches import Patch
 
-    longest = np.sort(np.argsort(-contigs.lengths, kind="stable")[:_CONTIGS]).tolist()
-    most = int(contigs.lengths[longest].max())
+    most = max(bar.end - bar.first for bar in bars)
     unit, unit_name = next((size, name) for size, name in _UNITS if most >= 2 * size or size == 1)
-    figure, axes = _axes(1.1 + max(0.5, 0.28 * len(longest)))
-    for row, contig in enumerate(longest):
-        length = int(contigs.lengths[contig])
+    figure, axes = _axes(1.1 + max(0.5, 0.28 * len(bars)))
+    for row, bar in enumerate(bars):
+        length = bar.end - bar.first
         bins = min(length, max(1, round(_BINS * length / most)))
         edges = np.arange(bins + 1) * length // bins / unit
         bottom = np.zeros(bins)
         _steps(axes, row, edges, bottom, np.ones(bins), _GREY)
-        for part, pools in parts.items():
-            sizes, held = along(pools, contigs, Interval(contigs.names[contig], 0, length), bins)
-            _steps(axes, row, edges, bottom, bottom + held / sizes, COLOURS[part])
-            bottom += held / sizes
-    names = [contigs.names[contig] for contig in longest]
-    axes.set_yticks(range(len(longest)), [name if len(name) <= 20 else f"{name[:19]}…" for name in names])
-    axes.set_ylim(len(longest) - 0.4, -0.6)
+        for part, pools in bar.parts.items():
+            sizes, held = along(pools, bar.contigs, bar.first, bar.end, bins)
+            top = bottom + held / np.maximum(sizes, 1)  # padding between contigs has no bases
+            _steps(axes, row, edges, bottom, top, COLOURS[part])
+            bottom = top
+    names = [bar.name if len(bar.name) <= 20 else f"{bar.name[:19]}…" for bar in bars]
+    axes.set_yticks(range(len(bars)), names)
+    axes.set_ylim(len(bars) - 0.4, -0.6)
     axes.set_xlim(0, most / unit)
     axes.tick_params(axis="y", length=0)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.set_xlabel(f"position ({unit_name})" if unit > 1 else "position (base)")
+    parts = [part for part in COLOURS if any(part in bar.parts for bar in bars)]
     handles = [Patch(color=COLOURS[part], label=part) for part in parts] + [Patch(color=_GREY, label="no target")]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
     return figure
 
 
 def shown(contigs: Contigs) -> str:
-    """Which contigs `coverage_figure` leaves out, in a sentence; "" if none."""
-    order = np.argsort(-contigs.lengths, kind="stable")[_CONTIGS:]
+    """Which contigs `contig_bars` leave out, in a sentence; "" if none."""
+    order = np.argsort(-contigs.lengths, kind="stable")[BARS:]
     if not len(order):
         return ""
     bases, names = int(contigs.lengths[order].sum()), [contigs.names[row] for row in order[:5].tolist()]

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from distgen.errors import DistgenError
-from distgen.report.figures import coverage_figure, loss_figure, shown
-from distgen.report.windows import describe, rows
+from distgen.errors import ConfigError, DistgenError
+from distgen.report.figures import BARS, Bar, contig_bars, coverage_figure, loss_figure, shown, store_bar
+from distgen.report.windows import describe, serve_most, tables
 
+if TYPE_CHECKING:
+    from distgen.loader.base import Loader
+    from distgen.loader.loader import GenomeLoader
+    from distgen.loader.windows import Windows
+    from distgen.train.run import Stores
+
+_COUNTED = 100  # stores of a collection, at most: a training does not end with many minutes of counting
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .25rem .8rem; text-align: left }
@@ -60,27 +68,50 @@ def evaluation_rows(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _windows(run_file: Path) -> str:
     """What windows there are, and where; if the store or a file of the run is no longer there, that."""
-    from distgen.loader.plan import Plan
-    from distgen.loader.summary import served
     from distgen.store.collection import Collection
     from distgen.train.run import Run
 
     try:
         run = Run.read(run_file)
         store = run.open_store()
-        if isinstance(store, Collection):  # many genomes, each with windows of its own
-            return ""
-        plans = run.plans(store)
-        said = _table(("part", "windows"), rows(describe(run, store, plans)))
-        if store.is_table:  # thousands of sequences, each in one part
-            return said
-        parts = {
-            part: list(served(plan.stages[-1][1]).values()) for part, plan in plans.items() if isinstance(plan, Plan)
-        }
-        figure, rest = coverage_figure(store.contigs, parts), shown(store.contigs)
+        if isinstance(store, Collection) and len(store) > _COUNTED:
+            raise ConfigError(f"{len(store):,} stores are many. Run: distgen info --windows {run_file.parent}")
+        loaders = run.loaders(store)
+        (_, own), *stores = tables(found := describe(run, store, loaders))
+        bars, rest = _bars(store, loaders, found)
+        figure = coverage_figure(bars) if bars else ""
     except DistgenError as error:
         return f"<p>Not shown: {html.escape(str(error))}</p>"
-    return f"{said}{figure}" + f"<p>{html.escape(rest)}</p>" * bool(rest)
+    said = [_table(("part", "windows"), own), figure, f"<p>{html.escape(rest)}</p>" * bool(rest)]
+    said += [f"<h3>{html.escape(name)}</h3>{_table(('part', 'windows'), rows)}" for name, rows in stores]
+    return "".join(said)
+
+
+def _bars(store: Stores, loaders: Mapping[str, Loader | ConfigError], found: dict[str, Any]) -> tuple[list[Bar], str]:
+    """What targets cover along the longest contigs, or along those stores of a collection that serve most; and what is not
+    shown. A table's thousands of sequences, each in one part, are no picture."""
+    from distgen.loader.loader import GenomeLoader
+    from distgen.loader.mixture import MixtureLoader
+    from distgen.loader.summary import served
+    from distgen.store.collection import Collection
+
+    def held(of: Mapping[str, GenomeLoader]) -> dict[str, list[Windows]]:
+        return {part: list(served(loader.plan.stages[-1][1]).values()) for part, loader in of.items()}
+
+    if not isinstance(store, Collection):
+        if store.is_table:
+            return [], ""
+        own = {part: loader for part, loader in loaders.items() if isinstance(loader, GenomeLoader)}
+        return contig_bars(store.contigs, held(own)), shown(store.contigs)
+    mixtures = {part: loader for part, loader in loaders.items() if isinstance(loader, MixtureLoader)}
+    bars = []
+    for name in serve_most(found, BARS):
+        row = store.index(name)
+        of = {part: loader.loader(row) for part, loader in mixtures.items() if row in loader.members}
+        if not store.store(row).is_table:
+            bars.append(store_bar(name, store.store(row).contigs, held(of)))
+    less = len(found["stores"]) - BARS
+    return bars, f"{less:,} stores that serve less are not shown" * (less > 0)
 
 
 def _throughput(steps: list[dict[str, Any]]) -> list[tuple[str, str]]:

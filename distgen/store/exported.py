@@ -131,6 +131,11 @@ class Export:
         """Bases of the flat coordinate."""
         return int(self.contigs.offsets[-1]) + -(-int(self.contigs.lengths[-1]) // ALIGNMENT) * ALIGNMENT
 
+    @property
+    def unknown(self) -> Int64 | None:
+        """Flat intervals (n, 2) of the ambiguous bases, as a store has them; None: there are some, and only shards say where."""
+        return None if "ambiguous" in self.index["planes"] else np.empty((0, 2), np.int64)
+
     def regions(self, part: str | None, split: str = "default") -> Int64:
         """Flat intervals (n, 2) that the targets of a part tile. Raises ConfigError if the export has no such part."""
         if split != self.index["split"]:

@@ -218,7 +218,7 @@ def start_or_resume(run: Run, worker: Worker) -> State:
     objective = run.build_objective(store)
     ranks: dict[str, Any] = {"rank": worker.rank, "world_size": worker.world_size, "device": worker.device}
     loader = run.loader(store, objective, "train", training=True, **ranks)
-    valid = run.loader(store, objective, "valid", **ranks) if run.has_valid(store) else None
+    valid = run.loader(store, objective, "valid", **ranks) if run.has("valid", store) else None
     torch.manual_seed(run.data.seed)
     model = models.build(run.model, objective.in_channels, objective.out_channels).to(worker.device)
     optimizer = make_optimizer(run.optimizer, model)

@@ -30,7 +30,6 @@ from distgen.errors import ConfigError
 from distgen.ingest.objects import locate
 from distgen.loader.loader import GenomeLoader
 from distgen.loader.mixture import MixtureLoader
-from distgen.loader.plan import Plan
 from distgen.loader.regions import CONTIGS, MATRIX
 from distgen.loader.source import Source, open_source, parts
 from distgen.objectives import Objective
@@ -119,19 +118,19 @@ class Run(File):
         loader = self.loader(store, objective, "train", training=True, world_size=world_size)
         with self.at("data"):
             loader.places(0, 0)  # stores of a collection are opened in their turn: the first at least fits
-        if self.has_valid(store):
+        if self.has("valid", store):
             self.loader(store, objective, "valid", world_size=world_size)
         elif self.train.valid_every:
             raise self.error("train.valid_every", f'split "{self.data.split}" of {store.path} has no part "valid"')
         return {"run": self.hash(), "store": self.identity(store, objective)}
 
-    def has_valid(self, store: Stores) -> bool:
-        """Whether the run's split keeps something apart for validation, in any store. Raises ConfigError: a store has no
-        such split."""
+    def has(self, part: Part, store: Stores) -> bool:
+        """Whether the run's split keeps something for a part, in any store; each store of a collection is to have something
+        to train on. Raises ConfigError: a store has no such split."""
         with self.at("data.split"):
             if isinstance(store, Collection):
-                return store.has("valid", self.data.split)
-            return "valid" in parts(store, self.data.split)
+                return part == "train" or store.has(part, self.data.split)
+            return part in parts(store, self.data.split)
 
     def identity(self, store: Stores, objective: Objective) -> dict[str, str]:
         """What the stores are known by: of one, content ids of the arrays and the split that this run uses."""
@@ -158,15 +157,6 @@ class Run(File):
                 return open_collection(place) if is_index(place) else open_source(place)
             folder = Path(data.cache) if data.cache else default_folder() / "shards"
             return open_source(place, ShardCache(folder, int(data.cache_gb * 1e9)))
-
-    def open_one(self) -> Source:
-        """The same, where one store is meant. Raises ConfigError if it is a collection."""
-        store = self.open_store()
-        if isinstance(store, Collection):
-            raise self.error(
-                "data.store", f"{store.path} is a collection: name one of its {len(store):,} stores instead"
-            )
-        return store
 
     def _data(self) -> Data:
         """[data] with the paths of all files made absolute."""
@@ -227,8 +217,9 @@ class Run(File):
                 **sample,
             )
 
-    def plans(self, store: Source) -> dict[str, Plan | ConfigError]:
-        """The samples of each part of the split that holds anything; of a held-out part without a window, why it has none.
+    def loaders(self, store: Stores) -> dict[str, GenomeLoader | MixtureLoader | ConfigError]:
+        """What serves each part of the split that holds anything, for who asks which windows there are; of a held-out part
+        without a window, why it has none.
 
         Raises:
             ConfigError: the run does not fit the store, or there is no window to train on.
@@ -236,17 +227,13 @@ class Run(File):
         # Where bases wait says nothing about windows, and takes time on a device.
         run = self.model_copy(update={"data": self.data.model_copy(update={"placement": "host"})})
         objective = self.build_objective(store)
-        with self.at("data.split"):
-            filled = parts(store, self.data.split)
-        found: dict[str, Plan | ConfigError] = {}
+        found: dict[str, GenomeLoader | MixtureLoader | ConfigError] = {}
         part: Part
         for part in ("train", "valid", "test"):
-            if part not in filled:
+            if not self.has(part, store):
                 continue
             try:
-                plan = run.loader(store, objective, part, training=part == "train").plan
-                assert isinstance(plan, Plan)  # as one store has it
-                found[part] = plan
+                found[part] = run.loader(store, objective, part, training=part == "train")
             except ConfigError as error:
                 if part == "train":
                     raise

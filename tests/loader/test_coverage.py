@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distgen.genome import Contigs, Interval
+from distgen.genome import Contigs
 from distgen.loader.coverage import along, ambiguous, bases, covered
 from distgen.loader.windows import Geometry, Runs, Tiles, Windows
 from tests.loader.test_exclusions import REGIONS, RUNS, stretches
@@ -59,9 +59,10 @@ def test_a_base_that_several_pools_hold_is_covered_once(places, gaps, intervals,
 def test_a_stretch_is_told_in_parts_that_differ_by_one_base_at_most():
     contigs = Contigs(("a", "b"), np.array([70, 300]), np.array([0, 128]))
     tiles = [Tiles(np.array([[128, 228], [328, 428]]), Geometry(30, 10, 20))]
-    assert [part.tolist() for part in along(tiles, contigs, Interval("b", 0, 300), 3)] == [[100] * 3, [50, 0, 50]]
-    assert [part.tolist() for part in along(tiles, contigs, Interval("b", 5, 25), 4)] == [[5] * 4, [5, 0, 0, 5]]
-    assert [part.tolist() for part in along(tiles, contigs, Interval("a", 0, 70), 3)] == [[23, 23, 24], [0] * 3]
+    assert [part.tolist() for part in along(tiles, contigs, 128, 428, 3)] == [[100] * 3, [50, 0, 50]]
+    assert [part.tolist() for part in along(tiles, contigs, 133, 153, 4)] == [[5] * 4, [5, 0, 0, 5]]
+    assert [part.tolist() for part in along(tiles, contigs, 0, 70, 3)] == [[23, 23, 24], [0] * 3]
+    assert [part.tolist() for part in along(tiles, contigs, 0, 428, 4)] == [[70, 86, 107, 107], [0, 46, 4, 50]]
 
 
 def test_tiles_of_any_number_are_counted_without_listing_them():

@@ -4,7 +4,10 @@ import copy
 import ctypes
 import gc
 import json
+import mmap
 import os
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,6 +17,7 @@ from hypothesis import strategies as st
 
 from distgen.errors import RemoteError, StoreError
 from distgen.ingest.objects import Object
+from distgen.loader import copying
 from distgen.loader import gather as module
 from distgen.loader.gather import Chunks, Kept, gather
 from distgen.store.array import Array
@@ -24,11 +28,12 @@ from tests.servers import Files
 BYTES = 5_000
 
 
-@pytest.fixture(scope="module", params=["raw", "zstd", "sent", "cached", "cached zstd"])
+@pytest.fixture(scope="module", params=["raw", "large", "zstd", "sent", "cached", "cached zstd"])
 def array(request, tmp_path_factory):
     """Bytes in shards of 4 chunks of 100; some chunks and one shard hold nothing but zeros, and are absent.
 
-    "sent" is raw, and read as what lies in an object store is; of "cached" four shards are kept at a time.
+    "sent" is raw, and read as what lies in an object store is; of "cached" four shards are kept at a time; "large" is as if
+    memory had no room for it.
     """
     values = np.random.default_rng(0).integers(0, 256, BYTES).astype(np.uint8)
     values[300:600] = values[1200:1700] = values[4900:] = 0
@@ -37,8 +42,11 @@ def array(request, tmp_path_factory):
     array = written(folder, values, Layout((BYTES,), np.dtype("u1"), 100, 400, codec))
     array._local = request.param != "sent"
     if not request.param.startswith("cached"):
-        assert array.lasting == (request.param == "raw")
-        yield array
+        assert array.lasting == (request.param in ("raw", "large"))
+        with pytest.MonkeyPatch.context() as patch:
+            if request.param == "large":
+                patch.setattr(module, "memory", lambda: 0)
+            yield array
         return
     with Files(folder) as server:
         yield elsewhere(array, server, ShardCache(tmp_path_factory.mktemp("cache"), 4 * (400 + array.index_bytes)))
@@ -175,6 +183,32 @@ def test_what_the_disk_of_a_cache_has_damaged_is_fetched_again(tmp_path):
         gather(chunks, firsts, firsts + 700, out, np.zeros(3, np.int64))
         assert all(np.array_equal(row, values[first : first + 700]) for row, first in zip(out, firsts, strict=True))
         assert [server.gets(f"c/{number}") for number in range(4)] == [4, 2, 4, 2]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="whether pages are in memory is asked of Linux")
+def test_pages_that_rows_lie_in_are_read_before_they_are_touched_and_no_others(tmp_path):
+    pages, page = 64, mmap.PAGESIZE
+    (tmp_path / "file").write_bytes(np.random.default_rng(3).bytes(pages * page))
+    with open(tmp_path / "file", "rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        data = np.memmap(file, np.uint8, "c")
+    found, libc = np.empty(pages, np.uint8), ctypes.CDLL(None)
+
+    def resident():
+        assert not libc.mincore(ctypes.c_void_p(data.ctypes.data), data.nbytes, ctypes.c_void_p(found.ctypes.data))
+        return set(np.flatnonzero(found & 1).tolist())
+
+    if resident():
+        pytest.skip("the file system keeps files in memory")
+    assert copying.advise(data.ctypes.data, data.nbytes, mmap.MADV_RANDOM) == 0
+    first, last = np.array([10 * page + 5, 0, 41 * page - 1]), np.array([10 * page + 7, 0, 42 * page + 1])
+    addresses = data.ctypes.data + 16 * page * np.arange(4)
+    assert copying.ask_for(np.arange(3), first // (16 * page), addresses, 16 * page, 1, first, last) == 0
+    wanted, end = {10, 40, 41, 42}, time.monotonic() + 30
+    while not resident() >= wanted and time.monotonic() < end:
+        time.sleep(0.01)
+    assert resident() == wanted
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system takes no advice")

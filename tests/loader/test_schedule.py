@@ -109,3 +109,10 @@ def test_in_turn_each_class_has_its_slots_in_a_row_again_and_again(counts, first
         assert number == had[row]
         had[row] += 1
     assert had.tolist() == turns.before(first + 30).tolist()
+
+
+def test_shares_are_those_of_all_slots():
+    assert Schedule([1, 3]).shares.tolist() == [0.25, 0.75]
+    weights = [1.0, *[1e-7] * 50]  # too rare for slots of their own in every period
+    assert Schedule(weights).shares == pytest.approx(np.array(weights) / sum(weights))
+    assert InTurn(np.array([2, 0, 6])).shares.tolist() == [0.25, 0, 0.75]

@@ -18,7 +18,7 @@ def stage_of(loader, number=0):
 
 
 def served(loader, epochs):
-    """All different windows of some epochs by class: their bases that are N, and the bases of their targets."""
+    """All different windows of some epochs by class: their bases that are N and outside, and the bases of their targets."""
     found = {}
     margin = (loader.plan.sampling(0).geometry.window - loader.plan.sampling(0).geometry.target_length) // 2
     for epoch in epochs:
@@ -31,7 +31,8 @@ def served(loader, epochs):
                 first = int(batch.positions[row]) + margin
                 low, high = limits[row].tolist()
                 target = range(max(first, low), min(first + batch.target_length, high))
-                found.setdefault(int(classes[row]), {})[first] = int((codes[row] == 4).sum()), target
+                outside = batch.length - len(range(max(first - margin, low), min(first - margin + batch.length, high)))
+                found.setdefault(int(classes[row]), {})[first] = int((codes[row] == 4).sum()), outside, target
     return found
 
 
@@ -63,8 +64,9 @@ def test_windows_n_and_coverage_are_those_one_counts(small, window, target, stri
     assert stage["stride"] in (stride, None)
     assert (stage["windows"], stage["samples"]) == (len(windows), len(windows) * copies)
     assert stage["batches"] == sum(1 for _ in loader)
-    assert stage["ambiguous"] == pytest.approx(sum(n for n, _ in windows.values()) / (len(windows) * window))
-    assert stage["covered"] == len({base for _, target in windows.values() for base in target})
+    assert stage["ambiguous"] == pytest.approx(sum(n for n, _, _ in windows.values()) / (len(windows) * window))
+    assert stage["outside"] == pytest.approx(sum(n for _, n, _ in windows.values()) / (len(windows) * window))
+    assert stage["covered"] == len({base for *_, target in windows.values() for base in target})
     without = stage_of(GenomeLoader(small, **lengths, **options, last="pad"))
     left_out = stage["pools"][""]["left_out"].get("ambiguous", 0)
     assert len(windows) + left_out == without["windows"]
@@ -91,11 +93,11 @@ def test_pools_are_told_apart_and_what_is_left_out_of_each_by_reason(small: Stor
     bases = set()
     for number, pool in enumerate(stage["pools"].values()):
         found = (first if number == 1 else every)[number]
-        own = {base for _, target in found.values() for base in target}
+        own = {base for *_, target in found.values() for base in target}
         bases |= own
         assert pool["windows"] == len(found)
         assert pool["covered"] == len(own)
-        assert pool["ambiguous"] == pytest.approx(sum(n for n, _ in found.values()) / (24 * len(found)))
+        assert pool["ambiguous"] == pytest.approx(sum(n for n, *_ in found.values()) / (24 * len(found)))
     assert stage["covered"] == len(bases)
     weighted = sum(pool["ambiguous"] * pool["samples"] for pool in stage["pools"].values()) / 8
     assert stage["ambiguous"] == pytest.approx(weighted)

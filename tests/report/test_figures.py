@@ -1,11 +1,12 @@
 import re
 
 import numpy as np
+import pytest
 from matplotlib.colors import to_hex
 
 from distgen.genome import Contigs
 from distgen.loader.windows import Geometry, Tiles
-from distgen.report.figures import COLOURS, coverage, coverage_figure, shown
+from distgen.report.figures import COLOURS, contig_bars, coverage, coverage_figure, shown, store_bar
 
 
 def areas(figure):
@@ -26,17 +27,29 @@ def test_each_part_fills_the_share_that_its_targets_cover():
         "valid": [Tiles(np.array([[20_000, 25_000]]), Geometry(100, 100, 50))],
         "test": [Tiles(np.array([[40_000, 50_000]]), Geometry(70, 70, 70))],
     }
-    found = areas(coverage(contigs, parts))
+    found = areas(coverage(contig_bars(contigs, parts)))
     expected = {"train": 10, "valid": 5, "test": 10}
     assert {part: round(found[colour] / 0.7, 6) for part, colour in COLOURS.items()} == expected
     assert max(found.values()) / 0.7 == 50
+
+
+def test_an_assembly_in_one_bar_has_its_contigs_one_after_another():
+    contigs = Contigs(("a", "b"), np.array([40_001, 9_000]), np.array([0, 40_064]))
+    whole = store_bar("ab", contigs, {"train": [Tiles(contigs.whole()[:1], Geometry(100, 100, 100))]})
+    small = Contigs(("c",), np.array([1]), np.array([0]))
+    figure = coverage([whole, store_bar("c", small, {"valid": [Tiles(small.whole(), Geometry(4, 4, 4))]})])
+    found = areas(figure)
+    assert found[COLOURS["train"]] / 0.7 == pytest.approx(40, rel=0.01)
+    assert found[COLOURS["valid"]] / 0.7 == pytest.approx(0.001)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["ab", "c"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["train", "valid", "no target"]
 
 
 def test_the_longest_contigs_are_shown_and_the_others_counted():
     names = tuple(f"scaffold-{number}-of-a-long-name" for number in range(30))
     lengths = np.arange(30)[::-1] + 1
     contigs = Contigs(names, lengths, np.arange(30) * 64)
-    figure = coverage(contigs, {"train": [Tiles(contigs.whole(), Geometry(1, 1, 1))]})
+    figure = coverage(contig_bars(contigs, {"train": [Tiles(contigs.whole(), Geometry(1, 1, 1))]}))
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert len(labels) == 24
     assert labels[0] == "scaffold-0-of-a-lon…"
@@ -47,7 +60,8 @@ def test_the_longest_contigs_are_shown_and_the_others_counted():
 
 def test_the_same_windows_give_the_same_picture_which_loads_nothing():
     contigs = Contigs(("a",), np.array([1000]), np.array([0]))
-    one, other = (coverage_figure(contigs, {"train": [Tiles(contigs.whole(), Geometry(9, 9, 11))]}) for _ in range(2))
+    bars = contig_bars(contigs, {"train": [Tiles(contigs.whole(), Geometry(9, 9, 11))]})
+    one, other = (coverage_figure(bars) for _ in range(2))
     assert one == other
     assert one.startswith("<svg")
     assert not re.search(r"(?:src|href)=\"(?!#)", one)

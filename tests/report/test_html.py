@@ -1,8 +1,11 @@
 import json
 import re
 
+from distgen.report import html
 from distgen.report.html import write_report
 from distgen.train.run import Run
+from tests.conftest import RUN
+from tests.store.conftest import index_of, tiny_store
 
 
 def test_the_page_is_whole_and_loads_nothing(tmp_path):
@@ -31,11 +34,17 @@ def test_the_page_is_whole_and_loads_nothing(tmp_path):
     assert not re.search(r"(?:src|href)=\"(?!#)", page)
 
 
-def test_the_page_shows_what_targets_cover_while_the_store_is_there(run_file, tmp_path):
-    out = tmp_path / "runs"
+def started(run_file):
+    """A run directory after one step."""
+    out = run_file.parent / "runs"
     out.mkdir()
     Run.read(run_file).write(out / "run.toml")
     (out / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0, "bases_per_second": 1.0, "wait_share": 0.0}\n')
+    return out
+
+
+def test_the_page_shows_what_targets_cover_while_the_store_is_there(run_file, tmp_path):
+    out = started(run_file)
     page = write_report(out).read_text()
     assert "<td>40 windows of 64 bases, one every 32; an epoch is 5 batches of 8" in page
     assert page.count("<svg") == 2
@@ -43,3 +52,19 @@ def test_the_page_shows_what_targets_cover_while_the_store_is_there(run_file, tm
     page = write_report(out).read_text()
     assert page.count("<svg") == 1
     assert re.search(r"<p>Not shown: run [^<]*data\.store: store [^<]*small\.zarr does not exist[^<]*</p>", page)
+
+
+def test_of_a_collection_all_is_told_together_and_then_of_each_store(tmp_path, monkeypatch):
+    (tmp_path / "stores").mkdir()
+    for number in (1, 2, 3):
+        tiny_store(tmp_path, f"g{number}", "GATTACA" * 40 * number)
+    (tmp_path / "tiny.toml").write_text(RUN.format(store=index_of(tmp_path)))
+    out = started(tmp_path / "tiny.toml")
+    page = write_report(out).read_text()
+    assert "<td>54 windows of 64 bases, one every 32, in 3 stores; an epoch is 6 batches of 8; " in page
+    assert re.findall("<h3>store (.*?)</h3>", page) == ["g3", "g2", "g1"]
+    assert page.count("<svg") == 2
+    monkeypatch.setattr(html, "_COUNTED", 2)
+    page = write_report(out).read_text()
+    assert f"<p>Not shown: 3 stores are many. Run: distgen info --windows {out}</p>" in page
+    assert page.count("<svg") == 1

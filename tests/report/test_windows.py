@@ -1,9 +1,14 @@
+import numpy as np
+
 from distgen.config import Recipe, read
-from distgen.report.windows import describe, homology, rows
+from distgen.report import windows
+from distgen.report.windows import describe, homology, rows, tables
 from distgen.store.build import build
 from distgen.store.reader import open_store
+from distgen.store.webdataset import export
 from distgen.train.run import Run
 from tests.conftest import RUN
+from tests.store.conftest import index_of, tiny_store
 
 POOLS = """[[data.pool]]
 name = "peaks"
@@ -15,7 +20,13 @@ name = "rest"
 
 def described(run_file, store, *overrides):
     run = Run.read(run_file, list(overrides))
-    return describe(run, store, run.plans(store))
+    return describe(run, store, run.loaders(store))
+
+
+def exported(run_file):
+    """The same of the export `out`, which stands for the store."""
+    run = Run.read(run_file, ["data.jitter=0", "data.stride=64", "data.store=out"])
+    return describe(run, run.open_store(), run.loaders(run.open_store()))
 
 
 def test_every_part_has_a_line_and_what_leaks_another(small, run_file):
@@ -43,6 +54,34 @@ def test_pools_and_stages_have_lines_of_their_own_and_a_part_without_windows_say
     assert said["valid"].endswith("no window is left: 2 outside the part")
 
 
+def test_of_an_export_all_is_said_but_how_much_n_only_shards_hold(small, run_file):
+    export(small, run_file.parent / "out", window=64)
+    store, tars = described(run_file, small, "data.jitter=0", "data.stride=64"), exported(run_file)
+    assert dict(rows(store))["similar sequence"] == f"distgen info {small.path} --leakage default looks for it"
+    assert dict(rows(tars))["similar sequence"] == "distgen info STORE --leakage default looks for it"
+    for part, entry in tars["parts"].items():
+        (stage,), (own,) = entry["stages"], store["parts"][part]["stages"]
+        known = [found | {"ambiguous": None} for found in (own, own["pools"][""])]
+        assert [stage, stage["pools"][""]] == [known[0] | {"pools": {"": known[1]}}, known[1]]
+    assert dict(rows(tars))["train"] == (
+        "22 windows of 64 bases; an epoch is 2 batches of 8; 5.40% lies outside the part and reads as N, "
+        "how much else does is not in the index; targets cover 1,332 of 1,332 bases (100.0%)"
+    )
+
+
+def test_of_an_export_without_n_all_is_said(small_recipe, run_file):
+    (small_recipe.parent / "small.fa").write_text(
+        ">chr1\n" + "ACGT" * 300 + "\n>chr2\n" + "GATTACA" * 140 + "\n>chr3\nAC\n>chrM\nA\n"
+    )
+    build(read(small_recipe, Recipe), small_recipe.parent / "plain.zarr")
+    plain = open_store(small_recipe.parent / "plain.zarr")
+    export(plain, run_file.parent / "out", window=64)
+    run_file.write_text(run_file.read_text().replace("small.zarr", "plain.zarr"))
+    store = described(run_file, plain, "data.jitter=0", "data.stride=64")
+    assert exported(run_file)["parts"] == store["parts"]
+    assert store["parts"]["test"]["stages"][0]["ambiguous"] == store["parts"]["test"]["stages"][0]["outside"] > 0
+
+
 def test_what_a_build_took_apart_is_said(small_recipe, tmp_path):
     recipe = small_recipe.read_text() + "homology = {}\n"
     small_recipe.write_text(recipe)
@@ -57,9 +96,17 @@ def test_what_a_build_took_apart_is_said(small_recipe, tmp_path):
 
 def test_labels_are_counted_in_words_and_those_of_other_parts_are_not_missed():
     labels = {"kind": "classes", "classes": {f"c{n}": 1000 + n for n in range(10)}, "missing": 2}
-    pool = {"windows": 9, "samples": 9, "left_out": {"outside": 7}, "ambiguous": 0.0, "covered": 1, "labels": labels}
+    pool = {
+        "windows": 9,
+        "samples": 9,
+        "left_out": {"outside": 7},
+        "ambiguous": 0.0,
+        "outside": 0.0,
+        "covered": 1,
+        "labels": labels,
+    }
     stage = {"window": 8, "target_length": 6, "stride": 6, "samples": 9, "rows": 9, "windows": 9, "batches": 3}
-    stage |= {"first_epoch": 0, "ambiguous": 0.125, "covered": 30, "pools": {"": pool}}
+    stage |= {"first_epoch": 0, "ambiguous": 0.125, "outside": 0.0, "covered": 30, "pools": {"": pool}}
     found = {"parts": {"train": {"bases": 40, "stages": [stage]}}, "batch_size": 3, "homology": None, "search": "X"}
     overlaps = [{"part": "valid", "other": "train", "bases": 1200}, {"part": "train", "other": "valid", "bases": 0}]
     assert rows(found | {"overlaps": overlaps}) == [
@@ -75,3 +122,61 @@ def test_labels_are_counted_in_words_and_those_of_other_parts_are_not_missed():
         ("shared bases", "valid reads 1,200 bases of train"),
         ("similar sequence", "X looks for it"),
     ]
+
+
+def collected(folder, *overrides):
+    """What is found of a run on genomes of 600, 900 and 1,200 random bases, of which the second validates on 200."""
+    (folder / "stores").mkdir()
+    random = np.random.default_rng(1)
+    for number in range(3):
+        name = f"g{number}"
+        tiny_store(folder, name, "".join(random.choice(list("ACGT"), 600 + 300 * number)))
+        recipe = folder / f"{name}.toml"
+        if number == 1:
+            recipe.write_text(recipe.read_text() + f'[split]\nvalid = ["{name}-1:0-200"]\nhomology = {{}}\n')
+            build(read(recipe, Recipe), folder / "stores" / f"{name}.zarr")
+    (folder / "tiny.toml").write_text(RUN.format(store=index_of(folder)))
+    run = Run.read(folder / "tiny.toml", ["data.stride=64", *overrides])
+    store = run.open_store()
+    return describe(run, store, run.loaders(store))
+
+
+def test_of_a_collection_all_stores_together_come_first_and_then_those_that_serve_most(tmp_path, monkeypatch):
+    found = collected(tmp_path)
+    (title, together), *stores = tables(found)
+    assert title == f"windows of {tmp_path / 'all.collection'}, split default"
+    said = dict(together)
+    assert list(said) == ["train", "valid", "shared bases", "similar sequence", "stores"]
+    assert said["train"].startswith("43 windows of 64 bases, in 3 stores; an epoch is 4 batches of 8; ")
+    assert said["train"].endswith("; targets cover 2,512 of 2,512 bases (100.0%)")
+    assert said["valid"].startswith("4 windows of 64 bases, in 1 store; an epoch is 1 batch of 8; 21.88% reads as N; ")
+    assert said["similar sequence"] == (
+        "1 of 3 stores: without what resembles a held-out part; "
+        "distgen info STORE --leakage default [--against OTHER] looks for it"
+    )
+    assert said["stores"] == "3"
+    assert [name for name, _ in stores] == ["store g2", "store g1", "store g0"]
+    own = dict(stores[1][1])
+    assert list(own) == ["batches", "train", "valid", "shared bases", "similar sequence"]
+    assert (
+        own["batches"]
+        == "train 1 of 4 of the first epoch, 33.33% of all; valid 1 of 1 of the first epoch, 100.00% of all"
+    )
+    assert own["train"].startswith("12 windows of 64 bases; an epoch is 1 batch of 8; ")
+    assert own["similar sequence"].startswith("without what resembles a held-out part: ")
+    monkeypatch.setattr(windows, "_STORES", 2)
+    (_, together), *stores = tables(found | {"members": 90})
+    assert dict(together)["stores"] == (
+        "90; 3 at equal distances are counted here; the 2 that serve most follow, --json has all"
+    )
+    assert [name for name, _ in stores] == ["store g2", "store g1"]
+
+
+def test_an_epoch_of_a_mixture_is_told_from_one_of_each_store(tmp_path):
+    found = collected(tmp_path, "data.epoch_batches=9", "data.strand=both")
+    said = dict(rows(found))
+    assert ", in 3 stores; an epoch is 9 batches of 8, one of each store 86 samples in 10 batches; " in said["train"]
+    assert "; an epoch is 1 batch of 8; " in said["valid"]
+    stage = found["parts"]["train"]["stages"][0] | {"window": None, "target_length": None, "stride": None}
+    found["parts"]["train"]["stages"] = [stage]
+    assert dict(rows(found))["train"].startswith("43 windows of several lengths, in 3 stores; ")

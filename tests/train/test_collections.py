@@ -124,4 +124,9 @@ def test_the_command_line_knows_mixtures(folder):
         assert {line[-1] for line in lines} == {store.names[int(batch.source[0])]}
         names |= {line[-1] for line in lines}
     assert len(names) > 1
-    assert "is a collection: name one of its 3 stores" in told("info", "--windows", "tiny.toml", expect=2)
+    lines = told("info", "--windows", "tiny.toml").splitlines()
+    assert lines[0] == f"tiny (tiny.toml): windows of {store.path}, split default"
+    assert [line for line in lines if line[0] != " "][1:] == ["store g2", "store g1", "store g0"]
+    found = json.loads(told("info", "--windows", "tiny.toml", "--json"))
+    assert found["parts"]["train"]["epoch_batches"] == len(loader)
+    assert list(found["stores"]) == list(store.names)

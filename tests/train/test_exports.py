@@ -5,12 +5,11 @@ import json
 import pytest
 
 from distgen.errors import ConfigError
-from distgen.loader.plan import Plan
-from distgen.report.windows import describe
 from distgen.store.webdataset import export
 from distgen.train.evaluation import evaluate
 from distgen.train.run import Run
 from tests.conftest import RUN, fit
+from tests.test_cli import distgen
 
 NO_JITTER = RUN.replace("jitter = 5\n", "")
 
@@ -67,11 +66,14 @@ def test_what_a_run_asks_of_an_export_in_vain_is_said_with_file_and_key(small, t
         Run.read(tmp_path / "a.toml").check()
 
 
-def test_the_windows_of_a_run_on_an_export_are_planned_but_what_they_hold_is_not_known(small, tmp_path):
+def test_the_windows_of_a_run_on_an_export_are_those_that_it_has(small, tmp_path):
     found = export(small, tmp_path / "out", window=64)
     (tmp_path / "a.toml").write_text(NO_JITTER.replace("window = 64\nstride = 32\n", "").format(store="out"))
     run = Run.read(tmp_path / "a.toml")
-    plans = run.plans(run.open_store())
-    assert {part: len(plan.sampling(0)) for part, plan in plans.items() if isinstance(plan, Plan)} == found.parts
-    with pytest.raises(ConfigError, match=r"a.toml:3: data.store: .*out is an export, .* saying what they hold needs"):
-        describe(run, run.open_store(), plans)
+    loaders = run.loaders(run.open_store())
+    assert {part: len(loader.plan.sampling(0)) for part, loader in loaders.items()} == found.parts
+    said = distgen("info", "--windows", "a.toml", cwd=tmp_path).splitlines()
+    assert said[0] == f"tiny (a.toml): windows of {tmp_path / 'out'}, split default"
+    told = json.loads(distgen("info", "--windows", "a.toml", "--json", cwd=tmp_path))
+    assert {part: entry["stages"][0]["windows"] for part, entry in told["parts"].items()} == found.parts
+    assert told["parts"]["train"]["stages"][0]["ambiguous"] is None

@@ -44,7 +44,7 @@ class Transfer:
         size = 1 << max(prod(shape) * dtype.itemsize - 1, 0).bit_length()
         waiting = self._waiting.setdefault(size, deque(maxlen=_WAITING))
         try:
-            room = waiting.popleft()
+            room = waiting.pop()
         except IndexError:
             room = np.empty(size, np.uint8)
         # Tensors hold the view, not the room: when the last of them goes, the view does, and the room is put back.

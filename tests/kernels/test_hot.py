@@ -30,7 +30,10 @@ def test_windows_anywhere_in_a_plane_are_the_reference_s(dtype, channels_last, l
         return torch.tensor(data.draw(st.lists(values, min_size=rows, max_size=rows)))
 
     shorter = PLANE[: data.draw(st.integers(0, 24)) or None]  # little is there to be read beyond a window
-    starts = each(st.one_of(st.integers(0, BASES - length), st.integers(-100, 100), st.integers(BASES - 800, BASES)))
+    far = st.sampled_from([-(2**63), -(2**63) + 70, 2**63 - 1, 2**63 - 70, -(2**62), 2**62])
+    starts = each(
+        st.one_of(st.integers(0, BASES - length), st.integers(-100, 100), st.integers(BASES - 800, BASES), far)
+    )
     low, high = each(st.integers(0, BASES)), each(st.integers(0, BASES))
     bases = data.draw(st.sampled_from([4 * len(shorter), BASES]))
     limits = torch.stack([low.clamp(max=bases), high.clamp(max=bases)], dim=1)

@@ -141,6 +141,9 @@ def hot(
 ) -> None:
     """The one-hot of a window, `out` (4 * length,): channel by channel, or base by base if channels come last."""
     length = out.size // 4
+    if start >= high or start <= low - length:  # nothing of it may be read; and from here on, no sum leaves 64 bits
+        out[:] = 0
+        return
     # With a group, up to 32 bases more of the plane are read, and up to 64 bits of the other.
     end = min(high, 4 * plane.size - 32, 8 * ambiguous.size - 64) if ambiguous.size else min(high, 4 * plane.size - 32)
     # Group i begins at begin + i * step. Of the whole ones, those from `first` to before `stop` may be read like this.

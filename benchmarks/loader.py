@@ -14,7 +14,7 @@ seek      one batch anywhere in an epoch
 first     from `GenomeLoader(path, ...)` to its first batch, with the files in the page cache and dropped from it, in fresh
           processes; of a genome 15 times as large
 disk      windows whose pages are not in the page cache, as of a store larger than memory: asked of the disk one by one as they
-          are touched, and together, as the loader does where an array is larger than half of memory
+          are touched, and together, as the loader does where arrays are larger than half of memory
 memory    anonymous resident memory (RssAnon) of a fresh process through an epoch of that genome
 """
 

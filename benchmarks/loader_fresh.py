@@ -44,7 +44,7 @@ from benchmarks.loader_fresh import drop
 from distgen import GenomeLoader
 from distgen.loader import gather
 if sys.argv[3] == "together":
-    gather.memory = lambda: 0  # as if the store were larger than memory
+    gather.memory = lambda: 0  # as if there were no room in it
 loader = GenomeLoader(sys.argv[1], {_OPTIONS.replace("8192", "int(sys.argv[4])")})
 rng, seconds = np.random.default_rng(0), []
 for array in loader.store.planes.values():

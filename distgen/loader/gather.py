@@ -5,12 +5,12 @@ from __future__ import annotations
 import mmap
 import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
-from weakref import WeakKeyDictionary
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,7 +23,6 @@ from distgen.store.cache import Sharded
 _KEPT = 48 << 20  # bytes of decoded chunks in memory, of all arrays together
 _TOGETHER = 128  # decoded chunks that are held while rows are made of them: about 8 MiB
 _HELD = 32  # shards of a cache that are held while rows are made of them: about 2 GiB of disk, even if all make way for others
-_LARGE = 2  # an array of more than this part of memory is read from its disk again and again
 _FOUND = 1024  # chunks touched for the first time in one go
 
 
@@ -58,9 +57,9 @@ class Part(NamedTuple):
 class Chunks:
     """The chunks of one array by their addresses.
 
-    Chunks of raw files stay mapped: each is checked when it is first touched, and from then on costs nothing. (Of an array
-    too large to stay in memory, the pages that rows lie in are asked for all at once: else each would be waited for, and
-    others that nobody needs would be read with it.) So it is with the files of a cache, for as long as they are there. All others are decoded when rows need them, once for all rows
+    Chunks of raw files stay mapped: each is checked when it is first touched, and from then on costs nothing. (Where all
+    arrays together are too large to stay in memory, the pages that rows lie in are asked for all at once: else each would be
+    waited for, and others that nobody needs would be read with it.) So it is with the files of a cache, for as long as they are there. All others are decoded when rows need them, once for all rows
     that are asked for together; those used last are kept. An absent chunk is one that holds the fill value.
 
     Args:
@@ -73,10 +72,14 @@ class Chunks:
         self._blank = np.full(layout.chunk_bytes // layout.dtype.itemsize, layout.fill, layout.dtype).view(np.uint8)
         self._addresses = np.where(array.absent, self._blank.ctypes.data, 0).astype(np.int64)
         self._untouched = int(np.count_nonzero(self._addresses == 0))
-        self._maps: dict[int, object] = {}  # of the addresses: the array lets go of a shard's map when it verifies it
+        self._maps: dict[int, Any] = {}  # of the addresses: the array lets go of a shard's map when it verifies it
         # Those of a cache's shard go when it does: who reads one holds it, and what is fetched again is another one.
-        self._tables: WeakKeyDictionary[Shard, Int64] = WeakKeyDictionary()
-        self._large = array.lasting and layout.chunks * layout.chunk_bytes > memory() // _LARGE
+        self._tables: weakref.WeakKeyDictionary[Shard, Int64] = weakref.WeakKeyDictionary()
+        self._told = 0  # of how many maps the system knows that they are read at random
+        if array.local:
+            size = layout.chunks * layout.chunk_bytes
+            _files.add(size)
+            weakref.finalize(self, _files.add, -size).atexit = False
         self._known = None if damage is None else Known(array, damage)
 
     def parts(self, first: Int64, last: Int64) -> Iterator[Part]:
@@ -112,16 +115,13 @@ class Chunks:
                 self._known.learn(error)  # some rows may be made twice
 
     def _parts(self, rows: Int64, first: Int64, last: Int64) -> Iterator[Part]:
-        from distgen.loader.copying import ask_for
-
         layout = self.array.layout
         if self.array.lasting:
             if self._untouched:
                 self._touch(first, last)
             part = Part(rows, first[rows] // layout.chunk, self._addresses, self)
-            if self._large:
-                row_bytes = layout.chunk_bytes // layout.chunk
-                ask_for(part.order, part.slots, part.addresses, layout.chunk, row_bytes, first, last)
+            if _files.too_large:
+                self._ask_for(part, first, last)
             yield part
         elif self.array.cache is not None and layout.codec == "raw":
             for some, shards in _apart(rows, first, last, layout.shard, _HELD):
@@ -129,20 +129,27 @@ class Chunks:
         else:
             yield from self._decoded(self.array, rows, first, last)
 
+    def _ask_for(self, part: Part, first: Int64, last: Int64) -> None:
+        """Have the system read the pages of all rows at once, and no others with them."""
+        from distgen.loader.copying import advise, ask_for
+
+        maps = list(self._maps.values())
+        for whole in maps[self._told :]:
+            advise(whole.ctypes.data, whole.size, mmap.MADV_RANDOM)
+        self._told, layout = len(maps), self.array.layout
+        row_bytes = layout.chunk_bytes // layout.chunk
+        ask_for(part.order, part.slots, part.addresses, layout.chunk, row_bytes, first, last)
+
     def _touch(self, first: Int64, last: Int64) -> None:
         """Have all chunks of these rows checked; threads that do so at the same time find the same."""
-        from distgen.loader.copying import advise, missing
+        from distgen.loader.copying import missing
 
         found = np.empty(_FOUND, np.int64)
         while count := missing(self._addresses, self.array.layout.chunk, first, last, found):
             numbers = np.unique(found[:count])
             self.array.expect(numbers)
             for number, chunk in self.array.decoded(numbers):
-                if id(chunk.base) not in self._maps:
-                    self._maps[id(chunk.base)] = chunk.base
-                    if self._large:
-                        whole = np.asarray(chunk.base)
-                        advise(whole.ctypes.data, whole.size, mmap.MADV_RANDOM)
+                self._maps[id(chunk.base)] = chunk.base
                 self._addresses[number] = chunk.ctypes.data
             self._untouched = int(np.count_nonzero(self._addresses == 0))
 
@@ -185,6 +192,28 @@ class Chunks:
             held = _kept.take(array, numbers[stored])
             addresses[stored] = [chunk.address for chunk in held]
             yield Part(some, np.searchsorted(numbers, first[some] // array.layout.chunk), addresses, (self, held))
+
+
+class _Files:
+    """How many bytes there are, decoded, in the arrays on local disks whose rows this process reads."""
+
+    def __init__(self) -> None:
+        self._bytes, self._lock = (
+            0,
+            threading.RLock(),
+        )  # whoever has it may be the one who collects garbage, and subtracts
+
+    def add(self, size: int) -> None:
+        with self._lock:
+            self._bytes += size
+
+    @property
+    def too_large(self) -> bool:
+        """They can't all stay in memory."""
+        return self._bytes > memory() // 2
+
+
+_files = _Files()
 
 
 @cache
@@ -267,7 +296,7 @@ class Kept:
                     self._chunks.move_to_end((array.id, number))
                     found[number] = kept
         absent = np.array([number for number in asked if number not in found], np.int64)
-        array.expect(absent)
+        array.expect(absent, again=_files.too_large)
         # Two threads that miss the same chunk both decode it: that is rare, and neither waits for the other.
         for number, chunk in array.decoded(absent):
             alone = (

@@ -99,6 +99,11 @@ class Array:
         return self.layout.shape
 
     @property
+    def local(self) -> bool:
+        """Its shards are files."""
+        return self._local
+
+    @property
     def mapped(self) -> bool:
         """`read` gives a view of the file: one raw shard without gaps."""
         return self._local and self.layout.codec == "raw" and self.layout.shards == 1 and not self.absent.any()
@@ -192,8 +197,9 @@ class Array:
             held.checked[number % per] = not isinstance(held.data, Ranges)
         return held, found
 
-    def expect(self, numbers: npt.NDArray[np.int64]) -> None:
-        """Have the system read chunks of files (none absent) at once that will be asked for one by one, for the first time."""
+    def expect(self, numbers: npt.NDArray[np.int64], *, again: bool = False) -> None:
+        """Have the system read chunks of files (none absent) at once that will be asked for one by one: those that never
+        were, or all if `again`."""
         if not (self._local and hasattr(os, "posix_fadvise")):
             return
         of, within = np.divmod(numbers, self.layout.chunks_per_shard)
@@ -202,7 +208,7 @@ class Array:
                 self._advise(number, [(-self.index_bytes, self.index_bytes)])
         for number in np.unique(of).tolist():
             shard, asked = self.shard(number), within[of == number]
-            if len(new := asked[~shard.checked[asked]]):
+            if len(new := asked[again | ~shard.checked[asked]]):
                 self._advise(number, shard.index[new].tolist())
 
     def _advise(self, number: int, spans: Iterable[Sequence[int]]) -> None:

@@ -185,6 +185,22 @@ def test_what_the_disk_of_a_cache_has_damaged_is_fetched_again(tmp_path):
         assert [server.gets(f"c/{number}") for number in range(4)] == [4, 2, 4, 2]
 
 
+def test_arrays_count_together_for_as_long_as_their_rows_are_read(tmp_path, monkeypatch):
+    gc.collect()
+    before, layout = module._files._bytes, Layout((4_000,), np.dtype("u1"), 100, 800)
+    monkeypatch.setattr(module, "memory", lambda: 2 * (before + 10_000))
+    arrays = [written(tmp_path / name, np.ones(4_000, np.uint8), layout) for name in "abc"]
+    chunks = [Chunks(array) for array in arrays]
+    assert module._files._bytes == before + 12_000
+    assert module._files.too_large
+    del chunks[1:]
+    assert module._files._bytes == before + 4_000
+    assert not module._files.too_large
+    with Files(tmp_path / "a") as server:
+        remote = Chunks(elsewhere(arrays[0], server, ShardCache(tmp_path / "cache", 10_000)))
+        assert module._files._bytes == before + 4_000, remote
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="whether pages are in memory is asked of Linux")
 def test_pages_that_rows_lie_in_are_read_before_they_are_touched_and_no_others(tmp_path):
     pages, page = 64, mmap.PAGESIZE

@@ -120,6 +120,8 @@ class ShardCache:
         self._used: dict[str, float] = {}
         self._coming: dict[str, Future[None]] = {}
         self.lost = 0  # how often a shard had to make way, as far as this process knows
+        with suppress(ImportError):  # who needs it is told when it is
+            import obstore.store  # noqa: F401 - threads that import it at the same time may see half of it
         self._requests = ThreadPoolExecutor(IN_FLIGHT, "distgen-fetch")
         self._ahead = ThreadPoolExecutor(AHEAD, "distgen-ahead")
         # A process that ends waits for the threads of its pools: they hear of it here, and nowhere else in time.

@@ -59,8 +59,9 @@ class Chunks:
 
     Chunks of raw files stay mapped: each is checked when it is first touched, and from then on costs nothing. (Where all
     arrays together are too large to stay in memory, the pages that rows lie in are asked for all at once: else each would be
-    waited for, and others that nobody needs would be read with it.) So it is with the files of a cache, for as long as they are there. All others are decoded when rows need them, once for all rows
-    that are asked for together; those used last are kept. An absent chunk is one that holds the fill value.
+    waited for, and others that nobody needs would be read with it.) So it is with the files of a cache, for as long as they
+    are there. All others are decoded when rows need them, once for all rows that are asked for together; those used last are
+    kept. An absent chunk is one that holds the fill value.
 
     Args:
         array: any.
@@ -198,10 +199,8 @@ class _Files:
     """How many bytes there are, decoded, in the arrays on local disks whose rows this process reads."""
 
     def __init__(self) -> None:
-        self._bytes, self._lock = (
-            0,
-            threading.RLock(),
-        )  # whoever has it may be the one who collects garbage, and subtracts
+        self._bytes = 0
+        self._lock = threading.RLock()  # whoever has it may be the one who collects garbage, and subtracts
 
     def add(self, size: int) -> None:
         with self._lock:
@@ -299,9 +298,8 @@ class Kept:
         array.expect(absent, again=_files.too_large)
         # Two threads that miss the same chunk both decode it: that is rare, and neither waits for the other.
         for number, chunk in array.decoded(absent):
-            alone = (
-                chunk.copy() if array.layout.codec == "raw" else chunk
-            )  # a view would keep all that was read with it
+            # A view would keep all that was read with it.
+            alone = chunk.copy() if array.layout.codec == "raw" else chunk
             found[number] = _Decoded(alone, alone.ctypes.data)
         with self._lock:
             for number in absent.tolist():

@@ -72,6 +72,10 @@ class TrainError(DistgenError):
     """Training cannot go on: a worker failed, the loss is not finite, a wait ran out."""
 
 
+class PreemptedError(TrainError):
+    """Training was asked to leave before its end; what it did is kept."""
+
+
 def suggest(word: str, valid: Iterable[str]) -> str:
     """A sentence that names the nearest valid word and lists the valid ones (at most twelve)."""
     words = list(valid)

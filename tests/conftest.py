@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from safetensors.torch import load_file
 
 from distgen.config import Recipe, read
 from distgen.genome import Contigs
@@ -186,6 +187,12 @@ def run_file(small: Store, tmp_path: Path) -> Path:
     path = tmp_path / "tiny.toml"
     path.write_text(RUN.format(store=small.path))
     return path
+
+
+def weights(out: Path, which: str = "last") -> dict[str, torch.Tensor]:
+    """The model's weights in a checkpoint of a run directory."""
+    tensors = load_file(out / "checkpoints" / which / "tensors.safetensors")
+    return {key.removeprefix("model/"): value for key, value in tensors.items() if key.startswith("model/")}
 
 
 def fit(run: Run, out: Path) -> list[dict]:

@@ -30,7 +30,7 @@ def train(
 ) -> None:
     """Train what a run file describes."""
     from distgen.report.html import write_report
-    from distgen.train.ray import launch
+    from distgen.train.launch import launch
     from distgen.train.run import Run
 
     extra = [] if workers is None else [f"cluster.workers={workers}"]

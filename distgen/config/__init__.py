@@ -17,8 +17,9 @@ from distgen.config.recipe import (
     VariantsTable,
     is_bed,
 )
-from distgen.config.run import Cluster, Data, Log, Optimizer, Rate, Train
+from distgen.config.run import Data
 from distgen.config.track import Track
+from distgen.config.training import Cluster, Finetune, Log, Optimizer, Rate, Train
 from distgen.config.windows import At, Lengths, Personal, Pool, Regions, Sample, Windows, check_lengths
 
 # The bounds of waits, in seconds: this table is the one place that says them.
@@ -43,6 +44,7 @@ __all__ = [
     "Data",
     "Drawn",
     "File",
+    "Finetune",
     "Homology",
     "Labelled",
     "Lengths",

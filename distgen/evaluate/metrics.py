@@ -29,7 +29,7 @@ def measure(model: nn.Module, objective: Objective, loader: Loader, precision: t
     loader.epoch, loader.position = 0, 0
     for batch in loader:
         x, target, valid = objective.encode(batch, precision, evaluating=True)
-        with torch.autocast(loader.device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
+        with torch.autocast(loader.device.type, precision, enabled=precision != torch.float32):
             logits = model(x)
         metrics.update(logits.float(), target, valid)
     model.train(was_training)

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from distgen.genome import Bits, Contigs, Int64, Interval
 
+_PER_ROW = ("starts", "limits", "reverse", "keys", "samples", "weight", "positions", "haplotypes", "source")
+
 
 @dataclass(frozen=True)
 class Segments:
@@ -92,6 +94,20 @@ class Batch:
         """The windows as the kernels take them: `kernels.tokens(**batch.packed)`."""
         names = ("plane", "starts", "length", "reverse", "ambiguous", "limits")
         return {name: getattr(self, name) for name in names}
+
+    def rows(self, start: int, end: int) -> Batch:
+        """Some rows, without a copy; beyond the last a row that weighs nothing. Not of rows that hold several samples."""
+        if start == 0 and end >= len(self):
+            return self
+        assert self.segments is None
+        empty = start >= len(self)
+        some = slice(0, 1) if empty else slice(start, end)
+        cut: dict[str, Any] = {name: getattr(self, name)[some] for name in _PER_ROW if getattr(self, name) is not None}
+        for name in ("targets", "mask", "inputs", "inputs_mask"):
+            cut[name] = {key: tensor[some] for key, tensor in getattr(self, name).items()}
+        if empty:
+            cut["weight"] = torch.zeros_like(cut["weight"])
+        return replace(self, **cut)
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch with all that kernels and models take on another device."""

@@ -1,7 +1,6 @@
 """Checkpoints: safetensors and JSON, nothing is ever unpickled.
 
-DIR/checkpoints/step-00000200/ holds `model.safetensors`, `optimizer.safetensors` and `state.json`, which has the
-checksums of both. A checkpoint is renamed into place when whole; `last` and `best` are links to it.
+DIR/checkpoints/step-00000200/ holds `tensors.safetensors` and `state.json`, which has its checksum. A checkpoint is renamed into place when whole; `last` and `best` are links to it.
 """
 
 from __future__ import annotations
@@ -15,35 +14,50 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+import torch.distributed as dist
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 from distgen.errors import CheckpointError
 from distgen.ingest.open import sha256
+from distgen.train.parallel import Worker
 
 log = logging.getLogger("distgen")
-_FILES = ("model.safetensors", "optimizer.safetensors")
+_FILE = "tensors.safetensors"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint on disk, and its `state.json`."""
+    """A whole checkpoint, and its `state.json`."""
 
     path: Path
     state: dict[str, Any]
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Put its weights into a model (and its moments into an optimizer) of the same shape.
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Read into tensors, however they are spread over workers; all workers together.
+
+        Args:
+            tensors: by the names they were saved under; what else the checkpoint has stays unread.
 
         Raises:
-            CheckpointError: the tensors don't fit.
+            CheckpointError: one is not there, or has another shape.
         """
-        try:
-            model.load_state_dict(load_file(self.path / "model.safetensors"))
-            if optimizer is not None:
-                _load_optimizer(optimizer, model, load_file(self.path / "optimizer.safetensors"))
-        except (RuntimeError, KeyError) as error:
-            raise CheckpointError(f"checkpoint {self.path} does not fit this model: {error}") from None
+        with torch.no_grad(), safe_open(self.path / _FILE, "pt") as file:
+            there = set(file.keys())
+            for name, tensor in tensors.items():
+                if name not in there:
+                    raise CheckpointError(f"checkpoint {self.path} has no {name}")
+                found = file.get_tensor(name)
+                if found.shape != tensor.shape:
+                    shapes = f"{tuple(found.shape)}, not {tuple(tensor.shape)}"
+                    raise CheckpointError(f"checkpoint {self.path} does not fit this model: {name} is {shapes}")
+                tensor.copy_(found)
+
+    def names(self) -> set[str]:
+        """The tensors it has."""
+        with safe_open(self.path / _FILE, "pt") as file:
+            return set(file.keys())
 
     def expect(self, **ids: Any) -> None:
         """Refuse a checkpoint of another run or store; names what differs."""
@@ -54,50 +68,70 @@ class Checkpoint:
                 )
 
 
-def save(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], *, keep: int, best: bool
-) -> Path:
-    """Write a checkpoint, point `last` (and `best`) to it, and drop all but the newest `keep` and the best.
+class Checkpoints:
+    """The checkpoints of a run; written while training goes on.
 
     Args:
-        folder: DIR/checkpoints.
-        state: plain data; must have "step".
-        keep: how many numbered checkpoints stay.
-        best: whether this one is the best so far.
+        folder: DIR/checkpoints, or the URI of what stands for it.
+        worker: which of the workers that write them together.
+        keep: how many of the newest stay.
+        keep_best: how many of those with the lowest score stay.
     """
-    path = folder / f"step-{state['step']:08d}"
-    draft = folder / f".{path.name}.writing"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    contents: tuple[dict[str, Tensor], ...] = (model.state_dict(), _optimizer_tensors(optimizer, model))
-    for name, tensors in zip(_FILES, contents, strict=True):
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, draft / name)
-    state = state | {"files": {name: sha256(draft / name) for name in _FILES}}
-    (draft / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True))
-    for file in draft.iterdir():
-        with file.open("rb") as written:
-            os.fsync(written.fileno())
-    shutil.rmtree(path, ignore_errors=True)
-    draft.rename(path)
-    for name in ["last"] + ["best"] * best:
-        _link(folder / name, path.name)
-    kept = (
-        {path.name}
-        | {p.name for p in _numbered(folder)[:keep]}
-        | {os.readlink(p) for p in (folder / "best",) if p.is_symlink()}
-    )
-    for old in _numbered(folder):
-        if old.name not in kept:
+
+    def __init__(self, folder: Path, worker: Worker, *, keep: int, keep_best: int):
+        self._folder, self._worker, self._keep, self._keep_best = folder, worker, keep, keep_best
+
+    def newest(self) -> Checkpoint | None:
+        """The newest whole checkpoint, None if there is none; damaged ones are passed over with a warning.
+
+        Raises:
+            CheckpointError: there are checkpoints, and none is whole.
+        """
+        return newest(self._folder)
+
+    def save(self, tensors: dict[str, Tensor], state: dict[str, Any], score: float) -> None:
+        """Copy tensors and return; the copies are then written, and published when all workers' are. If the checkpoint
+        before is still being written, that is waited for.
+
+        Args:
+            tensors: by name; on every worker the same names, or the worker's shards of them.
+            state: plain data; must have "step".
+            score: what `best` is the lowest of.
+        """
+        if not self._worker.leads:
+            return
+        path = self._folder / f"step-{state['step']:08d}"
+        draft = self._folder / f".{path.name}.writing"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, draft / _FILE)
+        state = state | {"files": {_FILE: sha256(draft / _FILE)}, "score": score}
+        (draft / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True))
+        for file in draft.iterdir():
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+        shutil.rmtree(path, ignore_errors=True)
+        draft.rename(path)
+        self._drop(path)
+
+    def _drop(self, path: Path) -> None:
+        numbered = _numbered(self._folder)
+        scores = {p: json.loads((p / "state.json").read_text()).get("score", 0.0) for p in numbered}
+        best = sorted(numbered, key=lambda p: (scores[p], -int(p.name[5:])))
+        _link(self._folder / "last", path.name)
+        _link(self._folder / "best", best[0].name)
+        for old in set(numbered[self._keep :]) - set(best[: self._keep_best]):
             shutil.rmtree(old)
-    return path
+
+    def wait(self) -> str | None:
+        """Return when nothing is being written any more; the path of the newest checkpoint, on all workers."""
+        if self._worker.world_size > 1:
+            dist.barrier()
+        return str(self._folder / "last")
 
 
 def newest(folder: Path) -> Checkpoint | None:
-    """The newest whole checkpoint below DIR/checkpoints, None if there is none; damaged ones are passed over with a warning.
-
-    Raises:
-        CheckpointError: there are checkpoints, and none is whole.
-    """
+    """See `Checkpoints.newest`."""
     numbered = _numbered(folder)
     for path in numbered:
         try:
@@ -122,7 +156,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         expected = state["files"]
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"checkpoint {path} is not whole: {error}") from None
-    for name in _FILES:
+    for name in expected:
         if not (path / name).is_file() or sha256(path / name) != expected[name]:
             raise CheckpointError(f"checkpoint {path} is damaged: {name} is missing or has another checksum")
     return Checkpoint(path, state)
@@ -137,21 +171,3 @@ def _link(link: Path, target: str) -> None:
     draft.unlink(missing_ok=True)
     draft.symlink_to(target)
     draft.replace(link)
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """The optimizer's state as `<entry>/<parameter name>`."""
-    return {
-        f"{entry}/{name}": value
-        for name, parameter in model.named_parameters()
-        for entry, value in optimizer.state.get(parameter, {}).items()
-    }
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    parameters = dict(model.named_parameters())
-    for key, value in tensors.items():
-        entry, name = key.split("/", 1)
-        parameter = parameters[name]
-        moved = value if entry == "step" else value.to(parameter.device, memory_format=torch.preserve_format)
-        optimizer.state[parameter][entry] = moved.clone()

@@ -46,7 +46,7 @@ def evaluate(path: Path, part: str) -> tuple[Path, dict[str, Any]]:
     found.expect(store=run.identity(store, objective))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = models.build(run.model, objective.in_channels, objective.out_channels).to(device)
-    found.load(model)
+    found.load({f"model/{name}": value for name, value in model.state_dict().items()})
     loader = run.loader(store, objective, cast(Literal["train", "valid", "test"], part), device=device)
     result: dict[str, Any] = {
         "split": part,

@@ -1,14 +1,13 @@
-"""Ray Train puts the loop on N workers and brings it back after a fault; with none it runs in this process."""
+"""Ray Train puts the loop on N workers and brings it back after a fault."""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,56 +15,42 @@ import torch
 
 from distgen import cluster
 from distgen.config import TIMEOUTS
-from distgen.errors import CheckpointError, DistgenError, TrainError
-from distgen.train.checkpoint import newest
-from distgen.train.loop import forget_later_records, train
+from distgen.errors import DistgenError, TrainError
+from distgen.train.loop import train
 from distgen.train.parallel import Worker
 from distgen.train.run import Run
 
 Show = Callable[[dict[str, Any]], None]
 
 
-def launch(run: Run, out: Path, show: Show) -> None:
-    """Train a run on `cluster.workers` Ray Train workers, or in this process if that is 0.
-
-    Nothing is written before the run, its store, its checkpoint to go on from and the cores it asks for are known to fit.
+def train_on_ray(run: Run, out: Path, show: Show, begin: Callable[[], None]) -> None:
+    """Train a run on Ray Train workers.
 
     Args:
-        run: what to train.
-        out: the run directory; training goes on from its newest checkpoint.
-        show: called with every metrics record.
+        run, out, show: see `distgen.train.launch.launch`.
+        begin: called when there are the cores that the run asks for.
 
     Raises:
-        ConfigError, CheckpointError: something does not fit.
-        TrainError: Ray did not start, or a worker failed more often than `cluster.max_failures`.
+        ConfigError: there are fewer. TrainError: Ray did not start, or a worker failed more often than it may.
     """
     workers = run.cluster.workers
-    ids, found = run.check(), newest(out / "checkpoints")
-    if found:
-        try:
-            found.expect(**ids)
-        except CheckpointError as error:
-            if differ := run.differences(out / "run.toml"):
-                error.add_note(f"What differs: {'; '.join(differ)}. Leave it as it was, or give another --out")
-            raise
-    if workers > 0:
-        cluster.connect(workers * run.cluster.cpus_per_worker)
-    out.mkdir(parents=True, exist_ok=True)
-    run.write(out / "run.toml")
-    forget_later_records(out, found.state["step"] if found else 0)
+    cluster.connect(run.cluster.fewest * run.cluster.cpus_per_worker)
+    begin()
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    logging.getLogger("ray.train").setLevel(logging.WARNING)  # its local mode speaks of every report
     # Ray resumes silently what has the same name and place: its own folder goes as soon as it returns.
     scratch = out / ".ray"
     shutil.rmtree(scratch, ignore_errors=True)
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"run": run, "out": out.resolve(), "show": _silent if workers else show},
+        train_loop_config={
+            "run": run,
+            "out": out.resolve(),
+        },
         torch_config=TorchConfig(timeout_s=int(TIMEOUTS["process_group"])),
         scaling_config=ScalingConfig(
-            num_workers=workers,
+            num_workers=workers,  # type: ignore[arg-type]
             use_gpu=torch.cuda.is_available(),
             resources_per_worker={
                 "CPU": run.cluster.cpus_per_worker,
@@ -79,7 +64,7 @@ def launch(run: Run, out: Path, show: Show) -> None:
         ),
     )
     try:
-        with _following(out / "metrics.jsonl", show) if workers else nullcontext():
+        with _following(out / "metrics.jsonl", show):
             trainer.fit()
     except TrainingFailedError as error:
         failures = list(getattr(error, "worker_failures", {}).values())
@@ -128,10 +113,6 @@ def _following(path: Path, show: Show) -> Iterator[None]:
         thread.join()
 
 
-def _silent(record: dict[str, Any]) -> None:
-    """Workers write their records to the file that the driver follows."""
-
-
 def _worker(config: dict[str, Any]) -> None:
     import ray.train.torch
 
@@ -143,7 +124,6 @@ def _worker(config: dict[str, Any]) -> None:
             world_size=context.get_world_size(),
             device=ray.train.torch.get_device(),
             out=config["out"],
-            show=config["show"],
-            report=ray.train.report,
+            report=lambda path, record: ray.train.report(record),
         ),
     )

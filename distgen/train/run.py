@@ -15,6 +15,7 @@ from distgen.config import (
     Cluster,
     Data,
     File,
+    Finetune,
     Log,
     Name,
     Optimizer,
@@ -51,6 +52,7 @@ class Run(File):
     objective: objectives.ObjectiveConfig
     optimizer: Optimizer = Optimizer()
     train: Train
+    finetune: Finetune = Finetune()
     cluster: Cluster = Cluster()
     log: Log = Log()
 
@@ -114,7 +116,7 @@ class Run(File):
         """
         store = self.open_store()
         objective = self.build_objective(store)
-        world_size = max(self.cluster.workers, 1)
+        world_size = self.cluster.most
         loader = self.loader(store, objective, "train", training=True, world_size=world_size)
         with self.at("data"):
             loader.places(0, 0)  # stores of a collection are opened in their turn: the first at least fits
@@ -241,10 +243,11 @@ class Run(File):
         return found
 
     def precision(self, device: torch.device) -> torch.dtype:
-        """bfloat16 where asked for, or by `auto` where the hardware multiplies it; else float32."""
+        """What goes through the model: as asked for, or by `auto` bfloat16 where the hardware multiplies it, else float32."""
         if self.train.precision == "auto":
             return torch.bfloat16 if _multiplies_bf16(device) else torch.float32
-        return {"bf16": torch.bfloat16, "fp32": torch.float32}[self.train.precision]
+        named = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp8": torch.bfloat16}
+        return named[self.train.precision]
 
 
 def _flat(table: dict[str, Any], above: str = "") -> dict[str, Any]:

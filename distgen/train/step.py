@@ -2,64 +2,69 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from distgen.config import Optimizer
 from distgen.loader.batch import Batch
 from distgen.objectives import Objective
-from distgen.train.parallel import reduce_gradients
+from distgen.train.clock import Clock
+from distgen.train.optimizer import Updater
+from distgen.train.parallel import Parallel
+from distgen.train.precision import Precision
 
 
-@dataclass(frozen=True)
-class Stepped:
-    """What a step saw, over all workers: the loss in nats summed over targets, how many there were, and the gradient's norm."""
+@dataclass
+class Learner:
+    """What a step takes and changes.
 
-    total: Tensor
-    count: Tensor
-    norm: Tensor
+    Args:
+        model: as it was made; `parallel.model` is how it is called.
+        micro_batch: rows that go through the model at once.
+        micro_steps: how often that is done in a step, the same on every worker.
+        clip_norm: the longest gradient.
+    """
 
+    model: nn.Module
+    objective: Objective
+    parallel: Parallel
+    updater: Updater
+    precision: Precision
+    micro_batch: int
+    micro_steps: int
+    clip_norm: float
 
-def train_step(
-    model: nn.Module,
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    *,
-    lr: float,
-    clip_norm: float,
-    precision: torch.dtype,
-) -> Stepped:
-    """Decode, forward, backward, reduce, clip, update. The gradient is that of the mean over the global batch's targets."""
-    x, target, valid = objective.encode(batch, precision)
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
-        logits = model(x)
-    total, count = objective.loss(logits, target, valid)
-    optimizer.zero_grad(set_to_none=True)
-    total.backward()
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    total, count = reduce_gradients(parameters, total, count)
-    norm = nn.utils.clip_grad_norm_(parameters, clip_norm)
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    optimizer.step()
-    return Stepped(total, count, norm)
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that learn."""
+        return [p for p in self.model.parameters() if p.requires_grad]
 
 
-def make_optimizer(config: Optimizer, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW; biases and norms (one axis) don't decay."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+def train_step(learner: Learner, batch: Batch, step: int, clock: Clock, *, leaving: bool = False) -> Tensor:
+    """Decode, forward, backward, reduce, clip, update. The gradient is that of the mean over the global batch's targets.
 
-
-def learning_rate(config: Optimizer, step: int, steps: int) -> float:
-    """The rate for step 0 to steps - 1: linear warm-up, then a cosine to zero."""
-    warmup = min(config.warmup_steps, steps // 2)
-    if step < warmup:
-        return config.lr * (step + 1) / (warmup + 1)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+    Returns:
+        float64 (4,), on the batch's device: the loss in nats summed over all workers' targets, how many there were, how many
+        workers were asked to leave, and the gradient's norm.
+    """
+    precision, parallel = learner.precision, learner.parallel
+    learner.updater.zero_grad()
+    sums = torch.tensor([0.0, 0.0, leaving], dtype=torch.float64, device=batch.starts.device)
+    for number in range(learner.micro_steps):
+        with parallel.accumulating(last=number == learner.micro_steps - 1):
+            with clock.part("encode"):
+                rows = batch.rows(number * learner.micro_batch, (number + 1) * learner.micro_batch)
+                x, target, valid = learner.objective.encode(rows, precision.dtype)
+            with clock.part("forward"), precision.autocast():
+                total, count = learner.objective.loss(parallel.model(x), target, valid)
+            with clock.part("backward"):
+                precision.scaled(total).backward()
+        sums[:2] += torch.stack([total.detach().double(), count.detach().double()])
+    with clock.part("communicate"):
+        sums = parallel.reduce(sums)
+    with clock.part("optimize"):
+        norm = precision.mean(learner.trained, sums[1], learner.clip_norm)
+        if precision.fits(norm):
+            learner.updater.update(step)
+    return torch.cat([sums, norm.double().reshape(1)])

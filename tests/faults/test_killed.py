@@ -8,7 +8,8 @@ import time
 
 import pytest
 import torch
-from safetensors.torch import load_file
+
+from tests.conftest import weights
 
 
 def start(*arguments, cwd):
@@ -44,12 +45,12 @@ def _train_killed(run_file, tmp_path, kills):
         kill(process)
         resume = ["--resume"]
     assert start(*arguments, *resume, cwd=tmp_path).wait() == 0
-    return load_file(tmp_path / "killed/checkpoints/last/model.safetensors")
+    return weights(tmp_path / "killed")
 
 
 def test_a_training_that_is_killed_ends_in_the_same_weights(run_file, tmp_path):
     assert start("train", run_file, "train.steps=60", "--out", "whole", cwd=tmp_path).wait() == 0
-    whole = load_file(tmp_path / "whole/checkpoints/last/model.safetensors")
+    whole = weights(tmp_path / "whole")
     killed = _train_killed(run_file, tmp_path, kills=[1, 17])
     assert all(torch.equal(whole[key], killed[key]) for key in whole)
 
@@ -57,6 +58,6 @@ def test_a_training_that_is_killed_ends_in_the_same_weights(run_file, tmp_path):
 @pytest.mark.slow
 def test_a_training_that_is_killed_again_and_again_ends_in_the_same_weights(run_file, tmp_path):
     assert start("train", run_file, "train.steps=60", "--out", "whole", cwd=tmp_path).wait() == 0
-    whole = load_file(tmp_path / "whole/checkpoints/last/model.safetensors")
+    whole = weights(tmp_path / "whole")
     killed = _train_killed(run_file, tmp_path, kills=list(range(3, 63, 6)))
     assert all(torch.equal(whole[key], killed[key]) for key in whole)

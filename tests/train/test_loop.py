@@ -2,17 +2,12 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from distgen.errors import CheckpointError, TrainError
 from distgen.store.reader import open_store
 from distgen.train.checkpoint import open_checkpoint
 from distgen.train.run import Run
-from tests.conftest import fit
-
-
-def weights(out, which="last"):
-    return load_file(out / "checkpoints" / which / "model.safetensors")
+from tests.conftest import fit, weights
 
 
 def assert_equal(one, other):
@@ -26,9 +21,17 @@ def test_training_lowers_the_loss_and_writes_what_it_says(run_file, tmp_path):
     losses = [r["loss"] for r in shown if "loss" in r]
     assert losses[-1] < losses[0] - 0.1
     assert [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()] == shown
-    assert {"step", "steps", "epoch", "loss", "bits_per_base", "bases_per_second", "wait_share"} == set(
-        next(r for r in shown if "loss" in r)
-    )
+    assert {
+        "step",
+        "steps",
+        "epoch",
+        "loss",
+        "norm",
+        "step_ms",
+        "bits_per_base",
+        "bases_per_second",
+        "wait_share",
+    } == set(next(r for r in shown if "loss" in r))
     assert [r["step"] for r in shown if "valid" in r] == list(range(6, 151, 6))
 
 
@@ -57,7 +60,7 @@ def fit_until(run, out, stop):
 
 def without_times(out):
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in r.items() if k not in ("bases_per_second", "wait_share")} for r in records]
+    return [{k: v for k, v in r.items() if k not in ("bases_per_second", "wait_share", "step_ms")} for r in records]
 
 
 def test_a_longer_run_goes_on_where_the_shorter_one_ended(run_file, tmp_path):
@@ -107,7 +110,7 @@ def test_broken_numbers_are_never_kept(run_file, tmp_path):
             out,
         )
     for checkpoint in (out / "checkpoints").glob("step-*"):
-        assert all(t.isfinite().all() for t in load_file(checkpoint / "model.safetensors").values())
+        assert all(t.isfinite().all() for t in weights(out, checkpoint.name).values())
 
 
 def test_a_checkpoint_of_another_run_or_store_is_refused(run_file, small, small_recipe, tmp_path):
@@ -127,7 +130,8 @@ def test_a_checkpoint_of_another_run_or_store_is_refused(run_file, small, small_
 
 def test_a_loss_that_is_not_finite_stops_with_the_place(run_file, tmp_path):
     with pytest.raises(
-        TrainError, match=r"the loss is .* and the gradient's norm (nan|inf); the last batch began with chr\d:"
+        TrainError,
+        match=r"the loss of step \d is .* and the gradient's norm (nan|inf); its 8 windows began with chr\d:",
     ):
         fit(Run.read(run_file, ["optimizer.lr=1e30", "train.steps=20"]), tmp_path / "out")
 

@@ -5,12 +5,12 @@ import os
 import time
 
 import pytest
-from safetensors.torch import load_file
 
 from distgen.errors import ConfigError, TrainError
-from distgen.train.ray import _following, launch
+from distgen.train.launch import launch
+from distgen.train.ray import _following
 from distgen.train.run import Run
-from tests.conftest import fit
+from tests.conftest import fit, weights
 
 
 def losses(out):
@@ -31,9 +31,9 @@ def test_two_workers_train_as_one(run_file, tmp_path):
     # And a run of two workers goes on as one.
     fit(Run.read(run_file, ["train.steps=14"]), tmp_path / "two")
     fit(Run.read(run_file, ["train.steps=14"]), tmp_path / "one")
-    weights = [load_file(tmp_path / name / "checkpoints/last/model.safetensors") for name in ("one", "two")]
-    for key in weights[0]:
-        assert weights[1][key].flatten().tolist() == pytest.approx(weights[0][key].flatten().tolist(), abs=1e-3)
+    both = [weights(tmp_path / name) for name in ("one", "two")]
+    for key in both[0]:
+        assert both[1][key].flatten().tolist() == pytest.approx(both[0][key].flatten().tolist(), abs=1e-3)
 
 
 def test_no_workers_starts_no_ray(run_file, tmp_path):

@@ -1,0 +1,128 @@
+"""How a run is trained: its optimizer, how long and how precisely, what it begins with, where, and what is told of it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from distgen.config.file import NotNegative, Positive, Section, Share, Strings
+
+Rate = Annotated[float, Field(gt=0, lt=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Sizes = Annotated[tuple[Positive, Positive], Field(strict=False)]
+Finite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Optimizer(Section):
+    """AdamW, or Muon for matrices and AdamW for the rest; how the rate goes from step to step.
+
+    The rate rises linearly for `warmup_steps` and then follows `schedule` to `final` of itself: a straight line, half a
+    cosine, `wsd` (it stays, and falls over the last `decay` of all steps), or `one-cycle` (it rises along a cosine over
+    `decay`'s counterpart, the first 30 %, from 1/25 of itself, then falls). `ema` is the decay of the averaged weights that are validated and kept beside the trained ones.
+    """
+
+    kind: Literal["adamw", "muon"] = "adamw"
+    lr: Finite = 3e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    betas: Annotated[tuple[Beta, Beta], Field(strict=False)] = (0.9, 0.98)
+    schedule: Literal["constant", "linear", "cosine", "wsd", "one-cycle"] = "cosine"
+    warmup_steps: NotNegative = 50
+    decay: Share = 0.2
+    final: Share = 0.0
+    clip_norm: Finite = 1.0
+    ema: Rate | None = None
+
+
+class Train(Section):
+    """How long, how precisely, and what is kept.
+
+    `valid_every` and `checkpoint_every` count steps; the last step is always validated and saved. The newest `keep`
+    checkpoints stay, and the `keep_best` best. `patience` ends the training after so many validations without a better one.
+    `micro_batch` is how many rows go through a worker's model at once: the global batch stays what [data] says.
+    `deterministic` makes a run on the same number of workers end in the same weights, bit for bit.
+    `checkpoints` is where they are kept instead of in the run directory, such as an object store.
+    """
+
+    steps: Positive | None = None
+    epochs: Positive | None = None
+    precision: Literal["auto", "bf16", "fp16", "fp32", "fp8"] = "auto"
+    micro_batch: Positive | Literal["auto"] | None = None
+    deterministic: bool = False
+    compile: bool = False
+    activation_checkpointing: bool = False
+    threads: Positive | None = None
+    valid_every: Positive | None = None
+    checkpoint_every: Positive | None = None
+    keep: Positive = 2
+    keep_best: Positive = 1
+    patience: Positive | None = None
+    checkpoints: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Train:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs")
+        return self
+
+
+class Finetune(Section):
+    """What a training begins with instead of random weights: those of a run directory, a checkpoint or exported weights.
+
+    Parameters whose names match a glob of `freeze` stay as they are. `new_head` leaves the head as it is drawn. With
+    `lora_rank`, layers whose names match `lora` are frozen and learn a sum of that many outer products (Hu et al. 2021).
+    """
+
+    init_from: str | None = None
+    freeze: Strings = ()
+    new_head: bool = False
+    lora_rank: Positive | None = None
+    lora_alpha: Finite = 16.0
+    lora: Strings = ("*",)
+
+
+class Cluster(Section):
+    """Where a run is trained: `workers = 0` in this process, N on N Ray Train workers, `[min, max]` on as many as there are.
+
+    `parallel` says whether each worker holds the whole model (`ddp`), a shard of it (`fsdp`), or whether every `shards`
+    workers hold it together (`hybrid`); `context` workers share each window. `max_failures` is how often workers that died
+    are started again, `restarts` how often the process that started them is.
+    """
+
+    workers: NotNegative | Sizes = 0
+    cpus_per_worker: Positive = 1
+    gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
+    accelerator: str | None = None
+    resources: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
+    address: str | None = None
+    parallel: Literal["ddp", "fsdp", "hybrid"] = "ddp"
+    shards: Positive | None = None
+    context: Positive = 1
+    max_failures: NotNegative = 3
+    restarts: NotNegative = 0
+    valid_aside: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Cluster:
+        if isinstance(self.workers, tuple) and self.workers[0] > self.workers[1]:
+            raise ValueError(f"workers are [fewest, most], not {list(self.workers)}")
+        return self
+
+    @property
+    def fewest(self) -> int:
+        """Workers that there are at least; 1 where this process is the only one."""
+        return self.workers[0] if isinstance(self.workers, tuple) else max(self.workers, 1)
+
+    @property
+    def most(self) -> int:
+        """Workers that there are at most; 1 where this process is the only one."""
+        return self.workers[1] if isinstance(self.workers, tuple) else max(self.workers, 1)
+
+
+class Log(Section):
+    """A record goes to metrics.jsonl `every` so many steps, and to other places; `profile` traces steps [first, last]."""
+
+    every: Positive = 10
+    to: Annotated[tuple[Literal["tensorboard", "mlflow", "wandb"], ...], Field(strict=False)] = ()
+    profile: Sizes | None = None

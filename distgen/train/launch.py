@@ -1,0 +1,78 @@
+"""Where a training runs: in this process, as one of torchrun's, or on Ray Train's workers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from distgen.config import TIMEOUTS
+from distgen.errors import CheckpointError
+from distgen.train.checkpoint import newest
+from distgen.train.loop import train
+from distgen.train.parallel import Worker
+from distgen.train.run import Run
+
+Show = Callable[[dict[str, Any]], None]
+
+
+def launch(run: Run, out: Path, show: Show) -> None:
+    """Train a run as its `[cluster]` says; a process that torchrun started is one of its workers.
+
+    Nothing is written before the run, its store, its checkpoint to go on from and the cores it asks for are known to fit.
+
+    Args:
+        run: what to train.
+        out: the run directory; training goes on from its newest checkpoint.
+        show: called with every metrics record.
+
+    Raises:
+        ConfigError, CheckpointError: something does not fit.
+        TrainError: Ray did not start, or a worker failed more often than `cluster.max_failures`.
+    """
+    ids, found = run.check(), newest(out / "checkpoints")
+    if found:
+        try:
+            found.expect(**ids)
+        except CheckpointError as error:
+            if differ := run.differences(out / "run.toml"):
+                error.add_note(f"What differs: {'; '.join(differ)}. Leave it as it was, or give another --out")
+            raise
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        _under_torchrun(run, out, show)
+    elif run.cluster.workers == 0:
+        _begin(run, out)
+        train(run, Worker(0, 1, _device(), out, show))
+    else:
+        from distgen.train.ray import train_on_ray
+
+        train_on_ray(run, out, show, begin=lambda: _begin(run, out))
+
+
+def _begin(run: Run, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    run.write(out / "run.toml")
+
+
+def _under_torchrun(run: Run, out: Path, show: Show) -> None:
+    device = _device(int(os.environ["LOCAL_RANK"]))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group(timeout=timedelta(seconds=TIMEOUTS["process_group"]))
+    try:
+        worker = Worker(dist.get_rank(), dist.get_world_size(), device, out, show)
+        if worker.leads:
+            _begin(run, out)
+        dist.barrier()
+        train(run, worker)
+    finally:
+        dist.destroy_process_group()
+
+
+def _device(number: int = 0) -> torch.device:
+    return torch.device("cuda", number) if torch.cuda.is_available() else torch.device("cpu")

@@ -1,0 +1,238 @@
+"""What training changes, and how it is looked at and kept."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import distgen
+from distgen import kernels
+from distgen.errors import PreemptedError, TrainError
+from distgen.evaluate.metrics import measure
+from distgen.loader.base import Loader
+from distgen.loader.batch import Batch
+from distgen.loader.mixture import MixtureLoader
+from distgen.train.checkpoint import Checkpoint, Checkpoints
+from distgen.train.clock import Clock
+from distgen.train.parallel import Worker
+from distgen.train.records import Records
+from distgen.train.run import Run, Stores
+from distgen.train.step import Learner
+
+_LAG = 8  # steps until what came out of one is looked at, so that no step waits for a device to have done it
+
+
+class State:
+    """A training between two steps.
+
+    Args:
+        store, loader, valid: what is read, and what serves it.
+        learner: what a step changes.
+        kept: the run's checkpoints.
+        steps: of the whole training.
+
+    Attributes:
+        step: how many steps were taken.
+        leaves: whether a worker was asked to leave; the same on all, at the same step.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        worker: Worker,
+        store: Stores,
+        learner: Learner,
+        loader: Loader,
+        valid: Loader | None,
+        kept: Checkpoints,
+        steps: int,
+    ):
+        self.run, self.worker, self.learner, self.loader, self.steps = run, worker, learner, loader, steps
+        self.clock, self.step, self.leaves = Clock(), 0, False
+        self._store, self._valid, self._kept = store, valid, kept
+        self._records = Records(worker.out, worker.show)
+        self._best, self._best_step = math.inf, 0
+        self._arriving: deque[_Arriving] = deque()
+        self._sums = _Sums()  # since the last record
+        self._of: dict[int, _Sums] = {}  # likewise, by the row of a collection's store
+
+    def batches(self) -> Iterator[Batch]:
+        """The batches still to be trained on, epochs on end; fewer if training ends early."""
+        if self.worker.leads:
+            self._records.begin(self.step)
+        while self.step < self.steps and not self.leaves:
+            for batch in self.clock.waiting(self.loader):
+                yield batch
+                if self.step == self.steps or self.leaves:
+                    break
+
+    def saw(self, sums: Tensor, batch: Batch) -> None:
+        """Count a step; nothing waits for the device here.
+
+        Raises:
+            TrainError: its loss or gradient is not finite; names the windows.
+        """
+        self.step += 1
+        source = None if batch.source is None else int(batch.source[0])  # all ranks' rows are of one store
+        self._arriving.append(_Arriving(self.step, sums, source))
+        self._look(until=self.step - (_LAG if sums.is_cuda else 0))
+
+    def _look(self, until: int) -> None:
+        """See what came out of steps up to one, on all workers at the same step; sooner would be waiting for the device."""
+        while self._arriving and (self.step == self.steps or self._arriving[0].step <= until):
+            seen = self._arriving.popleft()
+            total, count, leaving, norm = seen.numbers()
+            if not math.isfinite(total + norm) and self.learner.precision.dtype != torch.float16:
+                self._refuse(seen.step, total, norm)
+            self.leaves |= leaving > 0
+            self._sums.add(total, count, norm)
+            if seen.source is not None:
+                self._of.setdefault(seen.source, _Sums()).add(total, count, norm)
+
+    def _refuse(self, step: int, total: float, norm: float) -> None:
+        """Raise TrainError: what a step's windows were."""
+        epoch, position = self.loader.plan.at_step(step - 1)
+        _, found = self.loader.places(epoch, position)
+        places = ", ".join(f"{place}({place.strand})" for place in found[:4])
+        raise TrainError(
+            f"the loss of step {step} is {total} and the gradient's norm {norm}; its {len(found)} windows began with {places} "
+            f"(all of them: distgen samples {self.worker.out} --step {step}). Start another run with a lower optimizer.lr."
+        )
+
+    def due(self, every: int | None) -> bool:
+        """Is it time for what happens every so many steps, and after the last?"""
+        return self.step == self.steps or (every is not None and self.step % every == 0)
+
+    def log(self) -> None:
+        """Record the mean loss per target and the speed since the last record; of a collection also of each store that was
+        served: its loss, and how often all of it has been."""
+        self._look(until=self.step)
+        kernels.check(self.worker.device)
+        sums, self._sums, of, self._of = self._sums, _Sums(), self._of, {}
+        loss = sums.loss
+        record: dict[str, Any] = {"loss": loss, "norm": sums.norm / max(sums.steps, 1)} | self.clock.record()
+        if self.run.objective.kind == "masked_lm":
+            record["bits_per_base"] = loss / math.log(2)
+        if isinstance(self.loader, MixtureLoader):
+            epochs = self.loader.own_epochs(list(of)).items()
+            record["stores"] = {
+                name: {"loss": sums.loss, "epochs": own} for (name, own), sums in zip(epochs, of.values(), strict=True)
+            }
+        self._add(record)
+
+    def _add(self, record: dict[str, Any]) -> None:
+        if self.worker.leads:
+            self._records.add({"step": self.step, "steps": self.steps, "epoch": self.loader.epoch} | record)
+
+    def validate(self) -> bool:
+        """Measure the whole validation part, if there is one, all ranks together; is this the best so far?"""
+        if self._valid is None:
+            return False
+        with self.clock.paused():
+            values = measure(
+                self.learner.parallel.model, self.learner.objective, self._valid, self.learner.precision.dtype
+            )
+        loss = values["loss"]
+        assert isinstance(loss, float)
+        better = loss < self._best
+        if better:
+            self._best, self._best_step = loss, self.step
+        self._add({"valid": values})
+        return better
+
+    def save(self) -> None:
+        """Keep a checkpoint; without validation the newest is the best."""
+        self._look(until=self.step)
+        kernels.check(self.worker.device)
+        with self.clock.paused():
+            self._report()
+            state = {
+                "step": self.step,
+                "run": self.run.hash(),
+                "store": self.run.identity(self._store, self.learner.objective),
+                "loader": self.loader.state_dict(),
+                "best": None if math.isinf(self._best) else self._best,
+                "best_step": self._best_step,
+                "precision": self.learner.precision.state(),
+                "distgen": distgen.__version__,
+                "torch": torch.__version__,
+            }
+            # Without validation, and between two of them, it has the score of none.
+            score = -self.step if self._valid is None else self._best if self._best_step == self.step else math.inf
+            self._kept.save(self._tensors(), state, score)
+
+    def _report(self) -> None:
+        """Tell the launcher of the checkpoint before, at the same step on all ranks: it may wait for all of them."""
+        if (path := self._kept.wait()) is not None:
+            self.worker.report(path, {"step": self.step})
+
+    def load(self, found: Checkpoint) -> None:
+        """Go on where a checkpoint of this run was written."""
+        found.load(self._tensors())
+        self.loader.load_state_dict(found.state["loader"])
+        self.learner.precision.load(found.state["precision"])
+        self.step, self._best_step = found.state["step"], found.state["best_step"]
+        self._best = math.inf if found.state["best"] is None else found.state["best"]
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """All that a step changes, by the names a checkpoint knows."""
+        model = {f"model/{name}": value for name, value in self.learner.model.state_dict().items()}
+        return model | {f"optimizer/{name}": value for name, value in self.learner.updater.tensors().items()}
+
+    def close(self) -> None:
+        """Wait for what is being written.
+
+        Raises:
+            PreemptedError: training ended because a worker was asked to leave.
+        """
+        self._report()
+        if self.leaves and self.step < self.steps:
+            raise PreemptedError(f"asked to leave at step {self.step} of {self.steps}; go on with --resume")
+
+
+@dataclass
+class _Sums:
+    """Of some steps."""
+
+    total: float = 0.0
+    count: float = 0.0
+    norm: float = 0.0
+    steps: int = 0
+
+    def add(self, total: float, count: float, norm: float) -> None:
+        self.total, self.count, self.norm, self.steps = (
+            self.total + total,
+            self.count + count,
+            self.norm + norm,
+            self.steps + 1,
+        )
+
+    @property
+    def loss(self) -> float:
+        """Per target."""
+        return self.total / max(self.count, 1)
+
+
+class _Arriving:
+    """What came out of a step, on its way to the host."""
+
+    def __init__(self, step: int, sums: Tensor, source: int | None):
+        self.step, self.source, self._event = step, source, None
+        if sums.is_cuda:
+            self._sums = torch.empty(sums.shape, dtype=sums.dtype, pin_memory=True).copy_(sums, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+        else:
+            self._sums = sums
+
+    def numbers(self) -> list[float]:
+        """As numbers, when they are here."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._sums.tolist()

@@ -35,7 +35,7 @@ def launch(run: Run, out: Path, show: Show) -> None:
         ConfigError, CheckpointError: something does not fit.
         TrainError: Ray did not start, or a worker failed more often than `cluster.max_failures`.
     """
-    ids, found = run.check(), newest(out / "checkpoints")
+    ids, found = run.check(), newest(run.checkpoints(out), deep=False)
     if found:
         try:
             found.expect(**ids)

@@ -10,7 +10,7 @@ import torch
 from distgen import models
 from distgen.train.checkpoint import Checkpoints
 from distgen.train.optimizer import Updater
-from distgen.train.parallel import Parallel, Worker, broadcast_parameters
+from distgen.train.parallel import Worker, broadcast_parameters, parallelize
 from distgen.train.precision import Precision
 from distgen.train.run import Run
 from distgen.train.state import State
@@ -53,14 +53,16 @@ def start_or_resume(run: Run, worker: Worker) -> State:
     torch.manual_seed(run.data.seed)
     model = models.build(run.model, objective.in_channels, objective.out_channels).to(worker.device)
     broadcast_parameters(model)
+    dtype = run.precision(worker.device)
+    parallel = parallelize(model, worker, run.cluster, deterministic=run.train.deterministic, dtype=dtype)
     rows = math.ceil(run.data.batch_size / worker.world_size)
     micro_batch = min(run.train.micro_batch if isinstance(run.train.micro_batch, int) else rows, rows)
     learner = Learner(
         model,
         objective,
-        Parallel(model, worker, run.cluster),
+        parallel,
         Updater(run.optimizer, model, steps),
-        Precision(run.precision(worker.device), worker.device, run.data.batch_size * (run.data.window or 1)),
+        Precision(dtype, worker.device, run.data.batch_size * (run.data.window or 1)),
         micro_batch,
         math.ceil(rows / micro_batch),
         run.optimizer.clip_norm,

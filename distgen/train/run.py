@@ -25,6 +25,7 @@ from distgen.config import (
     Train,
     Windows,
     digest,
+    fitting_shards,
     read,
 )
 from distgen.errors import ConfigError
@@ -113,8 +114,11 @@ class Run(File):
             section.pop("source", None)
         return table
 
-    def check(self) -> dict[str, Any]:
-        """Find out before anything is written whether store, objective and windows fit each other.
+    def check(self, workers: int | None = None) -> dict[str, Any]:
+        """Find out before anything is written whether store, objective, windows and workers fit each other.
+
+        Args:
+            workers: how many there are, where another launcher than `[cluster]` says that.
 
         Returns:
             What a checkpoint to go on from must have: the hash of the run, and the content ids of what it reads.
@@ -124,7 +128,8 @@ class Run(File):
         """
         store = self.open_store()
         objective = self.build_objective(store)
-        world_size = self.cluster.most
+        fewest, world_size = (workers, workers) if workers else (self.cluster.fewest, self.cluster.most)
+        self._check_shards(fewest, world_size)
         loader = self.loader(store, objective, "train", training=True, world_size=world_size)
         with self.at("data"):
             loader.places(0, 0)  # stores of a collection are opened in their turn: the first at least fits
@@ -133,6 +138,26 @@ class Run(File):
         elif self.train.valid_every:
             raise self.error("train.valid_every", f'split "{self.data.split}" of {store.path} has no part "valid"')
         return {"run": self.hash(), "store": self.identity(store, objective)}
+
+    def _check_shards(self, fewest: int, most: int) -> None:
+        """Raise ConfigError: some number of workers makes no groups of `cluster.shards`."""
+        shards = self.cluster.shards
+        if shards is None:
+            return
+        if self.cluster.parallel != "hybrid":
+            raise self.error("cluster.shards", f'is of parallel = "hybrid" only, not of "{self.cluster.parallel}"')
+        if fewest < most:
+            raise self.error(
+                "cluster.shards",
+                f"{fewest} to {most} workers make no groups of {shards} each time: give one number of workers that "
+                f"{shards} divides, or leave cluster.shards out",
+            )
+        if most % shards:
+            raise self.error(
+                "cluster.shards",
+                f"{most} workers make no groups of {shards}: use {' or '.join(map(str, fitting_shards(most)))} shards, "
+                f"or {max(most // shards, 1) * shards} or {(most // shards + 1) * shards} workers",
+            )
 
     def has(self, part: Part, store: Stores) -> bool:
         """Whether the run's split keeps something for a part, in any store; each store of a collection is to have something

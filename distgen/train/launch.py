@@ -35,7 +35,8 @@ def launch(run: Run, out: Path, show: Show) -> None:
         ConfigError, CheckpointError: something does not fit.
         TrainError: Ray did not start, or a worker failed more often than `cluster.max_failures`.
     """
-    ids, found = run.check(), newest(out / "checkpoints")
+    torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    ids, found = run.check(int(os.environ["WORLD_SIZE"]) if torchrun else None), newest(out / "checkpoints")
     if found:
         try:
             found.expect(**ids)
@@ -43,7 +44,7 @@ def launch(run: Run, out: Path, show: Show) -> None:
             if differ := run.differences(out / "run.toml"):
                 error.add_note(f"What differs: {'; '.join(differ)}. Leave it as it was, or give another --out")
             raise
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    if torchrun:
         _under_torchrun(run, out, show)
     elif run.cluster.workers == 0:
         _begin(run, out)
@@ -65,7 +66,7 @@ def _under_torchrun(run: Run, out: Path, show: Show) -> None:
         torch.cuda.set_device(device)
     dist.init_process_group(timeout=timedelta(seconds=TIMEOUTS["process_group"]))
     try:
-        worker = Worker(dist.get_rank(), dist.get_world_size(), device, out, show)
+        worker = Worker(dist.get_rank(), dist.get_world_size(), device, out, show, context=run.cluster.context)
         if worker.leads:
             _begin(run, out)
         dist.barrier()

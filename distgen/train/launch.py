@@ -67,7 +67,7 @@ def _under_torchrun(run: Run, out: Path, show: Show) -> None:
         torch.cuda.set_device(device)
     dist.init_process_group(timeout=timedelta(seconds=TIMEOUTS["process_group"]))
     try:
-        worker = Worker(dist.get_rank(), dist.get_world_size(), device, out, show)
+        worker = Worker(dist.get_rank(), dist.get_world_size(), device, out, show, context=run.cluster.context)
         if worker.leads:
             _begin(run, out)
         dist.barrier()

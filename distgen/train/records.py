@@ -5,7 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+
+class Told(Protocol):
+    """Where a training's records go."""
+
+    def begin(self, step: int) -> None:
+        """A training goes on at a step: later ones are taken again."""
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Keep a record."""
 
 
 class Records:

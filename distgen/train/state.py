@@ -56,7 +56,7 @@ class State:
         self.run, self.worker, self.learner, self.loader, self.steps = run, worker, learner, loader, steps
         self.clock, self.step, self.leaves = Clock(), 0, False
         self._store, self._valid, self._kept = store, valid, kept
-        self._records = Records(worker.out, worker.show)
+        self._records = worker.records or Records(worker.out, worker.show)
         self._best, self._best_step = math.inf, 0
         self._arriving: deque[_Arriving] = deque()
         self._sums = _Sums()  # since the last record

@@ -72,9 +72,7 @@ def _under_torchrun(run: Run, out: Path, show: Show) -> None:
     try:
         with asked_to_leave() as leaving:
             context = run.cluster.context
-            worker = Worker(
-                dist.get_rank(), dist.get_world_size(), device, out, show, leaving=leaving, context=context
-            )
+            worker = Worker(dist.get_rank(), dist.get_world_size(), device, out, show, leaving=leaving, context=context)
             if worker.leads:
                 _begin(run, out)
             dist.barrier()

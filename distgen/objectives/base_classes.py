@@ -34,6 +34,7 @@ class Tracked(Protocol):
 class BaseClasses:
     """Four input channels (one-hot), one output per class."""
 
+    inputs: tuple[str, ...] = ("A", "C", "G", "T")
     in_channels = 4
 
     def __init__(self, config: BaseClassesConfig, store: Tracked):
@@ -42,7 +43,7 @@ class BaseClasses:
         if not track.is_classes:
             raise ConfigError(f'track "{track.name}" holds signals, not classes: "base_classes" cannot learn them')
         self.tracks: tuple[str, ...] = (track.name,)
-        self.classes = track.columns
+        self.outputs = track.columns
         self.out_channels = len(track.columns)
         self._bin_bp = track.bin_bp
 
@@ -58,7 +59,7 @@ class BaseClasses:
         ), valid.sum() * self.out_channels
 
     def metrics(self, device: torch.device) -> BaseClassesMetrics:
-        return BaseClassesMetrics(self.classes, self._bin_bp, device)
+        return BaseClassesMetrics(self.outputs, self._bin_bp, device)
 
 
 class BaseClassesMetrics:

@@ -35,7 +35,8 @@ def launch(run: Run, out: Path, show: Show) -> None:
         ConfigError, CheckpointError: something does not fit.
         TrainError: Ray did not start, or a worker failed more often than `cluster.max_failures`.
     """
-    ids, found = run.check(), newest(out / "checkpoints")
+    found = newest(out / "checkpoints")
+    ids = run.check(begins=found is None)
     if found:
         try:
             found.expect(**ids)

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from distgen import models
 from distgen.train.checkpoint import Checkpoints
+from distgen.train.finetune import start_model
+from distgen.train.model import Schema
 from distgen.train.optimizer import Updater
 from distgen.train.parallel import Parallel, Worker, broadcast_parameters
 from distgen.train.precision import Precision
@@ -50,8 +51,10 @@ def start_or_resume(run: Run, worker: Worker) -> State:
     valid = run.loader(store, objective, "valid", **ranks) if run.has("valid", store) else None
     steps = run.train.steps or loader.plan.steps(run.train.epochs or 0)
 
+    kept = Checkpoints(worker.out / "checkpoints", worker, keep=run.train.keep, keep_best=run.train.keep_best)
+    found = kept.newest()
     torch.manual_seed(run.data.seed)
-    model = models.build(run.model, objective.in_channels, objective.out_channels).to(worker.device)
+    model = start_model(run, Schema.of(objective), begins=found is None).to(worker.device)
     broadcast_parameters(model)
     rows = math.ceil(run.data.batch_size / worker.world_size)
     micro_batch = min(run.train.micro_batch if isinstance(run.train.micro_batch, int) else rows, rows)
@@ -65,9 +68,8 @@ def start_or_resume(run: Run, worker: Worker) -> State:
         math.ceil(rows / micro_batch),
         run.optimizer.clip_norm,
     )
-    kept = Checkpoints(worker.out / "checkpoints", worker, keep=run.train.keep, keep_best=run.train.keep_best)
     state = State(run, worker, store, learner, loader, valid, kept, steps)
-    if found := kept.newest():
+    if found:
         found.expect(run=run.hash(), store=run.identity(store, objective))
         state.load(found)
     return state

@@ -36,6 +36,7 @@ from distgen.loader.source import Source, open_source, parts
 from distgen.objectives import Objective
 from distgen.store.cache import ShardCache, default_folder
 from distgen.store.collection import Collection, is_index, open_collection
+from distgen.train.model import Schema
 
 Part = Literal["train", "valid", "test"]
 T = TypeVar("T", Pool, Regions)
@@ -72,6 +73,8 @@ class Run(File):
         """The run as plain data with absolute paths: what DIR/run.toml holds."""
         table = self.model_dump(exclude_none=True, mode="json")
         table["data"] = self._data().model_dump(exclude_none=True, mode="json")
+        if self.finetune.init_from:
+            table["finetune"]["init_from"] = str(self.resolve(self.finetune.init_from, "finetune.init_from"))
         return table
 
     def write(self, path: Path) -> None:
@@ -105,8 +108,11 @@ class Run(File):
             section.pop("source", None)
         return table
 
-    def check(self) -> dict[str, Any]:
+    def check(self, *, begins: bool = True) -> dict[str, Any]:
         """Find out before anything is written whether store, objective and windows fit each other.
+
+        Args:
+            begins: there is no checkpoint to go on from: what the training begins with must be there.
 
         Returns:
             What a checkpoint to go on from must have: the hash of the run, and the content ids of what it reads.
@@ -124,6 +130,10 @@ class Run(File):
             self.loader(store, objective, "valid", world_size=world_size)
         elif self.train.valid_every:
             raise self.error("train.valid_every", f'split "{self.data.split}" of {store.path} has no part "valid"')
+        if self.finetune != Finetune():
+            from distgen.train.finetune import check  # which reads runs
+
+            check(self, Schema.of(objective), begins=begins)
         return {"run": self.hash(), "store": self.identity(store, objective)}
 
     def has(self, part: Part, store: Stores) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from distgen.loader.batch import Batch
 from distgen.loader.mixture import MixtureLoader
 from distgen.train.checkpoint import Checkpoint, Checkpoints
 from distgen.train.clock import Clock
+from distgen.train.model import Schema
 from distgen.train.parallel import Worker
 from distgen.train.records import Records
 from distgen.train.run import Run, Stores
@@ -156,6 +157,7 @@ class State:
                 "step": self.step,
                 "run": self.run.hash(),
                 "store": self.run.identity(self._store, self.learner.objective),
+                "schema": asdict(Schema.of(self.learner.objective)),
                 "loader": self.loader.state_dict(),
                 "best": None if math.isinf(self._best) else self._best,
                 "best_step": self._best_step,

@@ -19,60 +19,11 @@ from distgen.config.recipe import (
 )
 from distgen.config.run import Data
 from distgen.config.track import Track
-from distgen.config.training import Cluster, Finetune, Log, Optimizer, Rate, Train
+from distgen.config.training import Cluster, Finetune, Log, Optimizer, Rate, Train, fitting_shards
 from distgen.config.windows import At, Lengths, Personal, Pool, Regions, Sample, Windows, check_lengths
 
 # The bounds of waits, in seconds: this table is the one place that says them.
 TIMEOUTS = {
     "worker_start": 120.0,  # all training workers placed and running
     "process_group": 300.0,  # one collective operation between training workers
-    "next_batch": 300.0,  # the loader's thread has a batch ready
-    "haplotypes": 3600.0,  # another process takes the haplotypes of a large panel out of its genotypes
-    "remote_host": 20.0,  # the host of a remote source can be reached
-    "remote_read": 30.0,  # a remote source or store sends its next bytes
-    "remote_write": 600.0,  # an object of up to 64 MiB (tar shards: as large as asked for) is sent and acknowledged
-    "remote_retry": 120.0,  # a request for a remote source or store that fails is made again
-    "cached_shard": 600.0,  # another process fetches a shard into the cache, or makes room there
-}
-
-__all__ = [
-    "TIMEOUTS",
-    "At",
-    "Cluster",
-    "Collection",
-    "ContigRules",
-    "Data",
-    "Drawn",
-    "File",
-    "Finetune",
-    "Homology",
-    "Labelled",
-    "Lengths",
-    "Log",
-    "MatrixTable",
-    "Mixture",
-    "Name",
-    "Optimizer",
-    "Personal",
-    "Pool",
-    "Positive",
-    "Rate",
-    "Recipe",
-    "Regions",
-    "Sample",
-    "Section",
-    "Sequences",
-    "Split",
-    "Track",
-    "Train",
-    "VariantsTable",
-    "Weighted",
-    "Windows",
-    "check_lengths",
-    "checked",
-    "digest",
-    "is_bed",
-    "is_collection",
-    "read",
-    "source_name",
-]
+    "step": 900.0,  # one step of training and its batch; then a worker says where it stands, and ends

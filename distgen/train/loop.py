@@ -11,7 +11,7 @@ from distgen.train.checkpoint import Checkpoints
 from distgen.train.finetune import start_model
 from distgen.train.model import Schema
 from distgen.train.optimizer import Updater
-from distgen.train.parallel import Parallel, Worker, broadcast_parameters
+from distgen.train.parallel import Worker, broadcast_parameters, parallelize
 from distgen.train.precision import Precision
 from distgen.train.run import Run
 from distgen.train.state import State
@@ -51,19 +51,21 @@ def start_or_resume(run: Run, worker: Worker) -> State:
     valid = run.loader(store, objective, "valid", **ranks) if run.has("valid", store) else None
     steps = run.train.steps or loader.plan.steps(run.train.epochs or 0)
 
-    kept = Checkpoints(worker.out / "checkpoints", worker, keep=run.train.keep, keep_best=run.train.keep_best)
+    kept = Checkpoints(run.checkpoints(worker.out), worker, keep=run.train.keep, keep_best=run.train.keep_best)
     found = kept.newest()
     torch.manual_seed(run.data.seed)
     model = start_model(run, Schema.of(objective), begins=found is None).to(worker.device)
     broadcast_parameters(model)
+    dtype = run.precision(worker.device)
+    parallel = parallelize(model, worker, run.cluster, deterministic=run.train.deterministic, dtype=dtype)
     rows = math.ceil(run.data.batch_size / worker.world_size)
     micro_batch = min(run.train.micro_batch if isinstance(run.train.micro_batch, int) else rows, rows)
     learner = Learner(
         model,
         objective,
-        Parallel(model, worker, run.cluster),
+        parallel,
         Updater(run.optimizer, model, steps),
-        Precision(run.precision(worker.device), worker.device, run.data.batch_size * (run.data.window or 1)),
+        Precision(dtype, worker.device, run.data.batch_size * (run.data.window or 1)),
         micro_batch,
         math.ceil(rows / micro_batch),
         run.optimizer.clip_norm,

@@ -23,6 +23,7 @@ import distgen
 from distgen import models
 from distgen.config import Finetune
 from distgen.errors import CheckpointError, ConfigError
+from distgen.ingest.objects import Place
 from distgen.ingest.open import sha256
 from distgen.train.checkpoint import Checkpoint, open_checkpoint
 from distgen.train.model import Schema, adapt, build_model, merge, outputs
@@ -36,13 +37,13 @@ class Weights:
     """Trained weights that lie somewhere.
 
     Args:
-        path: the run directory's checkpoint, or the export.
+        path: the checkpoint, or the export.
         config: what `config.json` says of them.
         model, schema, finetune: what they are the weights of.
         read: fills tensors by name, with averaged weights where it is told to and there are some; returns whether they are.
     """
 
-    path: Path
+    path: Place
     config: dict[str, Any]
     model: models.ModelConfig
     schema: Schema
@@ -131,10 +132,8 @@ def trained_checkpoint(path: Path) -> tuple[Path, Checkpoint]:
     folder = path if (path / "run.toml").is_file() else path.parent.parent
     if not (folder / "run.toml").is_file():
         raise ConfigError(f"{path} is no run directory (it has no run.toml) and no checkpoint in one")
-    # A run that was stopped before its first validation has no best checkpoint yet.
-    links = [folder / "checkpoints" / name for name in ("best", "last")]
-    chosen = path if path != folder else next((link for link in links if link.exists()), links[0])
-    return folder, open_checkpoint(chosen.resolve())
+    here = path if path != folder else Run.read(folder / "run.toml").checkpoints(folder) / "best"
+    return folder, open_checkpoint(here)
 
 
 def load_weights(found: Checkpoint, tensors: dict[str, Tensor], averaged: bool = True) -> bool:

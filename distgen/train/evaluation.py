@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from torch import nn
 
 from distgen import models
 from distgen.errors import ConfigError, suggest
@@ -13,7 +14,7 @@ from distgen.evaluate.baselines import baselines
 from distgen.evaluate.metrics import measure
 from distgen.store.reader import Store
 from distgen.store.splits import PARTS
-from distgen.train.checkpoint import open_checkpoint
+from distgen.train.checkpoint import Checkpoint, open_checkpoint
 from distgen.train.run import Run
 
 
@@ -46,7 +47,7 @@ def evaluate(path: Path, part: str) -> tuple[Path, dict[str, Any]]:
     found.expect(store=run.identity(store, objective))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = models.build(run.model, objective.in_channels, objective.out_channels).to(device)
-    found.load({f"model/{name}": value for name, value in model.state_dict().items()})
+    load_weights(found, model)
     loader = run.loader(store, objective, cast(Literal["train", "valid", "test"], part), device=device)
     result: dict[str, Any] = {
         "split": part,
@@ -59,3 +60,14 @@ def evaluate(path: Path, part: str) -> tuple[Path, dict[str, Any]]:
         regions = {p: store.regions(p, run.data.split) for p in ("train", part)}
         result["baselines"] = baselines(store, regions["train"], regions[part])
     return folder, result
+
+
+def load_weights(found: Checkpoint, model: nn.Module) -> None:
+    """Read a checkpoint's weights into a model: averaged ones where it has them, as they are what was validated.
+
+    Raises:
+        CheckpointError: they are those of another model.
+    """
+    averaged = found.names()
+    kinds = {name: "ema" if f"ema/{name}" in averaged else "model" for name in model.state_dict()}
+    found.load({f"{kinds[name]}/{name}": value for name, value in model.state_dict().items()})

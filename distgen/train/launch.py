@@ -35,7 +35,10 @@ def launch(run: Run, out: Path, show: Show) -> None:
         ConfigError, CheckpointError: something does not fit.
         TrainError: Ray did not start, or a worker failed more often than `cluster.max_failures`.
     """
-    ids, found = run.check(), newest(out / "checkpoints")
+    here = (
+        not run.cluster.workers or torch.cuda.is_available()
+    )  # Ray's workers may have GPUs where this process has none
+    ids, found = run.check(_device() if here else None), newest(out / "checkpoints")
     if found:
         try:
             found.expect(**ids)

@@ -9,9 +9,12 @@ import torch
 
 from distgen import models
 from distgen.train.checkpoint import Checkpoints
+from distgen.train.micro_batch import micro_batch
 from distgen.train.optimizer import Updater
 from distgen.train.parallel import Parallel, Worker, broadcast_parameters
 from distgen.train.precision import Precision
+from distgen.train.prepare import prepare
+from distgen.train.reproducible import settle
 from distgen.train.run import Run
 from distgen.train.state import State
 from distgen.train.step import Learner, train_step
@@ -34,15 +37,14 @@ def train(run: Run, worker: Worker) -> None:
         if state.due(run.log.every):
             state.log()
         better = state.due(run.train.valid_every) and state.validate()
-        if better or state.due(run.train.checkpoint_every) or state.leaves:
+        if better or state.due(run.train.checkpoint_every) or state.ends:
             state.save()
     state.close()
 
 
 def start_or_resume(run: Run, worker: Worker) -> State:
     """Everything as it was at the newest checkpoint of this run, or new."""
-    if run.train.threads:
-        torch.set_num_threads(run.train.threads)
+    settle(run)
     store = run.open_store()
     objective = run.build_objective(store)
     ranks: dict[str, Any] = {"rank": worker.rank, "world_size": worker.world_size, "device": worker.device}
@@ -50,24 +52,29 @@ def start_or_resume(run: Run, worker: Worker) -> State:
     valid = run.loader(store, objective, "valid", **ranks) if run.has("valid", store) else None
     steps = run.train.steps or loader.plan.steps(run.train.epochs or 0)
 
+    kept = Checkpoints(worker.out / "checkpoints", worker, keep=run.train.keep, keep_best=run.train.keep_best)
+    if found := kept.newest():
+        found.expect(run=run.hash(), store=run.identity(store, objective))
+
     torch.manual_seed(run.data.seed)
     model = models.build(run.model, objective.in_channels, objective.out_channels).to(worker.device)
     broadcast_parameters(model)
+    prepare(model, run)
+    precision = Precision(run.precision(worker.device), worker.device, run.data.batch_size * (run.data.window or 1))
     rows = math.ceil(run.data.batch_size / worker.world_size)
-    micro_batch = min(run.train.micro_batch if isinstance(run.train.micro_batch, int) else rows, rows)
+    at_once = micro_batch(run, worker, model, objective, precision, loader, rows, found)
     learner = Learner(
         model,
         objective,
         Parallel(model, worker, run.cluster),
         Updater(run.optimizer, model, steps),
-        Precision(run.precision(worker.device), worker.device, run.data.batch_size * (run.data.window or 1)),
-        micro_batch,
-        math.ceil(rows / micro_batch),
+        precision,
+        at_once,
+        math.ceil(rows / at_once),
         run.optimizer.clip_norm,
+        (run.data.seed, worker.rank),
     )
-    kept = Checkpoints(worker.out / "checkpoints", worker, keep=run.train.keep, keep_best=run.train.keep_best)
     state = State(run, worker, store, learner, loader, valid, kept, steps)
-    if found := kept.newest():
-        found.expect(run=run.hash(), store=run.identity(store, objective))
+    if found:
         state.load(found)
     return state

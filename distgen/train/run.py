@@ -36,6 +36,8 @@ from distgen.loader.source import Source, open_source, parts
 from distgen.objectives import Objective
 from distgen.store.cache import ShardCache, default_folder
 from distgen.store.collection import Collection, is_index, open_collection
+from distgen.train import prepare
+from distgen.train.precision import multiplied
 
 Part = Literal["train", "valid", "test"]
 T = TypeVar("T", Pool, Regions)
@@ -105,8 +107,11 @@ class Run(File):
             section.pop("source", None)
         return table
 
-    def check(self) -> dict[str, Any]:
-        """Find out before anything is written whether store, objective and windows fit each other.
+    def check(self, device: torch.device | None = None) -> dict[str, Any]:
+        """Find out before anything is written whether store, objective and windows fit each other, and what computes.
+
+        Args:
+            device: where it will be trained, if that is known.
 
         Returns:
             What a checkpoint to go on from must have: the hash of the run, and the content ids of what it reads.
@@ -116,6 +121,7 @@ class Run(File):
         """
         store = self.open_store()
         objective = self.build_objective(store)
+        prepare.check(self, objective, device)
         world_size = self.cluster.most
         loader = self.loader(store, objective, "train", training=True, world_size=world_size)
         with self.at("data"):
@@ -245,7 +251,7 @@ class Run(File):
     def precision(self, device: torch.device) -> torch.dtype:
         """What goes through the model: as asked for, or by `auto` bfloat16 where the hardware multiplies it, else float32."""
         if self.train.precision == "auto":
-            return torch.bfloat16 if _multiplies_bf16(device) else torch.float32
+            return torch.bfloat16 if "bf16" in multiplied(device) else torch.float32
         named = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp8": torch.bfloat16}
         return named[self.train.precision]
 
@@ -256,10 +262,3 @@ def _flat(table: dict[str, Any], above: str = "") -> dict[str, Any]:
     for key, value in table.items():
         found |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
     return found
-
-
-def _multiplies_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -111,7 +111,8 @@ class Cluster(Section):
     """Where a run is trained: `workers = 0` in this process, N on N Ray Train workers, `[min, max]` on as many as there are.
 
     `parallel` says whether each worker holds the whole model (`ddp`), a shard of it (`fsdp`), or whether every `shards`
-    workers hold it together (`hybrid`); `context` workers share each window. `max_failures` is how often workers that died
+    workers, next to each other by rank, hold it together (`hybrid`; those of a node if it is not said); `context` workers
+    share each window. `max_failures` is how often workers that died
     are started again, `restarts` how often the process that started them is.
     """
 
@@ -144,6 +145,11 @@ class Cluster(Section):
     def most(self) -> int:
         """Workers that there are at most; 1 where this process is the only one."""
         return self.workers[1] if isinstance(self.workers, tuple) else max(self.workers, 1)
+
+
+def fitting_shards(workers: int) -> list[int]:
+    """How many workers may hold a model together, for each copy to be held by as many."""
+    return [shards for shards in range(1, workers + 1) if workers % shards == 0]
 
 
 class Log(Section):

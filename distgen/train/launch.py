@@ -35,10 +35,10 @@ def launch(run: Run, out: Path, show: Show) -> None:
         ConfigError, CheckpointError: something does not fit.
         TrainError: Ray did not start, or a worker failed more often than `cluster.max_failures`.
     """
-    here = (
-        not run.cluster.workers or torch.cuda.is_available()
-    )  # Ray's workers may have GPUs where this process has none
-    ids, found = run.check(_device() if here else None), newest(out / "checkpoints")
+    torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    here = torchrun or not run.cluster.workers or torch.cuda.is_available()  # Ray's workers may have other devices
+    ids = run.check(int(os.environ["WORLD_SIZE"]) if torchrun else None, _device() if here else None)
+    found = newest(run.checkpoints(out), deep=False)
     if found:
         try:
             found.expect(**ids)
@@ -46,7 +46,7 @@ def launch(run: Run, out: Path, show: Show) -> None:
             if differ := run.differences(out / "run.toml"):
                 error.add_note(f"What differs: {'; '.join(differ)}. Leave it as it was, or give another --out")
             raise
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    if torchrun:
         _under_torchrun(run, out, show)
     elif run.cluster.workers == 0:
         _begin(run, out)

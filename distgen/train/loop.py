@@ -11,7 +11,7 @@ from distgen import models
 from distgen.train.checkpoint import Checkpoints
 from distgen.train.micro_batch import micro_batch
 from distgen.train.optimizer import Updater
-from distgen.train.parallel import Parallel, Worker, broadcast_parameters
+from distgen.train.parallel import Worker, broadcast_parameters, parallelize
 from distgen.train.precision import Precision
 from distgen.train.prepare import prepare
 from distgen.train.reproducible import settle
@@ -52,7 +52,7 @@ def start_or_resume(run: Run, worker: Worker) -> State:
     valid = run.loader(store, objective, "valid", **ranks) if run.has("valid", store) else None
     steps = run.train.steps or loader.plan.steps(run.train.epochs or 0)
 
-    kept = Checkpoints(worker.out / "checkpoints", worker, keep=run.train.keep, keep_best=run.train.keep_best)
+    kept = Checkpoints(run.checkpoints(worker.out), worker, keep=run.train.keep, keep_best=run.train.keep_best)
     if found := kept.newest():
         found.expect(run=run.hash(), store=run.identity(store, objective))
 
@@ -60,13 +60,15 @@ def start_or_resume(run: Run, worker: Worker) -> State:
     model = models.build(run.model, objective.in_channels, objective.out_channels).to(worker.device)
     broadcast_parameters(model)
     prepare(model, run)
-    precision = Precision(run.precision(worker.device), worker.device, run.data.batch_size * (run.data.window or 1))
+    dtype = run.precision(worker.device)
+    precision = Precision(dtype, worker.device, run.data.batch_size * (run.data.window or 1))
     rows = math.ceil(run.data.batch_size / worker.world_size)
     at_once = micro_batch(run, worker, model, objective, precision, loader, rows, found)
+    parallel = parallelize(model, worker, run.cluster, deterministic=run.train.deterministic, dtype=dtype)
     learner = Learner(
         model,
         objective,
-        Parallel(model, worker, run.cluster),
+        parallel,
         Updater(run.optimizer, model, steps),
         precision,
         at_once,

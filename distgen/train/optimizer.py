@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 
 from distgen.config import Optimizer
+from distgen.train.parallel import local
 
 ENDS = ("stem", "head")  # what families call their first and last layer, which Muon is not for
 
@@ -77,7 +77,7 @@ class Updater:
         if self._averages:
             decay = self._config.ema or 0.0
             share = (1 - decay) / (1 - decay ** (step + 1))
-            torch._foreach_lerp_(local_parts(self._averages.values()), local_parts(self._trained.values()), share)
+            torch._foreach_lerp_([local(p) for p in self._averages.values()], self._here(), share)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -85,19 +85,17 @@ class Updater:
         if not self._averages:
             yield
             return
-        here = local_parts(self._trained.values())
+        here = self._here()
         kept = [tensor.clone() for tensor in here]
-        self._put(here, local_parts(self._averages.values()))
+        torch._foreach_copy_(here, [local(p) for p in self._averages.values()])
         try:
             yield
         finally:
-            self._put(here, kept)
+            torch._foreach_copy_(here, kept)
 
-    def _put(self, here: list[Tensor], values: list[Tensor]) -> None:
-        torch._foreach_copy_(here, values)
-        for module in self._model.modules():
-            if isinstance(module, FSDPModule):  # a forward pass may have left the whole of it gathered: as it was
-                module.reshard()
+    def _here(self) -> list[Tensor]:
+        """What this worker has of the trained weights, in the same memory."""
+        return [local(p).detach() for p in self._trained.values()]
 
     def averages(self) -> dict[str, Tensor]:
         """Averaged weights by the names of their parameters: what a checkpoint holds, and what one is loaded into."""
@@ -127,37 +125,37 @@ class _Matrix:
 
     def __init__(self, weight: nn.Parameter):
         self._weight = weight
-        (local,) = local_parts([weight])
-        strides = local.stride()
+        strides = local(weight).stride()
         self._order = (0, *sorted(range(1, weight.ndim), key=lambda axis: (-strides[axis], axis)))
         self._sizes = [weight.shape[axis] for axis in self._order[1:]]
-        matrix = local.permute(self._order).view(local.shape[0], math.prod(self._sizes))
-        self.parameter = nn.Parameter(self._spread(matrix, math.prod(self._sizes)))
+        self._columns = math.prod(self._sizes)
+        here = local(weight).detach()
+        self.parameter = nn.Parameter(self._whole(here.permute(self._order).view(here.shape[0], self._columns)))
 
     def take_gradient(self) -> None:
         """Have the gradient that the weight has."""
-        gradient = self._weight.grad
-        if gradient is not None:
-            (local,) = local_parts([gradient])
-            rest = math.prod(self._sizes)
-            self.parameter.grad = self._spread(local.permute(self._order).reshape(local.shape[0], rest), rest)
-        else:
-            self.parameter.grad = None
+        self.parameter.grad = None
+        if self._weight.grad is not None:
+            here = local(self._weight.grad)
+            self.parameter.grad = self._whole(here.permute(self._order).reshape(here.shape[0], self._columns))
 
     def shaped(self, matrix: Tensor) -> Tensor:
         """A matrix like this in the shape of the weight, in the same memory."""
-        (local,) = local_parts([matrix])
+        here = local(matrix)
         back = [self._order.index(axis) for axis in range(len(self._order))]
-        return self._spread(local.view(local.shape[0], *self._sizes).permute(back), *self._weight.shape[1:])
+        return self._whole(here.view(here.shape[0], *self._sizes).permute(back))
 
-    def _spread(self, local: Tensor, *rest: int) -> Tensor:
-        """What this worker has of (D_out, *rest), as a part of the whole if the weight is spread over workers."""
-        if not isinstance(self._weight, DTensor):
-            return local
-        shape = torch.Size((self._weight.shape[0], *rest))
-        mesh, placements = self._weight.device_mesh, self._weight.placements
+    def _whole(self, here: Tensor) -> Tensor:
+        """All rows of what this worker has some rows of, if the weight is spread over workers."""
+        if local(self._weight) is self._weight:
+            return here
+        from torch.distributed.tensor import DTensor  # slow to import: only where it has been already
+
+        spread: Any = self._weight
+        shape = torch.Size((spread.shape[0], *here.shape[1:]))
         stride = torch.empty(shape, device="meta").stride()
-        whole: Tensor = DTensor.from_local(local, mesh, placements, run_check=False, shape=shape, stride=stride)
+        mesh, placements = spread.device_mesh, spread.placements
+        whole: Tensor = DTensor.from_local(here, mesh, placements, run_check=False, shape=shape, stride=stride)
         return whole
 
 
@@ -187,11 +185,6 @@ def is_hidden(name: str, parameter: Tensor) -> bool:
     if parameter.ndim < 2 or name.split(".")[0] in ENDS:
         return False
     return min(parameter.shape[0], math.prod(parameter.shape[1:])) > 1
-
-
-def local_parts(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """What this worker has of tensors, without their history, in the same memory."""
-    return [t.to_local().detach() if isinstance(t, DTensor) else t.detach() for t in tensors]
 
 
 def _fill(optimizer: torch.optim.Optimizer) -> None:

@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from distgen.errors import ConfigError
-from distgen.train.optimizer import local_parts
+from distgen.train.parallel import local, total_norm
 
 log = logging.getLogger("distgen")
 
@@ -61,8 +60,8 @@ class Precision:
         """
         gradients = [p.grad for p in parameters if p.grad is not None]
         factor = (1 / count).nan_to_num(posinf=0).float() / (self._sum * self._scale)
-        norm = _norm(gradients) * factor
-        torch._foreach_mul_(local_parts(gradients), factor * (clip_norm / (norm + 1e-6)).clamp(max=1))
+        norm = total_norm(gradients) * factor
+        torch._foreach_mul_([local(g) for g in gradients], factor * (clip_norm / (norm + 1e-6)).clamp(max=1))
         return norm
 
     def skips(self, total: Tensor, norm: Tensor) -> bool:
@@ -116,10 +115,3 @@ def check_precision(asked: str, device: torch.device) -> None:
     if asked == "fp8":
         raise ConfigError(f'{name} cannot multiply "fp8", which takes compute capability 8.9. Use {" or ".join(has)}.')
     log.warning("%s has no multipliers for %s and computes it slowly; it has them for %s", name, asked, ", ".join(has))
-
-
-def _norm(gradients: list[Tensor]) -> Tensor:
-    """Of all of them as one vector, those that are spread over workers whole: the same on every worker."""
-    kinds = ([g for g in gradients if isinstance(g, DTensor)], [g for g in gradients if not isinstance(g, DTensor)])
-    norms = [nn.utils.get_total_norm(some) for some in kinds if some]
-    return nn.utils.get_total_norm([norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms])

@@ -28,8 +28,13 @@ def prepare(model: nn.Module, run: Run) -> None:
     Args:
         model: on its device; its `blocks`, where it has some, are computed again and compiled one by one.
         run: `[train]` says what is done.
+
+    Raises:
+        ConfigError: the device cannot do it.
     """
     if run.train.precision == "fp8":
+        with run.at("train.precision"):
+            check_precision("fp8", next(model.parameters()).device)
         to_float8(model)
     blocks = list(getattr(model, "blocks", [])) or [model]
     if run.train.activation_checkpointing:
@@ -73,10 +78,11 @@ def _expect_compilations(kinds: int) -> None:
     config.fail_on_recompile_limit_hit = True
 
 
-def check(run: Run, objective: Objective, device: torch.device | None) -> None:
+def check(run: Run, objective: Objective, fewest: int, device: torch.device | None) -> None:
     """Find out whether a run can be computed as it asks for.
 
     Args:
+        fewest: workers that there may be.
         device: where; None where that is not known yet.
 
     Raises:
@@ -99,7 +105,7 @@ def check(run: Run, objective: Objective, device: torch.device | None) -> None:
         if not any(_fits_float8(module, name) for name, module in model.named_modules()):
             problem = f"{family} of these sizes has no linear layer but its last whose sizes divide by {_EIGHT_BITS}"
             raise run.error("train.precision", f'"fp8" would change nothing: {problem}. Use "bf16".')
-    _check_micro_batch(run)
+    _check_micro_batch(run, fewest)
     if device is not None:
         with run.at("train.precision"):
             check_precision(train.precision, device)
@@ -107,11 +113,11 @@ def check(run: Run, objective: Objective, device: torch.device | None) -> None:
             raise run.error("train.compile", f"{missing}. Install one, or leave compile out.")
 
 
-def _check_micro_batch(run: Run) -> None:
+def _check_micro_batch(run: Run, fewest: int) -> None:
     asked, cluster = run.train.micro_batch, run.cluster
     if asked is None:
         return
-    if run.data.packed and (asked == "auto" or asked < math.ceil(run.data.batch_size / cluster.fewest)):
+    if run.data.packed and (asked == "auto" or asked < math.ceil(run.data.batch_size / fewest)):
         problem = "rows that hold several samples (data.packed) go through the model together: leave it out"
         raise run.error("train.micro_batch", problem)
     if asked == "auto" and (cluster.parallel != "ddp" or cluster.context > 1):

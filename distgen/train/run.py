@@ -25,10 +25,11 @@ from distgen.config import (
     Train,
     Windows,
     digest,
+    fitting_shards,
     read,
 )
 from distgen.errors import ConfigError
-from distgen.ingest.objects import locate
+from distgen.ingest.objects import Place, locate
 from distgen.loader.loader import GenomeLoader
 from distgen.loader.mixture import MixtureLoader
 from distgen.loader.regions import CONTIGS, MATRIX
@@ -74,6 +75,8 @@ class Run(File):
         """The run as plain data with absolute paths: what DIR/run.toml holds."""
         table = self.model_dump(exclude_none=True, mode="json")
         table["data"] = self._data().model_dump(exclude_none=True, mode="json")
+        if self.train.checkpoints:
+            table["train"]["checkpoints"] = str(self._place(self.train.checkpoints, "train.checkpoints"))
         return table
 
     def write(self, path: Path) -> None:
@@ -81,6 +84,12 @@ class Run(File):
         draft = path.with_suffix(".writing")
         draft.write_text(tomli_w.dumps(self.resolved()))
         draft.replace(path)
+
+    def checkpoints(self, out: Path) -> Place:
+        """Where the checkpoints of a run directory are."""
+        with self.at("train"):
+            given = self.train.checkpoints
+            return locate(self._place(given, "checkpoints")) if given else out / "checkpoints"
 
     def hash(self) -> str:
         """What the run is known by on resume."""
@@ -107,10 +116,12 @@ class Run(File):
             section.pop("source", None)
         return table
 
-    def check(self, device: torch.device | None = None) -> dict[str, Any]:
-        """Find out before anything is written whether store, objective and windows fit each other, and what computes.
+    def check(self, workers: int | None = None, device: torch.device | None = None) -> dict[str, Any]:
+        """Find out before anything is written whether store, objective, windows and workers fit each other, and the device
+        computes what is asked for.
 
         Args:
+            workers: how many there are, where another launcher than `[cluster]` says that.
             device: where it will be trained, if that is known.
 
         Returns:
@@ -121,8 +132,9 @@ class Run(File):
         """
         store = self.open_store()
         objective = self.build_objective(store)
-        prepare.check(self, objective, device)
-        world_size = self.cluster.most
+        fewest, world_size = (workers, workers) if workers else (self.cluster.fewest, self.cluster.most)
+        self._check_shards(fewest, world_size)
+        prepare.check(self, objective, fewest, device)
         loader = self.loader(store, objective, "train", training=True, world_size=world_size)
         with self.at("data"):
             loader.places(0, 0)  # stores of a collection are opened in their turn: the first at least fits
@@ -131,6 +143,26 @@ class Run(File):
         elif self.train.valid_every:
             raise self.error("train.valid_every", f'split "{self.data.split}" of {store.path} has no part "valid"')
         return {"run": self.hash(), "store": self.identity(store, objective)}
+
+    def _check_shards(self, fewest: int, most: int) -> None:
+        """Raise ConfigError: some number of workers makes no groups of `cluster.shards`."""
+        shards = self.cluster.shards
+        if shards is None:
+            return
+        if self.cluster.parallel != "hybrid":
+            raise self.error("cluster.shards", f'is of parallel = "hybrid" only, not of "{self.cluster.parallel}"')
+        if fewest < most:
+            raise self.error(
+                "cluster.shards",
+                f"{fewest} to {most} workers make no groups of {shards} each time: give one number of workers that "
+                f"{shards} divides, or leave cluster.shards out",
+            )
+        if most % shards:
+            raise self.error(
+                "cluster.shards",
+                f"{most} workers make no groups of {shards}: use {' or '.join(map(str, fitting_shards(most)))} shards, "
+                f"or {max(most // shards, 1) * shards} or {(most // shards + 1) * shards} workers",
+            )
 
     def has(self, part: Part, store: Stores) -> bool:
         """Whether the run's split keeps something for a part, in any store; each store of a collection is to have something
@@ -166,6 +198,11 @@ class Run(File):
             folder = Path(data.cache) if data.cache else default_folder() / "shards"
             return open_source(place, ShardCache(folder, int(data.cache_gb * 1e9)))
 
+    def _place(self, given: str, key: str) -> str:
+        """A URI, or a path made absolute."""
+        place = self.expand(given, key)
+        return place if "://" in place else str(self.resolve(given, key))
+
     def _data(self) -> Data:
         """[data] with the paths of all files made absolute."""
 
@@ -176,9 +213,8 @@ class Run(File):
             return section.model_copy(update={"source": str(self.resolve(source, key))})
 
         data = self.data
-        store = self.expand(data.store, "data.store")
         absolute = {
-            "store": store if "://" in store else str(self.resolve(data.store, "data.store")),
+            "store": self._place(data.store, "data.store"),
             "cache": data.cache and str(self.resolve(data.cache, "data.cache")),
             "regions": data.regions and found(data.regions, "data.regions.source"),
             "pool": tuple(found(pool, f"data.pool.{number}.source") for number, pool in enumerate(data.pool)),

@@ -6,9 +6,13 @@ import math
 from typing import Any
 
 import torch
+from torch import nn
 
 from distgen import models
 from distgen.train.checkpoint import Checkpoints
+from distgen.train.clock import Clock
+from distgen.train.context import share_windows
+from distgen.train.flops import Flops, peak_flops
 from distgen.train.micro_batch import micro_batch
 from distgen.train.optimizer import Updater
 from distgen.train.parallel import Worker, broadcast_parameters, parallelize
@@ -32,22 +36,24 @@ def train(run: Run, worker: Worker) -> None:
         PreemptedError: a worker was asked to leave; what was trained is kept.
     """
     state = start_or_resume(run, worker)
-    for batch in state.batches():
-        state.saw(train_step(state.learner, batch, state.step, state.clock, leaving=worker.leaving()), batch)
-        if state.due(run.log.every):
-            state.log()
-        better = state.due(run.train.valid_every) and state.validate()
-        if better or state.due(run.train.checkpoint_every) or state.ends:
-            state.save()
-    state.close()
+    with state.told():
+        for batch in state.batches():
+            state.saw(train_step(state.learner, batch, state.step, state.clock, leaving=worker.leaving()), batch)
+            if state.due(run.log.every):
+                state.log()
+            better = state.due(run.train.valid_every) and state.validate()
+            if better or state.due(run.train.checkpoint_every) or state.ends:
+                state.save()
+        state.close()
 
 
 def start_or_resume(run: Run, worker: Worker) -> State:
     """Everything as it was at the newest checkpoint of this run, or new."""
     settle(run)
     store = run.open_store()
-    objective = run.build_objective(store)
-    ranks: dict[str, Any] = {"rank": worker.rank, "world_size": worker.world_size, "device": worker.device}
+    context = share_windows(worker)
+    objective = run.build_objective(store, context)
+    ranks: dict[str, Any] = {"rank": worker.data_rank, "world_size": worker.data_size, "device": worker.device}
     loader = run.loader(store, objective, "train", training=True, **ranks)
     valid = run.loader(store, objective, "valid", **ranks) if run.has("valid", store) else None
     steps = run.train.steps or loader.plan.steps(run.train.epochs or 0)
@@ -57,12 +63,13 @@ def start_or_resume(run: Run, worker: Worker) -> State:
         found.expect(run=run.hash(), store=run.identity(store, objective))
 
     torch.manual_seed(run.data.seed)
-    model = models.build(run.model, objective.in_channels, objective.out_channels).to(worker.device)
+    model = models.build(run.model, objective.in_channels, objective.out_channels, context).to(worker.device)
     broadcast_parameters(model)
+    clock = _clock(run, worker, model, objective.in_channels)
     prepare(model, run)
     dtype = run.precision(worker.device)
     precision = Precision(dtype, worker.device, run.data.batch_size * (run.data.window or 1))
-    rows = math.ceil(run.data.batch_size / worker.world_size)
+    rows = math.ceil(run.data.batch_size / worker.data_size)
     at_once = micro_batch(run, worker, model, objective, precision, loader, rows, found)
     parallel = parallelize(model, worker, run.cluster, deterministic=run.train.deterministic, dtype=dtype)
     learner = Learner(
@@ -76,7 +83,16 @@ def start_or_resume(run: Run, worker: Worker) -> State:
         run.optimizer.clip_norm,
         (run.data.seed, worker.rank),
     )
-    state = State(run, worker, store, learner, loader, valid, kept, steps)
+    state = State(run, worker, store, learner, loader, valid, kept, steps, clock)
     if found:
         state.load(found)
     return state
+
+
+def _clock(run: Run, worker: Worker, model: nn.Module, in_channels: int) -> Clock:
+    """Of rank 0, which makes the records, one that knows how busy the devices are, if anybody knows what they can do."""
+    dtype = run.precision(worker.device)
+    peak = peak_flops(worker.device, dtype, run.log.peak_tflops) if worker.leads else None
+    if peak is None:
+        return Clock(worker.device)
+    return Clock(worker.device, Flops(model, in_channels), peak * worker.world_size)

@@ -27,6 +27,7 @@ TIMEOUTS = {
     "worker_start": 120.0,  # all training workers placed and running
     "process_group": 300.0,  # one collective operation between training workers
     "step": 900.0,  # one step of training and its batch; then a worker says where it stands, and ends
+    "checkpoint": 1800.0,  # all workers' parts of a checkpoint are written, and agreed on
     "next_batch": 300.0,  # the loader's thread has a batch ready
     "haplotypes": 3600.0,  # another process takes the haplotypes of a large panel out of its genotypes
     "remote_host": 20.0,  # the host of a remote source can be reached

@@ -36,7 +36,8 @@ def launch(run: Run, out: Path, show: Show) -> None:
         TrainError: Ray did not start, or a worker failed more often than `cluster.max_failures`.
     """
     torchrun = "TORCHELASTIC_RUN_ID" in os.environ
-    ids, found = run.check(int(os.environ["WORLD_SIZE"]) if torchrun else None), newest(out / "checkpoints")
+    ids = run.check(int(os.environ["WORLD_SIZE"]) if torchrun else None)
+    found = newest(run.checkpoints(out), deep=False)
     if found:
         try:
             found.expect(**ids)

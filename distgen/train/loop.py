@@ -67,7 +67,7 @@ def start_or_resume(run: Run, worker: Worker) -> State:
         math.ceil(rows / micro_batch),
         run.optimizer.clip_norm,
     )
-    kept = Checkpoints(worker.out / "checkpoints", worker, keep=run.train.keep, keep_best=run.train.keep_best)
+    kept = Checkpoints(run.checkpoints(worker.out), worker, keep=run.train.keep, keep_best=run.train.keep_best)
     state = State(run, worker, store, learner, loader, valid, kept, steps)
     if found := kept.newest():
         found.expect(run=run.hash(), store=run.identity(store, objective))

@@ -29,7 +29,7 @@ from distgen.config import (
     read,
 )
 from distgen.errors import ConfigError
-from distgen.ingest.objects import locate
+from distgen.ingest.objects import Place, locate
 from distgen.loader.loader import GenomeLoader
 from distgen.loader.mixture import MixtureLoader
 from distgen.loader.regions import CONTIGS, MATRIX
@@ -73,6 +73,8 @@ class Run(File):
         """The run as plain data with absolute paths: what DIR/run.toml holds."""
         table = self.model_dump(exclude_none=True, mode="json")
         table["data"] = self._data().model_dump(exclude_none=True, mode="json")
+        if self.train.checkpoints:
+            table["train"]["checkpoints"] = str(self._place(self.train.checkpoints, "train.checkpoints"))
         return table
 
     def write(self, path: Path) -> None:
@@ -80,6 +82,12 @@ class Run(File):
         draft = path.with_suffix(".writing")
         draft.write_text(tomli_w.dumps(self.resolved()))
         draft.replace(path)
+
+    def checkpoints(self, out: Path) -> Place:
+        """Where the checkpoints of a run directory are."""
+        with self.at("train"):
+            given = self.train.checkpoints
+            return locate(self._place(given, "checkpoints")) if given else out / "checkpoints"
 
     def hash(self) -> str:
         """What the run is known by on resume."""
@@ -185,6 +193,11 @@ class Run(File):
             folder = Path(data.cache) if data.cache else default_folder() / "shards"
             return open_source(place, ShardCache(folder, int(data.cache_gb * 1e9)))
 
+    def _place(self, given: str, key: str) -> str:
+        """A URI, or a path made absolute."""
+        place = self.expand(given, key)
+        return place if "://" in place else str(self.resolve(given, key))
+
     def _data(self) -> Data:
         """[data] with the paths of all files made absolute."""
 
@@ -195,9 +208,8 @@ class Run(File):
             return section.model_copy(update={"source": str(self.resolve(source, key))})
 
         data = self.data
-        store = self.expand(data.store, "data.store")
         absolute = {
-            "store": store if "://" in store else str(self.resolve(data.store, "data.store")),
+            "store": self._place(data.store, "data.store"),
             "cache": data.cache and str(self.resolve(data.cache, "data.cache")),
             "regions": data.regions and found(data.regions, "data.regions.source"),
             "pool": tuple(found(pool, f"data.pool.{number}.source") for number, pool in enumerate(data.pool)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import socket
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -57,6 +58,8 @@ class Sharded(Parallel):
             model, "set_reduce_scatter_unused_params"
         ):  # newer torch: a layer may be skipped on some workers only
             model.set_reduce_scatter_unused_params(True)
+        # Of the logits, which no objective changes in place.
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
         self._root = model
         super().__init__(model)
 

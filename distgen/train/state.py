@@ -24,6 +24,7 @@ from distgen.train.parallel import Worker
 from distgen.train.records import Records
 from distgen.train.run import Run, Stores
 from distgen.train.step import Learner
+from distgen.train.watch import Watch
 
 _LAG = 8  # steps until what came out of one is looked at, so that no step waits for a device to have done it
 
@@ -55,6 +56,7 @@ class State:
     ):
         self.run, self.worker, self.learner, self.loader, self.steps = run, worker, learner, loader, steps
         self.clock, self.step, self.leaves = Clock(), 0, False
+        self._watch = Watch(worker.out, worker.rank)
         self._store, self._valid, self._kept = store, valid, kept
         self._records = Records(worker.out, worker.show)
         self._best, self._best_step = math.inf, 0
@@ -66,11 +68,13 @@ class State:
         """The batches still to be trained on, epochs on end; fewer if training ends early."""
         if self.worker.leads:
             self._records.begin(self.step)
-        while self.step < self.steps and not self.leaves:
-            for batch in self.clock.waiting(self.loader):
-                yield batch
-                if self.step == self.steps or self.leaves:
-                    break
+        with self._watch.watching():
+            while self.step < self.steps and not self.leaves:
+                for batch in self.clock.waiting(self.loader):
+                    self._watch.moved()
+                    yield batch
+                    if self.step == self.steps or self.leaves:
+                        break
 
     def saw(self, sums: Tensor, batch: Batch) -> None:
         """Count a step; nothing waits for the device here.
@@ -134,7 +138,7 @@ class State:
         """Measure the whole validation part, if there is one, all ranks together; is this the best so far?"""
         if self._valid is None:
             return False
-        with self.clock.paused():
+        with self.clock.paused(), self._watch.paused():
             values = measure(
                 self.learner.parallel.model, self.learner.objective, self._valid, self.learner.precision.dtype
             )
@@ -150,7 +154,7 @@ class State:
         """Keep a checkpoint; without validation the newest is the best."""
         self._look(until=self.step)
         kernels.check(self.worker.device)
-        with self.clock.paused():
+        with self.clock.paused(), self._watch.paused():
             self._report()
             state = {
                 "step": self.step,

@@ -19,7 +19,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from distgen.config import TIMEOUTS, fitting_shards
 from distgen.errors import ConfigError
-from distgen.train.parallel import Parallel, Worker, refuse_batch_statistics
+from distgen.train.parallel import Parallel, Worker
 
 
 class Sharded(Parallel):
@@ -37,11 +37,10 @@ class Sharded(Parallel):
         dtype: what goes through the model; gradients are summed in float32.
 
     Raises:
-        ConfigError: the workers of the nodes make no groups of one size; a layer's statistics are those of a worker's rows.
+        ConfigError: the workers of the nodes make no groups of one size.
     """
 
     def __init__(self, model: nn.Module, worker: Worker, shards: int | None, dtype: torch.dtype):
-        refuse_batch_statistics(model)
         for parameter in model.parameters():
             parameter.data = parameter.data.contiguous()  # FSDP takes no channels-last weights
         mesh = _mesh(worker, shards)
@@ -72,8 +71,7 @@ class Sharded(Parallel):
 
     def reduce(self, sums: Tensor) -> Tensor:
         self._gradients()
-        dist.all_reduce(sums)
-        return sums
+        return self._agree(sums)
 
 
 def _mesh(worker: Worker, shards: int | None) -> DeviceMesh:

@@ -34,9 +34,13 @@ from distgen.loader.loader import GenomeLoader
 from distgen.loader.mixture import MixtureLoader
 from distgen.loader.regions import CONTIGS, MATRIX
 from distgen.loader.source import Source, open_source, parts
+from distgen.models.context import Context
 from distgen.objectives import Objective
 from distgen.store.cache import ShardCache, default_folder
 from distgen.store.collection import Collection, is_index, open_collection
+from distgen.train.context import check_windows, check_workers
+from distgen.train.model import Schema
+from distgen.train.sinks import missing
 
 Part = Literal["train", "valid", "test"]
 T = TypeVar("T", Pool, Regions)
@@ -73,6 +77,8 @@ class Run(File):
         """The run as plain data with absolute paths: what DIR/run.toml holds."""
         table = self.model_dump(exclude_none=True, mode="json")
         table["data"] = self._data().model_dump(exclude_none=True, mode="json")
+        if self.finetune.init_from:
+            table["finetune"]["init_from"] = str(self.resolve(self.finetune.init_from, "finetune.init_from"))
         if self.train.checkpoints:
             table["train"]["checkpoints"] = str(self._place(self.train.checkpoints, "train.checkpoints"))
         return table
@@ -114,11 +120,12 @@ class Run(File):
             section.pop("source", None)
         return table
 
-    def check(self, workers: int | None = None) -> dict[str, Any]:
-        """Find out before anything is written whether store, objective, windows and workers fit each other.
+    def check(self, workers: int | None = None, *, begins: bool = True) -> dict[str, Any]:
+        """Find out before anything is written whether store, objective, model, windows and workers fit each other.
 
         Args:
             workers: how many there are, where another launcher than `[cluster]` says that.
+            begins: there is no checkpoint to go on from: what the training begins with must be there.
 
         Returns:
             What a checkpoint to go on from must have: the hash of the run, and the content ids of what it reads.
@@ -126,17 +133,29 @@ class Run(File):
         Raises:
             ConfigError, StoreError: the file, key and what would fit.
         """
+        if absent := missing(self.log.to):
+            raise self.error("log.to", absent)
         store = self.open_store()
         objective = self.build_objective(store)
-        fewest, world_size = (workers, workers) if workers else (self.cluster.fewest, self.cluster.most)
-        self._check_shards(fewest, world_size)
+        self._check_shards(workers or self.cluster.fewest, workers or self.cluster.most)
+        with self.at("cluster"):
+            world_size = check_workers(self.cluster, workers)
         loader = self.loader(store, objective, "train", training=True, world_size=world_size)
         with self.at("data"):
             loader.places(0, 0)  # stores of a collection are opened in their turn: the first at least fits
+            check_windows(loader.lengths, self.model.multiple, objective.bin_bp, self.cluster.context)
+        steps = self.train.steps or loader.plan.steps(self.train.epochs or 0)
+        if self.log.profile and self.log.profile[1] > steps:
+            raise self.error("log.profile", f"there is no step {self.log.profile[1]:,} to trace: the last is {steps:,}")
         if self.has("valid", store):
-            self.loader(store, objective, "valid", world_size=world_size)
+            for part in ("valid", "train") if self.log.gap_batches else ("valid",):
+                self.loader(store, objective, part, world_size=world_size)
         elif self.train.valid_every:
             raise self.error("train.valid_every", f'split "{self.data.split}" of {store.path} has no part "valid"')
+        if self.finetune != Finetune():
+            from distgen.train.finetune import check  # which reads runs
+
+            check(self, Schema.of(objective), begins=begins)
         return {"run": self.hash(), "store": self.identity(store, objective)}
 
     def _check_shards(self, fewest: int, most: int) -> None:
@@ -171,13 +190,13 @@ class Run(File):
         """What the stores are known by: of one, content ids of the arrays and the split that this run uses."""
         return store.identity(self.data.split, objective.tracks)
 
-    def build_objective(self, store: Stores) -> Objective:
+    def build_objective(self, store: Stores, context: Context | None = None) -> Objective:
         """The objective on the tracks of the stores; see `distgen.objectives.build`."""
         if self.data.inputs:
             problem = "a GenomeLoader serves them, but no model that a run can name takes any. Leave them out."
             raise self.error("data.inputs", problem)
         with self.at("objective.track"):
-            return objectives.build(self.objective, store)
+            return objectives.build(self.objective, store, context)
 
     def open_store(self) -> Stores:
         """The store this run trains on, the export of one, or a collection.

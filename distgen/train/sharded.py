@@ -19,7 +19,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from distgen.config import TIMEOUTS, fitting_shards
 from distgen.errors import ConfigError
-from distgen.train.parallel import Parallel, Worker
+from distgen.train.parallel import Parallel
+from distgen.train.worker import Worker
 
 
 class Sharded(Parallel):

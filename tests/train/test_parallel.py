@@ -1,7 +1,7 @@
 import contextlib
-import copy
 import math
 import socket
+from dataclasses import replace
 from unittest import mock
 
 import pytest
@@ -11,9 +11,10 @@ from torch import nn
 from distgen.config import Cluster
 from distgen.errors import ConfigError, PreemptedError, TrainError
 from distgen.train import loop
-from distgen.train.parallel import Overlapped, Replicated, Worker, broadcast_parameters, local, parallelize, total_norm
+from distgen.train.parallel import Overlapped, Replicated, broadcast_parameters, local, parallelize, total_norm
 from distgen.train.run import Run
 from distgen.train.sharded import Sharded
+from distgen.train.worker import Worker
 from tests.conftest import fit, weights
 from tests.train.ranks import on_ranks
 
@@ -207,8 +208,6 @@ def test_the_workers_of_a_node_hold_a_model_together(tmp_path):
 def leg(worker, file, overrides, until):
     """Train on, as far as a step; the samples of this worker and the losses of all."""
     samples, losses = [], []
-    worker = copy.copy(worker)
-    object.__setattr__(worker, "leaving", lambda: losses_end(losses, until))
 
     def spy(learner, batch, step, clock, **given):
         sums = step_taken(learner, batch, step, clock, **given)
@@ -217,14 +216,10 @@ def leg(worker, file, overrides, until):
         return sums
 
     step_taken = loop.train_step
-    with mock.patch.object(loop, "train_step", spy), mock.patch.object(loop, "parallelize", overlapped):
-        with contextlib.suppress(PreemptedError):
-            loop.train(Run.read(file, overrides), worker)
+    patched = mock.patch.multiple(loop, train_step=spy, parallelize=overlapped)
+    with patched, contextlib.suppress(PreemptedError):
+        loop.train(Run.read(file, overrides), replace(worker, leaving=lambda: len(losses) + 1 >= until))
     return samples, losses
-
-
-def losses_end(losses, until):
-    return len(losses) + 1 >= until
 
 
 def test_a_run_goes_on_with_other_workers_and_kinds_as_one_process(run_file, tmp_path):

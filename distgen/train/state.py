@@ -30,6 +30,7 @@ from distgen.train.profile import Profile
 from distgen.train.records import Records, memory
 from distgen.train.run import Run, Stores
 from distgen.train.step import Learner
+from distgen.train.watch import Watch
 from distgen.train.worker import Worker
 
 log = logging.getLogger("distgen")
@@ -66,6 +67,7 @@ class State:
     ):
         self.run, self.worker, self.learner, self.loader, self.steps = run, worker, learner, loader, steps
         self.clock, self.step, self.leaves, self.worse = clock, 0, False, 0
+        self._watch = Watch(worker.out, worker.rank)
         self._store, self._valid, self._kept = store, valid, kept
         self._records = worker.records or Records(worker.out, worker.show, run)
         self._profile = Profile(worker.out / "profile", run.log.profile if worker.leads else None, clock)
@@ -88,11 +90,13 @@ class State:
         if self.worker.leads:
             self._records.begin(self.step)
         self._profile.at(self.step)
-        while not self.ends:
-            for batch in self.clock.waiting(self.loader):
-                yield batch
-                if self.ends:
-                    break
+        with self._watch.watching():
+            while not self.ends:
+                for batch in self.clock.waiting(self.loader):
+                    self._watch.moved()
+                    yield batch
+                    if self.ends:
+                        break
 
     def saw(self, sums: Tensor, batch: Batch) -> None:
         """Count a step; nothing waits for the device here.
@@ -172,7 +176,7 @@ class State:
         """Measure the whole validation part, if there is one, all ranks together; is this the best so far?"""
         if self._valid is None:
             return False
-        with self.clock.paused(), self.learner.updater.averaged():
+        with self.clock.paused(), self._watch.paused(), self.learner.updater.averaged():
             values = self._measure(self._valid)
             seen = self._measure(self._sample) if self._sample else None
         loss = values["loss"]
@@ -204,7 +208,7 @@ class State:
         """Keep a checkpoint; without validation the newest is the best."""
         self._look(until=self.step)
         kernels.check(self.worker.device)
-        with self.clock.paused():
+        with self.clock.paused(), self._watch.paused():
             self._report()
             state = {
                 "step": self.step,

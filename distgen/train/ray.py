@@ -191,7 +191,7 @@ class _Policy(ControllerCallback, WorkerGroupCallback):
 
     def __init__(self, desk: Any, each: dict[str, float], fewest: int, placement: str, most: int):
         self._desk, self._each, self._fewest, self._placement = desk, each, fewest, placement
-        self._most, self._failures = most, 0
+        self._most, self._failures, self._start = most, 0, TIMEOUTS["worker_start"]
         self._since: float | None = None
 
     def after_worker_group_poll_status(self, worker_group_status: Any) -> None:
@@ -199,7 +199,7 @@ class _Policy(ControllerCallback, WorkerGroupCallback):
         for error in worker_group_status.errors.values():
             if isinstance(error, PreemptedError) and drained is not None:
                 raise PreemptionError(drained)  # what was trained is kept: start again on other nodes
-            if isinstance(error, DistgenError) and (isinstance(error, PreemptedError) or not error.passing):
+            if isinstance(error, PreemptedError) or (isinstance(error, DistgenError) and not error.passing):
                 raise error
 
     def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
@@ -211,12 +211,11 @@ class _Policy(ControllerCallback, WorkerGroupCallback):
             return
         if self._since is None:
             self._since = time.monotonic()
-        if time.monotonic() - self._since > TIMEOUTS["worker_start"]:
+        if time.monotonic() - self._since > self._start:
+            wanted = cluster.asked(self._each, self._fewest, self._placement)
             last = getattr(current_state, "training_failed_error", None)
-            raise TrainError(
-                f"no workers could be started in {TIMEOUTS['worker_start']:.0f} s. Asked are "
-                f"{cluster.asked(self._each, self._fewest, self._placement)}{f' (Ray: {_line(last)})' if last else ''}"
-            )
+            reason = f". Ray says: {_line(last)}" if last is not None else ""
+            raise LostError(f"no workers could be started in {self._start:.0f} s: {wanted}{reason}")
         if type(previous_state) is type(current_state):
             time.sleep(_POLL)  # an elastic training looks for room without a pause
 
@@ -230,19 +229,17 @@ class _Policy(ControllerCallback, WorkerGroupCallback):
 
 
 def _worker(run: Run, out: Path, mark: Path, desk: Any) -> None:
-    context = ray.train.get_context()
-    rank = context.get_world_rank()
     if run.train.checkpoints is None and not mark.exists():
         raise ConfigError(
             f"the worker on {socket.gethostname()} does not see {out} of the machine where the training was started: "
             "checkpoints need a folder that all nodes share (--out), or an object store (train.checkpoints)"
         )
-    sent = _Sent(desk)
-    with _listening(desk, rank) as leaving:
+    context, sent = ray.train.get_context(), _Sent(desk)
+    with _listening(desk, context.get_world_rank()) as leaving:
         train(
             run,
             Worker(
-                rank=rank,
+                rank=context.get_world_rank(),
                 world_size=context.get_world_size(),
                 device=get_device(),
                 out=out,

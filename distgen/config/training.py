@@ -88,7 +88,8 @@ class Cluster(Section):
     what else `resources` names; `accelerator` is the kind of GPU, such as "A100", and `placement` how workers are spread
     over nodes. `address` is that of a Ray cluster, else RAY_ADDRESS; without either one starts on this machine.
     `parallel` says whether each worker holds the whole model (`ddp`), a shard of it (`fsdp`), or whether every `shards`
-    workers hold it together (`hybrid`); `context` workers share each window. `max_failures` is how often workers that died
+    workers, next to each other by rank, hold it together (`hybrid`; those of a node if it is not said); `context` workers
+    share each window. `max_failures` is how often workers that died
     are started again, `restarts` how often the process that started them is.
     """
 
@@ -129,6 +130,11 @@ class Restarted(File, extra="ignore"):
     """What of a run says how often its process is started again."""
 
     cluster: Cluster = Cluster()
+
+
+def fitting_shards(workers: int) -> list[int]:
+    """How many workers may hold a model together, for each copy to be held by as many."""
+    return [shards for shards in range(1, workers + 1) if workers % shards == 0]
 
 
 class Log(Section):

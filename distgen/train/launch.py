@@ -37,7 +37,9 @@ def launch(run: Run, out: Path, show: Show) -> None:
         TrainError: Ray did not start, or a worker failed more often than `cluster.max_failures`.
         PreemptedError: the process was asked to leave (SIGTERM, SIGUSR1); what was trained is kept.
     """
-    ids, found = run.check(), newest(out / "checkpoints")
+    torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    ids = run.check(int(os.environ["WORLD_SIZE"]) if torchrun else None)
+    found = newest(run.checkpoints(out), deep=False)
     if found:
         try:
             found.expect(**ids)
@@ -45,7 +47,7 @@ def launch(run: Run, out: Path, show: Show) -> None:
             if differ := run.differences(out / "run.toml"):
                 error.add_note(f"What differs: {'; '.join(differ)}. Leave it as it was, or give another --out")
             raise
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    if torchrun:
         _under_torchrun(run, out, show)
     elif run.cluster.workers == 0:
         _begin(run, out)
@@ -69,7 +71,8 @@ def _under_torchrun(run: Run, out: Path, show: Show) -> None:
     dist.init_process_group(timeout=timedelta(seconds=TIMEOUTS["process_group"]))
     try:
         with asked_to_leave() as leaving:
-            worker = Worker(dist.get_rank(), dist.get_world_size(), device, out, show, leaving=leaving)
+            context = run.cluster.context
+            worker = Worker(dist.get_rank(), dist.get_world_size(), device, out, show, leaving=leaving, context=context)
             if worker.leads:
                 _begin(run, out)
             dist.barrier()

@@ -246,6 +246,7 @@ def _worker(run: Run, out: Path, mark: Path, desk: Any) -> None:
                 report=_report,
                 leaving=leaving,
                 records=sent,
+                context=run.cluster.context,
             ),
         )
     sent.flush()

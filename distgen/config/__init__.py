@@ -37,6 +37,7 @@ TIMEOUTS = {
     "remote_read": 30.0,  # a remote source or store sends its next bytes
     "remote_write": 600.0,  # an object of up to 64 MiB (tar shards: as large as asked for) is sent and acknowledged
     "remote_retry": 120.0,  # a request for a remote source or store that fails is made again
+    "told": 30.0,  # TensorBoard, MLflow or W&B take the last records of a training that ends
     "cached_shard": 600.0,  # another process fetches a shard into the cache, or makes room there
 }
 

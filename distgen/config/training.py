@@ -138,8 +138,22 @@ def fitting_shards(workers: int) -> list[int]:
 
 
 class Log(Section):
-    """A record goes to metrics.jsonl `every` so many steps, and to other places; `profile` traces steps [first, last]."""
+    """What is told of a training, how often, and to whom.
+
+    A record goes to metrics.jsonl `every` so many steps, and `to` other places: MLflow and W&B by what their own environment
+    variables say. `profile` traces steps [first, last] of rank 0 to DIR/profile. `gap_batches` of the training part are
+    measured at every validation, as validation is, to tell over- from underfitting; 0 spares that. `peak_tflops` is what a
+    device can do, for MFU: by default that of its data sheet, where distgen knows it; "measure" multiplies large matrices.
+    """
 
     every: Positive = 10
     to: Annotated[tuple[Literal["tensorboard", "mlflow", "wandb"], ...], Field(strict=False)] = ()
     profile: Sizes | None = None
+    gap_batches: NotNegative = 16
+    peak_tflops: Finite | Literal["measure"] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Log:
+        if self.profile and self.profile[0] > self.profile[1]:
+            raise ValueError(f"profile is [first, last] step, not {list(self.profile)}")
+        return self

@@ -89,12 +89,14 @@ def train_on_ray(run: Run, out: Path, show: Show, begin: Callable[[], None]) -> 
             callbacks=[policy],
         ),
     )
-    driver = _Driver(desk, Records(out, show))
+    records = Records(out, show, run)
+    driver = _Driver(desk, records)
     try:
         driver.fit(trainer)
     except (RayError, TrainingFailedError) as error:
         raise _explained(error) from error
     finally:
+        records.end("failed")  # unless the workers said how it ended
         shutil.rmtree(scratch, ignore_errors=True)
         if new and not driver.began:  # no worker ever trained: nothing is left half-written
             shutil.rmtree(out)
@@ -178,6 +180,8 @@ class _Driver:
                 self._records.begin(value)
             elif kind == "record":
                 self._records.add(value)
+            elif kind == "end":
+                self._records.end(value)
             else:
                 log.warning("%s", value)
 
@@ -249,7 +253,6 @@ def _worker(run: Run, out: Path, mark: Path, desk: Any) -> None:
                 context=run.cluster.context,
             ),
         )
-    sent.flush()
 
 
 def _report(path: str, record: dict[str, Any]) -> None:
@@ -262,20 +265,19 @@ class _Sent:
     """Records on their way to the driver."""
 
     def __init__(self, desk: Any):
-        self._desk, self._writer, self._last = desk, uuid.uuid4().hex, None
+        self._desk, self._writer = desk, uuid.uuid4().hex
 
     def begin(self, step: int) -> None:
         """See `Told`."""
-        self._last = self._desk.tell.remote("begin", step, self._writer)
+        self._desk.tell.remote("begin", step, self._writer)
 
     def add(self, record: dict[str, Any]) -> None:
         """See `Told`."""
-        self._last = self._desk.tell.remote("record", record, self._writer)
+        self._desk.tell.remote("record", record, self._writer)
 
-    def flush(self) -> None:
-        """Return when all have arrived: calls of one worker are carried out in their order."""
-        if self._last is not None:
-            ray.get(self._last, timeout=TIMEOUTS["desk"])
+    def end(self, status: str) -> None:
+        """See `Told`. Returns when all have arrived: calls of one worker are carried out in their order."""
+        ray.get(self._desk.tell.remote("end", status, self._writer), timeout=TIMEOUTS["desk"])
 
 
 @contextmanager

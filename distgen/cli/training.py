@@ -35,12 +35,19 @@ def train(
     ] = None,
     ray_address: RayAddress = "",
     resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint of the run directory.")] = False,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="Begin with the weights of a run directory, a checkpoint or an export.", parser=local, metavar="DIR"
+        ),
+    ] = None,
 ) -> None:
     """Train what a run file describes.
 
     SIGTERM or SIGUSR1: a checkpoint is kept, and the exit status is 75; --resume goes on from there.
     """
     asked = [*(overrides or []), *_cluster(workers, ray_address)]
+    asked += [] if init_from is None else [f"finetune.init_from={json.dumps(str(init_from.absolute()))}"]
     if most := watch.restarts(run, asked):
         options = [*(["--out", str(out)] if out else []), *["--resume"] * resume]
         options += ["--debug"] * logging.getLogger("distgen").isEnabledFor(logging.INFO)
@@ -99,6 +106,31 @@ def evaluate(
                 f"The network loses to the baseline {name}: {found['metrics']['bits_per_base']:.4f} against {bits:.4f} bits."
             )
     _say_paths(folder, page)
+
+
+@app.command("export-weights")
+def export_weights(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="A run directory, or one of its checkpoints.", show_default=False, parser=local, metavar="DIR"
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="A new folder.", show_default=False, parser=local, metavar="DIR")],
+    trained: Annotated[
+        bool, typer.Option("--trained", help="The trained weights, also where averaged ones are kept.")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Write a trained model as model.safetensors and config.json."""
+    from distgen.train.weights import export_weights
+
+    config = export_weights(checkpoint, out, averaged=not trained)
+    if json_:
+        typer.echo(json.dumps(config))
+        return
+    kind = "averaged" if config["averaged"] else "trained"
+    typer.echo(f"{out}: the {kind} weights of {config['name']} after step {config['step']:,}")
 
 
 @app.command()

@@ -7,8 +7,6 @@ from typing import Literal, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import MeanMetric
-from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision
 
 from distgen import kernels
 from distgen.config import Section
@@ -35,6 +33,7 @@ class Tracked(Protocol):
 class BaseClasses:
     """Four input channels (one-hot), one output per class."""
 
+    inputs: tuple[str, ...] = ("A", "C", "G", "T")
     in_channels = 4
 
     def __init__(self, config: BaseClassesConfig, store: Tracked, context: Context | None = None):
@@ -43,7 +42,7 @@ class BaseClasses:
         if not track.is_classes:
             raise ConfigError(f'track "{track.name}" holds signals, not classes: "base_classes" cannot learn them')
         self.tracks: tuple[str, ...] = (track.name,)
-        self.classes = track.columns
+        self.outputs = track.columns
         self.out_channels = len(track.columns)
         self.bin_bp, self._context = track.bin_bp, context
 
@@ -66,7 +65,7 @@ class BaseClasses:
         ), valid.sum() * self.out_channels
 
     def metrics(self, device: torch.device) -> BaseClassesMetrics:
-        return BaseClassesMetrics(self.classes, self.bin_bp, device)
+        return BaseClassesMetrics(self.outputs, self.bin_bp, device)
 
 
 class BaseClassesMetrics:
@@ -74,6 +73,10 @@ class BaseClassesMetrics:
 
     def __init__(self, classes: tuple[str, ...], bin_bp: int, device: torch.device):
         self._bin_bp = bin_bp
+        # Imported where a metric is wanted: it takes as long as importing torch does, and the first step waits for neither.
+        from torchmetrics import MeanMetric
+        from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision
+
         self._loss = MeanMetric().to(device)
         self._auroc = {name: BinaryAUROC().to(device) for name in (*classes, "neither")}
         self._auprc = {name: BinaryAveragePrecision().to(device) for name in (*classes, "neither")}

@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -23,12 +23,13 @@ from distgen.loader.mixture import MixtureLoader
 from distgen.loader.sampled import Sampled
 from distgen.train.checkpoint import Checkpoint, Checkpoints
 from distgen.train.clock import Clock
+from distgen.train.model import Schema
 from distgen.train.optimizer import learning_rate
-from distgen.train.parallel import Worker
 from distgen.train.profile import Profile
 from distgen.train.records import Records, memory
 from distgen.train.run import Run, Stores
 from distgen.train.step import Learner
+from distgen.train.worker import Worker
 
 _LAG = 8  # steps until what came out of one is looked at, so that no step waits for a device to have done it
 
@@ -186,6 +187,7 @@ class State:
                 "step": self.step,
                 "run": self.run.hash(),
                 "store": self.run.identity(self._store, self.learner.objective),
+                "schema": asdict(Schema.of(self.learner.objective)),
                 "loader": self.loader.state_dict(),
                 "best": None if math.isinf(self._best) else self._best,
                 "best_step": self._best_step,

@@ -8,8 +8,13 @@ import sys
 import time
 
 import pytest
+import ray
 import torch
+from ray.cluster_utils import Cluster
 
+from distgen.errors import PreemptedError
+from distgen.train.launch import launch
+from distgen.train.run import Run
 from tests.conftest import weights
 from tests.faults.test_restarts import records
 
@@ -42,13 +47,18 @@ def undisturbed(run_file, tmp_path):
     return weights(tmp_path / "whole")
 
 
-def killed(process, name, out, count):
-    """SIGKILL to one of Ray's processes when there are so many records."""
+def wait_for(count, process, out):
+    """Until there are so many records."""
     deadline = time.monotonic() + 150
     while records(out) < count:
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def killed(process, name, out, count):
+    """SIGKILL to one of Ray's processes when there are so many records."""
+    wait_for(count, process, out)
     os.kill(of(name, process.pid)[-1], signal.SIGKILL)
 
 
@@ -89,3 +99,61 @@ def test_a_controller_or_a_driver_that_is_killed_is_started_again(run_file, tmp_
     assert process.returncode == 0, said
     assert "it is started again (1 of 1)" in said
     same(whole, tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_a_node_that_is_taken_away_is_left_with_a_checkpoint(run_file, tmp_path):
+    """Ray is told that a node goes: the workers keep a checkpoint, and go on where there is room."""
+    whole = undisturbed(run_file, tmp_path)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        for _ in range(2):
+            cluster.add_node(num_cpus=1)
+        asks = ["--workers", "2", "--ray-address", cluster.address, "cluster.placement=STRICT_SPREAD"]
+        process = train(run_file, *LONG, *asks, "cluster.max_failures=0", "--out", "out", cwd=tmp_path)
+        wait_for(60, process, tmp_path / "out")
+        raylets = {node.node_id: node.all_processes["raylet"][0].process.pid for node in cluster.worker_nodes}
+        leaves = next(name for name, raylet in raylets.items() if of("ray::RayTrainWorker", raylet))
+        command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", cluster.address]
+        command += ["--node-id", leaves, "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "taken away"]
+        subprocess.run([*command, "--deadline-remaining-seconds", "120"], check=True, capture_output=True, timeout=60)
+        said = process.communicate(timeout=280)[1]
+        assert process.returncode == 0, said
+        assert "a node is taken away, and what was trained is kept" in said
+        same(whole, tmp_path / "out")
+    finally:
+        cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_an_elastic_training_takes_in_a_node_that_comes_and_no_step_is_taken_twice(
+    run_file, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr("distgen.train.ray._RESIZE_EVERY", 3.0)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    taken, grown = [], []
+
+    def show(record):
+        if "loss" not in record:
+            return
+        taken.append(record["step"])
+        if record["step"] == 30:
+            cluster.add_node(num_cpus=1)
+        if "training goes on with 2 workers" in caplog.text:
+            grown.append(record["step"])
+        if len(grown) == 50:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    asks = ["cluster.workers=[1, 2]", f'cluster.address="{cluster.address}"', "train.checkpoint_every=1000000"]
+    try:
+        with pytest.raises(PreemptedError):
+            launch(
+                Run.read(run_file, [*asks, "train.steps=1000000", "train.valid_every=1000000"]), tmp_path / "out", show
+            )
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert taken == list(range(1, len(taken) + 1))
+    assert (
+        len(list((tmp_path / "out" / "checkpoints").glob("step-*"))) == 2
+    )  # when the second worker came, and the last

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from distgen.cli import show
+from distgen.cli import show, watch
 from distgen.cli.app import Json, RayAddress, app, local
 from distgen.errors import ConfigError
 
@@ -41,14 +42,21 @@ def train(
         ),
     ] = None,
 ) -> None:
-    """Train what a run file describes."""
+    """Train what a run file describes.
+
+    SIGTERM or SIGUSR1: a checkpoint is kept, and the exit status is 75; --resume goes on from there.
+    """
+    asked = [*(overrides or []), *_cluster(workers, ray_address)]
+    asked += [] if init_from is None else [f"finetune.init_from={json.dumps(str(init_from.absolute()))}"]
+    if most := watch.restarts(run, asked):
+        options = [*(["--out", str(out)] if out else []), *["--resume"] * resume]
+        options += ["--debug"] * logging.getLogger("distgen").isEnabledFor(logging.INFO)
+        raise typer.Exit(watch.watch([str(run), *asked, *options], most))
     from distgen.report.html import write_report
     from distgen.train.launch import launch
     from distgen.train.run import Run
 
-    extra = _cluster(workers, ray_address)
-    extra += [] if init_from is None else [f"finetune.init_from={json.dumps(str(init_from.absolute()))}"]
-    parsed = Run.read(run, [*(overrides or []), *extra])
+    parsed = Run.read(run, asked)
     folder = out or Path("runs") / parsed.name
     if folder.exists() and not (folder.is_dir() and (resume or not any(folder.iterdir()))):
         raise ConfigError(f"{folder} exists. Give --resume to go on with it, or another --out.")

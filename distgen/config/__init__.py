@@ -19,7 +19,7 @@ from distgen.config.recipe import (
 )
 from distgen.config.run import Data
 from distgen.config.track import Track
-from distgen.config.training import Cluster, Finetune, Log, Optimizer, Rate, Train, fitting_shards
+from distgen.config.training import Cluster, Finetune, Log, Optimizer, Rate, Restarted, Train, fitting_shards
 from distgen.config.windows import At, Lengths, Personal, Pool, Regions, Sample, Windows, check_lengths
 
 # The bounds of waits, in seconds: this table is the one place that says them.
@@ -65,6 +65,7 @@ __all__ = [
     "Rate",
     "Recipe",
     "Regions",
+    "Restarted",
     "Sample",
     "Section",
     "Sequences",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from distgen.config.file import NotNegative, Positive, Section, Share, Strings, TableError
+from distgen.config.file import File, NotNegative, Positive, Section, Share, Strings, TableError
 
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -164,6 +164,12 @@ class Cluster(Section):
     def most(self) -> int:
         """Workers that there are at most; 1 where this process is the only one."""
         return self.workers[1] if isinstance(self.workers, tuple) else max(self.workers, 1)
+
+
+class Restarted(File, extra="ignore"):
+    """What of a run says how often its process is started again."""
+
+    cluster: Cluster = Cluster()
 
 
 def fitting_shards(workers: int) -> list[int]:

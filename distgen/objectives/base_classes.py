@@ -7,8 +7,6 @@ from typing import Literal, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import MeanMetric
-from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision
 
 from distgen import kernels
 from distgen.config import Section
@@ -75,6 +73,10 @@ class BaseClassesMetrics:
 
     def __init__(self, classes: tuple[str, ...], bin_bp: int, device: torch.device):
         self._bin_bp = bin_bp
+        # Imported where a metric is wanted: it takes as long as importing torch does, and the first step waits for neither.
+        from torchmetrics import MeanMetric
+        from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision
+
         self._loss = MeanMetric().to(device)
         self._auroc = {name: BinaryAUROC().to(device) for name in (*classes, "neither")}
         self._auprc = {name: BinaryAveragePrecision().to(device) for name in (*classes, "neither")}

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
-from torchmetrics import MeanMetric
 
 from distgen import kernels
 from distgen.config import Positive, Rate, Section
@@ -103,6 +102,8 @@ class MaskedLMMetrics:
     """Bits per hidden base and the share guessed right."""
 
     def __init__(self, device: torch.device) -> None:
+        from torchmetrics import MeanMetric  # slow to import, and the first step needs none
+
         self._bits, self._right = MeanMetric().to(device), MeanMetric().to(device)
 
     def update(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> None:

@@ -84,14 +84,18 @@ class Finetune(Section):
 class Cluster(Section):
     """Where a run is trained: `workers = 0` in this process, N on N Ray Train workers, `[min, max]` on as many as there are.
 
+    Each worker gets `cpus_per_worker` cores, a GPU where the cluster has any (`gpus_per_worker` 0 or 1 says otherwise), and
+    what else `resources` names; `accelerator` is the kind of GPU, such as "A100", and `placement` how workers are spread
+    over nodes. `address` is that of a Ray cluster, else RAY_ADDRESS; without either one starts on this machine.
     `parallel` says whether each worker holds the whole model (`ddp`), a shard of it (`fsdp`), or whether every `shards`
-    workers hold it together (`hybrid`); `context` workers share each window. `max_failures` is how often workers that died
+    workers, next to each other by rank, hold it together (`hybrid`; those of a node if it is not said); `context` workers
+    share each window. `max_failures` is how often workers that died
     are started again, `restarts` how often the process that started them is.
     """
 
     workers: NotNegative | Sizes = 0
     cpus_per_worker: Positive = 1
-    gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
+    gpus_per_worker: Literal[0, 1] | None = None  # a worker computes on one device, and NCCL shares none
     accelerator: str | None = None
     resources: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
@@ -107,6 +111,8 @@ class Cluster(Section):
     def _check(self) -> Cluster:
         if isinstance(self.workers, tuple) and self.workers[0] > self.workers[1]:
             raise ValueError(f"workers are [fewest, most], not {list(self.workers)}")
+        if taken := {"CPU", "GPU", "TPU"} & self.resources.keys():
+            raise ValueError(f"{min(taken)} is no key of resources: cpus_per_worker and gpus_per_worker say it")
         return self
 
     @property
@@ -118,6 +124,11 @@ class Cluster(Section):
     def most(self) -> int:
         """Workers that there are at most; 1 where this process is the only one."""
         return self.workers[1] if isinstance(self.workers, tuple) else max(self.workers, 1)
+
+
+def fitting_shards(workers: int) -> list[int]:
+    """How many workers may hold a model together, for each copy to be held by as many."""
+    return [shards for shards in range(1, workers + 1) if workers % shards == 0]
 
 
 class Log(Section):

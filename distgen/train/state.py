@@ -63,7 +63,7 @@ class State:
         self.run, self.worker, self.learner, self.loader, self.steps = run, worker, learner, loader, steps
         self.clock, self.step, self.leaves = clock, 0, False
         self._store, self._valid, self._kept = store, valid, kept
-        self._records = Records(worker.out, worker.show, run)
+        self._records = worker.records or Records(worker.out, worker.show, run)
         self._profile = Profile(worker.out / "profile", run.log.profile if worker.leads else None, clock)
         self._best, self._best_step = math.inf, 0
         self._arriving: deque[_Arriving] = deque()

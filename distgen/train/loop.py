@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
 
 from distgen import models
 from distgen.train.checkpoint import Checkpoints
@@ -59,7 +58,7 @@ def start_or_resume(run: Run, worker: Worker) -> State:
     torch.manual_seed(run.data.seed)
     model = models.build(run.model, objective.in_channels, objective.out_channels, context).to(worker.device)
     broadcast_parameters(model)
-    clock = _clock(run, worker, model, objective.in_channels)
+    clock = _clock(run, worker, Flops(model, objective.in_channels, context))
     dtype = run.precision(worker.device)
     parallel = parallelize(model, worker, run.cluster, deterministic=run.train.deterministic, dtype=dtype)
     rows = math.ceil(run.data.batch_size / worker.data_size)
@@ -82,10 +81,8 @@ def start_or_resume(run: Run, worker: Worker) -> State:
     return state
 
 
-def _clock(run: Run, worker: Worker, model: nn.Module, in_channels: int) -> Clock:
-    """Of rank 0, which makes the records, one that knows how busy the devices are, if anybody knows what they can do."""
+def _clock(run: Run, worker: Worker, flops: Flops) -> Clock:
+    """Rank 0 makes the records, and knows how busy the devices are if anybody knows what they can do."""
     dtype = run.precision(worker.device)
     peak = peak_flops(worker.device, dtype, run.log.peak_tflops) if worker.leads else None
-    if peak is None:
-        return Clock(worker.device)
-    return Clock(worker.device, Flops(model, in_channels), peak * worker.world_size)
+    return Clock(worker.device, flops, peak and peak * worker.world_size)

@@ -2,7 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from distgen.models.context import Context
 from distgen.models.dilated import Dilated, DilatedConfig
+from distgen.models.transformer import Transformer, TransformerConfig
 from distgen.train import flops
 from distgen.train.flops import Flops, peak_flops
 
@@ -76,3 +78,18 @@ def test_nobody_is_told_of_a_peak_that_nobody_knows(monkeypatch):
 )
 def test_a_device_is_known_by_its_whole_name(name, dtype, expected):
     assert flops._listed(name, dtype) == expected
+
+
+def test_of_workers_that_share_windows_they_are_those_of_whole_windows():
+    context = object.__new__(Context)
+    shared = Dilated(CONFIG, 4, 7, context)
+    assert Flops(shared, 4, context)(96) == Flops(Dilated(CONFIG, 4, 7), 4)(96)
+    assert shared.stem.context is context
+
+
+def test_the_transformer_family_is_counted_as_it_grows():
+    config = TransformerConfig(family="transformer")
+    counted = Flops(Transformer(config, 4, 2), 4)
+    one, two, four = (counted(length * config.multiple * 16) for length in (1, 2, 4))
+    assert 2 * one < two  # attention grows with the square
+    assert four - 2 * two > 2 * (two - 2 * one) * 0.99

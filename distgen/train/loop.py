@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
 
 from distgen.train.checkpoint import Checkpoints
 from distgen.train.clock import Clock
@@ -67,7 +66,7 @@ def start_or_resume(run: Run, worker: Worker) -> State:
     torch.manual_seed(run.data.seed)
     model = start_model(run, Schema.of(objective), begins=found is None, context=context).to(worker.device)
     broadcast_parameters(model)
-    clock = _clock(run, worker, model, objective.in_channels)
+    clock = _clock(run, worker, Flops(model, objective.in_channels, context))
     prepare(model, run)
     dtype = run.precision(worker.device)
     precision = Precision(dtype, worker.device, run.data.batch_size * (run.data.window or 1))
@@ -91,10 +90,8 @@ def start_or_resume(run: Run, worker: Worker) -> State:
     return state
 
 
-def _clock(run: Run, worker: Worker, model: nn.Module, in_channels: int) -> Clock:
-    """Of rank 0, which makes the records, one that knows how busy the devices are, if anybody knows what they can do."""
+def _clock(run: Run, worker: Worker, flops: Flops) -> Clock:
+    """Rank 0 makes the records, and knows how busy the devices are if anybody knows what they can do."""
     dtype = run.precision(worker.device)
     peak = peak_flops(worker.device, dtype, run.log.peak_tflops) if worker.leads else None
-    if peak is None:
-        return Clock(worker.device)
-    return Clock(worker.device, Flops(model, in_channels), peak * worker.world_size)
+    return Clock(worker.device, flops, peak and peak * worker.world_size)

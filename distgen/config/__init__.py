@@ -18,6 +18,7 @@ from distgen.config.recipe import (
     is_bed,
 )
 from distgen.config.run import Data
+from distgen.config.sweep import Point, Range, Sweep
 from distgen.config.track import Track
 from distgen.config.training import Cluster, Finetune, Log, Optimizer, Rate, Train
 from distgen.config.windows import At, Lengths, Personal, Pool, Regions, Sample, Windows, check_lengths
@@ -26,6 +27,7 @@ from distgen.config.windows import At, Lengths, Personal, Pool, Regions, Sample,
 TIMEOUTS = {
     "worker_start": 120.0,  # all training workers placed and running
     "process_group": 300.0,  # one collective operation between training workers
+    "trial_stop": 300.0,  # a trial of a sweep that is stopped has kept a checkpoint
     "next_batch": 300.0,  # the loader's thread has a batch ready
     "haplotypes": 3600.0,  # another process takes the haplotypes of a large panel out of its genotypes
     "remote_host": 20.0,  # the host of a remote source can be reached
@@ -54,15 +56,18 @@ __all__ = [
     "Name",
     "Optimizer",
     "Personal",
+    "Point",
     "Pool",
     "Positive",
     "Rate",
+    "Range",
     "Recipe",
     "Regions",
     "Sample",
     "Section",
     "Sequences",
     "Split",
+    "Sweep",
     "Track",
     "Train",
     "VariantsTable",

@@ -12,6 +12,7 @@ from torch import nn
 from distgen.genome import Interval
 from distgen.loader.base import Loader
 from distgen.loader.batch import Batch
+from distgen.loader.sampled import Sampled
 from distgen.objectives import Metrics, Objective
 
 Values: TypeAlias = dict[str, "float | dict[str, float]"]
@@ -22,7 +23,7 @@ _FEWEST, _MOST, _BLOCKS = 6, 256, 32  # contigs to resample, units to keep apart
 def measure(
     model: nn.Module,
     objective: Objective,
-    loader: Loader,
+    loader: Loader | Sampled,
     precision: torch.dtype,
     units: Units | None = None,
 ) -> Values:
@@ -31,7 +32,7 @@ def measure(
     Args:
         model: in any mode; left in the mode it was in.
         objective: says what is predicted.
-        loader: with `order="sequential"` and `last="pad"`, so that every window counts once.
+        loader: with `order="sequential"` and `last="pad"`, so that every window counts once; or a sample of its batches.
         precision: bfloat16 runs the model under autocast.
         units: keeps the predictions of each unit as well; not on several ranks, which see different ones.
     """

@@ -54,7 +54,9 @@ def remarks(found: dict[str, Any]) -> list[str]:
         said.append(
             "Without a difference: a configuration that did not end, or has no six contigs or blocks with the metric."
         )
-    said.append("gap: loss of the last validation, less that of the training steps before it, as they were trained.")
+    said.append(
+        "gap: the loss on the validation part less that on a sample of the training part, measured alike at the last validation."
+    )
     if any(one["stopped"] for one in found["configurations"]):
         said.append("What was stopped early was trained less than others.")
     return said

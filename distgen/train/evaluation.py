@@ -62,11 +62,8 @@ def _open_one(path: Path) -> Trained:
     folder = path if (path / "run.toml").is_file() else path.parent.parent
     if not (folder / "run.toml").is_file():
         raise ConfigError(f"{path} is no run directory (it has no run.toml) and no checkpoint in one")
-    # A run that was stopped before its first validation has no best checkpoint yet.
-    links = [folder / "checkpoints" / name for name in ("best", "last")]
-    chosen = path if path != folder else next((link for link in links if link.exists()), links[0])
-    found = open_checkpoint(chosen.resolve())
     run = Run.read(folder / "run.toml")
+    found = open_checkpoint(path if path != folder else run.checkpoints(folder) / "best")
     store = run.open_store()
     objective = run.build_objective(store)
     found.expect(store=run.identity(store, objective))

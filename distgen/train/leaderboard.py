@@ -95,15 +95,14 @@ def _row(asked: Sweep, trial: Trial) -> dict[str, Any]:
 
 
 def _losses(out: Path) -> tuple[float | None, float | None]:
-    """The mean loss of the steps between the last two validations, as they were trained, and that of the last validation."""
+    """The loss on a sample of the training part and on the validation part, measured alike, at the last validation."""
     path = out / "metrics.jsonl"
-    records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    validations = [record for record in records if "valid" in record]
-    if not validations:
-        return None, None
-    since = validations[-2]["step"] if len(validations) > 1 else 0
-    losses = [r["loss"] for r in records if "loss" in r and since < r["step"] <= validations[-1]["step"]]
-    return _mean(losses), validations[-1]["valid"]["loss"]
+    records = (
+        [json.loads(line) for line in path.read_text().splitlines(True) if line.endswith("\n")] if path.exists() else []
+    )
+    last: dict[str, Any] = next((record for record in reversed(records) if "valid" in record), {})
+    training, validation = (last.get(part, {}).get("loss") for part in ("train", "valid"))
+    return training, validation
 
 
 def _mean(values: list[Any]) -> float | None:

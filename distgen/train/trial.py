@@ -19,6 +19,7 @@ from distgen.config import TIMEOUTS, Point, Sweep, digest
 from distgen.errors import ConfigError, DistgenError, PreemptedError, TrainError
 from distgen.evaluate.metrics import named_value
 from distgen.store.locks import locked
+from distgen.train.checkpoint import open_checkpoint
 from distgen.train.evaluation import evaluate
 from distgen.train.loop import train
 from distgen.train.parallel import Worker
@@ -45,7 +46,10 @@ class Trial:
 
     def run(self, sweep: Sweep) -> Run:
         """The whole run of this trial. Raises ConfigError: its values do not fit each other."""
-        return base(sweep, self.repeat | self.point).model_copy(update={"name": self.out.name})
+        values, kept = self.repeat | self.point, base(sweep).train.checkpoints
+        if kept:  # in a place of their own there
+            values["train.checkpoints"] = f"{kept.rstrip('/')}/{self.out.name}"
+        return base(sweep, values).model_copy(update={"name": self.out.name})
 
     @property
     def outcome(self) -> Outcome | None:
@@ -232,13 +236,14 @@ class Training:
 
 def measured(out: Path) -> dict[str, Any]:
     """How the best checkpoint of a trial does on the validation part, by contig; measured once, and kept in its directory."""
-    path, best = out / "evaluate-valid.json", (out / "checkpoints" / "best").resolve()
+    run, path = Run.read(out / "run.toml"), out / "evaluate-valid.json"
     if path.exists():
         found: dict[str, Any] = json.loads(path.read_text())
-        if found["checkpoint"] == str(best) and "by_unit" in found:
+        if found["checkpoint"] == str(open_checkpoint(run.checkpoints(out) / "best").path) and (
+            "by_unit" in found or run.data.packed
+        ):
             return found
-    packed = Run.read(out / "run.toml").data.packed
-    _, found = evaluate(out, "valid", by_contig=not packed)
+    _, found = evaluate(out, "valid", by_contig=not run.data.packed)
     draft = out / ".evaluate-valid.writing"
     draft.write_text(json.dumps(found, indent=1) + "\n")
     draft.replace(path)

@@ -1,17 +1,10 @@
 """Sweeps for real: trials on Ray Tune, on this machine."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 
 from distgen.cli import run as command
-from distgen.config import Sweep, read
-from distgen.train.sweep import sweep
 
 SWEEP = """run = "tiny.toml"
 {search}
@@ -52,7 +45,9 @@ def test_four_trials_are_run_directories_and_the_best_is_first(run_file, tmp_pat
     for trial in (out / "trials").iterdir():
         assert {"run.toml", "metrics.jsonl", "checkpoints"} <= {path.name for path in trial.iterdir()}
     assert command(["evaluate", str(out / "trials/001-seed0"), "--json"]) == 0
-    assert command(["train", str(path.parent / "tiny.toml"), "--out", str(tmp_path / "alone"), "optimizer.lr=3e-3"]) == 0
+    assert (
+        command(["train", str(path.parent / "tiny.toml"), "--out", str(tmp_path / "alone"), "optimizer.lr=3e-3"]) == 0
+    )
     # The same run by itself ends in the same checkpoint.
     last = [json.loads(path.read_text()) for path in (
         out / "trials/001-seed0/checkpoints/last/state.json", tmp_path / "alone/checkpoints/last/state.json")]  # fmt: skip

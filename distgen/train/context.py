@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 
 from distgen.config import TIMEOUTS, Cluster, Lengths
 from distgen.errors import ConfigError
 from distgen.models.context import Context
-from distgen.train.parallel import Worker
+
+if TYPE_CHECKING:
+    from distgen.train.parallel import Worker
 
 _TRIED = 64  # sizes below and above what was asked for, among which those that fit are looked for
 

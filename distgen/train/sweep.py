@@ -41,7 +41,7 @@ def sweep(asked: Sweep, out: Path, show: Show) -> list[Trial]:
     if not plan.most:
         return plan.trials
     run = base(asked)
-    cluster.connect(run.cluster.cpus_per_worker)
+    cluster.connect(run.cluster.cpus_per_worker, run.cluster.address or "")
     each = _resources(asked, run.cluster)
     plan.begin()
     os.environ.update(

@@ -94,6 +94,10 @@ class MaskedLM:
         losses = F.cross_entropy(logits_BOL.transpose(1, 2)[counts].float(), target[counts], reduction="none")
         return (losses * valid[counts]).sum(), valid.sum()
 
+    def average(self, logits_MBOL: Tensor) -> Tensor:
+        """The logarithms of the mean probabilities of the four bases."""
+        return logits_MBOL.float().log_softmax(2).logsumexp(0) - math.log(len(logits_MBOL))
+
     def metrics(self, device: torch.device) -> MaskedLMMetrics:
         return MaskedLMMetrics(device)
 

@@ -26,4 +26,56 @@ from distgen.config.windows import At, Lengths, Personal, Pool, Regions, Sample,
 TIMEOUTS = {
     "worker_start": 120.0,  # all training workers placed and running
     "process_group": 300.0,  # one collective operation between training workers
+    "checkpoint": 1800.0,  # all workers' parts of a checkpoint are written, and agreed on
     "step": 900.0,  # one step of training and its batch; then a worker says where it stands, and ends
+    "next_batch": 300.0,  # the loader's thread has a batch ready
+    "haplotypes": 3600.0,  # another process takes the haplotypes of a large panel out of its genotypes
+    "remote_host": 20.0,  # the host of a remote source can be reached
+    "remote_read": 30.0,  # a remote source or store sends its next bytes
+    "remote_write": 600.0,  # an object of up to 64 MiB (tar shards: as large as asked for) is sent and acknowledged
+    "remote_retry": 120.0,  # a request for a remote source or store that fails is made again
+    "cached_shard": 600.0,  # another process fetches a shard into the cache, or makes room there
+}
+
+__all__ = [
+    "TIMEOUTS",
+    "At",
+    "Cluster",
+    "Collection",
+    "ContigRules",
+    "Data",
+    "Drawn",
+    "File",
+    "Finetune",
+    "Homology",
+    "Labelled",
+    "Lengths",
+    "Log",
+    "MatrixTable",
+    "Mixture",
+    "Name",
+    "Optimizer",
+    "Personal",
+    "Pool",
+    "Positive",
+    "Rate",
+    "Recipe",
+    "Regions",
+    "Sample",
+    "Section",
+    "Sequences",
+    "Split",
+    "Track",
+    "Train",
+    "VariantsTable",
+    "Weighted",
+    "Windows",
+    "check_lengths",
+    "checked",
+    "digest",
+    "fitting_shards",
+    "is_bed",
+    "is_collection",
+    "read",
+    "source_name",
+]

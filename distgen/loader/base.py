@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from distgen.config import Lengths
 from distgen.errors import CheckpointError, ConfigError
 from distgen.genome import Interval
 from distgen.loader.ahead import ahead
@@ -84,6 +85,11 @@ class Loader(IterableDataset[Batch], ABC):
     @abstractmethod
     def places(self, epoch: int, position: int) -> tuple[list[int], list[Interval]]:
         """The samples of a batch and where they lie, without reading them; see `Batch.samples` and `Batch.where`."""
+
+    @property
+    @abstractmethod
+    def lengths(self) -> Sequence[Lengths]:
+        """Of the windows of a curriculum, those that stay last; of a collection, those of the store whose turn comes first."""
 
     @abstractmethod
     def source(self, epoch: int, position: int) -> str:

@@ -95,6 +95,11 @@ class Batch:
         names = ("plane", "starts", "length", "reverse", "ambiguous", "limits")
         return {name: getattr(self, name) for name in names}
 
+    def stretch(self, first: int, end: int) -> dict[str, Any]:
+        """The bases [first, end) of each window, counted as it is read: `packed` of these alone."""
+        begins = torch.where(self.reverse, self.length - end, first)
+        return self.packed | {"starts": self.starts + begins, "length": end - first}
+
     def rows(self, start: int, end: int) -> Batch:
         """Some rows, without a copy; beyond the last a row that weighs nothing. Not of rows that hold several samples."""
         if start == 0 and end >= len(self):

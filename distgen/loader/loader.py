@@ -185,6 +185,11 @@ class GenomeLoader(Loader):
         drawn = self._draw(epoch, [position // self.batch_size])
         return drawn.samples.tolist(), drawn.places(self.store.contigs, self.plan.sampling(epoch).geometry.window)
 
+    @property
+    def lengths(self) -> Sequence[Lengths]:
+        """Of the windows of a curriculum; those that stay come last."""
+        return self.plan.lengths
+
     def source(self, epoch: int, position: int) -> str:
         """The name of the assembly, which all batches come from."""
         return self.store.name

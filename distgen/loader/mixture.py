@@ -16,7 +16,7 @@ from blake3 import blake3
 from pydantic import BaseModel
 from torch import Tensor
 
-from distgen.config import Sample, Windows, checked, digest
+from distgen.config import Lengths, Sample, Windows, checked, digest
 from distgen.errors import ConfigError, some
 from distgen.genome import Int64, Interval
 from distgen.loader.base import Loader, Made
@@ -217,6 +217,12 @@ class MixtureLoader(Loader):
         """The samples of a batch, of its store's own epoch, and where they lie there; see `Turns` for whose they are."""
         loader, ordinal = self._turn(epoch, position // self.batch_size)
         return loader.places(*loader.plan.at_step(ordinal))
+
+    @property
+    def lengths(self) -> Sequence[Lengths]:
+        """Of the windows of a curriculum, those that stay last, in the store whose turn comes first."""
+        loader, _ = self._turn(0, 0)
+        return loader.lengths
 
     def source(self, epoch: int, position: int) -> str:
         """The name of the store that the rows of a batch come from."""

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from distgen.loader.batch import Batch
+from distgen.models.context import Context
 from distgen.objectives.base_classes import BaseClasses, BaseClassesConfig, Tracked
 from distgen.objectives.masked_lm import MaskedLM, MaskedLMConfig
 
@@ -32,6 +33,7 @@ class Objective(Protocol):
         inputs, outputs: names of the model's channels.
         in_channels, out_channels: how many these are.
         tracks: names of the tracks the loader must serve.
+        bin_bp: bases that one target is of.
     """
 
     inputs: tuple[str, ...]
@@ -39,9 +41,11 @@ class Objective(Protocol):
     in_channels: int
     out_channels: int
     tracks: tuple[str, ...]
+    bin_bp: int
 
     def encode(self, batch: Batch, dtype: torch.dtype, *, evaluating: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """The model's input (B, in_channels, L), the targets, and which of them count (or how much)."""
+        """The model's input (B, in_channels, L), the targets, and which of them count (or how much); of windows that several
+        workers share, those of this one's slice."""
 
     def loss(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """The loss in nats summed over valid targets, and their number (or weight)."""
@@ -50,12 +54,17 @@ class Objective(Protocol):
         """New, empty metrics that take predictions on a device."""
 
 
-def build(config: MaskedLMConfig | BaseClassesConfig, store: Tracked) -> Objective:
-    """The objective that a run's `[objective]` describes, on the tracks of a store, or of a collection.
+def build(config: MaskedLMConfig | BaseClassesConfig, store: Tracked, context: Context | None = None) -> Objective:
+    """The objective that a run's `[objective]` describes.
+
+    Args:
+        config: of a question.
+        store: whose tracks are meant, or a collection's.
+        context: the workers that share each window, of which each encodes a slice; None: whole windows.
 
     Raises:
         ConfigError: there is no such track, or it is none of classes.
     """
     if isinstance(config, MaskedLMConfig):
-        return MaskedLM(config)
-    return BaseClasses(config, store)
+        return MaskedLM(config, context)
+    return BaseClasses(config, store, context)

@@ -14,6 +14,7 @@ from distgen import kernels
 from distgen.config import Section
 from distgen.errors import ConfigError
 from distgen.loader.batch import Batch
+from distgen.models.context import Context
 from distgen.store.reader import Track
 
 
@@ -37,7 +38,7 @@ class BaseClasses:
     inputs: tuple[str, ...] = ("A", "C", "G", "T")
     in_channels = 4
 
-    def __init__(self, config: BaseClassesConfig, store: Tracked):
+    def __init__(self, config: BaseClassesConfig, store: Tracked, context: Context | None = None):
         """Raises ConfigError: there is no such track, or it holds signals."""
         track = store.track(config.track)
         if not track.is_classes:
@@ -45,21 +46,28 @@ class BaseClasses:
         self.tracks: tuple[str, ...] = (track.name,)
         self.outputs = track.columns
         self.out_channels = len(track.columns)
-        self._bin_bp = track.bin_bp
+        self.bin_bp, self._context = track.bin_bp, context
 
     def encode(self, batch: Batch, dtype: torch.dtype, *, evaluating: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        x_BCL = kernels.one_hot(**batch.packed, dtype=dtype)
         (track,) = self.tracks
-        return x_BCL, batch.targets[track], batch.mask[track][..., 0] & (batch.weight[:, None] > 0)
+        target_BTC, valid_BT = batch.targets[track], batch.mask[track][..., 0] & (batch.weight[:, None] > 0)
+        if self._context is None:
+            return kernels.one_hot(**batch.packed, dtype=dtype), target_BTC, valid_BT
+        first, end = self._context.part(batch.length)
+        margin = (batch.length - batch.target_length) // 2 // self.bin_bp  # where nothing is known
+        part = slice(first // self.bin_bp, end // self.bin_bp)
+        target_BTC = F.pad(target_BTC, (0, 0, margin, margin))[:, part]
+        valid_BT = F.pad(valid_BT, (margin, margin))[:, part]
+        return kernels.one_hot(**batch.stretch(first, end), dtype=dtype), target_BTC, valid_BT
 
     def loss(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        scores, truth = _chosen(logits_BOL, target, valid, self._bin_bp)
+        scores, truth = _chosen(logits_BOL, target, valid, self.bin_bp)
         return F.binary_cross_entropy_with_logits(
             scores, truth.float(), reduction="sum"
         ), valid.sum() * self.out_channels
 
     def metrics(self, device: torch.device) -> BaseClassesMetrics:
-        return BaseClassesMetrics(self.outputs, self._bin_bp, device)
+        return BaseClassesMetrics(self.outputs, self.bin_bp, device)
 
 
 class BaseClassesMetrics:

@@ -14,6 +14,7 @@ from torchmetrics import MeanMetric
 from distgen import kernels
 from distgen.config import Positive, Rate, Section
 from distgen.loader.batch import Batch
+from distgen.models.context import Context
 
 
 class MaskedLMConfig(Section):
@@ -46,9 +47,10 @@ class MaskedLM:
     in_channels = 5
     out_channels = 4
     tracks: tuple[str, ...] = ()
+    bin_bp = 1
 
-    def __init__(self, config: MaskedLMConfig):
-        self._config = config
+    def __init__(self, config: MaskedLMConfig, context: Context | None = None):
+        self._config, self._context = config, context
         self._channels = torch.tensor([0, 1, 2, 3, kernels.MASK_ID], dtype=torch.uint8)
 
     def encode(self, batch: Batch, dtype: torch.dtype, *, evaluating: bool = False) -> tuple[Tensor, Tensor, Tensor]:
@@ -68,15 +70,18 @@ class MaskedLM:
             softmask_rate=rate,
             span=config.span,
         )
-        channels = self._channels.to(inputs_BL.device)
-        x_BCL = (inputs_BL[:, None, :] == channels[:, None]).to(dtype)
         weight_BL = (target_BL >= 0) * (batch.weight[:, None] > 0).float()
         if softmask_BL is not None:
             weight_BL = torch.where(softmask_BL, weight_BL * config.softmask_weight, weight_BL)
         crop = (batch.length - batch.target_length) // 2  # only the window's middle is this window's to score
         weight_BL[:, :crop] = 0
         weight_BL[:, crop + batch.target_length :] = 0
-        return x_BCL, target_BL, weight_BL
+        if self._context is not None:
+            # Draws are keyed by where a base stands in its window: all are made, a byte each, and only a slice is spread.
+            part = slice(*self._context.part(batch.length))
+            inputs_BL, target_BL, weight_BL = inputs_BL[:, part], target_BL[:, part], weight_BL[:, part]
+        channels = self._channels.to(inputs_BL.device)
+        return (inputs_BL[:, None, :] == channels[:, None]).to(dtype), target_BL, weight_BL
 
     def _softmask(self, batch: Batch) -> Tensor | None:
         """bool (B, L), where soft-masked bases fare otherwise than the others and there are any."""

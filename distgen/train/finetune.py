@@ -8,23 +8,25 @@ import torch
 from torch import nn
 
 from distgen.errors import some, suggest
+from distgen.models.context import Context
 from distgen.train import model as of
 from distgen.train.model import Schema
 from distgen.train.run import Run
 from distgen.train.weights import Weights, open_weights
 
 
-def start_model(run: Run, schema: Schema, *, begins: bool) -> nn.Module:
+def start_model(run: Run, schema: Schema, context: Context | None = None, *, begins: bool) -> nn.Module:
     """The model that a training changes, drawn from torch's generator.
 
     Args:
         schema: what the run's objective asks of it.
+        context: the workers that share its windows.
         begins: with the weights that `finetune.init_from` names; otherwise a checkpoint is about to fill it.
 
     Raises:
         ConfigError: those weights don't fit; names the tensors. CheckpointError: there are none, or they are damaged.
     """
-    model = of.build_model(run.model, schema)
+    model = of.build_model(run.model, schema, context)
     if begins and run.finetune.init_from:
         _fill(model, run, schema, _source(run))
     of.adapt(model, run.finetune, of.outputs(run.model, schema))

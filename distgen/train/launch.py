@@ -38,3 +38,43 @@ def launch(run: Run, out: Path, show: Show) -> None:
     torchrun = "TORCHELASTIC_RUN_ID" in os.environ
     found = newest(run.checkpoints(out), deep=False)
     ids = run.check(int(os.environ["WORLD_SIZE"]) if torchrun else None, begins=found is None)
+    if found:
+        try:
+            found.expect(**ids)
+        except CheckpointError as error:
+            if differ := run.differences(out / "run.toml"):
+                error.add_note(f"What differs: {'; '.join(differ)}. Leave it as it was, or give another --out")
+            raise
+    if torchrun:
+        _under_torchrun(run, out, show)
+    elif run.cluster.workers == 0:
+        _begin(run, out)
+        train(run, Worker(0, 1, _device(), out, show))
+    else:
+        from distgen.train.ray import train_on_ray
+
+        train_on_ray(run, out, show, begin=lambda: _begin(run, out))
+
+
+def _begin(run: Run, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    run.write(out / "run.toml")
+
+
+def _under_torchrun(run: Run, out: Path, show: Show) -> None:
+    device = _device(int(os.environ["LOCAL_RANK"]))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group(timeout=timedelta(seconds=TIMEOUTS["process_group"]))
+    try:
+        worker = Worker(dist.get_rank(), dist.get_world_size(), device, out, show, context=run.cluster.context)
+        if worker.leads:
+            _begin(run, out)
+        dist.barrier()
+        train(run, worker)
+    finally:
+        dist.destroy_process_group()
+
+
+def _device(number: int = 0) -> torch.device:
+    return torch.device("cuda", number) if torch.cuda.is_available() else torch.device("cpu")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from distgen.train.checkpoint import Checkpoints
+from distgen.train.context import share_windows
 from distgen.train.finetune import start_model
 from distgen.train.model import Schema
 from distgen.train.optimizer import Updater
@@ -45,8 +46,9 @@ def start_or_resume(run: Run, worker: Worker) -> State:
     if run.train.threads:
         torch.set_num_threads(run.train.threads)
     store = run.open_store()
-    objective = run.build_objective(store)
-    ranks: dict[str, Any] = {"rank": worker.rank, "world_size": worker.world_size, "device": worker.device}
+    context = share_windows(worker)
+    objective = run.build_objective(store, context)
+    ranks: dict[str, Any] = {"rank": worker.data_rank, "world_size": worker.data_size, "device": worker.device}
     loader = run.loader(store, objective, "train", training=True, **ranks)
     valid = run.loader(store, objective, "valid", **ranks) if run.has("valid", store) else None
     steps = run.train.steps or loader.plan.steps(run.train.epochs or 0)
@@ -54,11 +56,11 @@ def start_or_resume(run: Run, worker: Worker) -> State:
     kept = Checkpoints(run.checkpoints(worker.out), worker, keep=run.train.keep, keep_best=run.train.keep_best)
     found = kept.newest()
     torch.manual_seed(run.data.seed)
-    model = start_model(run, Schema.of(objective), begins=found is None).to(worker.device)
+    model = start_model(run, Schema.of(objective), context, begins=found is None).to(worker.device)
     broadcast_parameters(model)
     dtype = run.precision(worker.device)
     parallel = parallelize(model, worker, run.cluster, deterministic=run.train.deterministic, dtype=dtype)
-    rows = math.ceil(run.data.batch_size / worker.world_size)
+    rows = math.ceil(run.data.batch_size / worker.data_size)
     micro_batch = min(run.train.micro_batch if isinstance(run.train.micro_batch, int) else rows, rows)
     learner = Learner(
         model,

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 
 from distgen import models
 from distgen.config import Finetune
+from distgen.models.context import Context
 from distgen.objectives import Objective
 
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d
@@ -55,9 +56,9 @@ class LowRank(nn.Module):
             return weight + (self.up @ self.down).view(weight.shape) * self._scale
 
 
-def build_model(config: models.ModelConfig, schema: Schema) -> nn.Module:
-    """The plain model of `[model]`, freshly drawn from torch's generator."""
-    return models.build(config, len(schema.inputs), len(schema.outputs))
+def build_model(config: models.ModelConfig, schema: Schema, context: Context | None = None) -> nn.Module:
+    """The plain model of `[model]`, freshly drawn from torch's generator; see `distgen.models.build`."""
+    return models.build(config, len(schema.inputs), len(schema.outputs), context)
 
 
 def adapt(model: nn.Module, finetune: Finetune, head: set[str]) -> None:

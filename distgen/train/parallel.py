@@ -28,6 +28,7 @@ class Worker:
     Args:
         rank, world_size: among all workers.
         device: where this worker computes.
+        context: so many workers of consecutive ranks share each window.
         out: the run directory, shared by all workers.
         show: called on rank 0 with every metrics record.
         report: called on every rank with the path of a checkpoint that has become whole, at the same step on all.
@@ -41,6 +42,22 @@ class Worker:
     show: Callable[[dict[str, Any]], None] = field(default=lambda record: None)
     report: Callable[[str, dict[str, Any]], None] = field(default=lambda path, record: None)
     leaving: Callable[[], bool] = field(default=lambda: False)
+    context: int = 1
+
+    @property
+    def data_rank(self) -> int:
+        """Which rows of a batch are this worker's: among `data_size`, alike on workers that share windows."""
+        return self.rank // self.context
+
+    @property
+    def data_size(self) -> int:
+        """In how many parts the rows of a batch are dealt."""
+        return self.world_size // self.context
+
+    @property
+    def context_rank(self) -> int:
+        """Which slice of each of these rows."""
+        return self.rank % self.context
 
     @property
     def leads(self) -> bool:

@@ -125,5 +125,6 @@ def _worker(config: dict[str, Any]) -> None:
             device=ray.train.torch.get_device(),
             out=config["out"],
             report=lambda path, record: ray.train.report(record),
+            context=config["run"].cluster.context,
         ),
     )

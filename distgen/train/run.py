@@ -34,9 +34,11 @@ from distgen.loader.loader import GenomeLoader
 from distgen.loader.mixture import MixtureLoader
 from distgen.loader.regions import CONTIGS, MATRIX
 from distgen.loader.source import Source, open_source, parts
+from distgen.models.context import Context
 from distgen.objectives import Objective
 from distgen.store.cache import ShardCache, default_folder
 from distgen.store.collection import Collection, is_index, open_collection
+from distgen.train.context import check_windows, check_workers
 from distgen.train.model import Schema
 
 Part = Literal["train", "valid", "test"]
@@ -118,10 +120,10 @@ class Run(File):
         return table
 
     def check(self, workers: int | None = None, *, begins: bool = True) -> dict[str, Any]:
-        """Find out before anything is written whether store, objective, windows and workers fit each other.
+        """Find out before anything is written whether store, objective, model, windows and workers fit each other.
 
         Args:
-            workers: how many there are, where another launcher than `[cluster]` says that.
+            workers: that there are; None: as many as `[cluster]` says.
             begins: there is no checkpoint to go on from: what the training begins with must be there.
 
         Returns:
@@ -132,11 +134,13 @@ class Run(File):
         """
         store = self.open_store()
         objective = self.build_objective(store)
-        fewest, world_size = (workers, workers) if workers else (self.cluster.fewest, self.cluster.most)
-        self._check_shards(fewest, world_size)
+        self._check_shards(workers or self.cluster.fewest, workers or self.cluster.most)
+        with self.at("cluster"):
+            world_size = check_workers(self.cluster, workers)
         loader = self.loader(store, objective, "train", training=True, world_size=world_size)
         with self.at("data"):
             loader.places(0, 0)  # stores of a collection are opened in their turn: the first at least fits
+            check_windows(loader.lengths, self.model.multiple, objective.bin_bp, self.cluster.context)
         if self.has("valid", store):
             self.loader(store, objective, "valid", world_size=world_size)
         elif self.train.valid_every:
@@ -179,13 +183,13 @@ class Run(File):
         """What the stores are known by: of one, content ids of the arrays and the split that this run uses."""
         return store.identity(self.data.split, objective.tracks)
 
-    def build_objective(self, store: Stores) -> Objective:
+    def build_objective(self, store: Stores, context: Context | None = None) -> Objective:
         """The objective on the tracks of the stores; see `distgen.objectives.build`."""
         if self.data.inputs:
             problem = "a GenomeLoader serves them, but no model that a run can name takes any. Leave them out."
             raise self.error("data.inputs", problem)
         with self.at("objective.track"):
-            return objectives.build(self.objective, store)
+            return objectives.build(self.objective, store, context)
 
     def open_store(self) -> Stores:
         """The store this run trains on, the export of one, or a collection.

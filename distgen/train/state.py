@@ -55,7 +55,7 @@ class State:
         steps: int,
     ):
         self.run, self.worker, self.learner, self.loader, self.steps = run, worker, learner, loader, steps
-        self.clock, self.step, self.leaves = Clock(), 0, False
+        self.clock, self.step, self.leaves = Clock(worker.device), 0, False
         self._store, self._valid, self._kept = store, valid, kept
         self._records = Records(worker.out, worker.show)
         self._best, self._best_step = math.inf, 0

@@ -98,6 +98,9 @@ class Finetune(Section):
 class Cluster(Section):
     """Where a run is trained: `workers = 0` in this process, N on N Ray Train workers, `[min, max]` on as many as there are.
 
+    Each worker gets `cpus_per_worker` cores, a GPU where the cluster has any (`gpus_per_worker` 0 or 1 says otherwise), and
+    what else `resources` names; `accelerator` is the kind of GPU, such as "A100", and `placement` how workers are spread
+    over nodes. `address` is that of a Ray cluster, else RAY_ADDRESS; without either one starts on this machine.
     `parallel` says whether each worker holds the whole model (`ddp`), a shard of it (`fsdp`), or whether every `shards`
     workers, next to each other by rank, hold it together (`hybrid`; those of a node if it is not said); `context` workers
     share each window. `max_failures` is how often workers that died
@@ -106,7 +109,7 @@ class Cluster(Section):
 
     workers: NotNegative | Sizes = 0
     cpus_per_worker: Positive = 1
-    gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
+    gpus_per_worker: Literal[0, 1] | None = None  # a worker computes on one device, and NCCL shares none
     accelerator: str | None = None
     resources: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
@@ -122,6 +125,8 @@ class Cluster(Section):
     def _check(self) -> Cluster:
         if isinstance(self.workers, tuple) and self.workers[0] > self.workers[1]:
             raise ValueError(f"workers are [fewest, most], not {list(self.workers)}")
+        if taken := {"CPU", "GPU", "TPU"} & self.resources.keys():
+            raise ValueError(f"{min(taken)} is no key of resources: cpus_per_worker and gpus_per_worker say it")
         return self
 
     @property
@@ -141,8 +146,22 @@ def fitting_shards(workers: int) -> list[int]:
 
 
 class Log(Section):
-    """A record goes to metrics.jsonl `every` so many steps, and to other places; `profile` traces steps [first, last]."""
+    """What is told of a training, how often, and to whom.
+
+    A record goes to metrics.jsonl `every` so many steps, and `to` other places: MLflow and W&B by what their own environment
+    variables say. `profile` traces steps [first, last] of rank 0 to DIR/profile. `gap_batches` of the training part are
+    measured at every validation, as validation is, to tell over- from underfitting; 0 spares that. `peak_tflops` is what a
+    device can do, for MFU: by default that of its data sheet, where distgen knows it; "measure" multiplies large matrices.
+    """
 
     every: Positive = 10
     to: Annotated[tuple[Literal["tensorboard", "mlflow", "wandb"], ...], Field(strict=False)] = ()
     profile: Sizes | None = None
+    gap_batches: NotNegative = 16
+    peak_tflops: Finite | Literal["measure"] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Log:
+        if self.profile and self.profile[0] > self.profile[1]:
+            raise ValueError(f"profile is [first, last] step, not {list(self.profile)}")
+        return self

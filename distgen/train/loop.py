@@ -6,10 +6,13 @@ import math
 from typing import Any
 
 import torch
+from torch import nn
 
 from distgen.train.checkpoint import Checkpoints
+from distgen.train.clock import Clock
 from distgen.train.context import share_windows
 from distgen.train.finetune import start_model
+from distgen.train.flops import Flops, peak_flops
 from distgen.train.model import Schema
 from distgen.train.optimizer import Updater
 from distgen.train.parallel import Worker, broadcast_parameters, parallelize
@@ -31,14 +34,15 @@ def train(run: Run, worker: Worker) -> None:
         PreemptedError: a worker was asked to leave; what was trained is kept.
     """
     state = start_or_resume(run, worker)
-    for batch in state.batches():
-        state.saw(train_step(state.learner, batch, state.step, state.clock, leaving=worker.leaving()), batch)
-        if state.due(run.log.every):
-            state.log()
-        better = state.due(run.train.valid_every) and state.validate()
-        if better or state.due(run.train.checkpoint_every) or state.leaves:
-            state.save()
-    state.close()
+    with state.told():
+        for batch in state.batches():
+            state.saw(train_step(state.learner, batch, state.step, state.clock, leaving=worker.leaving()), batch)
+            if state.due(run.log.every):
+                state.log()
+            better = state.due(run.train.valid_every) and state.validate()
+            if better or state.due(run.train.checkpoint_every) or state.leaves:
+                state.save()
+        state.close()
 
 
 def start_or_resume(run: Run, worker: Worker) -> State:
@@ -58,6 +62,7 @@ def start_or_resume(run: Run, worker: Worker) -> State:
     torch.manual_seed(run.data.seed)
     model = start_model(run, Schema.of(objective), context, begins=found is None).to(worker.device)
     broadcast_parameters(model)
+    clock = _clock(run, worker, model, objective.in_channels)
     dtype = run.precision(worker.device)
     parallel = parallelize(model, worker, run.cluster, deterministic=run.train.deterministic, dtype=dtype)
     rows = math.ceil(run.data.batch_size / worker.data_size)
@@ -72,8 +77,17 @@ def start_or_resume(run: Run, worker: Worker) -> State:
         math.ceil(rows / micro_batch),
         run.optimizer.clip_norm,
     )
-    state = State(run, worker, store, learner, loader, valid, kept, steps)
+    state = State(run, worker, store, learner, loader, valid, kept, steps, clock)
     if found:
         found.expect(run=run.hash(), store=run.identity(store, objective))
         state.load(found)
     return state
+
+
+def _clock(run: Run, worker: Worker, model: nn.Module, in_channels: int) -> Clock:
+    """Of rank 0, which makes the records, one that knows how busy the devices are, if anybody knows what they can do."""
+    dtype = run.precision(worker.device)
+    peak = peak_flops(worker.device, dtype, run.log.peak_tflops) if worker.leads else None
+    if peak is None:
+        return Clock(worker.device)
+    return Clock(worker.device, Flops(model, in_channels), peak * worker.world_size)

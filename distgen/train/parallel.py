@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -19,6 +19,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distgen.config import Cluster
 from distgen.errors import ConfigError, TrainError
+
+if TYPE_CHECKING:
+    from distgen.train.records import Told
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Worker:
         context: so many workers of consecutive ranks share each window.
         out: the run directory, shared by all workers.
         show: called on rank 0 with every metrics record.
+        records: what rank 0 tells records instead of keeping them in the run directory and showing them.
         report: called on every rank with the path of a checkpoint that has become whole, at the same step on all.
         leaving: whether this worker was asked to leave: it then keeps a checkpoint with all others, and training ends.
     """
@@ -42,6 +46,7 @@ class Worker:
     show: Callable[[dict[str, Any]], None] = field(default=lambda record: None)
     report: Callable[[str, dict[str, Any]], None] = field(default=lambda path, record: None)
     leaving: Callable[[], bool] = field(default=lambda: False)
+    records: Told | None = None
     context: int = 1
 
     @property

@@ -40,6 +40,7 @@ from distgen.store.cache import ShardCache, default_folder
 from distgen.store.collection import Collection, is_index, open_collection
 from distgen.train.context import check_windows, check_workers
 from distgen.train.model import Schema
+from distgen.train.sinks import missing
 
 Part = Literal["train", "valid", "test"]
 T = TypeVar("T", Pool, Regions)
@@ -132,6 +133,8 @@ class Run(File):
         Raises:
             ConfigError, StoreError: the file, key and what would fit.
         """
+        if absent := missing(self.log.to):
+            raise self.error("log.to", absent)
         store = self.open_store()
         objective = self.build_objective(store)
         self._check_shards(workers or self.cluster.fewest, workers or self.cluster.most)
@@ -141,8 +144,12 @@ class Run(File):
         with self.at("data"):
             loader.places(0, 0)  # stores of a collection are opened in their turn: the first at least fits
             check_windows(loader.lengths, self.model.multiple, objective.bin_bp, self.cluster.context)
+        steps = self.train.steps or loader.plan.steps(self.train.epochs or 0)
+        if self.log.profile and self.log.profile[1] > steps:
+            raise self.error("log.profile", f"there is no step {self.log.profile[1]:,} to trace: the last is {steps:,}")
         if self.has("valid", store):
-            self.loader(store, objective, "valid", world_size=world_size)
+            for part in ("valid", "train") if self.log.gap_batches else ("valid",):
+                self.loader(store, objective, part, world_size=world_size)
         elif self.train.valid_every:
             raise self.error("train.valid_every", f'split "{self.data.split}" of {store.path} has no part "valid"')
         if self.finetune != Finetune():

@@ -22,8 +22,8 @@ from distgen.store.locks import locked
 from distgen.train.checkpoint import open_checkpoint
 from distgen.train.evaluation import evaluate
 from distgen.train.loop import train
-from distgen.train.parallel import Worker
 from distgen.train.run import Run
+from distgen.train.worker import Worker
 
 Outcome = dict[str, Any]
 

@@ -109,7 +109,7 @@ class Checkpoints:
             self._team.first(lambda: self._retain(state["step"], score))
         except CheckpointError:
             raise
-        except Exception as error:
+        except (Exception, CheckpointException) as error:  # the latter is none of the former
             if self._team.leads:
                 writer.discard()
             if isinstance(error, CheckpointException):

@@ -127,7 +127,7 @@ class Checkpoints:
             self._team.first(lambda: self._retain(state["step"], {state["step"]: math.inf if score is None else score}))
         except CheckpointError:
             raise
-        except Exception as error:
+        except (Exception, CheckpointException) as error:  # the latter is none of the former
             if self._team.leads:
                 writer.discard()
             if isinstance(error, CheckpointException):

@@ -12,9 +12,11 @@ T = TypeVar("T")
 
 
 class DistgenError(Exception):
-    """Any failure distgen can explain. `exit_status` is what the command line ends with."""
+    """Any failure distgen can explain. `exit_status` is what the command line ends with; a `passing` one may not come
+    again when the same is done again."""
 
     exit_status = 1
+    passing = False
 
 
 class ConfigError(DistgenError):
@@ -59,6 +61,8 @@ class DamageError(StoreError):
 class RemoteError(DistgenError):
     """What holds a store elsewhere cannot be reached, refuses, or fails; the store itself may be whole."""
 
+    passing = True
+
 
 class WindowError(DistgenError, ValueError):
     """A window leaves the plane it is read from."""
@@ -72,8 +76,19 @@ class TrainError(DistgenError):
     """Training cannot go on: a worker failed, the loss is not finite, a wait ran out."""
 
 
+class LostError(TrainError):
+    """What a training needs went away: workers, Ray, a wait that ran out. Another start goes on from the newest
+    checkpoint."""
+
+    exit_status = 69  # EX_UNAVAILABLE of sysexits.h
+    passing = True
+
+
 class PreemptedError(TrainError):
     """Training was asked to leave before its end; what it did is kept."""
+
+    exit_status = 75  # EX_TEMPFAIL of sysexits.h: ask again later
+    passing = True
 
 
 def suggest(word: str, valid: Iterable[str]) -> str:

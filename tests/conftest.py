@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
-from safetensors.torch import load_file
 
 from distgen.config import Recipe, read
 from distgen.genome import Contigs
@@ -18,9 +17,10 @@ from distgen.ingest.packing import CODES
 from distgen.store import format, planes
 from distgen.store.build import build
 from distgen.store.reader import Store, open_store
+from distgen.train.checkpoint import open_checkpoint
 from distgen.train.loop import train
-from distgen.train.parallel import Worker
 from distgen.train.run import Run
+from distgen.train.worker import Worker
 from tests.annotated import annotated_store
 
 ROOT = Path(__file__).parent.parent
@@ -191,8 +191,7 @@ def run_file(small: Store, tmp_path: Path) -> Path:
 
 def weights(out: Path, which: str = "last") -> dict[str, torch.Tensor]:
     """The model's weights in a checkpoint of a run directory."""
-    tensors = load_file(out / "checkpoints" / which / "tensors.safetensors")
-    return {key.removeprefix("model/"): value for key, value in tensors.items() if key.startswith("model/")}
+    return open_checkpoint(out / "checkpoints" / which).read("model/")
 
 
 def fit(run: Run, out: Path) -> list[dict]:

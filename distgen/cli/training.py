@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from distgen.cli import show
-from distgen.cli.app import Json, app, local
+from distgen.cli.app import Json, RayAddress, app, local
 from distgen.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,15 +26,28 @@ def train(
     out: Annotated[
         Path | None, typer.Option(help="The run directory. [default: runs/NAME]", parser=local, metavar="DIR")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Ray Train workers; 0 trains in this process.")] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            help="Ray Train workers: N, or FEWEST-MOST of them; 0 trains in this process.", show_default=False
+        ),
+    ] = None,
+    ray_address: RayAddress = "",
     resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint of the run directory.")] = False,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="Begin with the weights of a run directory, a checkpoint or an export.", parser=local, metavar="DIR"
+        ),
+    ] = None,
 ) -> None:
     """Train what a run file describes."""
     from distgen.report.html import write_report
     from distgen.train.launch import launch
     from distgen.train.run import Run
 
-    extra = [] if workers is None else [f"cluster.workers={workers}"]
+    extra = _cluster(workers, ray_address)
+    extra += [] if init_from is None else [f"finetune.init_from={json.dumps(str(init_from.absolute()))}"]
     parsed = Run.read(run, [*(overrides or []), *extra])
     folder = out or Path("runs") / parsed.name
     if folder.exists() and not (folder.is_dir() and (resume or not any(folder.iterdir()))):
@@ -43,6 +57,17 @@ def train(
         launch(parsed, folder, _Display(progress, parsed.name))
     typer.echo(f"trained {parsed.name} in {time.perf_counter() - began:.0f} s: {_summary(_last(folder))}")
     _say_paths(folder, write_report(folder))
+
+
+def _cluster(workers: str | None, ray_address: str) -> list[str]:
+    """What the options of `train` say, as overrides."""
+    found = [f'cluster.address="{ray_address}"'] if ray_address else []
+    if workers is None:
+        return found
+    if not (given := re.fullmatch(r"(\d+)(?:-(\d+))?", workers)):
+        raise ConfigError(f'--workers "{workers}" is no number. Write 4, or 2-4 for two to four, or 0 for this process')
+    fewest, most = given.groups()
+    return [*found, f"cluster.workers={fewest if most is None else f'[{fewest}, {most}]'}"]
 
 
 @app.command()
@@ -73,6 +98,31 @@ def evaluate(
                 f"The network loses to the baseline {name}: {found['metrics']['bits_per_base']:.4f} against {bits:.4f} bits."
             )
     _say_paths(folder, page)
+
+
+@app.command("export-weights")
+def export_weights(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="A run directory, or one of its checkpoints.", show_default=False, parser=local, metavar="DIR"
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="A new folder.", show_default=False, parser=local, metavar="DIR")],
+    trained: Annotated[
+        bool, typer.Option("--trained", help="The trained weights, also where averaged ones are kept.")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Write a trained model as model.safetensors and config.json."""
+    from distgen.train.weights import export_weights
+
+    config = export_weights(checkpoint, out, averaged=not trained)
+    if json_:
+        typer.echo(json.dumps(config))
+        return
+    kind = "averaged" if config["averaged"] else "trained"
+    typer.echo(f"{out}: the {kind} weights of {config['name']} after step {config['step']:,}")
 
 
 @app.command()

@@ -19,19 +19,25 @@ from distgen.config.recipe import (
 )
 from distgen.config.run import Data
 from distgen.config.track import Track
-from distgen.config.training import Cluster, Finetune, Log, Optimizer, Rate, Train
+from distgen.config.training import Cluster, Finetune, Log, Optimizer, Rate, Train, fitting_shards
 from distgen.config.windows import At, Lengths, Personal, Pool, Regions, Sample, Windows, check_lengths
 
 # The bounds of waits, in seconds: this table is the one place that says them.
 TIMEOUTS = {
     "worker_start": 120.0,  # all training workers placed and running
     "process_group": 300.0,  # one collective operation between training workers
+    "checkpoint": 1800.0,  # all workers' parts of a checkpoint are written, and agreed on
+    "step": 900.0,  # one step of training and its batch; then a worker says where it stands, and ends
+    "report": 300.0,  # all training workers tell Ray of the same checkpoint
+    "worker_answer": 120.0,  # a training worker says that it is alive
+    "desk": 60.0,  # what carries records from the first worker to the driver answers
     "next_batch": 300.0,  # the loader's thread has a batch ready
     "haplotypes": 3600.0,  # another process takes the haplotypes of a large panel out of its genotypes
     "remote_host": 20.0,  # the host of a remote source can be reached
     "remote_read": 30.0,  # a remote source or store sends its next bytes
     "remote_write": 600.0,  # an object of up to 64 MiB (tar shards: as large as asked for) is sent and acknowledged
     "remote_retry": 120.0,  # a request for a remote source or store that fails is made again
+    "told": 30.0,  # TensorBoard, MLflow or W&B take the last records of a training that ends
     "cached_shard": 600.0,  # another process fetches a shard into the cache, or makes room there
 }
 
@@ -71,6 +77,7 @@ __all__ = [
     "check_lengths",
     "checked",
     "digest",
+    "fitting_shards",
     "is_bed",
     "is_collection",
     "read",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from distgen.config.file import NotNegative, Positive, Section, Share, Strings
+from distgen.config.file import NotNegative, Positive, Section, Share, Strings, TableError
 
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -69,8 +69,11 @@ class Train(Section):
 class Finetune(Section):
     """What a training begins with instead of random weights: those of a run directory, a checkpoint or exported weights.
 
-    Parameters whose names match a glob of `freeze` stay as they are. `new_head` leaves the head as it is drawn. With
-    `lora_rank`, layers whose names match `lora` are frozen and learn a sum of that many outer products (Hu et al. 2021).
+    They may be of another store, and of a model that reads more channels (such as the mask of a language model): those that
+    this run reads are taken. Parameters whose names match a glob of `freeze` stay as they are. `new_head` leaves the
+    parameters that give the outputs as they are drawn. With `lora_rank` all stay as they are but a new head, and every linear
+    or convolutional layer whose name matches a glob of `lora` learns what is added to its weight: a sum of that many outer
+    products, times `lora_alpha / lora_rank` (Hu et al. 2021).
     """
 
     init_from: str | None = None
@@ -80,18 +83,33 @@ class Finetune(Section):
     lora_alpha: Finite = 16.0
     lora: Strings = ("*",)
 
+    @model_validator(mode="after")
+    def _check(self) -> Finetune:
+        given = next((key for key in ("freeze", "new_head", "lora_rank") if getattr(self, key)), None)
+        if given and self.init_from is None:
+            raise TableError("without init_from all weights are drawn, and there is nothing yet to keep", given)
+        if self.lora_rank is None and (self.lora_alpha, self.lora) != (16.0, ("*",)):
+            raise TableError("lora and lora_alpha say how what lora_rank adds is added. Give lora_rank", "lora_rank")
+        if self.lora_rank and self.freeze:
+            raise TableError("with lora_rank all weights stay as they are. Leave freeze out", "freeze")
+        return self
+
 
 class Cluster(Section):
     """Where a run is trained: `workers = 0` in this process, N on N Ray Train workers, `[min, max]` on as many as there are.
 
+    Each worker gets `cpus_per_worker` cores, a GPU where the cluster has any (`gpus_per_worker` 0 or 1 says otherwise), and
+    what else `resources` names; `accelerator` is the kind of GPU, such as "A100", and `placement` how workers are spread
+    over nodes. `address` is that of a Ray cluster, else RAY_ADDRESS; without either one starts on this machine.
     `parallel` says whether each worker holds the whole model (`ddp`), a shard of it (`fsdp`), or whether every `shards`
-    workers hold it together (`hybrid`); `context` workers share each window. `max_failures` is how often workers that died
+    workers, next to each other by rank, hold it together (`hybrid`; those of a node if it is not said); `context` workers
+    share each window. `max_failures` is how often workers that died
     are started again, `restarts` how often the process that started them is.
     """
 
     workers: NotNegative | Sizes = 0
     cpus_per_worker: Positive = 1
-    gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
+    gpus_per_worker: Literal[0, 1] | None = None  # a worker computes on one device, and NCCL shares none
     accelerator: str | None = None
     resources: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
@@ -107,6 +125,8 @@ class Cluster(Section):
     def _check(self) -> Cluster:
         if isinstance(self.workers, tuple) and self.workers[0] > self.workers[1]:
             raise ValueError(f"workers are [fewest, most], not {list(self.workers)}")
+        if taken := {"CPU", "GPU", "TPU"} & self.resources.keys():
+            raise ValueError(f"{min(taken)} is no key of resources: cpus_per_worker and gpus_per_worker say it")
         return self
 
     @property
@@ -120,9 +140,28 @@ class Cluster(Section):
         return self.workers[1] if isinstance(self.workers, tuple) else max(self.workers, 1)
 
 
+def fitting_shards(workers: int) -> list[int]:
+    """How many workers may hold a model together, for each copy to be held by as many."""
+    return [shards for shards in range(1, workers + 1) if workers % shards == 0]
+
+
 class Log(Section):
-    """A record goes to metrics.jsonl `every` so many steps, and to other places; `profile` traces steps [first, last]."""
+    """What is told of a training, how often, and to whom.
+
+    A record goes to metrics.jsonl `every` so many steps, and `to` other places: MLflow and W&B by what their own environment
+    variables say. `profile` traces steps [first, last] of rank 0 to DIR/profile. `gap_batches` of the training part are
+    measured at every validation, as validation is, to tell over- from underfitting; 0 spares that. `peak_tflops` is what a
+    device can do, for MFU: by default that of its data sheet, where distgen knows it; "measure" multiplies large matrices.
+    """
 
     every: Positive = 10
     to: Annotated[tuple[Literal["tensorboard", "mlflow", "wandb"], ...], Field(strict=False)] = ()
     profile: Sizes | None = None
+    gap_batches: NotNegative = 16
+    peak_tflops: Finite | Literal["measure"] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Log:
+        if self.profile and self.profile[0] > self.profile[1]:
+            raise ValueError(f"profile is [first, last] step, not {list(self.profile)}")
+        return self

@@ -102,6 +102,11 @@ class Object:
         """What follows the last slash."""
         return self._key.rsplit("/", 1)[-1]
 
+    @property
+    def parent(self) -> Object:
+        """The folder it is in."""
+        return Object(self._uri.rpartition("/")[0], self._failure)
+
     # ---- reading
 
     def head(self) -> ObjectMeta:
@@ -174,7 +179,7 @@ class Object:
 
     # ---- writing
 
-    def put(self, content: bytes | Path, mode: Literal["create", "overwrite"] | ObjectMeta) -> bool:
+    def put(self, content: bytes | memoryview | Path, mode: Literal["create", "overwrite"] | ObjectMeta) -> bool:
         """Write the object as a whole: one that is not there, any, or in the place of a certain version.
 
         Returns:

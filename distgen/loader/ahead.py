@@ -9,7 +9,7 @@ from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 from distgen.config import TIMEOUTS
-from distgen.errors import TrainError
+from distgen.errors import LostError
 
 T = TypeVar("T")
 
@@ -20,7 +20,7 @@ def ahead(calls: Iterable[Callable[[], T]], threads: int, depth: int) -> Iterato
     """What each call gives, in their order; up to `depth` of them run, or have run, before they are asked for.
 
     Raises:
-        TrainError: nothing came within `TIMEOUTS["next_batch"]` seconds. Whatever a call raises is raised in its place.
+        LostError: nothing came within `TIMEOUTS["next_batch"]` seconds. Whatever a call raises is raised in its place.
     """
     work: SimpleQueue[tuple[Callable[[], T], Slot[T]] | None] = SimpleQueue()
     stop = threading.Event()
@@ -63,7 +63,7 @@ def _take(slot: Slot[T]) -> T:
     try:
         made = slot.get(timeout=TIMEOUTS["next_batch"])
     except Empty:
-        raise TrainError(f"no batch came within {TIMEOUTS['next_batch']:.0f} s; is the storage alive?") from None
+        raise LostError(f"no batch came within {TIMEOUTS['next_batch']:.0f} s; is the storage alive?") from None
     if isinstance(made, BaseException):
         raise made
     return made

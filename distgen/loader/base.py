@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from numbers import Integral
 from typing import Any, NamedTuple, Protocol
@@ -65,6 +66,9 @@ class Loader(IterableDataset[Batch], ABC):
     Args:
         batch_size: samples per global batch, all ranks together.
         device: where batches are to be.
+
+    Attributes:
+        receiving: around waiting for what is on its way to the device; who measures that puts a clock here.
     """
 
     plan: Steps
@@ -72,6 +76,7 @@ class Loader(IterableDataset[Batch], ABC):
     def __init__(self, batch_size: int, device: torch.device):
         self.batch_size, self.device = batch_size, device
         self.epoch, self.position = 0, 0
+        self.receiving: AbstractContextManager[Any] = nullcontext()
 
     @abstractmethod
     def make(self, epoch: int, batches: Sequence[int]) -> Made:
@@ -117,12 +122,16 @@ class Loader(IterableDataset[Batch], ABC):
         step = min(_MOST, max(1, int(_TOGETHER // self.batch_bytes(epoch))))
         calls = (partial(self.make, epoch, mine[some]) for some in _growing(len(mine), step))
         threads = max(1, min(_THREADS, _cores() // _CORES))
-        made = (received for some in ahead(calls, threads, threads) for received in some.received())
+        made = (batch for some in ahead(calls, threads, threads) for batch in self._received(some))
         for number, batch in zip(mine, made, strict=True):
             if worker is None:
                 served = number + 1
                 self.epoch, self.position = (epoch, served * self.batch_size) if served < end else (epoch + 1, 0)
             yield batch
+
+    def _received(self, made: Made) -> list[Batch]:
+        with self.receiving:
+            return made.received()
 
     def batch(self, epoch: int, position: int) -> Batch:
         """This rank's rows of the global batch whose first sample is `position` of `epoch`: past or future, always the same.

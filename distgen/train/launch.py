@@ -15,8 +15,9 @@ from distgen.config import TIMEOUTS
 from distgen.errors import CheckpointError
 from distgen.train.checkpoint import newest
 from distgen.train.loop import train
-from distgen.train.parallel import Worker
 from distgen.train.run import Run
+from distgen.train.signals import asked_to_leave
+from distgen.train.worker import Worker
 
 Show = Callable[[dict[str, Any]], None]
 
@@ -34,9 +35,11 @@ def launch(run: Run, out: Path, show: Show) -> None:
     Raises:
         ConfigError, CheckpointError: something does not fit.
         TrainError: Ray did not start, or a worker failed more often than `cluster.max_failures`.
+        PreemptedError: the process was asked to leave (SIGTERM, SIGUSR1); what was trained is kept.
     """
     torchrun = "TORCHELASTIC_RUN_ID" in os.environ
-    ids, found = run.check(int(os.environ["WORLD_SIZE"]) if torchrun else None), newest(out / "checkpoints")
+    found = newest(run.checkpoints(out), deep=False)
+    ids = run.check(int(os.environ["WORLD_SIZE"]) if torchrun else None, begins=found is None)
     if found:
         try:
             found.expect(**ids)
@@ -48,7 +51,8 @@ def launch(run: Run, out: Path, show: Show) -> None:
         _under_torchrun(run, out, show)
     elif run.cluster.workers == 0:
         _begin(run, out)
-        train(run, Worker(0, 1, _device(), out, show))
+        with asked_to_leave() as leaving:
+            train(run, Worker(0, 1, _device(), out, show, leaving=leaving))
     else:
         from distgen.train.ray import train_on_ray
 
@@ -66,11 +70,13 @@ def _under_torchrun(run: Run, out: Path, show: Show) -> None:
         torch.cuda.set_device(device)
     dist.init_process_group(timeout=timedelta(seconds=TIMEOUTS["process_group"]))
     try:
-        worker = Worker(dist.get_rank(), dist.get_world_size(), device, out, show, context=run.cluster.context)
-        if worker.leads:
-            _begin(run, out)
-        dist.barrier()
-        train(run, worker)
+        with asked_to_leave() as leaving:
+            context = run.cluster.context
+            worker = Worker(dist.get_rank(), dist.get_world_size(), device, out, show, leaving=leaving, context=context)
+            if worker.leads:
+                _begin(run, out)
+            dist.barrier()
+            train(run, worker)
     finally:
         dist.destroy_process_group()
 

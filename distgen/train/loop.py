@@ -6,16 +6,21 @@ import math
 from typing import Any
 
 import torch
+from torch import nn
 
-from distgen import models
 from distgen.train.checkpoint import Checkpoints
+from distgen.train.clock import Clock
 from distgen.train.context import share_windows
+from distgen.train.finetune import start_model
+from distgen.train.flops import Flops, peak_flops
+from distgen.train.model import Schema
 from distgen.train.optimizer import Updater
-from distgen.train.parallel import Parallel, Worker, broadcast_parameters
+from distgen.train.parallel import broadcast_parameters, parallelize
 from distgen.train.precision import Precision
 from distgen.train.run import Run
 from distgen.train.state import State
 from distgen.train.step import Learner, train_step
+from distgen.train.worker import Worker
 
 
 def train(run: Run, worker: Worker) -> None:
@@ -30,14 +35,15 @@ def train(run: Run, worker: Worker) -> None:
         PreemptedError: a worker was asked to leave; what was trained is kept.
     """
     state = start_or_resume(run, worker)
-    for batch in state.batches():
-        state.saw(train_step(state.learner, batch, state.step, state.clock, leaving=worker.leaving()), batch)
-        if state.due(run.log.every):
-            state.log()
-        better = state.due(run.train.valid_every) and state.validate()
-        if better or state.due(run.train.checkpoint_every) or state.leaves:
-            state.save()
-    state.close()
+    with state.told():
+        for batch in state.batches():
+            state.saw(train_step(state.learner, batch, state.step, state.clock, leaving=worker.leaving()), batch)
+            if state.due(run.log.every):
+                state.log()
+            better = state.due(run.train.valid_every) and state.validate()
+            if better or state.due(run.train.checkpoint_every) or state.leaves:
+                state.save()
+        state.close()
 
 
 def start_or_resume(run: Run, worker: Worker) -> State:
@@ -52,24 +58,37 @@ def start_or_resume(run: Run, worker: Worker) -> State:
     valid = run.loader(store, objective, "valid", **ranks) if run.has("valid", store) else None
     steps = run.train.steps or loader.plan.steps(run.train.epochs or 0)
 
+    kept = Checkpoints(run.checkpoints(worker.out), worker, keep=run.train.keep, keep_best=run.train.keep_best)
+    found = kept.newest()
     torch.manual_seed(run.data.seed)
-    model = models.build(run.model, objective.in_channels, objective.out_channels, context).to(worker.device)
+    model = start_model(run, Schema.of(objective), begins=found is None, context=context).to(worker.device)
     broadcast_parameters(model)
+    clock = _clock(run, worker, model, objective.in_channels)
+    dtype = run.precision(worker.device)
+    parallel = parallelize(model, worker, run.cluster, deterministic=run.train.deterministic, dtype=dtype)
     rows = math.ceil(run.data.batch_size / worker.data_size)
     micro_batch = min(run.train.micro_batch if isinstance(run.train.micro_batch, int) else rows, rows)
     learner = Learner(
         model,
         objective,
-        Parallel(model, worker, run.cluster),
+        parallel,
         Updater(run.optimizer, model, steps),
-        Precision(run.precision(worker.device), worker.device, run.data.batch_size * (run.data.window or 1)),
+        Precision(dtype, worker.device, run.data.batch_size * (run.data.window or 1)),
         micro_batch,
         math.ceil(rows / micro_batch),
         run.optimizer.clip_norm,
     )
-    kept = Checkpoints(worker.out / "checkpoints", worker, keep=run.train.keep, keep_best=run.train.keep_best)
-    state = State(run, worker, store, learner, loader, valid, kept, steps)
-    if found := kept.newest():
+    state = State(run, worker, store, learner, loader, valid, kept, steps, clock)
+    if found:
         found.expect(run=run.hash(), store=run.identity(store, objective))
         state.load(found)
     return state
+
+
+def _clock(run: Run, worker: Worker, model: nn.Module, in_channels: int) -> Clock:
+    """Of rank 0, which makes the records, one that knows how busy the devices are, if anybody knows what they can do."""
+    dtype = run.precision(worker.device)
+    peak = peak_flops(worker.device, dtype, run.log.peak_tflops) if worker.leads else None
+    if peak is None:
+        return Clock(worker.device)
+    return Clock(worker.device, Flops(model, in_channels), peak * worker.world_size)

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distgen.train.parallel import local, total_norm
+
 # Powers of two, so that scaling changes no bit of float32 and bfloat16 gradients.
 _FIRST, _LEAST, _MOST = 2.0**16, 2.0**-24, 2.0**24
 _GROWS_AFTER = 2000  # steps in which nothing overflowed
@@ -43,9 +45,9 @@ class Precision:
         had. Where nobody has a target nothing moves."""
         factor = (1 / count).nan_to_num(posinf=0) / (self._sum * self._scale)
         gradients = [p.grad for p in parameters if p.grad is not None]
-        torch._foreach_mul_(gradients, factor.float())
-        norm: Tensor = nn.utils.get_total_norm(gradients)
-        nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
+        torch._foreach_mul_([local(g) for g in gradients], factor.float())
+        norm = total_norm(gradients)
+        torch._foreach_mul_([local(g) for g in gradients], (clip_norm / (norm + 1e-6)).clamp(max=1.0))
         return norm
 
     def fits(self, norm: Tensor) -> bool:

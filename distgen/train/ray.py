@@ -1,26 +1,53 @@
-"""Ray Train puts the loop on N workers and brings it back after a fault."""
+"""Ray Train puts the loop on N workers and brings it back after a fault.
+
+The driver (`distgen train`) starts Ray Train's controller, which starts the workers; a *desk* carries records from the
+first worker to the driver, and the wish to leave the other way: the run directory need only exist on the driver's machine.
+"""
 
 from __future__ import annotations
 
-import json
-import os
+import logging
 import shutil
+import socket
 import threading
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
+import ray
+from ray.exceptions import ActorDiedError, RayError
+from ray.train.torch import TorchConfig, get_device
+from ray.train.v2._internal.exceptions import RayTrainError
+from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
+from ray.train.v2._internal.execution.context import get_train_context
+from ray.train.v2._internal.execution.controller.state import (
+    InitializingState,
+    ReschedulingState,
+    RestartingState,
+    SchedulingState,
+)
+from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.exceptions import ControllerError, PreemptionError, TrainingFailedError, WorkerGroupError
+from ray.train.v2.torch.torch_trainer import TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distgen import cluster
 from distgen.config import TIMEOUTS
-from distgen.errors import DistgenError, TrainError
+from distgen.errors import ConfigError, DistgenError, LostError, PreemptedError, TrainError
 from distgen.train.loop import train
-from distgen.train.parallel import Worker
+from distgen.train.records import Records
 from distgen.train.run import Run
+from distgen.train.signals import asked_to_leave
+from distgen.train.worker import Worker
 
 Show = Callable[[dict[str, Any]], None]
+log = logging.getLogger("distgen")
+_POLL = 0.5  # seconds between two looks at the desk
+_RESIZE_EVERY = 60.0  # seconds between two looks at whether an elastic training may have more workers
 
 
 def train_on_ray(run: Run, out: Path, show: Show, begin: Callable[[], None]) -> None:
@@ -28,103 +55,293 @@ def train_on_ray(run: Run, out: Path, show: Show, begin: Callable[[], None]) -> 
 
     Args:
         run, out, show: see `distgen.train.launch.launch`.
-        begin: called when there are the cores that the run asks for.
+        begin: called when there is room for the workers that the run asks for.
 
     Raises:
-        ConfigError: there are fewer. TrainError: Ray did not start, or a worker failed more often than it may.
+        ConfigError: there is none. TrainError: Ray or the workers did not start, or failed more often than they may.
+        LostError: Ray or its controller went away. PreemptedError: the driver was asked to leave.
     """
-    workers = run.cluster.workers
-    cluster.connect(run.cluster.fewest * run.cluster.cpus_per_worker)
+    asks = run.cluster
+    cluster.connect(asks.fewest * asks.cpus_per_worker, asks.address or "")
+    scaling = _scaling(run)
+    each = scaling._resources_per_worker_not_none
+    cluster.expect_room(each, asks.fewest, asks.placement)
+    new = not out.exists()
     begin()
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.torch import TorchConfig, TorchTrainer
-
     # Ray resumes silently what has the same name and place: its own folder goes as soon as it returns.
-    scratch = out / ".ray"
+    scratch = out.resolve() / ".ray"
     shutil.rmtree(scratch, ignore_errors=True)
+    mark = scratch / uuid.uuid4().hex
+    mark.mkdir(parents=True)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    desk_class: Any = ray.remote(_Desk)
+    desk = desk_class.options(num_cpus=0, scheduling_strategy=here).remote()
+    # A UserCallback hears less; what else is given is taken as it is.
+    policy: Any = _Policy(desk, each, asks.fewest, asks.placement, asks.max_failures)
     trainer = TorchTrainer(
-        _worker,
-        train_loop_config={
-            "run": run,
-            "out": out.resolve(),
-        },
+        partial(_worker, run, out.resolve(), mark, desk),
         torch_config=TorchConfig(timeout_s=int(TIMEOUTS["process_group"])),
-        scaling_config=ScalingConfig(
-            num_workers=workers,  # type: ignore[arg-type]
-            use_gpu=torch.cuda.is_available(),
-            resources_per_worker={
-                "CPU": run.cluster.cpus_per_worker,
-                **({"GPU": 1} if torch.cuda.is_available() else {}),
-            },
-        ),
+        scaling_config=scaling,
         run_config=RunConfig(
             name=run.name,
-            storage_path=str(scratch.resolve()),
-            failure_config=FailureConfig(max_failures=run.cluster.max_failures),
+            storage_path=str(scratch),
+            failure_config=FailureConfig(max_failures=asks.max_failures),
+            callbacks=[policy],
         ),
     )
+    records = Records(out, show, run)
+    driver = _Driver(desk, records)
     try:
-        with _following(out / "metrics.jsonl", show):
-            trainer.fit()
-    except TrainingFailedError as error:
-        failures = list(getattr(error, "worker_failures", {}).values())
-        # One worker knows what is wrong; the others only lost it.
-        cause = next((e for e in failures if isinstance(e, DistgenError)), failures[0] if failures else error)
-        if isinstance(cause, DistgenError):
-            raise cause from None
-        raise TrainError(f"training failed on {workers} workers: {cause}") from error
+        driver.fit(trainer)
+    except (RayError, TrainingFailedError) as error:
+        raise _explained(error) from error
     finally:
+        records.end("failed")  # unless the workers said how it ended
         shutil.rmtree(scratch, ignore_errors=True)
+        if new and not driver.began:  # no worker ever trained: nothing is left half-written
+            shutil.rmtree(out)
+
+
+def _scaling(run: Run) -> ScalingConfig:
+    asks = run.cluster
+    gpus = cluster.has("GPU") if asks.gpus_per_worker is None else asks.gpus_per_worker
+    return ScalingConfig(
+        num_workers=asks.workers,
+        use_gpu=bool(gpus),
+        resources_per_worker={"CPU": asks.cpus_per_worker, **({"GPU": 1} if gpus else {}), **asks.resources},
+        placement_strategy=asks.placement,
+        accelerator_type=asks.accelerator,
+        elastic_resize_monitor_interval_s=_RESIZE_EVERY,
+    )
+
+
+class _Desk:
+    """An actor on the driver's machine: what rank 0 tells waits here for the driver, what the driver wishes for rank 0."""
+
+    def __init__(self) -> None:
+        self._told: list[tuple[str, Any]] = []
+        self._leaving, self._writer = False, ""
+
+    def tell(self, kind: str, value: Any, writer: str = "") -> None:
+        """Leave something for the driver. A rank 0 that was given up, but lives on where it cannot be reached, is not heard."""
+        self._writer = writer if kind == "begin" else self._writer
+        if not writer or writer == self._writer:
+            self._told.append((kind, value))
+
+    def take(self, leaving: bool) -> list[tuple[str, Any]]:
+        """What was left since the last call; rank 0 hears whether to leave."""
+        told, self._told, self._leaving = self._told, [], leaving
+        return told
+
+    def leaving(self) -> bool:
+        """Whether the driver was asked to leave."""
+        return self._leaving
+
+
+class _Driver:
+    """Waits for a training, and keeps what it tells.
+
+    Attributes:
+        began: whether the workers ever trained.
+    """
+
+    def __init__(self, desk: Any, records: Records):
+        self._desk, self._records, self.began = desk, records, False
+
+    def fit(self, trainer: TorchTrainer) -> None:
+        """Train to the end. In a thread of its own: in this one Ray would take Ctrl-C for a good end, and signals would wait."""
+        ended: list[BaseException | None] = []
+
+        def fit() -> None:
+            try:
+                trainer.fit()
+                ended.append(None)
+            except BaseException as error:
+                ended.append(error)
+
+        thread = threading.Thread(target=fit, name="distgen-fit", daemon=True)
+        try:
+            with asked_to_leave() as leaving:
+                thread.start()
+                while thread.is_alive():
+                    thread.join(_POLL)
+                    self._hear(leaving())
+                self._hear(leaving())
+        except BaseException:
+            ray.shutdown()  # the controller and its workers belong to this driver, and end with it
+            raise
+        if ended[0] is not None:
+            raise ended[0]
+
+    def _hear(self, leaving: bool) -> None:
+        for kind, value in ray.get(self._desk.take.remote(leaving), timeout=TIMEOUTS["desk"]):
+            if kind == "begin":
+                self.began = True
+                self._records.begin(value)
+            elif kind == "record":
+                self._records.add(value)
+            elif kind == "end":
+                self._records.end(value)
+            else:
+                log.warning("%s", value)
+
+
+class _Policy(ControllerCallback, WorkerGroupCallback):
+    """In Ray's controller: what would fail again is not tried again, and workers that do not start are not waited for
+    for ever.
+
+    What a callback raises ends the training, if it is none of the errors that Ray starts workers again for.
+    """
+
+    def __init__(self, desk: Any, each: dict[str, float], fewest: int, placement: str, most: int):
+        self._desk, self._each, self._fewest, self._placement = desk, each, fewest, placement
+        self._most, self._failures = most, 0
+        self._since: float | None = None
+
+    def after_worker_group_poll_status(self, worker_group_status: Any) -> None:
+        drained = worker_group_status.get_preemption_info()
+        for error in worker_group_status.errors.values():
+            if isinstance(error, PreemptedError) and drained is not None:
+                raise PreemptionError(drained)  # what was trained is kept: start again on other nodes
+            if isinstance(error, DistgenError) and (isinstance(error, PreemptedError) or not error.passing):
+                raise error
+
+    def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
+        if isinstance(current_state, RestartingState) and not isinstance(previous_state, RestartingState):
+            self._say(current_state.training_failed_error)
+        starting = (InitializingState, SchedulingState, RestartingState, ReschedulingState)
+        if not isinstance(current_state, starting):
+            self._since = None
+            return
+        if self._since is None:
+            self._since = time.monotonic()
+        if time.monotonic() - self._since > TIMEOUTS["worker_start"]:
+            last = getattr(current_state, "training_failed_error", None)
+            raise TrainError(
+                f"no workers could be started in {TIMEOUTS['worker_start']:.0f} s. Asked are "
+                f"{cluster.asked(self._each, self._fewest, self._placement)}{f' (Ray: {_line(last)})' if last else ''}"
+            )
+        if type(previous_state) is type(current_state):
+            time.sleep(_POLL)  # an elastic training looks for room without a pause
+
+    def _say(self, error: TrainingFailedError) -> None:
+        if isinstance(error, PreemptionError):
+            why = "a node is taken away, and what was trained is kept"
+        else:
+            self._failures += 1
+            why = f"{_explained(error)} (failure {self._failures}, of which {self._most} are allowed)"
+        self._desk.tell.remote("warning", f"{why}; workers are started again from the newest checkpoint")
+
+
+def _worker(run: Run, out: Path, mark: Path, desk: Any) -> None:
+    context = ray.train.get_context()
+    rank = context.get_world_rank()
+    if run.train.checkpoints is None and not mark.exists():
+        raise ConfigError(
+            f"the worker on {socket.gethostname()} does not see {out} of the machine where the training was started: "
+            "checkpoints need a folder that all nodes share (--out), or an object store (train.checkpoints)"
+        )
+    sent = _Sent(desk)
+    with _listening(desk, rank) as leaving:
+        train(
+            run,
+            Worker(
+                rank=rank,
+                world_size=context.get_world_size(),
+                device=get_device(),
+                out=out,
+                report=_report,
+                leaving=leaving,
+                records=sent,
+                context=run.cluster.context,
+            ),
+        )
+
+
+def _report(path: str, record: dict[str, Any]) -> None:
+    """Tell Ray Train of a checkpoint: a barrier for all workers, with the bound that `distgen.cluster` gives it. Ray gets no
+    `Checkpoint`: all it would do with one is to restore and to delete, and distgen does both, also without Ray."""
+    ray.train.report(record | {"checkpoint": path})
+
+
+class _Sent:
+    """Records on their way to the driver."""
+
+    def __init__(self, desk: Any):
+        self._desk, self._writer = desk, uuid.uuid4().hex
+
+    def begin(self, step: int) -> None:
+        """See `Told`."""
+        self._desk.tell.remote("begin", step, self._writer)
+
+    def add(self, record: dict[str, Any]) -> None:
+        """See `Told`."""
+        self._desk.tell.remote("record", record, self._writer)
+
+    def end(self, status: str) -> None:
+        """See `Told`. Returns when all have arrived: calls of one worker are carried out in their order."""
+        ray.get(self._desk.tell.remote("end", status, self._writer), timeout=TIMEOUTS["desk"])
 
 
 @contextmanager
-def _following(path: Path, show: Show) -> Iterator[None]:
-    """Show the records that workers append to a file: the same live line as without workers."""
-    done = threading.Event()
-    position = path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
-    shown = -1
+def _listening(desk: Any, rank: int) -> Iterator[Callable[[], bool]]:
+    """Whether to leave: the driver was asked to (rank 0 hears of it), or Ray takes a node of the workers away.
 
-    def follow() -> None:
-        nonlocal position, shown
-        last = False
-        while not last:
-            last = done.wait(0.5)
-            if not path.exists():
-                continue
-            with path.open("rb") as file:
-                if (
-                    file.seek(0, os.SEEK_END) < position
-                ):  # workers that were brought back dropped the steps they take again
-                    position = 0
-                file.seek(position)
-                whole, newline, _ = file.read().rpartition(b"\n")
-            position += len(whole + newline)
-            for record in map(json.loads, whole.splitlines()):
-                if record["step"] >= shown:
-                    shown = record["step"]
-                    show(record)
+    `ray.train.get_preemption_info` says the same and is a barrier, too slow for every step; all ranks agree in the step.
+    """
+    asked, done = threading.Event(), threading.Event()
 
-    thread = threading.Thread(target=follow, name="distgen-follow", daemon=True)
-    thread.start()
+    def listen() -> None:
+        while not done.wait(2 * _POLL) and not asked.is_set():
+            try:
+                if ray.get(desk.leaving.remote(), timeout=TIMEOUTS["desk"]):
+                    asked.set()
+            except RayError:
+                return  # the driver misses its desk as well, and ends the training
+
+    if rank == 0:
+        threading.Thread(target=listen, name="distgen-listen", daemon=True).start()
+    preemption = get_train_context().preemption_context
     try:
-        yield
+        yield lambda: asked.is_set() or preemption.preemption_info is not None
     finally:
         done.set()
-        thread.join()
 
 
-def _worker(config: dict[str, Any]) -> None:
-    import ray.train.torch
+def _explained(error: Exception) -> Exception:
+    """What ended a training, in the words of whoever knows it: one worker does, the others only lost it."""
+    if isinstance(error, RayError):
+        return LostError(f"Ray was lost ({_line(error)}); go on with --resume, or let cluster.restarts do it")
+    cause = getattr(error, "controller_failure", error)
+    if isinstance(error, WorkerGroupError):
+        cause = min(error.worker_failures.values(), key=_distance)
+    if isinstance(cause, DistgenError):
+        return cause
+    kind = LostError if _distance(cause) != _OWN or isinstance(error, ControllerError) else TrainError
+    return kind(f"training failed: {_line(cause)}")
 
-    context = ray.train.get_context()
-    train(
-        config["run"],
-        Worker(
-            rank=context.get_world_rank(),
-            world_size=context.get_world_size(),
-            device=ray.train.torch.get_device(),
-            out=config["out"],
-            report=lambda path, record: ray.train.report(record),
-            context=config["run"].cluster.context,
-        ),
-    )
+
+_OWN = 2
+
+
+def _distance(error: Exception) -> int:
+    """How far what a worker says may be from what is wrong: an explanation, a death, an exception of its own, the loss of
+    another worker."""
+    if isinstance(error, DistgenError):
+        return 0
+    if isinstance(error, RayTrainError):
+        return 1
+    lost = ("gloo", "NCCL", "Connection closed by peer", "Connection reset", "process group")
+    return 3 if any(words in str(error) for words in lost) else _OWN
+
+
+def _line(error: BaseException) -> str:
+    """An error in one line."""
+    inner = getattr(error, "health_check_failure", error)
+    if isinstance(inner, ActorDiedError):
+        return "a worker or its node died" + (f" ({reason})" if (reason := _first(inner)) else "")
+    return f"{type(inner).__name__}: {_first(inner)}"
+
+
+def _first(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

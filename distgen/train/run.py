@@ -25,10 +25,11 @@ from distgen.config import (
     Train,
     Windows,
     digest,
+    fitting_shards,
     read,
 )
 from distgen.errors import ConfigError
-from distgen.ingest.objects import locate
+from distgen.ingest.objects import Place, locate
 from distgen.loader.loader import GenomeLoader
 from distgen.loader.mixture import MixtureLoader
 from distgen.loader.regions import CONTIGS, MATRIX
@@ -38,6 +39,8 @@ from distgen.objectives import Objective
 from distgen.store.cache import ShardCache, default_folder
 from distgen.store.collection import Collection, is_index, open_collection
 from distgen.train.context import check_windows, check_workers
+from distgen.train.model import Schema
+from distgen.train.sinks import missing
 
 Part = Literal["train", "valid", "test"]
 T = TypeVar("T", Pool, Regions)
@@ -74,6 +77,10 @@ class Run(File):
         """The run as plain data with absolute paths: what DIR/run.toml holds."""
         table = self.model_dump(exclude_none=True, mode="json")
         table["data"] = self._data().model_dump(exclude_none=True, mode="json")
+        if self.finetune.init_from:
+            table["finetune"]["init_from"] = str(self.resolve(self.finetune.init_from, "finetune.init_from"))
+        if self.train.checkpoints:
+            table["train"]["checkpoints"] = str(self._place(self.train.checkpoints, "train.checkpoints"))
         return table
 
     def write(self, path: Path) -> None:
@@ -81,6 +88,12 @@ class Run(File):
         draft = path.with_suffix(".writing")
         draft.write_text(tomli_w.dumps(self.resolved()))
         draft.replace(path)
+
+    def checkpoints(self, out: Path) -> Place:
+        """Where the checkpoints of a run directory are."""
+        with self.at("train"):
+            given = self.train.checkpoints
+            return locate(self._place(given, "checkpoints")) if given else out / "checkpoints"
 
     def hash(self) -> str:
         """What the run is known by on resume."""
@@ -107,11 +120,12 @@ class Run(File):
             section.pop("source", None)
         return table
 
-    def check(self, workers: int | None = None) -> dict[str, Any]:
+    def check(self, workers: int | None = None, *, begins: bool = True) -> dict[str, Any]:
         """Find out before anything is written whether store, objective, model, windows and workers fit each other.
 
         Args:
-            workers: that there are; None: as many as `[cluster]` says.
+            workers: how many there are, where another launcher than `[cluster]` says that.
+            begins: there is no checkpoint to go on from: what the training begins with must be there.
 
         Returns:
             What a checkpoint to go on from must have: the hash of the run, and the content ids of what it reads.
@@ -119,19 +133,50 @@ class Run(File):
         Raises:
             ConfigError, StoreError: the file, key and what would fit.
         """
+        if absent := missing(self.log.to):
+            raise self.error("log.to", absent)
         store = self.open_store()
         objective = self.build_objective(store)
+        self._check_shards(workers or self.cluster.fewest, workers or self.cluster.most)
         with self.at("cluster"):
             world_size = check_workers(self.cluster, workers)
         loader = self.loader(store, objective, "train", training=True, world_size=world_size)
         with self.at("data"):
             loader.places(0, 0)  # stores of a collection are opened in their turn: the first at least fits
             check_windows(loader.lengths, self.model.multiple, objective.bin_bp, self.cluster.context)
+        steps = self.train.steps or loader.plan.steps(self.train.epochs or 0)
+        if self.log.profile and self.log.profile[1] > steps:
+            raise self.error("log.profile", f"there is no step {self.log.profile[1]:,} to trace: the last is {steps:,}")
         if self.has("valid", store):
-            self.loader(store, objective, "valid", world_size=world_size)
+            for part in ("valid", "train") if self.log.gap_batches else ("valid",):
+                self.loader(store, objective, part, world_size=world_size)
         elif self.train.valid_every:
             raise self.error("train.valid_every", f'split "{self.data.split}" of {store.path} has no part "valid"')
+        if self.finetune != Finetune():
+            from distgen.train.finetune import check  # which reads runs
+
+            check(self, Schema.of(objective), begins=begins)
         return {"run": self.hash(), "store": self.identity(store, objective)}
+
+    def _check_shards(self, fewest: int, most: int) -> None:
+        """Raise ConfigError: some number of workers makes no groups of `cluster.shards`."""
+        shards = self.cluster.shards
+        if shards is None:
+            return
+        if self.cluster.parallel != "hybrid":
+            raise self.error("cluster.shards", f'is of parallel = "hybrid" only, not of "{self.cluster.parallel}"')
+        if fewest < most:
+            raise self.error(
+                "cluster.shards",
+                f"{fewest} to {most} workers make no groups of {shards} each time: give one number of workers that "
+                f"{shards} divides, or leave cluster.shards out",
+            )
+        if most % shards:
+            raise self.error(
+                "cluster.shards",
+                f"{most} workers make no groups of {shards}: use {' or '.join(map(str, fitting_shards(most)))} shards, "
+                f"or {max(most // shards, 1) * shards} or {(most // shards + 1) * shards} workers",
+            )
 
     def has(self, part: Part, store: Stores) -> bool:
         """Whether the run's split keeps something for a part, in any store; each store of a collection is to have something
@@ -167,6 +212,11 @@ class Run(File):
             folder = Path(data.cache) if data.cache else default_folder() / "shards"
             return open_source(place, ShardCache(folder, int(data.cache_gb * 1e9)))
 
+    def _place(self, given: str, key: str) -> str:
+        """A URI, or a path made absolute."""
+        place = self.expand(given, key)
+        return place if "://" in place else str(self.resolve(given, key))
+
     def _data(self) -> Data:
         """[data] with the paths of all files made absolute."""
 
@@ -177,9 +227,8 @@ class Run(File):
             return section.model_copy(update={"source": str(self.resolve(source, key))})
 
         data = self.data
-        store = self.expand(data.store, "data.store")
         absolute = {
-            "store": store if "://" in store else str(self.resolve(data.store, "data.store")),
+            "store": self._place(data.store, "data.store"),
             "cache": data.cache and str(self.resolve(data.cache, "data.cache")),
             "regions": data.regions and found(data.regions, "data.regions.source"),
             "pool": tuple(found(pool, f"data.pool.{number}.source") for number, pool in enumerate(data.pool)),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,16 +16,20 @@ from torch import Tensor
 import distgen
 from distgen import kernels
 from distgen.errors import PreemptedError, TrainError
-from distgen.evaluate.metrics import measure
+from distgen.evaluate.metrics import Values, measure
 from distgen.loader.base import Loader
 from distgen.loader.batch import Batch
 from distgen.loader.mixture import MixtureLoader
+from distgen.loader.sampled import Sampled
 from distgen.train.checkpoint import Checkpoint, Checkpoints
 from distgen.train.clock import Clock
-from distgen.train.parallel import Worker
-from distgen.train.records import Records
+from distgen.train.model import Schema
+from distgen.train.optimizer import learning_rate
+from distgen.train.profile import Profile
+from distgen.train.records import Records, memory
 from distgen.train.run import Run, Stores
 from distgen.train.step import Learner
+from distgen.train.worker import Worker
 
 _LAG = 8  # steps until what came out of one is looked at, so that no step waits for a device to have done it
 
@@ -36,6 +42,7 @@ class State:
         learner: what a step changes.
         kept: the run's checkpoints.
         steps: of the whole training.
+        clock: that the steps are timed by.
 
     Attributes:
         step: how many steps were taken.
@@ -52,11 +59,13 @@ class State:
         valid: Loader | None,
         kept: Checkpoints,
         steps: int,
+        clock: Clock,
     ):
         self.run, self.worker, self.learner, self.loader, self.steps = run, worker, learner, loader, steps
-        self.clock, self.step, self.leaves = Clock(), 0, False
+        self.clock, self.step, self.leaves = clock, 0, False
         self._store, self._valid, self._kept = store, valid, kept
-        self._records = Records(worker.out, worker.show)
+        self._records = worker.records or Records(worker.out, worker.show, run)
+        self._profile = Profile(worker.out / "profile", run.log.profile if worker.leads else None, clock)
         self._best, self._best_step = math.inf, 0
         self._arriving: deque[_Arriving] = deque()
         self._sums = _Sums()  # since the last record
@@ -66,6 +75,7 @@ class State:
         """The batches still to be trained on, epochs on end; fewer if training ends early."""
         if self.worker.leads:
             self._records.begin(self.step)
+        self._profile.at(self.step)
         while self.step < self.steps and not self.leaves:
             for batch in self.clock.waiting(self.loader):
                 yield batch
@@ -82,6 +92,7 @@ class State:
         source = None if batch.source is None else int(batch.source[0])  # all ranks' rows are of one store
         self._arriving.append(_Arriving(self.step, sums, source))
         self._look(until=self.step - (_LAG if sums.is_cuda else 0))
+        self._profile.at(self.step)
 
     def _look(self, until: int) -> None:
         """See what came out of steps up to one, on all workers at the same step; sooner would be waiting for the device."""
@@ -116,7 +127,13 @@ class State:
         kernels.check(self.worker.device)
         sums, self._sums, of, self._of = self._sums, _Sums(), self._of, {}
         loss = sums.loss
-        record: dict[str, Any] = {"loss": loss, "norm": sums.norm / max(sums.steps, 1)} | self.clock.record()
+        record: dict[str, Any] = {
+            "loss": loss,
+            "norm": sums.norm / max(sums.steps, 1),
+            "lr": learning_rate(self.run.optimizer, self.step - 1, self.steps),
+            **self.clock.record(),
+            "memory_bytes": memory(self.worker.device),
+        }
         if self.run.objective.kind == "masked_lm":
             record["bits_per_base"] = loss / math.log(2)
         if isinstance(self.loader, MixtureLoader):
@@ -135,16 +152,30 @@ class State:
         if self._valid is None:
             return False
         with self.clock.paused():
-            values = measure(
-                self.learner.parallel.model, self.learner.objective, self._valid, self.learner.precision.dtype
-            )
+            values = self._measure(self._valid)
+            seen = self._measure(self._sample) if self._sample else None
         loss = values["loss"]
         assert isinstance(loss, float)
         better = loss < self._best
         if better:
             self._best, self._best_step = loss, self.step
-        self._add({"valid": values})
+        self._add({"valid": values} | ({"train": seen} if seen else {}))
         return better
+
+    def _measure(self, loader: Loader | Sampled) -> Values:
+        return measure(self.learner.parallel.model, self.learner.objective, loader, self.learner.precision.dtype)
+
+    @cached_property
+    def _sample(self) -> Sampled | None:
+        """Batches of the training part to measure beside the validation part, as that is: not shuffled, hidden or turned as
+        in training, whose loss is another."""
+        wanted = self.run.log.gap_batches
+        if self._valid is None or not wanted:
+            return None
+        rank, world_size, device = self.worker.rank, self.worker.world_size, self.worker.device
+        objective = self.learner.objective
+        whole = self.run.loader(self._store, objective, "train", rank=rank, world_size=world_size, device=device)
+        return Sampled(whole, min(wanted, len(self._valid)))
 
     def save(self) -> None:
         """Keep a checkpoint; without validation the newest is the best."""
@@ -156,6 +187,7 @@ class State:
                 "step": self.step,
                 "run": self.run.hash(),
                 "store": self.run.identity(self._store, self.learner.objective),
+                "schema": asdict(Schema.of(self.learner.objective)),
                 "loader": self.loader.state_dict(),
                 "best": None if math.isinf(self._best) else self._best,
                 "best_step": self._best_step,
@@ -184,6 +216,17 @@ class State:
         """All that a step changes, by the names a checkpoint knows."""
         model = {f"model/{name}": value for name, value in self.learner.model.state_dict().items()}
         return model | {f"optimizer/{name}": value for name, value in self.learner.updater.tensors().items()}
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Inside, training goes on; whoever is told of it hears how it ended."""
+        status = "failed"
+        try:
+            yield
+            status = "finished"
+        finally:
+            self._profile.end(self.step)
+            self._records.end(status)
 
     def close(self) -> None:
         """Wait for what is being written.

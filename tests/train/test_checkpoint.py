@@ -19,7 +19,7 @@ def test_the_newest_is_found(folder):
     assert newest(folder).state["step"] == 12
 
 
-@pytest.mark.parametrize("file", ["tensors.safetensors", "state.json"])
+@pytest.mark.parametrize("file", ["shard-00000-0000.safetensors", "tensors.json", "state.json"])
 @pytest.mark.parametrize(
     "spoil", [lambda p: p.unlink(), lambda p: p.write_bytes(p.read_bytes()[:-1]), lambda p: p.write_bytes(b"")]
 )
@@ -38,7 +38,7 @@ def test_a_half_written_checkpoint_is_none(folder):
 
 def test_checkpoints_that_are_all_damaged_are_not_passed_over(folder):
     for path in folder.glob("step-*"):
-        (path / "tensors.safetensors").write_bytes(b"")
+        (path / "tensors.json").write_bytes(b"")
     with pytest.raises(CheckpointError, match="none of the 2 checkpoints in .* is whole"):
         newest(folder)
 

@@ -9,6 +9,8 @@ from distgen.train.checkpoint import open_checkpoint
 from distgen.train.run import Run
 from tests.conftest import fit, weights
 
+TIMES = ("bases_per_second", "samples_per_second", "wait_share", "step_ms", "memory_bytes")
+
 
 def assert_equal(one, other):
     assert one.keys() == other.keys()
@@ -30,7 +32,10 @@ def test_training_lowers_the_loss_and_writes_what_it_says(run_file, tmp_path):
         "step_ms",
         "bits_per_base",
         "bases_per_second",
+        "samples_per_second",
         "wait_share",
+        "lr",
+        "memory_bytes",
     } == set(next(r for r in shown if "loss" in r))
     assert [r["step"] for r in shown if "valid" in r] == list(range(6, 151, 6))
 
@@ -48,7 +53,7 @@ def test_a_run_stopped_anywhere_ends_in_the_same_weights(run_file, tmp_path, sto
 
 def fit_until(run, out, stop):
     from distgen.train.loop import train
-    from distgen.train.parallel import Worker
+    from distgen.train.worker import Worker
 
     def show(record):
         if record["step"] == stop:
@@ -60,7 +65,7 @@ def fit_until(run, out, stop):
 
 def without_times(out):
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in r.items() if k not in ("bases_per_second", "wait_share", "step_ms")} for r in records]
+    return [{k: v for k, v in r.items() if k not in TIMES} for r in records]
 
 
 def test_a_longer_run_goes_on_where_the_shorter_one_ended(run_file, tmp_path):

@@ -2,13 +2,11 @@
 
 import json
 import os
-import time
 
 import pytest
 
 from distgen.errors import ConfigError, TrainError
 from distgen.train.launch import launch
-from distgen.train.ray import _following
 from distgen.train.run import Run
 from tests.conftest import fit, weights
 
@@ -60,22 +58,6 @@ def test_more_workers_than_cores_ends_with_a_clear_error(run_file, tmp_path):
         )
     assert not ray.is_initialized()
     assert not (tmp_path / "out").exists()
-
-
-def test_records_are_shown_once_also_when_workers_are_brought_back(tmp_path):
-    path, shown = tmp_path / "metrics.jsonl", []
-
-    def write(steps):
-        path.write_text("".join(f'{{"step": {step}}}\n' for step in steps) + '{"st')
-
-    write(range(3))
-    with _following(path, shown.append):
-        write(range(10))
-        time.sleep(1.2)
-        write(range(6))
-        time.sleep(1.2)
-        write(range(12))
-    assert [r["step"] for r in shown] == [*range(3, 10), *range(9, 12)]
 
 
 def test_a_failing_worker_tells_why(run_file, tmp_path):

@@ -119,7 +119,7 @@ def test_a_run_trains_goes_on_and_is_evaluated_with_windows_of_every_kind(folder
     shutil.copytree(whole, parts, symlinks=True)
     shutil.rmtree(parts / "checkpoints/step-00000004")
     assert fit(run, parts)[0]["step"] == 3
-    one, other = ((out / "checkpoints/last/tensors.safetensors").read_bytes() for out in (whole, parts))
+    one, other = ((out / "checkpoints/last/shard-00000-0000.safetensors").read_bytes() for out in (whole, parts))
     assert one == other
     _, found = evaluate(whole, "valid")
     assert found["metrics"]["loss"] > 0

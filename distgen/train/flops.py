@@ -47,6 +47,8 @@ class Flops:
         # What deepcopy finds in its memo it does not copy: no parameter is in memory twice.
         memo: dict[int, Any] = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
         memo |= {id(b): b.detach().to("meta") for b in model.buffers()}
+        # The twin has whole windows, also where workers share them.
+        memo |= {id(m.context): None for m in model.modules() if getattr(m, "context", None) is not None}
         self._twin, self._channels = copy.deepcopy(model, memo), in_channels
         self._counted: dict[int, int] = {}
 

@@ -34,13 +34,21 @@ def train(
     ] = None,
     ray_address: RayAddress = "",
     resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint of the run directory.")] = False,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="Begin with the weights of a run directory, a checkpoint or an export.", parser=local, metavar="DIR"
+        ),
+    ] = None,
 ) -> None:
     """Train what a run file describes."""
     from distgen.report.html import write_report
     from distgen.train.launch import launch
     from distgen.train.run import Run
 
-    parsed = Run.read(run, [*(overrides or []), *_cluster(workers, ray_address)])
+    extra = _cluster(workers, ray_address)
+    extra += [] if init_from is None else [f"finetune.init_from={json.dumps(str(init_from.absolute()))}"]
+    parsed = Run.read(run, [*(overrides or []), *extra])
     folder = out or Path("runs") / parsed.name
     if folder.exists() and not (folder.is_dir() and (resume or not any(folder.iterdir()))):
         raise ConfigError(f"{folder} exists. Give --resume to go on with it, or another --out.")
@@ -90,6 +98,31 @@ def evaluate(
                 f"The network loses to the baseline {name}: {found['metrics']['bits_per_base']:.4f} against {bits:.4f} bits."
             )
     _say_paths(folder, page)
+
+
+@app.command("export-weights")
+def export_weights(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="A run directory, or one of its checkpoints.", show_default=False, parser=local, metavar="DIR"
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="A new folder.", show_default=False, parser=local, metavar="DIR")],
+    trained: Annotated[
+        bool, typer.Option("--trained", help="The trained weights, also where averaged ones are kept.")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Write a trained model as model.safetensors and config.json."""
+    from distgen.train.weights import export_weights
+
+    config = export_weights(checkpoint, out, averaged=not trained)
+    if json_:
+        typer.echo(json.dumps(config))
+        return
+    kind = "averaged" if config["averaged"] else "trained"
+    typer.echo(f"{out}: the {kind} weights of {config['name']} after step {config['step']:,}")
 
 
 @app.command()

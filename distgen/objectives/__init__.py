@@ -30,11 +30,14 @@ class Objective(Protocol):
     """What training, evaluation and prediction need to know of a question.
 
     Attributes:
-        in_channels, out_channels: of the model.
+        inputs, outputs: names of the model's channels.
+        in_channels, out_channels: how many these are.
         tracks: names of the tracks the loader must serve.
         bin_bp: bases that one target is of.
     """
 
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
     in_channels: int
     out_channels: int
     tracks: tuple[str, ...]

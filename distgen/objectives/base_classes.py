@@ -35,6 +35,7 @@ class Tracked(Protocol):
 class BaseClasses:
     """Four input channels (one-hot), one output per class."""
 
+    inputs: tuple[str, ...] = ("A", "C", "G", "T")
     in_channels = 4
 
     def __init__(self, config: BaseClassesConfig, store: Tracked, context: Context | None = None):
@@ -43,7 +44,7 @@ class BaseClasses:
         if not track.is_classes:
             raise ConfigError(f'track "{track.name}" holds signals, not classes: "base_classes" cannot learn them')
         self.tracks: tuple[str, ...] = (track.name,)
-        self.classes = track.columns
+        self.outputs = track.columns
         self.out_channels = len(track.columns)
         self.bin_bp, self._context = track.bin_bp, context
 
@@ -66,7 +67,7 @@ class BaseClasses:
         ), valid.sum() * self.out_channels
 
     def metrics(self, device: torch.device) -> BaseClassesMetrics:
-        return BaseClassesMetrics(self.classes, self.bin_bp, device)
+        return BaseClassesMetrics(self.outputs, self.bin_bp, device)
 
 
 class BaseClassesMetrics:

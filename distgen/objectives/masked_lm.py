@@ -42,6 +42,8 @@ class MaskedLMConfig(Section):
 class MaskedLM:
     """Five input channels: A, C, G, T and the mask; an ambiguous base is all zeros."""
 
+    inputs: tuple[str, ...] = ("A", "C", "G", "T", "mask")
+    outputs: tuple[str, ...] = ("A", "C", "G", "T")
     in_channels = 5
     out_channels = 4
     tracks: tuple[str, ...] = ()

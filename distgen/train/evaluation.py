@@ -7,14 +7,15 @@ from typing import Any, Literal, cast
 
 import torch
 
-from distgen import models
 from distgen.errors import ConfigError, suggest
 from distgen.evaluate.baselines import baselines
 from distgen.evaluate.metrics import measure
 from distgen.store.reader import Store
 from distgen.store.splits import PARTS
-from distgen.train.checkpoint import open_checkpoint
+from distgen.train.finetune import start_model
+from distgen.train.model import Schema
 from distgen.train.run import Run
+from distgen.train.weights import load_weights, trained_checkpoint
 
 
 def evaluate(path: Path, part: str) -> tuple[Path, dict[str, Any]]:
@@ -33,17 +34,14 @@ def evaluate(path: Path, part: str) -> tuple[Path, dict[str, Any]]:
     """
     if part not in PARTS:
         raise ConfigError(f'there is no part "{part}" of a split. {suggest(part, PARTS)}')
-    folder = path if (path / "run.toml").is_file() else path.parent.parent
-    if not (folder / "run.toml").is_file():
-        raise ConfigError(f"{path} is no run directory (it has no run.toml) and no checkpoint in one")
+    folder, found = trained_checkpoint(path)
     run = Run.read(folder / "run.toml")
-    found = open_checkpoint(path if path != folder else run.checkpoints(folder) / "best")
     store = run.open_store()
     objective = run.build_objective(store)
     found.expect(store=run.identity(store, objective))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = models.build(run.model, objective.in_channels, objective.out_channels).to(device)
-    found.load({f"model/{name}": value for name, value in model.state_dict().items()})
+    model = start_model(run, Schema.of(objective), begins=False).to(device)
+    load_weights(found, model.state_dict())
     loader = run.loader(store, objective, cast(Literal["train", "valid", "test"], part), device=device)
     result: dict[str, Any] = {
         "split": part,

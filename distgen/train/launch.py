@@ -15,9 +15,9 @@ from distgen.config import TIMEOUTS
 from distgen.errors import CheckpointError
 from distgen.train.checkpoint import newest
 from distgen.train.loop import train
-from distgen.train.parallel import Worker
 from distgen.train.run import Run
 from distgen.train.signals import asked_to_leave
+from distgen.train.worker import Worker
 
 Show = Callable[[dict[str, Any]], None]
 
@@ -38,8 +38,8 @@ def launch(run: Run, out: Path, show: Show) -> None:
         PreemptedError: the process was asked to leave (SIGTERM, SIGUSR1); what was trained is kept.
     """
     torchrun = "TORCHELASTIC_RUN_ID" in os.environ
-    ids = run.check(int(os.environ["WORLD_SIZE"]) if torchrun else None)
     found = newest(run.checkpoints(out), deep=False)
+    ids = run.check(int(os.environ["WORLD_SIZE"]) if torchrun else None, begins=found is None)
     if found:
         try:
             found.expect(**ids)

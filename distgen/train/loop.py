@@ -7,17 +7,19 @@ from typing import Any
 
 import torch
 
-from distgen import models
 from distgen.train.checkpoint import Checkpoints
 from distgen.train.clock import Clock
 from distgen.train.context import share_windows
+from distgen.train.finetune import start_model
 from distgen.train.flops import Flops, peak_flops
+from distgen.train.model import Schema
 from distgen.train.optimizer import Updater
-from distgen.train.parallel import Worker, broadcast_parameters, parallelize
+from distgen.train.parallel import broadcast_parameters, parallelize
 from distgen.train.precision import Precision
 from distgen.train.run import Run
 from distgen.train.state import State
 from distgen.train.step import Learner, train_step
+from distgen.train.worker import Worker
 
 
 def train(run: Run, worker: Worker) -> None:
@@ -55,8 +57,10 @@ def start_or_resume(run: Run, worker: Worker) -> State:
     valid = run.loader(store, objective, "valid", **ranks) if run.has("valid", store) else None
     steps = run.train.steps or loader.plan.steps(run.train.epochs or 0)
 
+    kept = Checkpoints(run.checkpoints(worker.out), worker, keep=run.train.keep, keep_best=run.train.keep_best)
+    found = kept.newest()
     torch.manual_seed(run.data.seed)
-    model = models.build(run.model, objective.in_channels, objective.out_channels, context).to(worker.device)
+    model = start_model(run, Schema.of(objective), begins=found is None, context=context).to(worker.device)
     broadcast_parameters(model)
     clock = _clock(run, worker, Flops(model, objective.in_channels, context))
     dtype = run.precision(worker.device)
@@ -73,9 +77,8 @@ def start_or_resume(run: Run, worker: Worker) -> State:
         math.ceil(rows / micro_batch),
         run.optimizer.clip_norm,
     )
-    kept = Checkpoints(run.checkpoints(worker.out), worker, keep=run.train.keep, keep_best=run.train.keep_best)
     state = State(run, worker, store, learner, loader, valid, kept, steps, clock)
-    if found := kept.newest():
+    if found:
         found.expect(run=run.hash(), store=run.identity(store, objective))
         state.load(found)
     return state

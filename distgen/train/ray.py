@@ -39,10 +39,10 @@ from distgen import cluster
 from distgen.config import TIMEOUTS
 from distgen.errors import ConfigError, DistgenError, LostError, PreemptedError, TrainError
 from distgen.train.loop import train
-from distgen.train.parallel import Worker
 from distgen.train.records import Records
 from distgen.train.run import Run
 from distgen.train.signals import asked_to_leave
+from distgen.train.worker import Worker
 
 Show = Callable[[dict[str, Any]], None]
 log = logging.getLogger("distgen")

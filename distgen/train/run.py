@@ -39,6 +39,7 @@ from distgen.objectives import Objective
 from distgen.store.cache import ShardCache, default_folder
 from distgen.store.collection import Collection, is_index, open_collection
 from distgen.train.context import check_windows, check_workers
+from distgen.train.model import Schema
 from distgen.train.sinks import missing
 
 Part = Literal["train", "valid", "test"]
@@ -76,6 +77,8 @@ class Run(File):
         """The run as plain data with absolute paths: what DIR/run.toml holds."""
         table = self.model_dump(exclude_none=True, mode="json")
         table["data"] = self._data().model_dump(exclude_none=True, mode="json")
+        if self.finetune.init_from:
+            table["finetune"]["init_from"] = str(self.resolve(self.finetune.init_from, "finetune.init_from"))
         if self.train.checkpoints:
             table["train"]["checkpoints"] = str(self._place(self.train.checkpoints, "train.checkpoints"))
         return table
@@ -117,11 +120,12 @@ class Run(File):
             section.pop("source", None)
         return table
 
-    def check(self, workers: int | None = None) -> dict[str, Any]:
+    def check(self, workers: int | None = None, *, begins: bool = True) -> dict[str, Any]:
         """Find out before anything is written whether store, objective, model, windows and workers fit each other.
 
         Args:
-            workers: that there are; None: as many as `[cluster]` says.
+            workers: how many there are, where another launcher than `[cluster]` says that.
+            begins: there is no checkpoint to go on from: what the training begins with must be there.
 
         Returns:
             What a checkpoint to go on from must have: the hash of the run, and the content ids of what it reads.
@@ -148,6 +152,10 @@ class Run(File):
                 self.loader(store, objective, part, world_size=world_size)
         elif self.train.valid_every:
             raise self.error("train.valid_every", f'split "{self.data.split}" of {store.path} has no part "valid"')
+        if self.finetune != Finetune():
+            from distgen.train.finetune import check  # which reads runs
+
+            check(self, Schema.of(objective), begins=begins)
         return {"run": self.hash(), "store": self.identity(store, objective)}
 
     def _check_shards(self, fewest: int, most: int) -> None:

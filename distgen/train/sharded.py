@@ -18,7 +18,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from distgen.config import TIMEOUTS, fitting_shards
 from distgen.errors import ConfigError
-from distgen.train.parallel import Parallel, Worker, refuse_batch_statistics
+from distgen.train.parallel import Parallel, refuse_batch_statistics
+from distgen.train.worker import Worker
 
 
 class Sharded(Parallel):

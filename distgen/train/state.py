@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -23,13 +24,15 @@ from distgen.loader.mixture import MixtureLoader
 from distgen.loader.sampled import Sampled
 from distgen.train.checkpoint import Checkpoint, Checkpoints
 from distgen.train.clock import Clock
+from distgen.train.model import Schema
 from distgen.train.optimizer import learning_rate
-from distgen.train.parallel import Worker
 from distgen.train.profile import Profile
 from distgen.train.records import Records, memory
 from distgen.train.run import Run, Stores
 from distgen.train.step import Learner
+from distgen.train.worker import Worker
 
+log = logging.getLogger("distgen")
 _LAG = 8  # steps until what came out of one is looked at, so that no step waits for a device to have done it
 
 
@@ -107,6 +110,7 @@ class State:
 
     def _refuse(self, step: int, total: float, norm: float) -> None:
         """Raise TrainError: what a step's windows were."""
+        self._kept.wait()  # what is being written is finished: all workers come here at the same step
         epoch, position = self.loader.plan.at_step(step - 1)
         _, found = self.loader.places(epoch, position)
         places = ", ".join(f"{place}({place.strand})" for place in found[:4])
@@ -186,12 +190,13 @@ class State:
                 "step": self.step,
                 "run": self.run.hash(),
                 "store": self.run.identity(self._store, self.learner.objective),
+                "schema": asdict(Schema.of(self.learner.objective)),
                 "loader": self.loader.state_dict(),
                 "best": None if math.isinf(self._best) else self._best,
                 "best_step": self._best_step,
                 "precision": self.learner.precision.state(),
                 "distgen": distgen.__version__,
-                "torch": torch.__version__,
+                "made": self._made(),
             }
             # Without validation, and between two of them, it has the score of none.
             score = -self.step if self._valid is None else self._best if self._best_step == self.step else math.inf
@@ -205,10 +210,31 @@ class State:
     def load(self, found: Checkpoint) -> None:
         """Go on where a checkpoint of this run was written."""
         found.load(self._tensors())
+        self._compare(found)
         self.loader.load_state_dict(found.state["loader"])
         self.learner.precision.load(found.state["precision"])
         self.step, self._best_step = found.state["step"], found.state["best_step"]
         self._best = math.inf if found.state["best"] is None else found.state["best"]
+
+    def _made(self) -> dict[str, Any]:
+        """What numbers depend on in their last bits, beside the run."""
+        device = self.worker.device
+        return {
+            "torch": torch.__version__,
+            "cpu": torch.backends.cpu.get_cpu_capability(),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "world_size": self.worker.world_size,
+            "micro_batch": self.learner.micro_batch,
+            "precision": str(self.learner.precision.dtype).removeprefix("torch."),
+            "deterministic": self.run.train.deterministic,
+        }
+
+    def _compare(self, found: Checkpoint) -> None:
+        """Say what keeps a deterministic training from ending in the bits it would have without a stop."""
+        now, before = self._made(), found.state["made"]
+        differ = [f"{key} {before.get(key)}, now {value}" for key, value in now.items() if before.get(key) != value]
+        if self.run.train.deterministic and differ and self.worker.leads:
+            log.warning("%s was made with %s: the result may differ in rounding", found.path, "; ".join(differ))
 
     def _tensors(self) -> dict[str, Tensor]:
         """All that a step changes, by the names a checkpoint knows."""

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from distgen.train.loop import start_or_resume
-from distgen.train.parallel import Worker
 from distgen.train.run import Run
 from distgen.train.step import train_step
+from distgen.train.worker import Worker
 from tests.train.ranks import on_ranks
 
 KINDS = {

@@ -27,7 +27,7 @@ from distgen.train.checkpoint.reading import Checkpoint, cause, open_checkpoint
 from distgen.train.checkpoint.staging import Shares, Staged, Staging
 from distgen.train.checkpoint.storage import Storage, storage
 from distgen.train.checkpoint.team import Team
-from distgen.train.parallel import Worker
+from distgen.train.worker import Worker
 
 log = logging.getLogger("distgen")
 

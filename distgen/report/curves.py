@@ -11,6 +11,7 @@ from distgen.report.figures import COLOURS, axes_of, svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _MOST = 1000  # points of a curve: of more, as many means
 # Of a step, from below: what is waited for, what is computed, what no part says.
@@ -47,7 +48,7 @@ def learning_figure(records: Records) -> str:
     for part, label in (("train", "training part"), ("valid", "validation part")):
         found = [record for record in records if part in record]
         _line(axes, found, lambda r, part=part: r[part][key], label, COLOURS[part], marker=".")  # type: ignore[misc]
-    return _finished(axes, "bits per base" if bits else "loss (nats)")
+    return _finished(figure, axes, "bits per base" if bits else "loss (nats)")
 
 
 def metrics_figure(records: Records) -> str:
@@ -60,7 +61,7 @@ def metrics_figure(records: Records) -> str:
     for number, name in enumerate(names):
         some = [record for record in found if name in record["valid"]]
         _line(axes, some, lambda r, name=name: _mean(r["valid"][name]), name, f"C{number}", marker=".")  # type: ignore[misc]
-    return _finished(axes, "validation part")
+    return _finished(figure, axes, "validation part")
 
 
 def rate_figure(records: Records) -> str:
@@ -85,7 +86,7 @@ def speed_figure(records: Records) -> str:
     figure, axes = axes_of(2.2)
     _line(axes, records, lambda r: r["bases_per_second"] / 1e6, "", COLOURS["train"])
     axes.set_ylim(bottom=0)
-    return _finished(axes, "Mbases/s")
+    return _finished(figure, axes, "Mbases/s")
 
 
 def split_figure(records: Records) -> str:
@@ -115,7 +116,7 @@ def memory_figure(records: Records) -> str:
         some = [record for record in found if kind in record["memory_bytes"]]
         _line(axes, some, lambda r, kind=kind: r["memory_bytes"][kind] / 1e9, kind, f"C{number}")  # type: ignore[misc]
     axes.set_ylim(bottom=0)
-    return _finished(axes, "GB")
+    return _finished(figure, axes, "GB")
 
 
 def bound(records: Records) -> tuple[str, dict[str, float]] | None:
@@ -132,7 +133,9 @@ def bound(records: Records) -> tuple[str, dict[str, float]] | None:
     return max(shares, key=lambda group: shares[group]), shares
 
 
-def _line(axes: Axes, records: Records, value: Callable[[dict[str, Any]], float], label: str, colour: str, **how: Any) -> None:
+def _line(
+    axes: Axes, records: Records, value: Callable[[dict[str, Any]], float], label: str, colour: str, **how: Any
+) -> None:
     if records:
         steps, values = _means([record["step"] for record in records]), _means([value(record) for record in records])
         axes.plot(steps, values, label=label, color=colour, **({"lw": 1.2} | how))
@@ -148,12 +151,10 @@ def _mean(value: Any) -> float:
     return float(np.mean(list(value.values()))) if isinstance(value, dict) else float(value)
 
 
-def _finished(axes: Axes, what: str) -> str:
+def _finished(figure: Figure, axes: Axes, what: str) -> str:
     axes.set_xlabel("step")
     axes.set_ylabel(what)
     axes.grid(alpha=0.3)
     if len(axes.get_legend_handles_labels()[1]) > 0:
         axes.legend()
-    figure = axes.get_figure()
-    assert figure is not None
-    return svg(figure)  # type: ignore[arg-type]
+    return svg(figure)

@@ -43,8 +43,7 @@ def write_report(out: Path) -> Path:
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     steps = [record for record in records if "loss" in record]
     verdict = judge(records)
-    parts = [f"<h1>{html.escape(out.name)}</h1>"]
-    parts += [f"<p><strong>{verdict.word[0].upper()}{verdict.word[1:]}.</strong> {html.escape(verdict.said)}</p>"]
+    parts = [f"<p><strong>{verdict.word[0].upper()}{verdict.word[1:]}.</strong> {html.escape(verdict.said)}</p>"]
     parts += ["<h2>Learning</h2>", curves.learning_figure(records), curves.metrics_figure(records), _last(records)]
     parts += ["<h2>Learning rate and gradient</h2>", curves.rate_figure(steps)] if "lr" in (steps or [{}])[-1] else []
     parts += ["<h2>Throughput</h2>", curves.speed_figure(steps), curves.split_figure(steps), _throughput(steps)]
@@ -53,15 +52,20 @@ def write_report(out: Path) -> Path:
     for path in sorted(out.glob("evaluate-*.json")):
         evaluation = json.loads(path.read_text())
         parts.append(f"<h2>Evaluation on {html.escape(str(evaluation['split']))}</h2>")
-        parts.append(_table(("metric", "value"), evaluation_rows(evaluation)))
+        parts.append(table(("metric", "value"), evaluation_rows(evaluation)))
     parts += ["<h2>Windows</h2>", _windows(out / "run.toml")]
     parts += ["<h2>Run</h2>", f"<pre>{html.escape((out / 'run.toml').read_text())}</pre>"]
-    page = out / "report.html"
-    page.write_text(
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(out.name)}</title>'
-        f"<style>{_STYLE}</style><body>{''.join(parts)}</body></html>\n"
+    return page(out, parts)
+
+
+def page(out: Path, parts: list[str]) -> Path:
+    """Write DIR/report.html of elements of HTML; returns its path."""
+    path, name = out / "report.html", html.escape(out.name)
+    path.write_text(
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}</title>'
+        f"<style>{_STYLE}</style><body><h1>{name}</h1>{''.join(parts)}</body></html>\n"
     )
-    return page
+    return path
 
 
 def evaluation_rows(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
@@ -87,8 +91,8 @@ def _windows(run_file: Path) -> str:
         figure = coverage_figure(bars) if bars else ""
     except DistgenError as error:
         return f"<p>Not shown: {html.escape(str(error))}</p>"
-    said = [_table(("part", "windows"), own), figure, f"<p>{html.escape(rest)}</p>" * bool(rest)]
-    said += [f"<h3>{html.escape(name)}</h3>{_table(('part', 'windows'), rows)}" for name, rows in stores]
+    said = [table(("part", "windows"), own), figure, f"<p>{html.escape(rest)}</p>" * bool(rest)]
+    said += [f"<h3>{html.escape(name)}</h3>{table(('part', 'windows'), rows)}" for name, rows in stores]
     return "".join(said)
 
 
@@ -133,7 +137,7 @@ def _last(records: list[dict[str, Any]]) -> str:
                 head.append(f"{part}, {name}")
                 cells.append(dict(_flat_metrics(record[part])))
     rows = [(metric, *(f"{column[metric]:.4f}" if metric in column else "" for column in cells)) for metric in cells[0]]
-    return _table(tuple(head), rows)
+    return table(tuple(head), rows)
 
 
 def _flat_metrics(metrics: dict[str, Any]) -> list[tuple[str, float]]:
@@ -160,7 +164,7 @@ def _throughput(steps: list[dict[str, Any]]) -> str:
     if binds := curves.bound(steps):
         word, shares = binds
         rows.append(("what binds", f"{word} ({', '.join(f'{name} {share:.1%}' for name, share in shares.items())})"))
-    return _table(("", "value"), [*rows, ("steps", f"{steps[-1]['step']:,}")])
+    return table(("", "value"), [*rows, ("steps", f"{steps[-1]['step']:,}")])
 
 
 def _checkpoints(out: Path, records: list[dict[str, Any]]) -> str:
@@ -176,11 +180,13 @@ def _checkpoints(out: Path, records: list[dict[str, Any]]) -> str:
         loss = losses.get(int(path.name.removeprefix("step-"))) if path.name.removeprefix("step-").isdigit() else None
         names = ", ".join(name for name, target in links.items() if target == path.name)
         rows.append((path.name, "" if loss is None else f"{loss:.4f}", names))
-    return _table(("checkpoint", "validation loss", ""), rows)
+    return table(("checkpoint", "validation loss", ""), rows)
 
 
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    def line(cells: tuple[str, ...], tag: str) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of HTML from plain text."""
+
+    def line(cells: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
     return f"<table>{line(head, 'th')}{''.join(line(row, 'td') for row in rows)}</table>"

@@ -38,8 +38,10 @@ def launch(run: Run, out: Path, show: Show) -> None:
         PreemptedError: the process was asked to leave (SIGTERM, SIGUSR1); what was trained is kept.
     """
     torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    here = torchrun or not run.cluster.workers or torch.cuda.is_available()  # Ray's workers may have other devices
     found = newest(run.checkpoints(out), deep=False)
-    ids = run.check(int(os.environ["WORLD_SIZE"]) if torchrun else None, begins=found is None)
+    size = int(os.environ["WORLD_SIZE"]) if torchrun else None
+    ids = run.check(size, _device() if here else None, begins=found is None)
     if found:
         try:
             found.expect(**ids)

@@ -12,10 +12,13 @@ from distgen.train.clock import Clock
 from distgen.train.context import share_windows
 from distgen.train.finetune import start_model
 from distgen.train.flops import Flops, peak_flops
+from distgen.train.micro_batch import micro_batch
 from distgen.train.model import Schema
 from distgen.train.optimizer import Updater
 from distgen.train.parallel import broadcast_parameters, parallelize
 from distgen.train.precision import Precision
+from distgen.train.prepare import prepare
+from distgen.train.reproducible import settle
 from distgen.train.run import Run
 from distgen.train.state import State
 from distgen.train.step import Learner, train_step
@@ -40,15 +43,14 @@ def train(run: Run, worker: Worker) -> None:
             if state.due(run.log.every):
                 state.log()
             better = state.due(run.train.valid_every) and state.validate()
-            if better or state.due(run.train.checkpoint_every) or state.leaves:
+            if better or state.due(run.train.checkpoint_every) or state.ends:
                 state.save()
         state.close()
 
 
 def start_or_resume(run: Run, worker: Worker) -> State:
     """Everything as it was at the newest checkpoint of this run, or new."""
-    if run.train.threads:
-        torch.set_num_threads(run.train.threads)
+    settle(run)
     store = run.open_store()
     context = share_windows(worker)
     objective = run.build_objective(store, context)
@@ -58,28 +60,32 @@ def start_or_resume(run: Run, worker: Worker) -> State:
     steps = run.train.steps or loader.plan.steps(run.train.epochs or 0)
 
     kept = Checkpoints(run.checkpoints(worker.out), worker, keep=run.train.keep, keep_best=run.train.keep_best)
-    found = kept.newest()
+    if found := kept.newest():
+        found.expect(run=run.hash(), store=run.identity(store, objective))
+
     torch.manual_seed(run.data.seed)
     model = start_model(run, Schema.of(objective), begins=found is None, context=context).to(worker.device)
     broadcast_parameters(model)
     clock = _clock(run, worker, Flops(model, objective.in_channels, context))
+    prepare(model, run)
     dtype = run.precision(worker.device)
-    parallel = parallelize(model, worker, run.cluster, deterministic=run.train.deterministic, dtype=dtype)
+    precision = Precision(dtype, worker.device, run.data.batch_size * (run.data.window or 1))
     rows = math.ceil(run.data.batch_size / worker.data_size)
-    micro_batch = min(run.train.micro_batch if isinstance(run.train.micro_batch, int) else rows, rows)
+    at_once = micro_batch(run, worker, model, objective, precision, loader, rows, found)
+    parallel = parallelize(model, worker, run.cluster, deterministic=run.train.deterministic, dtype=dtype)
     learner = Learner(
         model,
         objective,
         parallel,
         Updater(run.optimizer, model, steps),
-        Precision(dtype, worker.device, run.data.batch_size * (run.data.window or 1)),
-        micro_batch,
-        math.ceil(rows / micro_batch),
+        precision,
+        at_once,
+        math.ceil(rows / at_once),
         run.optimizer.clip_norm,
+        (run.data.seed, worker.rank),
     )
     state = State(run, worker, store, learner, loader, valid, kept, steps, clock)
     if found:
-        found.expect(run=run.hash(), store=run.identity(store, objective))
         state.load(found)
     return state
 

@@ -30,6 +30,7 @@ from distgen.train.profile import Profile
 from distgen.train.records import Records, memory
 from distgen.train.run import Run, Stores
 from distgen.train.step import Learner
+from distgen.train.watch import Watch
 from distgen.train.worker import Worker
 
 log = logging.getLogger("distgen")
@@ -49,6 +50,7 @@ class State:
     Attributes:
         step: how many steps were taken.
         leaves: whether a worker was asked to leave; the same on all, at the same step.
+        worse: how many validations there were since the best.
     """
 
     def __init__(
@@ -64,7 +66,8 @@ class State:
         clock: Clock,
     ):
         self.run, self.worker, self.learner, self.loader, self.steps = run, worker, learner, loader, steps
-        self.clock, self.step, self.leaves = clock, 0, False
+        self.clock, self.step, self.leaves, self.worse = clock, 0, False, 0
+        self._watch = Watch(worker.out, worker.rank)
         self._store, self._valid, self._kept = store, valid, kept
         self._records = worker.records or Records(worker.out, worker.show, run)
         self._profile = Profile(worker.out / "profile", run.log.profile if worker.leads else None, clock)
@@ -73,16 +76,27 @@ class State:
         self._sums = _Sums()  # since the last record
         self._of: dict[int, _Sums] = {}  # likewise, by the row of a collection's store
 
+    @property
+    def ends(self) -> bool:
+        """Whether the step before was the last, since all are taken, `train.patience` is at its end, or a worker leaves."""
+        return self.step >= self.steps or self.leaves or self._impatient
+
+    @property
+    def _impatient(self) -> bool:
+        return self.run.train.patience is not None and self.worse >= self.run.train.patience
+
     def batches(self) -> Iterator[Batch]:
         """The batches still to be trained on, epochs on end; fewer if training ends early."""
         if self.worker.leads:
             self._records.begin(self.step)
         self._profile.at(self.step)
-        while self.step < self.steps and not self.leaves:
-            for batch in self.clock.waiting(self.loader):
-                yield batch
-                if self.step == self.steps or self.leaves:
-                    break
+        with self._watch.watching():
+            while not self.ends:
+                for batch in self.clock.waiting(self.loader):
+                    self._watch.moved()
+                    yield batch
+                    if self.ends:
+                        break
 
     def saw(self, sums: Tensor, batch: Batch) -> None:
         """Count a step; nothing waits for the device here.
@@ -100,13 +114,13 @@ class State:
         """See what came out of steps up to one, on all workers at the same step; sooner would be waiting for the device."""
         while self._arriving and (self.step == self.steps or self._arriving[0].step <= until):
             seen = self._arriving.popleft()
-            total, count, leaving, norm = seen.numbers()
-            if not math.isfinite(total + norm) and self.learner.precision.dtype != torch.float16:
+            total, count, leaving, norm, skipped = seen.numbers()
+            if not math.isfinite(total + norm):
                 self._refuse(seen.step, total, norm)
             self.leaves |= leaving > 0
-            self._sums.add(total, count, norm)
+            self._sums.add(total, count, norm, skipped)
             if seen.source is not None:
-                self._of.setdefault(seen.source, _Sums()).add(total, count, norm)
+                self._of.setdefault(seen.source, _Sums()).add(total, count, norm, skipped)
 
     def _refuse(self, step: int, total: float, norm: float) -> None:
         """Raise TrainError: what a step's windows were."""
@@ -116,8 +130,14 @@ class State:
         places = ", ".join(f"{place}({place.strand})" for place in found[:4])
         raise TrainError(
             f"the loss of step {step} is {total} and the gradient's norm {norm}; its {len(found)} windows began with {places} "
-            f"(all of them: distgen samples {self.worker.out} --step {step}). Start another run with a lower optimizer.lr."
+            f"(all of them: distgen samples {self.worker.out} --step {step}). {self._remedy}"
         )
+
+    @property
+    def _remedy(self) -> str:
+        if self.learner.precision.dtype == torch.float16:
+            return "Start another run with a lower optimizer.lr, or with more than float16 holds: train.precision bf16."
+        return "Start another run with a lower optimizer.lr."
 
     def due(self, every: int | None) -> bool:
         """Is it time for what happens every so many steps, and after the last?"""
@@ -132,11 +152,13 @@ class State:
         loss = sums.loss
         record: dict[str, Any] = {
             "loss": loss,
-            "norm": sums.norm / max(sums.steps, 1),
+            "norm": sums.norm / max(sums.steps - sums.skipped, 1),
             "lr": learning_rate(self.run.optimizer, self.step - 1, self.steps),
             **self.clock.record(),
             "memory_bytes": memory(self.worker.device),
         }
+        if self.learner.precision.dtype == torch.float16:
+            record |= {"skipped": int(sums.skipped), "scale": self.learner.precision.scale}
         if self.run.objective.kind == "masked_lm":
             record["bits_per_base"] = loss / math.log(2)
         if isinstance(self.loader, MixtureLoader):
@@ -154,15 +176,17 @@ class State:
         """Measure the whole validation part, if there is one, all ranks together; is this the best so far?"""
         if self._valid is None:
             return False
-        with self.clock.paused():
+        with self.clock.paused(), self._watch.paused(), self.learner.updater.averaged():
             values = self._measure(self._valid)
             seen = self._measure(self._sample) if self._sample else None
         loss = values["loss"]
         assert isinstance(loss, float)
         better = loss < self._best
+        self.worse = 0 if better else self.worse + 1
         if better:
             self._best, self._best_step = loss, self.step
-        self._add({"valid": values} | ({"train": seen} if seen else {}))
+        stopped = {"stopped": f"no better validation in {self.worse}"} if self._impatient else {}
+        self._add({"valid": values} | ({"train": seen} if seen else {}) | stopped)
         return better
 
     def _measure(self, loader: Loader | Sampled) -> Values:
@@ -175,7 +199,7 @@ class State:
         wanted = self.run.log.gap_batches
         if self._valid is None or not wanted:
             return None
-        rank, world_size, device = self.worker.rank, self.worker.world_size, self.worker.device
+        rank, world_size, device = self.worker.data_rank, self.worker.data_size, self.worker.device
         objective = self.learner.objective
         whole = self.run.loader(self._store, objective, "train", rank=rank, world_size=world_size, device=device)
         return Sampled(whole, min(wanted, len(self._valid)))
@@ -184,7 +208,7 @@ class State:
         """Keep a checkpoint; without validation the newest is the best."""
         self._look(until=self.step)
         kernels.check(self.worker.device)
-        with self.clock.paused():
+        with self.clock.paused(), self._watch.paused():
             self._report()
             state = {
                 "step": self.step,
@@ -194,6 +218,9 @@ class State:
                 "loader": self.loader.state_dict(),
                 "best": None if math.isinf(self._best) else self._best,
                 "best_step": self._best_step,
+                "worse": self.worse,
+                "world_size": self.worker.world_size,
+                "micro_batch": self.learner.micro_batch,
                 "precision": self.learner.precision.state(),
                 "distgen": distgen.__version__,
                 "made": self._made(),
@@ -213,7 +240,7 @@ class State:
         self._compare(found)
         self.loader.load_state_dict(found.state["loader"])
         self.learner.precision.load(found.state["precision"])
-        self.step, self._best_step = found.state["step"], found.state["best_step"]
+        self.step, self._best_step, self.worse = (found.state[key] for key in ("step", "best_step", "worse"))
         self._best = math.inf if found.state["best"] is None else found.state["best"]
 
     def _made(self) -> dict[str, Any]:
@@ -239,7 +266,8 @@ class State:
     def _tensors(self) -> dict[str, Tensor]:
         """All that a step changes, by the names a checkpoint knows."""
         model = {f"model/{name}": value for name, value in self.learner.model.state_dict().items()}
-        return model | {f"optimizer/{name}": value for name, value in self.learner.updater.tensors().items()}
+        optimizer = {f"optimizer/{name}": value for name, value in self.learner.updater.tensors().items()}
+        return model | optimizer | {f"ema/{name}": value for name, value in self.learner.updater.averages().items()}
 
     @contextmanager
     def told(self) -> Iterator[None]:
@@ -253,11 +281,13 @@ class State:
             self._records.end(status)
 
     def close(self) -> None:
-        """Wait for what is being written.
+        """Tell of the last steps if training ended before its time, and wait for what is being written.
 
         Raises:
             PreemptedError: training ended because a worker was asked to leave.
         """
+        if self._impatient and self._sums.steps:
+            self.log()
         self._report()
         if self.leaves and self.step < self.steps:
             raise PreemptedError(f"asked to leave at step {self.step} of {self.steps}; go on with --resume")
@@ -270,15 +300,12 @@ class _Sums:
     total: float = 0.0
     count: float = 0.0
     norm: float = 0.0
+    skipped: float = 0.0
     steps: int = 0
 
-    def add(self, total: float, count: float, norm: float) -> None:
-        self.total, self.count, self.norm, self.steps = (
-            self.total + total,
-            self.count + count,
-            self.norm + norm,
-            self.steps + 1,
-        )
+    def add(self, total: float, count: float, norm: float, skipped: float) -> None:
+        self.total, self.count, self.norm = self.total + total, self.count + count, self.norm + norm
+        self.skipped, self.steps = self.skipped + skipped, self.steps + 1
 
     @property
     def loss(self) -> float:

@@ -9,7 +9,7 @@ from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from distgen.errors import CheckpointError
 from distgen.train.checkpoint import Checkpoints, format, open_checkpoint, staging
-from distgen.train.parallel import Worker
+from distgen.train.worker import Worker
 from tests.train.ranks import on_ranks
 
 SHAPES = {"a": (7, 5), "b": (4, 6, 3), "c": (2,), "d": (), "e": (300, 7), "f": (0, 3)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from distgen.cli import show
+from distgen.cli import show, watch
 from distgen.cli.app import Json, RayAddress, app, local
 from distgen.errors import ConfigError
 
@@ -41,13 +42,21 @@ def train(
         ),
     ] = None,
 ) -> None:
-    """Train what a run file describes."""
+    """Train what a run file describes.
+
+    SIGTERM or SIGUSR1: a checkpoint is kept, and the exit status is 75; --resume goes on from there.
+    """
+    asked = [*(overrides or []), *_cluster(workers, ray_address)]
+    asked += [] if init_from is None else [f"finetune.init_from={json.dumps(str(init_from.absolute()))}"]
+    if most := watch.restarts(run, asked):
+        options = [*(["--out", str(out)] if out else []), *["--resume"] * resume]
+        options += ["--debug"] * logging.getLogger("distgen").isEnabledFor(logging.INFO)
+        raise typer.Exit(watch.watch([str(run), *asked, *options], most))
     from distgen.report.html import write_report
     from distgen.train.launch import launch
     from distgen.train.run import Run
 
-    begins = [] if init_from is None else [f"finetune.init_from={json.dumps(str(init_from.absolute()))}"]
-    parsed = Run.read(run, [*(overrides or []), *_cluster(workers, ray_address), *begins])
+    parsed = Run.read(run, asked)
     folder = out or Path("runs") / parsed.name
     if folder.exists() and not (folder.is_dir() and (resume or not any(folder.iterdir()))):
         raise ConfigError(f"{folder} exists. Give --resume to go on with it, or another --out.")
@@ -74,19 +83,27 @@ def evaluate(
     checkpoint: Annotated[
         Path,
         typer.Argument(
-            help="A run directory, or one of its checkpoints.", show_default=False, parser=local, metavar="DIR"
+            help="A run directory, one of its checkpoints, or an ensemble.",
+            show_default=False,
+            parser=local,
+            metavar="DIR",
         ),
     ],
     split: Annotated[str, typer.Option(help="Which part: train, valid or test.")] = "test",
+    by_contig: Annotated[
+        bool, typer.Option(help="Also measure each contig by itself (with --json, or in DIR).")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Measure a trained model on held-out sequence, beside simple baselines."""
     from distgen.report.html import evaluation_rows, write_report
+    from distgen.report.sweep import write_ensemble
+    from distgen.train.ensemble import FILE
     from distgen.train.evaluation import evaluate
 
-    folder, found = evaluate(checkpoint, split)
+    folder, found = evaluate(checkpoint, split, by_contig=by_contig)
     (folder / f"evaluate-{split}.json").write_text(json.dumps(found, indent=1) + "\n")
-    page = write_report(folder)
+    page = write_ensemble(folder) if (folder / FILE).is_file() else write_report(folder)
     if json_:
         typer.echo(json.dumps(found))
         return
@@ -96,6 +113,9 @@ def evaluate(
             typer.echo(
                 f"The network loses to the baseline {name}: {found['metrics']['bits_per_base']:.4f} against {bits:.4f} bits."
             )
+    if (folder / FILE).is_file():
+        typer.echo(f"report      {page}")
+        return
     _say_paths(folder, page)
 
 
@@ -158,13 +178,13 @@ def samples(
 
 
 @app.command()
-def schema(kind: Annotated[str, typer.Argument(help="recipe, run or collection", show_default=False)]) -> None:
-    """Print the JSON schema of recipe, run or collection files, for editors."""
-    from distgen.config import Collection, Recipe
+def schema(kind: Annotated[str, typer.Argument(help="recipe, run, sweep or collection", show_default=False)]) -> None:
+    """Print the JSON schema of recipe, run, sweep or collection files, for editors."""
+    from distgen.config import Collection, Recipe, Sweep
     from distgen.errors import suggest
     from distgen.train.run import Run
 
-    schemas: dict[str, type[BaseModel]] = {"recipe": Recipe, "run": Run, "collection": Collection}
+    schemas: dict[str, type[BaseModel]] = {"recipe": Recipe, "run": Run, "sweep": Sweep, "collection": Collection}
     if kind not in schemas:
         raise ConfigError(f'there is no schema "{kind}". {suggest(kind, schemas)}')
     typer.echo(json.dumps(schemas[kind].model_json_schema(), indent=1))

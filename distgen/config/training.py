@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from distgen.config.file import NotNegative, Positive, Section, Share, Strings, TableError
+from distgen.config.file import File, NotNegative, Positive, Section, Share, Strings, TableError
 
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -15,33 +15,57 @@ Finite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Optimizer(Section):
-    """AdamW, or Muon for matrices and AdamW for the rest; how the rate goes from step to step.
+    """What moves the weights, and how the rate goes from step to step.
 
-    The rate rises linearly for `warmup_steps` and then follows `schedule` to `final` of itself: a straight line, half a
-    cosine, `wsd` (it stays, and falls over the last `decay` of all steps), or `one-cycle` (it rises along a cosine over
-    `decay`'s counterpart, the first 30 %, from 1/25 of itself, then falls). `ema` is the decay of the averaged weights that are validated and kept beside the trained ones.
+    `adamw` is AdamW (Loshchilov and Hutter 2019). `muon` moves the matrices and convolutions between the first layer and
+    the last by Muon (Jordan 2024), scaled so that the same `lr` and `weight_decay` fit them (Liu et al. 2025), and the rest
+    by AdamW. `betas` are AdamW's; what has one axis (biases, norms) does not decay.
+
+    The rate rises to `lr` over `warmup_steps`, 50 if left out (of a short run at most half its steps), then follows
+    `schedule` until it is `final` times `lr`: it stays what it is (`constant`, which has no `final`), or falls along a
+    straight line (`linear`), along half a cosine (`cosine`), or along a line over the last `decay` of all steps and not
+    before (`wsd`, Hu et al. 2024; 0.2 if left out). `one-cycle` (Smith and Topin 2018) rises along half a cosine from
+    `lr / 25`, over 30 % of all steps if `warmup_steps` is left out, and falls along another.
+
+    A gradient longer than `clip_norm` is shortened to it. With `ema` the weights are averaged with that decay, and it is
+    the average that is validated and evaluated.
     """
 
     kind: Literal["adamw", "muon"] = "adamw"
     lr: Finite = 3e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
     betas: Annotated[tuple[Beta, Beta], Field(strict=False)] = (0.9, 0.98)
     schedule: Literal["constant", "linear", "cosine", "wsd", "one-cycle"] = "cosine"
-    warmup_steps: NotNegative = 50
-    decay: Share = 0.2
+    warmup_steps: NotNegative | None = None
+    decay: Annotated[float, Field(gt=0, le=1)] | None = None
     final: Share = 0.0
     clip_norm: Finite = 1.0
     ema: Rate | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Optimizer:
+        if self.decay is not None and self.schedule != "wsd":
+            raise ValueError(f'decay is how long the schedule "wsd" falls: leave it out of "{self.schedule}"')
+        if self.final and self.schedule == "constant":
+            raise ValueError('the schedule "constant" ends with the rate it has: leave out final')
+        return self
 
 
 class Train(Section):
     """How long, how precisely, and what is kept.
 
     `valid_every` and `checkpoint_every` count steps; the last step is always validated and saved. The newest `keep`
-    checkpoints stay, and the `keep_best` best. `patience` ends the training after so many validations without a better one.
-    `micro_batch` is how many rows go through a worker's model at once: the global batch stays what [data] says.
-    `deterministic` makes a run on the same number of workers end in the same weights, bit for bit.
-    `checkpoints` is where they are kept instead of in the run directory, such as an object store.
+    checkpoints stay, and the `keep_best` best. `patience` ends the training after so many validations in a row without a
+    better one. `checkpoints` is where they are kept instead of in the run directory, such as an object store.
+
+    `precision` is what is computed in; weights stay float32. `auto` is bfloat16 where the hardware multiplies it, else
+    float32; `fp16` scales the loss so that gradients stay in its range; `fp8` computes linear layers whose sizes divide by
+    16 in eight bits and the rest in bfloat16 (torchao, the extra `fp8`; worth its while with `compile`).
+    `micro_batch` is how many rows go through a worker's model at once, `auto` as many as the device has memory for, all if
+    it is left out: the global batch stays what [data] says. `activation_checkpointing` keeps only what goes into each
+    block and computes the rest again on the way back. `compile` compiles the blocks for each shape of their input.
+    `deterministic` makes a run on the same number of workers end in the same weights, bit for bit; `threads` are those of
+    one worker, and without it as many as `cluster.cpus_per_worker` there.
     """
 
     steps: Positive | None = None
@@ -63,6 +87,8 @@ class Train(Section):
     def _check(self) -> Train:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either steps or epochs")
+        if self.patience and not self.valid_every:
+            raise ValueError("patience counts validations: give valid_every")
         return self
 
 
@@ -103,8 +129,9 @@ class Cluster(Section):
     over nodes. `address` is that of a Ray cluster, else RAY_ADDRESS; without either one starts on this machine.
     `parallel` says whether each worker holds the whole model (`ddp`), a shard of it (`fsdp`), or whether every `shards`
     workers, next to each other by rank, hold it together (`hybrid`; those of a node if it is not said); `context` workers
-    share each window. `max_failures` is how often workers that died
-    are started again, `restarts` how often the process that started them is.
+    share each window. `valid_aside` has checkpoints validated by one more process, with resources like a worker's, while
+    training goes on. `max_failures` is how often workers that died are started again, `restarts` how often the process that
+    started them is.
     """
 
     workers: NotNegative | Sizes = 0
@@ -138,6 +165,12 @@ class Cluster(Section):
     def most(self) -> int:
         """Workers that there are at most; 1 where this process is the only one."""
         return self.workers[1] if isinstance(self.workers, tuple) else max(self.workers, 1)
+
+
+class Restarted(File, extra="ignore"):
+    """What of a run says how often its process is started again."""
+
+    cluster: Cluster = Cluster()
 
 
 def fitting_shards(workers: int) -> list[int]:

@@ -50,6 +50,9 @@ class Objective(Protocol):
     def loss(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """The loss in nats summed over valid targets, and their number (or weight)."""
 
+    def average(self, logits_MBOL: Tensor) -> Tensor:
+        """Of the logits of M models, the float32 logits (B, O, L) of their mean prediction: probabilities are averaged."""
+
     def metrics(self, device: torch.device) -> Metrics:
         """New, empty metrics that take predictions on a device."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,20 +40,25 @@ def write_report(out: Path) -> Path:
     """
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     steps = [record for record in records if "loss" in record]
-    parts = [f"<h1>{html.escape(out.name)}</h1>", "<h2>Loss</h2>", loss_figure(records)]
-    parts += ["<h2>Throughput</h2>", _table(("", "value"), _throughput(steps))]
+    parts = ["<h2>Loss</h2>", loss_figure(records)]
+    parts += ["<h2>Throughput</h2>", table(("", "value"), _throughput(steps))]
     for path in sorted(out.glob("evaluate-*.json")):
         evaluation = json.loads(path.read_text())
         parts.append(f"<h2>Evaluation on {html.escape(str(evaluation['split']))}</h2>")
-        parts.append(_table(("metric", "value"), evaluation_rows(evaluation)))
+        parts.append(table(("metric", "value"), evaluation_rows(evaluation)))
     parts += ["<h2>Windows</h2>", _windows(out / "run.toml")]
     parts += ["<h2>Run</h2>", f"<pre>{html.escape((out / 'run.toml').read_text())}</pre>"]
-    page = out / "report.html"
-    page.write_text(
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(out.name)}</title>'
-        f"<style>{_STYLE}</style><body>{''.join(parts)}</body></html>\n"
+    return page(out, parts)
+
+
+def page(out: Path, parts: list[str]) -> Path:
+    """Write DIR/report.html of elements of HTML; returns its path."""
+    path, name = out / "report.html", html.escape(out.name)
+    path.write_text(
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}</title>'
+        f"<style>{_STYLE}</style><body><h1>{name}</h1>{''.join(parts)}</body></html>\n"
     )
-    return page
+    return path
 
 
 def evaluation_rows(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
@@ -82,8 +87,8 @@ def _windows(run_file: Path) -> str:
         figure = coverage_figure(bars) if bars else ""
     except DistgenError as error:
         return f"<p>Not shown: {html.escape(str(error))}</p>"
-    said = [_table(("part", "windows"), own), figure, f"<p>{html.escape(rest)}</p>" * bool(rest)]
-    said += [f"<h3>{html.escape(name)}</h3>{_table(('part', 'windows'), rows)}" for name, rows in stores]
+    said = [table(("part", "windows"), own), figure, f"<p>{html.escape(rest)}</p>" * bool(rest)]
+    said += [f"<h3>{html.escape(name)}</h3>{table(('part', 'windows'), rows)}" for name, rows in stores]
     return "".join(said)
 
 
@@ -127,7 +132,9 @@ def _throughput(steps: list[dict[str, Any]]) -> list[tuple[str, str]]:
     ]
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, str]]) -> str:
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """A table of text as HTML."""
+
     def line(cells: tuple[str, ...], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 

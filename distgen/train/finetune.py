@@ -15,13 +15,13 @@ from distgen.train.run import Run
 from distgen.train.weights import Weights, open_weights
 
 
-def start_model(run: Run, schema: Schema, context: Context | None = None, *, begins: bool) -> nn.Module:
+def start_model(run: Run, schema: Schema, *, begins: bool, context: Context | None = None) -> nn.Module:
     """The model that a training changes, drawn from torch's generator.
 
     Args:
         schema: what the run's objective asks of it.
-        context: the workers that share its windows.
         begins: with the weights that `finetune.init_from` names; otherwise a checkpoint is about to fill it.
+        context: of the workers that share windows.
 
     Raises:
         ConfigError: those weights don't fit; names the tensors. CheckpointError: there are none, or they are damaged.

@@ -57,7 +57,7 @@ class LowRank(nn.Module):
 
 
 def build_model(config: models.ModelConfig, schema: Schema, context: Context | None = None) -> nn.Module:
-    """The plain model of `[model]`, freshly drawn from torch's generator; see `distgen.models.build`."""
+    """The plain model of `[model]`, freshly drawn from torch's generator; `context`: of workers that share windows."""
     return models.build(config, len(schema.inputs), len(schema.outputs), context)
 
 

@@ -38,8 +38,10 @@ from distgen.models.context import Context
 from distgen.objectives import Objective
 from distgen.store.cache import ShardCache, default_folder
 from distgen.store.collection import Collection, is_index, open_collection
+from distgen.train import prepare
 from distgen.train.context import check_windows, check_workers
 from distgen.train.model import Schema
+from distgen.train.precision import multiplied
 from distgen.train.sinks import missing
 
 Part = Literal["train", "valid", "test"]
@@ -90,10 +92,14 @@ class Run(File):
         draft.replace(path)
 
     def checkpoints(self, out: Path) -> Place:
-        """Where the checkpoints of a run directory are."""
-        with self.at("train"):
-            given = self.train.checkpoints
-            return locate(self._place(given, "checkpoints")) if given else out / "checkpoints"
+        """Where the checkpoints of a run directory are.
+
+        Raises:
+            ConfigError: `train.checkpoints` names no place.
+        """
+        given = self.train.checkpoints
+        with self.at("train.checkpoints"):
+            return locate(self._place(given, "train.checkpoints")) if given else out / "checkpoints"
 
     def hash(self) -> str:
         """What the run is known by on resume."""
@@ -120,11 +126,14 @@ class Run(File):
             section.pop("source", None)
         return table
 
-    def check(self, workers: int | None = None, *, begins: bool = True) -> dict[str, Any]:
-        """Find out before anything is written whether store, objective, model, windows and workers fit each other.
+    def check(
+        self, workers: int | None = None, device: torch.device | None = None, *, begins: bool = True
+    ) -> dict[str, Any]:
+        """Find out before anything is written whether store, objective, model, windows, workers and device fit each other.
 
         Args:
             workers: that there are; None: as many as `[cluster]` says.
+            device: where it will be trained, if that is known.
             begins: there is no checkpoint to go on from: what the training begins with must be there.
 
         Returns:
@@ -137,9 +146,11 @@ class Run(File):
             raise self.error("log.to", absent)
         store = self.open_store()
         objective = self.build_objective(store)
-        self._check_shards(workers or self.cluster.fewest, workers or self.cluster.most)
+        fewest = workers or self.cluster.fewest
+        self._check_shards(fewest, workers or self.cluster.most)
         with self.at("cluster"):
             world_size = check_workers(self.cluster, workers)
+        prepare.check(self, objective, fewest // self.cluster.context, device)
         loader = self.loader(store, objective, "train", training=True, world_size=world_size)
         with self.at("data"):
             loader.places(0, 0)  # stores of a collection are opened in their turn: the first at least fits
@@ -301,7 +312,7 @@ class Run(File):
     def precision(self, device: torch.device) -> torch.dtype:
         """What goes through the model: as asked for, or by `auto` bfloat16 where the hardware multiplies it, else float32."""
         if self.train.precision == "auto":
-            return torch.bfloat16 if _multiplies_bf16(device) else torch.float32
+            return torch.bfloat16 if "bf16" in multiplied(device) else torch.float32
         named = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp8": torch.bfloat16}
         return named[self.train.precision]
 
@@ -312,10 +323,3 @@ def _flat(table: dict[str, Any], above: str = "") -> dict[str, Any]:
     for key, value in table.items():
         found |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
     return found
-
-
-def _multiplies_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

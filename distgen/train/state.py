@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,21 +16,23 @@ from torch import Tensor
 import distgen
 from distgen import kernels
 from distgen.errors import PreemptedError, TrainError
-from distgen.evaluate.metrics import Values, measure
+from distgen.evaluate.metrics import measure
 from distgen.loader.base import Loader
 from distgen.loader.batch import Batch
 from distgen.loader.mixture import MixtureLoader
-from distgen.loader.sampled import Sampled
+from distgen.train.aside import Aside
 from distgen.train.checkpoint import Checkpoint, Checkpoints
 from distgen.train.clock import Clock
 from distgen.train.model import Schema
 from distgen.train.optimizer import learning_rate
-from distgen.train.parallel import Worker
 from distgen.train.profile import Profile
 from distgen.train.records import Records, memory
 from distgen.train.run import Run, Stores
 from distgen.train.step import Learner
+from distgen.train.watch import Watch
+from distgen.train.worker import Worker
 
+log = logging.getLogger("distgen")
 _LAG = 8  # steps until what came out of one is looked at, so that no step waits for a device to have done it
 
 
@@ -38,7 +40,9 @@ class State:
     """A training between two steps.
 
     Args:
-        store, loader, valid: what is read, and what serves it.
+        store, loader: what is read, and what serves it.
+        judged: what is measured at each validation.
+        aside: who measures it beside the training; None: all workers do.
         learner: what a step changes.
         kept: the run's checkpoints.
         steps: of the whole training.
@@ -47,6 +51,7 @@ class State:
     Attributes:
         step: how many steps were taken.
         leaves: whether a worker was asked to leave; the same on all, at the same step.
+        worse: how many validations there were since the best.
     """
 
     def __init__(
@@ -56,14 +61,17 @@ class State:
         store: Stores,
         learner: Learner,
         loader: Loader,
-        valid: Loader | None,
+        judged: dict[str, Any],
         kept: Checkpoints,
+        aside: Aside | None,
         steps: int,
         clock: Clock,
     ):
         self.run, self.worker, self.learner, self.loader, self.steps = run, worker, learner, loader, steps
-        self.clock, self.step, self.leaves = clock, 0, False
-        self._store, self._valid, self._kept = store, valid, kept
+        self.clock, self.step, self.leaves, self.enough, self.worse = clock, 0, False, False, 0
+        self._watch = Watch(worker.out, worker.rank)
+        self._store, self._judged, self._kept, self._aside = store, judged, kept, aside
+
         self._records = worker.records or Records(worker.out, worker.show, run)
         self._profile = Profile(worker.out / "profile", run.log.profile if worker.leads else None, clock)
         self._best, self._best_step = math.inf, 0
@@ -71,16 +79,31 @@ class State:
         self._sums = _Sums()  # since the last record
         self._of: dict[int, _Sums] = {}  # likewise, by the row of a collection's store
 
+    @property
+    def ends(self) -> bool:
+        """Whether the step before was the last, since all are taken, `train.patience` is at its end, or a worker leaves."""
+        return self.step >= self.steps or self.leaves or self.enough
+
+    @property
+    def _impatient(self) -> bool:
+        return self.run.train.patience is not None and self.worse >= self.run.train.patience
+
+    def asks(self) -> tuple[bool, bool]:
+        """What this worker asks of all, who agree on it in the next step: to leave, and to end since nothing gets better."""
+        return self.worker.leaving(), self._impatient
+
     def batches(self) -> Iterator[Batch]:
         """The batches still to be trained on, epochs on end; fewer if training ends early."""
         if self.worker.leads:
             self._records.begin(self.step)
         self._profile.at(self.step)
-        while self.step < self.steps and not self.leaves:
-            for batch in self.clock.waiting(self.loader):
-                yield batch
-                if self.step == self.steps or self.leaves:
-                    break
+        with self._watch.watching():
+            while not self.ends:
+                for batch in self.clock.waiting(self.loader):
+                    self._watch.moved()
+                    yield batch
+                    if self.ends:
+                        break
 
     def saw(self, sums: Tensor, batch: Batch) -> None:
         """Count a step; nothing waits for the device here.
@@ -92,29 +115,37 @@ class State:
         source = None if batch.source is None else int(batch.source[0])  # all ranks' rows are of one store
         self._arriving.append(_Arriving(self.step, sums, source))
         self._look(until=self.step - (_LAG if sums.is_cuda else 0))
+        self._hear()
         self._profile.at(self.step)
 
     def _look(self, until: int) -> None:
         """See what came out of steps up to one, on all workers at the same step; sooner would be waiting for the device."""
         while self._arriving and (self.step == self.steps or self._arriving[0].step <= until):
             seen = self._arriving.popleft()
-            total, count, leaving, norm = seen.numbers()
-            if not math.isfinite(total + norm) and self.learner.precision.dtype != torch.float16:
+            total, count, leaving, enough, norm, skipped = seen.numbers()
+            if not math.isfinite(total + norm):
                 self._refuse(seen.step, total, norm)
-            self.leaves |= leaving > 0
-            self._sums.add(total, count, norm)
+            self.leaves, self.enough = self.leaves or leaving > 0, self.enough or enough > 0
+            self._sums.add(total, count, norm, skipped)
             if seen.source is not None:
-                self._of.setdefault(seen.source, _Sums()).add(total, count, norm)
+                self._of.setdefault(seen.source, _Sums()).add(total, count, norm, skipped)
 
     def _refuse(self, step: int, total: float, norm: float) -> None:
         """Raise TrainError: what a step's windows were."""
+        self._kept.wait()  # what is being written is finished: all workers come here at the same step
         epoch, position = self.loader.plan.at_step(step - 1)
         _, found = self.loader.places(epoch, position)
         places = ", ".join(f"{place}({place.strand})" for place in found[:4])
         raise TrainError(
             f"the loss of step {step} is {total} and the gradient's norm {norm}; its {len(found)} windows began with {places} "
-            f"(all of them: distgen samples {self.worker.out} --step {step}). Start another run with a lower optimizer.lr."
+            f"(all of them: distgen samples {self.worker.out} --step {step}). {self._remedy}"
         )
+
+    @property
+    def _remedy(self) -> str:
+        if self.learner.precision.dtype == torch.float16:
+            return "Start another run with a lower optimizer.lr, or with more than float16 holds: train.precision bf16."
+        return "Start another run with a lower optimizer.lr."
 
     def due(self, every: int | None) -> bool:
         """Is it time for what happens every so many steps, and after the last?"""
@@ -129,11 +160,13 @@ class State:
         loss = sums.loss
         record: dict[str, Any] = {
             "loss": loss,
-            "norm": sums.norm / max(sums.steps, 1),
+            "norm": sums.norm / max(sums.steps - sums.skipped, 1),
             "lr": learning_rate(self.run.optimizer, self.step - 1, self.steps),
             **self.clock.record(),
             "memory_bytes": memory(self.worker.device),
         }
+        if self.learner.precision.dtype == torch.float16:
+            record |= {"skipped": int(sums.skipped), "scale": self.learner.precision.scale}
         if self.run.objective.kind == "masked_lm":
             record["bits_per_base"] = loss / math.log(2)
         if isinstance(self.loader, MixtureLoader):
@@ -143,45 +176,45 @@ class State:
             }
         self._add(record)
 
-    def _add(self, record: dict[str, Any]) -> None:
+    def _add(self, record: dict[str, Any], step: int | None = None) -> None:
         if self.worker.leads:
-            self._records.add({"step": self.step, "steps": self.steps, "epoch": self.loader.epoch} | record)
+            here = {"step": step or self.step, "steps": self.steps, "epoch": self.loader.epoch}
+            self._records.add(here | record)
 
     def validate(self) -> bool:
-        """Measure the whole validation part, if there is one, all ranks together; is this the best so far?"""
-        if self._valid is None:
-            return False
-        with self.clock.paused():
-            values = self._measure(self._valid)
-            seen = self._measure(self._sample) if self._sample else None
-        loss = values["loss"]
-        assert isinstance(loss, float)
-        better = loss < self._best
-        if better:
-            self._best, self._best_step = loss, self.step
-        self._add({"valid": values} | ({"train": seen} if seen else {}))
+        """Measure the whole validation part, if there is one, all ranks together; is there something to keep: the best so far,
+        or what is to be measured beside the training?"""
+        if not self._judged or self._aside:
+            return bool(self._judged)
+        with self.clock.paused(), self._watch.paused(), self.learner.updater.averaged():
+            model, objective, precision = self.learner.parallel.model, self.learner.objective, self.learner.precision
+            found = {part: measure(model, objective, loader, precision.dtype) for part, loader in self._judged.items()}
+        better = self._judge(self.step, found)
+        self.enough |= self._impatient
         return better
 
-    def _measure(self, loader: Loader | Sampled) -> Values:
-        return measure(self.learner.parallel.model, self.learner.objective, loader, self.learner.precision.dtype)
+    def _judge(self, step: int, found: dict[str, Any]) -> bool:
+        """Record what a validation found; is it the best so far?"""
+        loss = found["valid"]["loss"]
+        better = bool(loss < self._best)
+        self.worse = 0 if better else self.worse + 1
+        if better:
+            self._best, self._best_step = loss, step
+        self._add(found | ({"stopped": f"no better validation in {self.worse}"} if self._impatient else {}), step)
+        return better
 
-    @cached_property
-    def _sample(self) -> Sampled | None:
-        """Batches of the training part to measure beside the validation part, as that is: not shuffled, hidden or turned as
-        in training, whose loss is another."""
-        wanted = self.run.log.gap_batches
-        if self._valid is None or not wanted:
-            return None
-        rank, world_size, device = self.worker.rank, self.worker.world_size, self.worker.device
-        objective = self.learner.objective
-        whole = self.run.loader(self._store, objective, "train", rank=rank, world_size=world_size, device=device)
-        return Sampled(whole, min(wanted, len(self._valid)))
+    def _hear(self, *, wait: bool = False) -> None:
+        """Take in what was measured beside the training."""
+        if self._aside and self.worker.leads:
+            for step, found in self._aside.heard(wait=wait):
+                self._judge(step, found)
+                self._kept.rescore(step, found["valid"]["loss"])
 
     def save(self) -> None:
         """Keep a checkpoint; without validation the newest is the best."""
         self._look(until=self.step)
         kernels.check(self.worker.device)
-        with self.clock.paused():
+        with self.clock.paused(), self._watch.paused():
             self._report()
             state = {
                 "step": self.step,
@@ -191,13 +224,23 @@ class State:
                 "loader": self.loader.state_dict(),
                 "best": None if math.isinf(self._best) else self._best,
                 "best_step": self._best_step,
+                "worse": self.worse,
+                "world_size": self.worker.world_size,
+                "micro_batch": self.learner.micro_batch,
                 "precision": self.learner.precision.state(),
                 "distgen": distgen.__version__,
-                "torch": torch.__version__,
+                "made": self._made(),
             }
-            # Without validation, and between two of them, it has the score of none.
-            score = -self.step if self._valid is None else self._best if self._best_step == self.step else math.inf
-            self._kept.save(self._tensors(), state, score)
+            self._kept.save(self._tensors(), state, self._score)
+
+    @property
+    def _score(self) -> float | None:
+        """What is known of the worth of these weights; None if that is being found out."""
+        if not self._judged:
+            return -self.step
+        if self._aside and self.due(self.run.train.valid_every):
+            return None
+        return self._best if self._best_step == self.step else math.inf
 
     def _report(self) -> None:
         """Tell the launcher of the checkpoint before, at the same step on all ranks: it may wait for all of them."""
@@ -207,15 +250,39 @@ class State:
     def load(self, found: Checkpoint) -> None:
         """Go on where a checkpoint of this run was written."""
         found.load(self._tensors())
+        self._compare(found)
         self.loader.load_state_dict(found.state["loader"])
         self.learner.precision.load(found.state["precision"])
-        self.step, self._best_step = found.state["step"], found.state["best_step"]
+        self.step, self._best_step, self.worse = (found.state[key] for key in ("step", "best_step", "worse"))
         self._best = math.inf if found.state["best"] is None else found.state["best"]
+        if self._aside and self.worker.leads and self._score is None and found.state["score"] is None:
+            self._aside.ask(self.step, str(found.path))  # the training before ended before it heard
+
+    def _made(self) -> dict[str, Any]:
+        """What numbers depend on in their last bits, beside the run."""
+        device = self.worker.device
+        return {
+            "torch": torch.__version__,
+            "cpu": torch.backends.cpu.get_cpu_capability(),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "world_size": self.worker.world_size,
+            "micro_batch": self.learner.micro_batch,
+            "precision": str(self.learner.precision.dtype).removeprefix("torch."),
+            "deterministic": self.run.train.deterministic,
+        }
+
+    def _compare(self, found: Checkpoint) -> None:
+        """Say what keeps a deterministic training from ending in the bits it would have without a stop."""
+        now, before = self._made(), found.state["made"]
+        differ = [f"{key} {before.get(key)}, now {value}" for key, value in now.items() if before.get(key) != value]
+        if self.run.train.deterministic and differ and self.worker.leads:
+            log.warning("%s was made with %s: the result may differ in rounding", found.path, "; ".join(differ))
 
     def _tensors(self) -> dict[str, Tensor]:
         """All that a step changes, by the names a checkpoint knows."""
         model = {f"model/{name}": value for name, value in self.learner.model.state_dict().items()}
-        return model | {f"optimizer/{name}": value for name, value in self.learner.updater.tensors().items()}
+        optimizer = {f"optimizer/{name}": value for name, value in self.learner.updater.tensors().items()}
+        return model | optimizer | {f"ema/{name}": value for name, value in self.learner.updater.averages().items()}
 
     @contextmanager
     def told(self) -> Iterator[None]:
@@ -229,12 +296,15 @@ class State:
             self._records.end(status)
 
     def close(self) -> None:
-        """Wait for what is being written.
+        """Tell of the last steps if training ended before its time, and wait for what is being written.
 
         Raises:
             PreemptedError: training ended because a worker was asked to leave.
         """
+        if self.enough and self._sums.steps:
+            self.log()
         self._report()
+        self._hear(wait=True)
         if self.leaves and self.step < self.steps:
             raise PreemptedError(f"asked to leave at step {self.step} of {self.steps}; go on with --resume")
 
@@ -246,15 +316,12 @@ class _Sums:
     total: float = 0.0
     count: float = 0.0
     norm: float = 0.0
+    skipped: float = 0.0
     steps: int = 0
 
-    def add(self, total: float, count: float, norm: float) -> None:
-        self.total, self.count, self.norm, self.steps = (
-            self.total + total,
-            self.count + count,
-            self.norm + norm,
-            self.steps + 1,
-        )
+    def add(self, total: float, count: float, norm: float, skipped: float) -> None:
+        self.total, self.count, self.norm = self.total + total, self.count + count, self.norm + norm
+        self.skipped, self.steps = self.skipped + skipped, self.steps + 1
 
     @property
     def loss(self) -> float:

@@ -13,6 +13,7 @@ from distgen.train.clock import Clock
 from distgen.train.optimizer import Updater
 from distgen.train.parallel import Parallel
 from distgen.train.precision import Precision
+from distgen.train.reproducible import seed_draws
 
 
 @dataclass
@@ -24,6 +25,7 @@ class Learner:
         micro_batch: rows that go through the model at once.
         micro_steps: how often that is done in a step, the same on every worker.
         clip_norm: the longest gradient.
+        seed: of what the model draws (dropout), which is the same whenever this worker takes a step.
     """
 
     model: nn.Module
@@ -34,6 +36,7 @@ class Learner:
     micro_batch: int
     micro_steps: int
     clip_norm: float
+    seed: tuple[int, int]
 
     @property
     def trained(self) -> list[nn.Parameter]:
@@ -41,16 +44,22 @@ class Learner:
         return [p for p in self.model.parameters() if p.requires_grad]
 
 
-def train_step(learner: Learner, batch: Batch, step: int, clock: Clock, *, leaving: bool = False) -> Tensor:
+def train_step(
+    learner: Learner, batch: Batch, step: int, clock: Clock, asks: tuple[bool, bool] = (False, False)
+) -> Tensor:
     """Decode, forward, backward, reduce, clip, update. The gradient is that of the mean over the global batch's targets.
 
+    Args:
+        asks: whether this worker was asked to leave, and whether it knows that training has no more use.
+
     Returns:
-        float64 (4,), on the batch's device: the loss in nats summed over all workers' targets, how many there were, how many
-        workers were asked to leave, and the gradient's norm.
+        float64 (6,), on the batch's device: the loss in nats summed over all workers' targets, how many there were, how many
+        workers ask for each of both, the gradient's norm, and whether nothing moved since it overflowed (its norm is then 0).
     """
     precision, parallel = learner.precision, learner.parallel
+    seed_draws(*learner.seed, step)
     learner.updater.zero_grad()
-    sums = torch.tensor([0.0, 0.0, leaving], dtype=torch.float64, device=batch.starts.device)
+    sums = torch.tensor([0.0, 0.0, *asks], dtype=torch.float64, device=batch.starts.device)
     for number in range(learner.micro_steps):
         with parallel.accumulating(last=number == learner.micro_steps - 1):
             with clock.part("encode"):
@@ -65,6 +74,9 @@ def train_step(learner: Learner, batch: Batch, step: int, clock: Clock, *, leavi
         sums = parallel.reduce(sums)
     with clock.part("optimize"):
         norm = precision.mean(learner.trained, sums[1], learner.clip_norm)
-        if precision.fits(norm):
+        skipped = precision.skips(sums[0], norm)
+        if not skipped:
             learner.updater.update(step)
-    return torch.cat([sums, norm.double().reshape(1)])
+        learner.updater.average(step)
+    nothing, yes = sums.new_zeros(1), sums.new_ones(1)
+    return torch.cat([sums, nothing, yes] if skipped else [sums, norm.double().reshape(1), nothing])

@@ -12,8 +12,8 @@ import torch.multiprocessing as mp
 
 from distgen.cli import run as command
 from distgen.train import loop
-from distgen.train.parallel import Worker
 from distgen.train.run import Run
+from distgen.train.worker import Worker
 
 
 class _DownError(Exception):

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from distgen.train.parallel import Worker
+from distgen.train.worker import Worker
 
 
 def on_ranks(world_size: int, out: Path, function: Callable[..., Any], *args: Any) -> list[Any]:

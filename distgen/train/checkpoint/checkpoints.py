@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Thread
 from typing import Any
 
 from blake3 import blake3
@@ -46,7 +47,6 @@ class Checkpoints:
         self._folder, self._keep, self._keep_best = folder, keep, keep_best
         self._storage, self._team = storage(folder), Team.of_all()
         self._shares, self._staging = Shares(self._team), Staging(pinned=worker.device.type == "cuda")
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="distgen-checkpoint")
         self._writing: Future[str] | None = None
         self._newest: str | None = None
         self._scores: dict[int, float] = {}
@@ -79,7 +79,7 @@ class Checkpoints:
         """
         self.wait()
         staged = self._staging.stage(self._shares.mine(tensors), tensors)
-        self._writing = self._thread.submit(self._write, staged, state, score)
+        self._writing = self._beside(lambda: self._write(staged, state, score))
 
     def wait(self) -> str | None:
         """Return when nothing is being written any more; where the newest whole checkpoint is, None if there is none.
@@ -99,6 +99,19 @@ class Checkpoints:
         return self._newest
 
     # ---- in a thread of its own
+
+    def _beside(self, task: Callable[[], str]) -> Future[str]:
+        """What becomes of a task in a thread. One process that ends waits for it; of several, some may be gone."""
+        found: Future[str] = Future()
+
+        def run() -> None:
+            try:
+                found.set_result(task())
+            except BaseException as error:
+                found.set_exception(error)
+
+        Thread(target=run, name="distgen-checkpoint", daemon=self._team.size > 1).start()
+        return found
 
     def _write(self, staged: list[Staged], state: dict[str, Any], score: float) -> str:
         self._staging.wait()

@@ -225,8 +225,6 @@ class State:
                 "best": None if math.isinf(self._best) else self._best,
                 "best_step": self._best_step,
                 "worse": self.worse,
-                "world_size": self.worker.world_size,
-                "micro_batch": self.learner.micro_batch,
                 "precision": self.learner.precision.state(),
                 "distgen": distgen.__version__,
                 "made": self._made(),

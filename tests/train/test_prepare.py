@@ -39,7 +39,7 @@ def test_blocks_computed_again_give_the_same_and_keep_less(run_file):
 
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             model(x)
-    assert kept["again"] < kept["plain"] / 3
+    assert kept["again"] < kept["plain"] / 2
     (one, expected), (other, found) = gradients(plain, x), gradients(again, x)
     assert torch.equal(one, other)
     assert all(map(torch.equal, expected, found))
@@ -136,7 +136,7 @@ def test_weights_of_eight_bit_layers_learn(kind):
             loss.backward()
             updater.update(step)
             updater.average(step)
-        losses[name] = float(loss)
+        losses[name] = loss.item()
     assert losses["eight"] == pytest.approx(losses["plain"], rel=0.1)
 
 

@@ -6,18 +6,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["GenomeLoader", "MixtureLoader", "Store", "kernels", "open_store"]
+__all__ = ["GenomeLoader", "MixtureLoader", "Store", "kernels", "load_model", "open_store"]
 
 if TYPE_CHECKING:
     from distgen import kernels
     from distgen.loader.loader import GenomeLoader
     from distgen.loader.mixture import MixtureLoader
     from distgen.store.reader import Store, open_store
+    from distgen.train.weights import load_model
 
 _HOME = {
     "GenomeLoader": "distgen.loader.loader",
     "MixtureLoader": "distgen.loader.mixture",
     "Store": "distgen.store.reader",
+    "load_model": "distgen.train.weights",
     "open_store": "distgen.store.reader",
 }
 

@@ -19,8 +19,8 @@ from distgen.store.build import build
 from distgen.store.reader import Store, open_store
 from distgen.train.checkpoint import open_checkpoint
 from distgen.train.loop import train
-from distgen.train.parallel import Worker
 from distgen.train.run import Run
+from distgen.train.worker import Worker
 from tests.annotated import annotated_store
 
 ROOT = Path(__file__).parent.parent

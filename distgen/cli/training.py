@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from distgen.cli import show
+from distgen.cli import show, watch
 from distgen.cli.app import Json, RayAddress, app, local
 from distgen.errors import ConfigError
 
@@ -34,13 +35,28 @@ def train(
     ] = None,
     ray_address: RayAddress = "",
     resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint of the run directory.")] = False,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="Begin with the weights of a run directory, a checkpoint or an export.", parser=local, metavar="DIR"
+        ),
+    ] = None,
 ) -> None:
-    """Train what a run file describes."""
+    """Train what a run file describes.
+
+    SIGTERM or SIGUSR1: a checkpoint is kept, and the exit status is 75; --resume goes on from there.
+    """
+    asked = [*(overrides or []), *_cluster(workers, ray_address)]
+    asked += [] if init_from is None else [f"finetune.init_from={json.dumps(str(init_from.absolute()))}"]
+    if most := watch.restarts(run, asked):
+        options = [*(["--out", str(out)] if out else []), *["--resume"] * resume]
+        options += ["--debug"] * logging.getLogger("distgen").isEnabledFor(logging.INFO)
+        raise typer.Exit(watch.watch([str(run), *asked, *options], most))
     from distgen.report.html import write_report
     from distgen.train.launch import launch
     from distgen.train.run import Run
 
-    parsed = Run.read(run, [*(overrides or []), *_cluster(workers, ray_address)])
+    parsed = Run.read(run, asked)
     folder = out or Path("runs") / parsed.name
     if folder.exists() and not (folder.is_dir() and (resume or not any(folder.iterdir()))):
         raise ConfigError(f"{folder} exists. Give --resume to go on with it, or another --out.")
@@ -67,19 +83,27 @@ def evaluate(
     checkpoint: Annotated[
         Path,
         typer.Argument(
-            help="A run directory, or one of its checkpoints.", show_default=False, parser=local, metavar="DIR"
+            help="A run directory, one of its checkpoints, or an ensemble.",
+            show_default=False,
+            parser=local,
+            metavar="DIR",
         ),
     ],
     split: Annotated[str, typer.Option(help="Which part: train, valid or test.")] = "test",
+    by_contig: Annotated[
+        bool, typer.Option(help="Also measure each contig by itself (with --json, or in DIR).")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Measure a trained model on held-out sequence, beside simple baselines."""
     from distgen.report.html import evaluation_rows, write_report
+    from distgen.report.sweep import write_ensemble
+    from distgen.train.ensemble import FILE
     from distgen.train.evaluation import evaluate
 
-    folder, found = evaluate(checkpoint, split)
+    folder, found = evaluate(checkpoint, split, by_contig=by_contig)
     (folder / f"evaluate-{split}.json").write_text(json.dumps(found, indent=1) + "\n")
-    page = write_report(folder)
+    page = write_ensemble(folder) if (folder / FILE).is_file() else write_report(folder)
     if json_:
         typer.echo(json.dumps(found))
         return
@@ -89,7 +113,35 @@ def evaluate(
             typer.echo(
                 f"The network loses to the baseline {name}: {found['metrics']['bits_per_base']:.4f} against {bits:.4f} bits."
             )
+    if (folder / FILE).is_file():
+        typer.echo(f"report      {page}")
+        return
     _say_paths(folder, page)
+
+
+@app.command("export-weights")
+def export_weights(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="A run directory, or one of its checkpoints.", show_default=False, parser=local, metavar="DIR"
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="A new folder.", show_default=False, parser=local, metavar="DIR")],
+    trained: Annotated[
+        bool, typer.Option("--trained", help="The trained weights, also where averaged ones are kept.")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Write a trained model as model.safetensors and config.json."""
+    from distgen.train.weights import export_weights
+
+    config = export_weights(checkpoint, out, averaged=not trained)
+    if json_:
+        typer.echo(json.dumps(config))
+        return
+    kind = "averaged" if config["averaged"] else "trained"
+    typer.echo(f"{out}: the {kind} weights of {config['name']} after step {config['step']:,}")
 
 
 @app.command()
@@ -126,39 +178,47 @@ def samples(
 
 
 @app.command()
-def schema(kind: Annotated[str, typer.Argument(help="recipe, run or collection", show_default=False)]) -> None:
-    """Print the JSON schema of recipe, run or collection files, for editors."""
-    from distgen.config import Collection, Recipe
+def schema(kind: Annotated[str, typer.Argument(help="recipe, run, sweep or collection", show_default=False)]) -> None:
+    """Print the JSON schema of recipe, run, sweep or collection files, for editors."""
+    from distgen.config import Collection, Recipe, Sweep
     from distgen.errors import suggest
     from distgen.train.run import Run
 
-    schemas: dict[str, type[BaseModel]] = {"recipe": Recipe, "run": Run, "collection": Collection}
+    schemas: dict[str, type[BaseModel]] = {"recipe": Recipe, "run": Run, "sweep": Sweep, "collection": Collection}
     if kind not in schemas:
         raise ConfigError(f'there is no schema "{kind}". {suggest(kind, schemas)}')
     typer.echo(json.dumps(schemas[kind].model_json_schema(), indent=1))
 
 
-def print_record(record: dict[str, Any]) -> None:
-    """One line for one metrics record."""
-    print(f"step {record['step']:,}/{record['steps']:,}  {_summary(record)}", flush=True)
-
-
 class _Display:
-    """A live line in a terminal; elsewhere a line every ten seconds and at the end."""
+    """A live line in a terminal; elsewhere a line every ten seconds and at the end. What was told last of anything stays."""
 
     def __init__(self, progress: Progress, name: str):
-        self._progress, self._name = progress, name
-        self._task: Any = None
+        self._progress = progress
+        self._task = progress.add_task(f"{name}: starting", total=None)
+        self._known: dict[str, Any] = {}
         self._printed = 0.0
+        self._first: tuple[int, float] | None = None  # step and time of the first record: nobody knows how long it took
 
     def __call__(self, record: dict[str, Any]) -> None:
-        if not self._progress.disable:
-            if self._task is None:
-                self._task = self._progress.add_task(self._name, total=record["steps"])
-            self._progress.update(self._task, completed=record["step"], description=_summary(record))
-        elif time.monotonic() - self._printed > 10 or record["step"] == record["steps"]:
-            self._printed = time.monotonic()
-            print_record(record)
+        now, step, steps = time.monotonic(), record["step"], record["steps"]
+        self._known |= record
+        if self._first is None:
+            self._first = step, now
+            self._progress.reset(self._task, total=steps, completed=step)
+        self._progress.update(self._task, completed=step, description=_summary(self._known))
+        if self._progress.disable and (now - self._printed > 10 or step == steps):
+            self._printed = now
+            first, since = self._first
+            left = (now - since) / (step - first) * (steps - step) if step > first else 0.0
+            print(f"step {step:,}/{steps:,}  {_summary(self._known)}{_left(left)}", flush=True)
+
+
+def _left(seconds: float) -> str:
+    """How much longer it takes, if that is known and more than nothing."""
+    minutes, hours = round(seconds / 60), round(seconds / 3600, 1)
+    said = f"{hours:.1f} h" if minutes >= 100 else f"{minutes} min" if minutes >= 2 else f"{seconds:.0f} s"
+    return f"  {said} left" if seconds >= 0.5 else ""
 
 
 def _summary(record: dict[str, Any]) -> str:
@@ -169,6 +229,8 @@ def _summary(record: dict[str, Any]) -> str:
         parts.append(f"valid loss {record['valid']['loss']:.4f}")
     if "bases_per_second" in record:
         parts += [f"{record['bases_per_second'] / 1e3:,.0f} kbases/s", f"waiting {record['wait_share']:.1%}"]
+    if "mfu" in record:
+        parts.append(f"MFU {record['mfu']:.1%}")
     return "  ".join(parts)
 
 

@@ -18,14 +18,17 @@ from distgen.config.recipe import (
     is_bed,
 )
 from distgen.config.run import Data
+from distgen.config.sweep import Point, Range, Sweep
 from distgen.config.track import Track
-from distgen.config.training import Cluster, Finetune, Log, Optimizer, Rate, Train, fitting_shards
+from distgen.config.training import Cluster, Finetune, Log, Optimizer, Rate, Restarted, Train, fitting_shards
 from distgen.config.windows import At, Lengths, Personal, Pool, Regions, Sample, Windows, check_lengths
 
 # The bounds of waits, in seconds: this table is the one place that says them.
 TIMEOUTS = {
     "worker_start": 120.0,  # all training workers placed and running
     "process_group": 300.0,  # one collective operation between training workers
+    "trial_stop": 2700.0,  # a trial of a sweep that is stopped has taken its step and kept a checkpoint
+    "aside": 7200.0,  # another process measures a checkpoint on the validation part
     "checkpoint": 1800.0,  # all workers' parts of a checkpoint are written, and agreed on
     "step": 900.0,  # one step of training and its batch; then a worker says where it stands, and ends
     "report": 300.0,  # all training workers tell Ray of the same checkpoint
@@ -60,15 +63,19 @@ __all__ = [
     "Name",
     "Optimizer",
     "Personal",
+    "Point",
     "Pool",
     "Positive",
     "Rate",
+    "Range",
     "Recipe",
     "Regions",
+    "Restarted",
     "Sample",
     "Section",
     "Sequences",
     "Split",
+    "Sweep",
     "Track",
     "Train",
     "VariantsTable",

@@ -170,7 +170,7 @@ def digest(value: Any) -> str:
 def _override(table: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     *sections, last = key.strip().split(".")
-    if not equals or not sections:
+    if not equals or not last:
         raise ConfigError(f'"{override}" is no override. Write section.key=value, such as train.steps=200')
     try:
         value = tomllib.loads(f"value = {text}")["value"]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from distgen.config.file import NotNegative, Positive, Section, Share, Strings
+from distgen.config.file import File, NotNegative, Positive, Section, Share, Strings, TableError
 
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -95,8 +95,11 @@ class Train(Section):
 class Finetune(Section):
     """What a training begins with instead of random weights: those of a run directory, a checkpoint or exported weights.
 
-    Parameters whose names match a glob of `freeze` stay as they are. `new_head` leaves the head as it is drawn. With
-    `lora_rank`, layers whose names match `lora` are frozen and learn a sum of that many outer products (Hu et al. 2021).
+    They may be of another store, and of a model that reads more channels (such as the mask of a language model): those that
+    this run reads are taken. Parameters whose names match a glob of `freeze` stay as they are. `new_head` leaves the
+    parameters that give the outputs as they are drawn. With `lora_rank` all stay as they are but a new head, and every linear
+    or convolutional layer whose name matches a glob of `lora` learns what is added to its weight: a sum of that many outer
+    products, times `lora_alpha / lora_rank` (Hu et al. 2021).
     """
 
     init_from: str | None = None
@@ -105,6 +108,17 @@ class Finetune(Section):
     lora_rank: Positive | None = None
     lora_alpha: Finite = 16.0
     lora: Strings = ("*",)
+
+    @model_validator(mode="after")
+    def _check(self) -> Finetune:
+        given = next((key for key in ("freeze", "new_head", "lora_rank") if getattr(self, key)), None)
+        if given and self.init_from is None:
+            raise TableError("without init_from all weights are drawn, and there is nothing yet to keep", given)
+        if self.lora_rank is None and (self.lora_alpha, self.lora) != (16.0, ("*",)):
+            raise TableError("lora and lora_alpha say how what lora_rank adds is added. Give lora_rank", "lora_rank")
+        if self.lora_rank and self.freeze:
+            raise TableError("with lora_rank all weights stay as they are. Leave freeze out", "freeze")
+        return self
 
 
 class Cluster(Section):
@@ -115,8 +129,9 @@ class Cluster(Section):
     over nodes. `address` is that of a Ray cluster, else RAY_ADDRESS; without either one starts on this machine.
     `parallel` says whether each worker holds the whole model (`ddp`), a shard of it (`fsdp`), or whether every `shards`
     workers, next to each other by rank, hold it together (`hybrid`; those of a node if it is not said); `context` workers
-    share each window. `max_failures` is how often workers that died
-    are started again, `restarts` how often the process that started them is.
+    share each window. `valid_aside` has checkpoints validated by one more process, with resources like a worker's, while
+    training goes on. `max_failures` is how often workers that died are started again, `restarts` how often the process that
+    started them is.
     """
 
     workers: NotNegative | Sizes = 0
@@ -150,6 +165,12 @@ class Cluster(Section):
     def most(self) -> int:
         """Workers that there are at most; 1 where this process is the only one."""
         return self.workers[1] if isinstance(self.workers, tuple) else max(self.workers, 1)
+
+
+class Restarted(File, extra="ignore"):
+    """What of a run says how often its process is started again."""
+
+    cluster: Cluster = Cluster()
 
 
 def fitting_shards(workers: int) -> list[int]:

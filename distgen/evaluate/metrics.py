@@ -1,21 +1,32 @@
-"""A model's metrics over a whole split."""
+"""A model's metrics over a whole split, and over each part of it that may be taken as independent."""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 
+from distgen.genome import Interval
 from distgen.loader.base import Loader
+from distgen.loader.batch import Batch
 from distgen.loader.sampled import Sampled
-from distgen.objectives import Objective
+from distgen.objectives import Metrics, Objective
 
 Values: TypeAlias = dict[str, "float | dict[str, float]"]
+_FEWEST, _MOST, _BLOCKS = 6, 256, 32  # contigs to resample, units to keep apart, and about how many blocks
 
 
 @torch.no_grad()
-def measure(model: nn.Module, objective: Objective, loader: Loader | Sampled, precision: torch.dtype) -> Values:
+def measure(
+    model: nn.Module,
+    objective: Objective,
+    loader: Loader | Sampled,
+    precision: torch.dtype,
+    units: Units | None = None,
+) -> Values:
     """Metrics over one epoch of a loader, exact over all ranks (predictions are pooled, not averaged).
 
     Args:
@@ -23,6 +34,7 @@ def measure(model: nn.Module, objective: Objective, loader: Loader | Sampled, pr
         objective: says what is predicted.
         loader: with `order="sequential"` and `last="pad"`, so that every window counts once; or a sample of its batches.
         precision: bfloat16 runs the model under autocast.
+        units: keeps the predictions of each unit as well; not on several ranks, which see different ones.
     """
     was_training = model.training
     model.eval()
@@ -33,5 +45,72 @@ def measure(model: nn.Module, objective: Objective, loader: Loader | Sampled, pr
         with torch.autocast(loader.device.type, precision, enabled=precision != torch.float32):
             logits = model(x)
         metrics.update(logits.float(), target, valid)
+        if units:
+            units.update(objective, batch, logits.float(), target, valid)
     model.train(was_training)
     return metrics.compute()
+
+
+class Units:
+    """Metrics by units of the genome that resampling may take as independent: contigs, if there are enough of them, else
+    stretches of contigs. Many contigs (scaffolds, sequences of a table) share units.
+
+    Args:
+        loader: whose windows they are.
+
+    Attributes:
+        kind: "contigs", "blocks" or "groups of contigs".
+    """
+
+    def __init__(self, loader: Loader):
+        contigs: dict[str, int] = {}
+        for position in range(0, loader.plan.batches(0) * loader.batch_size, loader.batch_size):
+            for place in loader.places(0, position)[1]:
+                contigs[place.contig] = max(contigs.get(place.contig, 0), place.end)
+        self._unit: Callable[[Interval], str] = lambda place: place.contig
+        self.kind = "contigs"
+        if len(contigs) < _FEWEST:
+            # A power of two, so that other windows on the same split fall into the same blocks.
+            size = 1 << max(sum(contigs.values()) // _BLOCKS, 1).bit_length()
+            self.kind, self._unit = "blocks", lambda place: _block(place, size)
+        elif len(contigs) > _MOST:
+            group = {name: f"group {number % _MOST}" for number, name in enumerate(sorted(contigs))}
+            self.kind, self._unit = "groups of contigs", lambda place: group[place.contig]
+        self._found: dict[str, Metrics] = {}
+        self._targets: defaultdict[str, int] = defaultdict(int)
+
+    def update(self, objective: Objective, batch: Batch, logits: Any, target: Any, valid: Any) -> None:
+        """Add a batch of predictions; see `distgen.objectives.Metrics`."""
+        rows: defaultdict[str, list[int]] = defaultdict(list)
+        for row, place in enumerate(batch.where()):
+            rows[self._unit(place)].append(row)
+        for unit, some in rows.items():
+            chosen = torch.tensor(some, device=logits.device)
+            counted = int((valid[chosen] > 0).sum())
+            if counted:  # rows that only pad the last batch have no targets
+                if unit not in self._found:
+                    self._found[unit] = objective.metrics(logits.device)
+                self._found[unit].update(logits[chosen], target[chosen], valid[chosen])
+                self._targets[unit] += counted
+
+    def compute(self) -> dict[str, dict[str, Any]]:
+        """By unit: how many "targets" it has, and its metrics."""
+        return {
+            unit: {"targets": self._targets[unit], **metrics.compute()} for unit, metrics in sorted(self._found.items())
+        }
+
+
+def _block(place: Interval, size: int) -> str:
+    number = max((place.start + place.end) // 2, 0) // size
+    return f"{place.contig}:{number * size}-{(number + 1) * size}"
+
+
+def named_value(values: dict[str, Any], name: str) -> float | None:
+    """One metric by its dotted name ("auprc.cds+"); the mean over classes of one that has several, None if there is none."""
+    first, _, inner = name.partition(".")
+    value = values.get(first)
+    if isinstance(value, dict):
+        value = value.get(inner) if inner else (sum(value.values()) / len(value) if value else None)
+    elif inner:
+        value = None
+    return None if value is None else float(value)

@@ -30,11 +30,14 @@ class Objective(Protocol):
     """What training, evaluation and prediction need to know of a question.
 
     Attributes:
-        in_channels, out_channels: of the model.
+        inputs, outputs: names of the model's channels.
+        in_channels, out_channels: how many these are.
         tracks: names of the tracks the loader must serve.
         bin_bp: bases that one target is of.
     """
 
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
     in_channels: int
     out_channels: int
     tracks: tuple[str, ...]
@@ -46,6 +49,9 @@ class Objective(Protocol):
 
     def loss(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """The loss in nats summed over valid targets, and their number (or weight)."""
+
+    def average(self, logits_MBOL: Tensor) -> Tensor:
+        """Of the logits of M models, the float32 logits (B, O, L) of their mean prediction: probabilities are averaged."""
 
     def metrics(self, device: torch.device) -> Metrics:
         """New, empty metrics that take predictions on a device."""

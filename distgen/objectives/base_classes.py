@@ -7,8 +7,6 @@ from typing import Literal, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import MeanMetric
-from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision
 
 from distgen import kernels
 from distgen.config import Section
@@ -35,6 +33,7 @@ class Tracked(Protocol):
 class BaseClasses:
     """Four input channels (one-hot), one output per class."""
 
+    inputs: tuple[str, ...] = ("A", "C", "G", "T")
     in_channels = 4
 
     def __init__(self, config: BaseClassesConfig, store: Tracked, context: Context | None = None):
@@ -43,7 +42,7 @@ class BaseClasses:
         if not track.is_classes:
             raise ConfigError(f'track "{track.name}" holds signals, not classes: "base_classes" cannot learn them')
         self.tracks: tuple[str, ...] = (track.name,)
-        self.classes = track.columns
+        self.outputs = track.columns
         self.out_channels = len(track.columns)
         self.bin_bp, self._context = track.bin_bp, context
 
@@ -65,18 +64,29 @@ class BaseClasses:
             scores, truth.float(), reduction="sum"
         ), valid.sum() * self.out_channels
 
+    def average(self, logits_MBOL: Tensor) -> Tensor:
+        """The logits of the mean probability of each class."""
+        yes, no = (F.logsigmoid(sign * logits_MBOL.float()).logsumexp(0) for sign in (1, -1))
+        return yes - no
+
     def metrics(self, device: torch.device) -> BaseClassesMetrics:
-        return BaseClassesMetrics(self.classes, self.bin_bp, device)
+        return BaseClassesMetrics(self.outputs, self.bin_bp, device)
 
 
 class BaseClassesMetrics:
-    """AUROC and average precision of each class and of "neither", over all bases (no binning of scores)."""
+    """AUROC and average precision of each class and of "neither", over all bases (no binning of scores); a class that all
+    bases have, or none, has neither."""
 
     def __init__(self, classes: tuple[str, ...], bin_bp: int, device: torch.device):
         self._bin_bp = bin_bp
+        # Imported where a metric is wanted: it takes as long as importing torch does, and the first step waits for neither.
+        from torchmetrics import MeanMetric
+        from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision
+
         self._loss = MeanMetric().to(device)
         self._auroc = {name: BinaryAUROC().to(device) for name in (*classes, "neither")}
         self._auprc = {name: BinaryAveragePrecision().to(device) for name in (*classes, "neither")}
+        self._share = {name: MeanMetric().set_dtype(torch.float64).to(device) for name in (*classes, "neither")}
 
     def update(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> None:
         scores, truth = _chosen(logits_BOL, target, valid, self._bin_bp)
@@ -86,12 +96,14 @@ class BaseClassesMetrics:
         for column, name in enumerate(self._auroc):
             self._auroc[name].update(p[:, column], y[:, column])
             self._auprc[name].update(p[:, column], y[:, column])
+            self._share[name].update(y[:, column].double())
 
     def compute(self) -> dict[str, float | dict[str, float]]:
+        mixed = [name for name, share in self._share.items() if 0 < float(share.compute()) < 1]
         return {
             "loss": float(self._loss.compute()),
-            "auroc": {name: float(metric.compute()) for name, metric in self._auroc.items()},
-            "auprc": {name: float(metric.compute()) for name, metric in self._auprc.items()},
+            "auroc": {name: float(self._auroc[name].compute()) for name in mixed},
+            "auprc": {name: float(self._auprc[name].compute()) for name in mixed},
         }
 
 

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
-from torchmetrics import MeanMetric
 
 from distgen import kernels
 from distgen.config import Positive, Rate, Section
@@ -42,6 +41,8 @@ class MaskedLMConfig(Section):
 class MaskedLM:
     """Five input channels: A, C, G, T and the mask; an ambiguous base is all zeros."""
 
+    inputs: tuple[str, ...] = ("A", "C", "G", "T", "mask")
+    outputs: tuple[str, ...] = ("A", "C", "G", "T")
     in_channels = 5
     out_channels = 4
     tracks: tuple[str, ...] = ()
@@ -93,6 +94,10 @@ class MaskedLM:
         losses = F.cross_entropy(logits_BOL.transpose(1, 2)[counts].float(), target[counts], reduction="none")
         return (losses * valid[counts]).sum(), valid.sum()
 
+    def average(self, logits_MBOL: Tensor) -> Tensor:
+        """The logarithms of the mean probabilities of the four bases."""
+        return logits_MBOL.float().log_softmax(2).logsumexp(0) - math.log(len(logits_MBOL))
+
     def metrics(self, device: torch.device) -> MaskedLMMetrics:
         return MaskedLMMetrics(device)
 
@@ -101,6 +106,8 @@ class MaskedLMMetrics:
     """Bits per hidden base and the share guessed right."""
 
     def __init__(self, device: torch.device) -> None:
+        from torchmetrics import MeanMetric  # slow to import, and the first step needs none
+
         self._bits, self._right = MeanMetric().to(device), MeanMetric().to(device)
 
     def update(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> None:

@@ -75,7 +75,7 @@ class Clock:
 
     def record(self) -> dict[str, Any]:
         """The speed since the last record, and where the time of a step went; `rest` is what no part says."""
-        seconds = time.perf_counter() - self._since
+        seconds = max(time.perf_counter() - self._since, 1e-9)
         spent = self._marks.seconds()
         steps = max(self._steps, 1)
         record: dict[str, Any] = {

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from distgen.config import TIMEOUTS, Cluster, Lengths
 from distgen.errors import ConfigError
 from distgen.models.context import Context
-from distgen.train.parallel import Worker
+from distgen.train.worker import Worker
 
 _TRIED = 64  # sizes below and above what was asked for, among which those that fit are looked for
 

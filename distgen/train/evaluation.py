@@ -1,32 +1,150 @@
-"""Measure a checkpoint on one part of its split."""
+"""Measure a checkpoint, or an ensemble of some, on one part of its split."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from torch import nn
 
-from distgen import models
 from distgen.errors import ConfigError, suggest
 from distgen.evaluate.baselines import baselines
-from distgen.evaluate.metrics import measure
+from distgen.evaluate.metrics import Units, measure
+from distgen.ingest.objects import locate
+from distgen.loader.loader import GenomeLoader
+from distgen.loader.mixture import MixtureLoader
+from distgen.loader.sampled import Sampled
+from distgen.objectives import Objective
 from distgen.store.reader import Store
 from distgen.store.splits import PARTS
+from distgen.train import ensemble
 from distgen.train.checkpoint import Checkpoint, open_checkpoint
-from distgen.train.run import Run
+from distgen.train.finetune import start_model
+from distgen.train.model import Schema
+from distgen.train.run import Run, Stores
+from distgen.train.weights import load_weights, trained_checkpoint
 
 
-def evaluate(path: Path, part: str) -> tuple[Path, dict[str, Any]]:
-    """Metrics of a checkpoint on one part of the split it was trained on.
+@dataclass(frozen=True)
+class Trained:
+    """A model, and what it was trained on.
 
     Args:
-        path: a run directory (its best checkpoint is taken) or one checkpoint in it.
-        part: "train", "valid" or "test".
+        folder: the run directory, or that of an ensemble.
+        run: what it was trained by; of an ensemble the first member's.
+        model: on `device`.
+        said: which checkpoint, of which step; lists of an ensemble.
+    """
+
+    folder: Path
+    run: Run
+    store: Stores
+    objective: Objective
+    model: nn.Module
+    device: torch.device
+    said: dict[str, Any]
+
+
+def open_trained(path: Path) -> Trained:
+    """The model of a run directory (its best checkpoint), of one checkpoint in it, or of an ensemble.
+
+    Raises:
+        CheckpointError: there is no whole checkpoint, or the store has changed since.
+        ConfigError: there is no such run, or members of an ensemble were not asked the same.
+    """
+    if not (path / ensemble.FILE).is_file():
+        return _open_one(path)
+    first, *others = members = [_open_one(member) for member in ensemble.Ensemble.find(path).paths()]
+    for other in others:
+        ensemble.refuse_unlike(first.folder, _asked(first), other.folder, _asked(other))
+    averaged = ensemble.Averaged([member.model for member in members], first.objective)
+    said = {key: [member.said[key] for member in members] for key in first.said}
+    return Trained(path, first.run, first.store, first.objective, averaged, first.device, said)
+
+
+def _open_one(path: Path) -> Trained:
+    folder, found = trained_checkpoint(path)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return _open_checkpoint(Run.read(folder / "run.toml"), folder, found, device)
+
+
+def _open_checkpoint(run: Run, folder: Path, found: Checkpoint, device: torch.device) -> Trained:
+    store = run.open_store()
+    objective = run.build_objective(store)
+    found.expect(store=run.identity(store, objective))
+    model = start_model(run, Schema.of(objective), begins=False).to(device)
+    load_weights(found, model.state_dict())
+    return Trained(
+        folder, run, store, objective, model, device, {"checkpoint": str(found.path), "step": found.state["step"]}
+    )
+
+
+def validate(run: Run, path: str, device: torch.device) -> dict[str, Any]:
+    """What the validation of a training finds, by one process and of a checkpoint.
+
+    Args:
+        run: what is trained.
+        path: of the checkpoint; a URI in an object store.
+        device: where it is measured.
 
     Returns:
-        The run directory, and {"split", "checkpoint", "step", "metrics", "baselines" for masked_lm}.
+        {"valid": values}, and "train" of a sample of the training part where `log.gap_batches` asks for it.
+    """
+    if run.train.threads:
+        torch.set_num_threads(run.train.threads)
+    place = locate(path)
+    found = _open_checkpoint(run, Path(), open_checkpoint(place), device)
+    parts = validation_loaders(run, found.store, found.objective, device=device)
+    return {
+        part: measure(found.model, found.objective, loader, run.precision(device)) for part, loader in parts.items()
+    }
+
+
+def validation_loaders(
+    run: Run, store: Stores, objective: Objective, **ranks: Any
+) -> dict[str, GenomeLoader | MixtureLoader | Sampled]:
+    """What is measured at each validation: the validation part, if there is one, and a sample of the training part beside it,
+    as that is: not shuffled, hidden or turned as in training, whose loss is another.
+
+    Args:
+        ranks: `rank`, `world_size` and `device` of `Run.loader`.
+    """
+    if not run.has("valid", store):
+        return {}
+    valid = run.loader(store, objective, "valid", **ranks)
+    if not run.log.gap_batches:
+        return {"valid": valid}
+    whole = run.loader(store, objective, "train", **ranks)
+    return {"valid": valid, "train": Sampled(whole, min(run.log.gap_batches, len(valid)))}
+
+
+def _asked(trained: Trained) -> dict[str, Any]:
+    """What models that are averaged are asked alike: the same question, of the same windows of the same bases."""
+    run = trained.run
+    data = run.resolved()["data"]
+    geometry = ("window", "target_length", "stride", "strand", "regions", "pool", "exclude")
+    return {
+        "data.split": run.data.split,
+        "store": run.identity(trained.store, trained.objective),
+        "objective": run.resolved()["objective"],
+        "outputs": trained.objective.out_channels,
+        **{f"data.{key}": data.get(key) for key in geometry},
+    }
+
+
+def evaluate(path: Path, part: str, *, by_contig: bool = False) -> tuple[Path, dict[str, Any]]:
+    """Metrics of a checkpoint, or of an ensemble, on one part of the split it was trained on.
+
+    Args:
+        path: a run directory (its best checkpoint is taken), one checkpoint in it, or an ensemble's directory.
+        part: "train", "valid" or "test".
+        by_contig: also measure each contig by itself; see `distgen.evaluate.metrics.Units`.
+
+    Returns:
+        The directory, and {"split", "checkpoint", "step", "metrics", "baselines" for masked_lm, "units" and "by_unit" where
+        asked for}.
 
     Raises:
         CheckpointError: there is no whole checkpoint, or the store has changed since.
@@ -34,37 +152,18 @@ def evaluate(path: Path, part: str) -> tuple[Path, dict[str, Any]]:
     """
     if part not in PARTS:
         raise ConfigError(f'there is no part "{part}" of a split. {suggest(part, PARTS)}')
-    folder = path if (path / "run.toml").is_file() else path.parent.parent
-    if not (folder / "run.toml").is_file():
-        raise ConfigError(f"{path} is no run directory (it has no run.toml) and no checkpoint in one")
-    run = Run.read(folder / "run.toml")
-    found = open_checkpoint(path if path != folder else run.checkpoints(folder) / "best")
-    store = run.open_store()
-    objective = run.build_objective(store)
-    found.expect(store=run.identity(store, objective))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = models.build(run.model, objective.in_channels, objective.out_channels).to(device)
-    load_weights(found, model)
-    loader = run.loader(store, objective, cast(Literal["train", "valid", "test"], part), device=device)
-    result: dict[str, Any] = {
-        "split": part,
-        "checkpoint": str(found.path),
-        "step": found.state["step"],
-        "metrics": measure(model, objective, loader, run.precision(device)),
-    }
+    found = open_trained(path)
+    run, store = found.run, found.store
+    loader = run.loader(store, found.objective, cast(Literal["train", "valid", "test"], part), device=found.device)
+    if by_contig and run.data.packed:
+        raise run.error("data.packed", "rows that hold several samples cannot be told apart by contig")
+    units = Units(loader) if by_contig else None
+    values = measure(found.model, found.objective, loader, run.precision(found.device), units)
+    result: dict[str, Any] = {"split": part, **found.said, "metrics": values}
+    if units:
+        result |= {"units": units.kind, "by_unit": units.compute()}
     # An export has no other bases than those of its windows: nothing to count in; and of many stores, none is the one.
     if run.objective.kind == "masked_lm" and isinstance(store, Store):
         regions = {p: store.regions(p, run.data.split) for p in ("train", part)}
         result["baselines"] = baselines(store, regions["train"], regions[part])
-    return folder, result
-
-
-def load_weights(found: Checkpoint, model: nn.Module) -> None:
-    """Read a checkpoint's weights into a model: averaged ones where it has them, as they are what was validated.
-
-    Raises:
-        CheckpointError: they are those of another model.
-    """
-    averaged = found.names()
-    kinds = {name: "ema" if f"ema/{name}" in averaged else "model" for name in model.state_dict()}
-    found.load({f"{kinds[name]}/{name}": value for name, value in model.state_dict().items()})
+    return found.folder, result

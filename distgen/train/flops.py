@@ -41,12 +41,13 @@ class Flops:
     Args:
         model: as it was made, before it is compiled or sharded.
         in_channels: of its input, which is (rows, in_channels, bases).
+        context: the workers that share each window, as the model knows them; the twin takes whole windows.
     """
 
-    def __init__(self, model: nn.Module, in_channels: int):
+    def __init__(self, model: nn.Module, in_channels: int, context: object = None):
         # What deepcopy finds in its memo it does not copy: no parameter is in memory twice.
         memo: dict[int, Any] = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
-        memo |= {id(b): b.detach().to("meta") for b in model.buffers()}
+        memo |= {id(b): b.detach().to("meta") for b in model.buffers()} | {id(context): None}
         self._twin, self._channels = copy.deepcopy(model, memo), in_channels
         self._counted: dict[int, int] = {}
 

@@ -13,11 +13,12 @@ import torch.distributed as dist
 
 from distgen.config import TIMEOUTS
 from distgen.errors import CheckpointError
+from distgen.train.aside import beside
 from distgen.train.checkpoint import newest
 from distgen.train.loop import train
-from distgen.train.parallel import Worker
 from distgen.train.run import Run
 from distgen.train.signals import asked_to_leave
+from distgen.train.worker import Worker
 
 Show = Callable[[dict[str, Any]], None]
 
@@ -39,8 +40,9 @@ def launch(run: Run, out: Path, show: Show) -> None:
     """
     torchrun = "TORCHELASTIC_RUN_ID" in os.environ
     here = torchrun or not run.cluster.workers or torch.cuda.is_available()  # Ray's workers may have other devices
-    ids = run.check(int(os.environ["WORLD_SIZE"]) if torchrun else None, _device() if here else None)
     found = newest(run.checkpoints(out), deep=False)
+    size = int(os.environ["WORLD_SIZE"]) if torchrun else None
+    ids = run.check(size, _device() if here else None, begins=found is None)
     if found:
         try:
             found.expect(**ids)
@@ -52,8 +54,8 @@ def launch(run: Run, out: Path, show: Show) -> None:
         _under_torchrun(run, out, show)
     elif run.cluster.workers == 0:
         _begin(run, out)
-        with asked_to_leave() as leaving:
-            train(run, Worker(0, 1, _device(), out, show, leaving=leaving))
+        with asked_to_leave() as leaving, beside(run, _device(1)) as aside:
+            train(run, Worker(0, 1, _device(), out, show, leaving=leaving, aside=aside))
     else:
         from distgen.train.ray import train_on_ray
 
@@ -71,9 +73,10 @@ def _under_torchrun(run: Run, out: Path, show: Show) -> None:
         torch.cuda.set_device(device)
     dist.init_process_group(timeout=timedelta(seconds=TIMEOUTS["process_group"]))
     try:
-        with asked_to_leave() as leaving:
-            context = run.cluster.context
-            worker = Worker(dist.get_rank(), dist.get_world_size(), device, out, show, leaving=leaving, context=context)
+        spare = _device(int(os.environ["LOCAL_WORLD_SIZE"]))
+        with asked_to_leave() as leaving, beside(run, spare) as aside:
+            options: dict[str, Any] = {"leaving": leaving, "aside": aside, "context": run.cluster.context}
+            worker = Worker(dist.get_rank(), dist.get_world_size(), device, out, show, **options)
             if worker.leads:
                 _begin(run, out)
             dist.barrier()

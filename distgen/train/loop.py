@@ -6,22 +6,25 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
 
-from distgen import models
+from distgen.train.aside import Aside
 from distgen.train.checkpoint import Checkpoints
 from distgen.train.clock import Clock
 from distgen.train.context import share_windows
+from distgen.train.evaluation import validation_loaders
+from distgen.train.finetune import start_model
 from distgen.train.flops import Flops, peak_flops
 from distgen.train.micro_batch import micro_batch
+from distgen.train.model import Schema
 from distgen.train.optimizer import Updater
-from distgen.train.parallel import Worker, broadcast_parameters, parallelize
+from distgen.train.parallel import broadcast_parameters, parallelize
 from distgen.train.precision import Precision
 from distgen.train.prepare import prepare
 from distgen.train.reproducible import settle
 from distgen.train.run import Run
 from distgen.train.state import State
 from distgen.train.step import Learner, train_step
+from distgen.train.worker import Worker
 
 
 def train(run: Run, worker: Worker) -> None:
@@ -38,7 +41,7 @@ def train(run: Run, worker: Worker) -> None:
     state = start_or_resume(run, worker)
     with state.told():
         for batch in state.batches():
-            state.saw(train_step(state.learner, batch, state.step, state.clock, leaving=worker.leaving()), batch)
+            state.saw(train_step(state.learner, batch, state.step, state.clock, state.asks()), batch)
             if state.due(run.log.every):
                 state.log()
             better = state.due(run.train.valid_every) and state.validate()
@@ -55,17 +58,19 @@ def start_or_resume(run: Run, worker: Worker) -> State:
     objective = run.build_objective(store, context)
     ranks: dict[str, Any] = {"rank": worker.data_rank, "world_size": worker.data_size, "device": worker.device}
     loader = run.loader(store, objective, "train", training=True, **ranks)
-    valid = run.loader(store, objective, "valid", **ranks) if run.has("valid", store) else None
+    judged = validation_loaders(run, store, objective, **ranks)
     steps = run.train.steps or loader.plan.steps(run.train.epochs or 0)
 
-    kept = Checkpoints(run.checkpoints(worker.out), worker, keep=run.train.keep, keep_best=run.train.keep_best)
+    aside = Aside(worker.aside) if worker.aside else None
+    keep = {"keep": run.train.keep, "keep_best": run.train.keep_best}
+    kept = Checkpoints(run.checkpoints(worker.out), worker, **keep, asked=aside)
     if found := kept.newest():
         found.expect(run=run.hash(), store=run.identity(store, objective))
 
     torch.manual_seed(run.data.seed)
-    model = models.build(run.model, objective.in_channels, objective.out_channels, context).to(worker.device)
+    model = start_model(run, Schema.of(objective), begins=found is None, context=context).to(worker.device)
     broadcast_parameters(model)
-    clock = _clock(run, worker, model, objective.in_channels)
+    clock = _clock(run, worker, Flops(model, objective.in_channels, context))
     prepare(model, run)
     dtype = run.precision(worker.device)
     precision = Precision(dtype, worker.device, run.data.batch_size * (run.data.window or 1))
@@ -83,16 +88,14 @@ def start_or_resume(run: Run, worker: Worker) -> State:
         run.optimizer.clip_norm,
         (run.data.seed, worker.rank),
     )
-    state = State(run, worker, store, learner, loader, valid, kept, steps, clock)
+    state = State(run, worker, store, learner, loader, judged, kept, aside, steps, clock)
     if found:
         state.load(found)
     return state
 
 
-def _clock(run: Run, worker: Worker, model: nn.Module, in_channels: int) -> Clock:
-    """Of rank 0, which makes the records, one that knows how busy the devices are, if anybody knows what they can do."""
+def _clock(run: Run, worker: Worker, flops: Flops) -> Clock:
+    """Rank 0 makes the records, and knows how busy the devices are if anybody knows what they can do."""
     dtype = run.precision(worker.device)
     peak = peak_flops(worker.device, dtype, run.log.peak_tflops) if worker.leads else None
-    if peak is None:
-        return Clock(worker.device)
-    return Clock(worker.device, Flops(model, in_channels), peak * worker.world_size)
+    return Clock(worker.device, flops, peak and peak * worker.world_size)

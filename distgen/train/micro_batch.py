@@ -14,9 +14,9 @@ from distgen.loader.base import Loader
 from distgen.loader.batch import Batch
 from distgen.objectives import Objective
 from distgen.train.checkpoint import Checkpoint
-from distgen.train.parallel import Worker
 from distgen.train.precision import Precision
 from distgen.train.run import Run
+from distgen.train.worker import Worker
 
 log = logging.getLogger("distgen")
 

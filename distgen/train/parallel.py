@@ -6,10 +6,7 @@ All leave in `p.grad` the SUM over workers, and zeros where nobody's loss depend
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,53 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distgen.config import Cluster
 from distgen.errors import ConfigError, TrainError
-from distgen.train.records import Told
-
-
-@dataclass(frozen=True)
-class Worker:
-    """One worker, and what it may tell the world.
-
-    Args:
-        rank, world_size: among all workers.
-        device: where this worker computes.
-        context: so many workers of consecutive ranks share each window.
-        out: the run directory, shared by all workers.
-        show: called on rank 0 with every metrics record.
-        records: what rank 0 tells records instead of keeping them in the run directory and showing them.
-        report: called on every rank with the path of a checkpoint that has become whole, at the same step on all.
-        leaving: whether this worker was asked to leave: it then keeps a checkpoint with all others, and training ends.
-    """
-
-    rank: int
-    world_size: int
-    device: torch.device
-    out: Path
-    show: Callable[[dict[str, Any]], None] = field(default=lambda record: None)
-    report: Callable[[str, dict[str, Any]], None] = field(default=lambda path, record: None)
-    leaving: Callable[[], bool] = field(default=lambda: False)
-    records: Told | None = None
-    context: int = 1
-
-    @property
-    def data_rank(self) -> int:
-        """Which rows of a batch are this worker's: among `data_size`, alike on workers that share windows."""
-        return self.rank // self.context
-
-    @property
-    def data_size(self) -> int:
-        """In how many parts the rows of a batch are dealt."""
-        return self.world_size // self.context
-
-    @property
-    def context_rank(self) -> int:
-        """Which slice of each of these rows."""
-        return self.rank % self.context
-
-    @property
-    def leads(self) -> bool:
-        """Rank 0 writes what is written once."""
-        return self.rank == 0
+from distgen.train.worker import Worker
 
 
 def parallelize(
@@ -83,12 +34,14 @@ def parallelize(
     """
     if worker.world_size == 1:
         return Parallel(model)
+    _refuse_batch_statistics(model)
     if cluster.parallel != "ddp":
         from distgen.train.sharded import Sharded  # half a second that others need not wait
 
         shards = worker.world_size if cluster.parallel == "fsdp" else cluster.shards
         return Sharded(model, worker, shards, dtype)
-    return Replicated(model) if deterministic else Overlapped(model)
+    # On the CPU the network takes the cores that compute: nothing overlaps, and buckets cost 1 to 3 % more (2 ranks, gloo).
+    return Replicated(model) if deterministic or worker.device.type == "cpu" else Overlapped(model)
 
 
 class Parallel:
@@ -104,6 +57,8 @@ class Parallel:
     def __init__(self, model: nn.Module):
         self.model = model
         self._trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        kept = model.state_dict().keys()
+        self._buffers = [b for name, b in model.named_buffers() if name in kept]
 
     def accumulating(self, last: bool) -> AbstractContextManager[None]:
         """Around forward and backward of one micro-batch; the gradients cross the network at the `last` of a step."""
@@ -128,21 +83,18 @@ class Parallel:
                 parameter.grad = torch.zeros_like(parameter)
         return [parameter.grad for _, parameter in self._trained if parameter.grad is not None]
 
+    def _agree(self, sums: Tensor) -> Tensor:
+        """Sums over all workers; and what layers keep of the rows they saw is rank 0's on all."""
+        dist.all_reduce(sums)
+        for buffer in self._buffers:
+            dist.broadcast(buffer, src=0)
+        return sums
+
 
 class Replicated(Parallel):
     """Every worker holds the whole model; one flat buffer in parameter order crosses the network after the backward pass, so
     that the sum depends on nothing but the number of workers: this is the deterministic way.
-
-    Raises:
-        ConfigError: a layer's statistics are those of a worker's rows.
     """
-
-    def __init__(self, model: nn.Module):
-        super().__init__(model)
-        # What layers keep of the rows they see would be another thing on each worker: rank 0's is kept.
-        kept = model.state_dict().keys()
-        self._buffers = [b for name, b in model.named_buffers() if name in kept]
-        refuse_batch_statistics(model)
 
     def reduce(self, sums: Tensor) -> Tensor:
         gradients = zip(self._gradients(), self._trained, strict=True)
@@ -152,12 +104,6 @@ class Replicated(Parallel):
         for (_, parameter), part in zip(self._trained, flat.split([len(part) for part in parts]), strict=True):
             parameter.grad = part.as_strided(parameter.shape, parameter.stride())
         return self._agree(sums)
-
-    def _agree(self, sums: Tensor) -> Tensor:
-        dist.all_reduce(sums)
-        for buffer in self._buffers:
-            dist.broadcast(buffer, src=0)
-        return sums
 
 
 class Overlapped(Replicated):
@@ -210,7 +156,7 @@ def _in_memory_order(gradient: Tensor, parameter: Tensor) -> Tensor:
     return gradient.as_strided((gradient.numel(),), (1,))
 
 
-def refuse_batch_statistics(model: nn.Module) -> None:
+def _refuse_batch_statistics(model: nn.Module) -> None:
     """Raise ConfigError for a layer whose output depends on which rows are on the same worker."""
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, nn.SyncBatchNorm):

@@ -15,7 +15,7 @@ class Profile:
     clock's parts are ranges in it.
 
     Args:
-        folder: DIR/profile; made when there is a trace.
+        folder: DIR/profile, on the machine of whose steps they are; made when there is a trace.
         steps: (first, last), from 1 on; None traces nothing.
         clock: whose parts are traced.
     """
@@ -47,7 +47,7 @@ class Profile:
         self._clock.trace(False)
         with self._clock.paused():
             profiler.stop()
-            self._folder.mkdir(exist_ok=True)
+            self._folder.mkdir(parents=True, exist_ok=True)
             profiler.export_chrome_trace(str(self._folder / f"steps-{self._began}-{taken}.json.gz"))
 
 

@@ -27,22 +27,24 @@ from ray.train.v2._internal.execution.context import get_train_context
 from ray.train.v2._internal.execution.controller.state import (
     InitializingState,
     ReschedulingState,
+    ResizingState,
     RestartingState,
     SchedulingState,
 )
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError, TrainingFailedError, WorkerGroupError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
+from ray.util.metrics import Gauge
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distgen import cluster
 from distgen.config import TIMEOUTS
 from distgen.errors import ConfigError, DistgenError, LostError, PreemptedError, TrainError
 from distgen.train.loop import train
-from distgen.train.parallel import Worker
 from distgen.train.records import Records
 from distgen.train.run import Run
 from distgen.train.signals import asked_to_leave
+from distgen.train.worker import Worker
 
 Show = Callable[[dict[str, Any]], None]
 log = logging.getLogger("distgen")
@@ -89,7 +91,13 @@ def train_on_ray(run: Run, out: Path, show: Show, begin: Callable[[], None]) -> 
             callbacks=[policy],
         ),
     )
-    records = Records(out, show, run)
+    gauges = _gauges(run.name)
+
+    def shown(record: dict[str, Any]) -> None:
+        show(record)
+        gauges(record)
+
+    records = Records(out, shown, run)
     driver = _Driver(desk, records)
     try:
         driver.fit(trainer)
@@ -120,7 +128,7 @@ class _Desk:
 
     def __init__(self) -> None:
         self._told: list[tuple[str, Any]] = []
-        self._leaving, self._writer = False, ""
+        self._leaving, self._resizing, self._writer = False, False, ""
 
     def tell(self, kind: str, value: Any, writer: str = "") -> None:
         """Leave something for the driver. A rank 0 that was given up, but lives on where it cannot be reached, is not heard."""
@@ -133,9 +141,13 @@ class _Desk:
         told, self._told, self._leaving = self._told, [], leaving
         return told
 
+    def resize(self, resizing: bool) -> None:
+        """Have these workers leave for more or fewer to go on, or no longer."""
+        self._resizing = resizing
+
     def leaving(self) -> bool:
-        """Whether the driver was asked to leave."""
-        return self._leaving
+        """Whether the workers are to leave."""
+        return self._leaving or self._resizing
 
 
 class _Driver:
@@ -195,18 +207,41 @@ class _Policy(ControllerCallback, WorkerGroupCallback):
 
     def __init__(self, desk: Any, each: dict[str, float], fewest: int, placement: str, most: int):
         self._desk, self._each, self._fewest, self._placement = desk, each, fewest, placement
-        self._most, self._failures = most, 0
+        self._most, self._failures, self._start = most, 0, TIMEOUTS["worker_start"]
         self._since: float | None = None
+        self._resizing = False
+        self._group: Any = None
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        self._group = worker_group
+
+    def before_controller_execute_resize_decision(self, resize_decision: Any) -> None:
+        """Ray ends an elastic training's workers before it starts more or fewer: let them keep a checkpoint first."""
+        if not self._resizing:
+            return  # there are none yet, or no longer
+        deadline = time.monotonic() + TIMEOUTS["process_group"]
+        ray.get(self._desk.resize.remote(True), timeout=TIMEOUTS["desk"])
+        while not (status := self._group.poll_status(timeout=1)).finished and time.monotonic() < deadline:
+            if any(not isinstance(error, PreemptedError) for error in status.errors.values()):
+                break  # then from the checkpoint before
+            time.sleep(_POLL)  # reports wait to be polled
+        ray.get(self._desk.resize.remote(False), timeout=TIMEOUTS["desk"])
+        self._desk.tell.remote("warning", f"training goes on with {resize_decision.num_workers} workers")
 
     def after_worker_group_poll_status(self, worker_group_status: Any) -> None:
+        if self._resizing:
+            return
         drained = worker_group_status.get_preemption_info()
         for error in worker_group_status.errors.values():
             if isinstance(error, PreemptedError) and drained is not None:
                 raise PreemptionError(drained)  # what was trained is kept: start again on other nodes
-            if isinstance(error, DistgenError) and (isinstance(error, PreemptedError) or not error.passing):
+            if isinstance(error, PreemptedError) or (isinstance(error, DistgenError) and not error.passing):
                 raise error
 
     def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
+        self._resizing = isinstance(current_state, ResizingState) or (
+            self._resizing and isinstance(current_state, SchedulingState)
+        )
         if isinstance(current_state, RestartingState) and not isinstance(previous_state, RestartingState):
             self._say(current_state.training_failed_error)
         starting = (InitializingState, SchedulingState, RestartingState, ReschedulingState)
@@ -215,12 +250,11 @@ class _Policy(ControllerCallback, WorkerGroupCallback):
             return
         if self._since is None:
             self._since = time.monotonic()
-        if time.monotonic() - self._since > TIMEOUTS["worker_start"]:
+        if time.monotonic() - self._since > self._start:
+            wanted = cluster.asked(self._each, self._fewest, self._placement)
             last = getattr(current_state, "training_failed_error", None)
-            raise TrainError(
-                f"no workers could be started in {TIMEOUTS['worker_start']:.0f} s. Asked are "
-                f"{cluster.asked(self._each, self._fewest, self._placement)}{f' (Ray: {_line(last)})' if last else ''}"
-            )
+            reason = f". Ray says: {_line(last)}" if last is not None else ""
+            raise LostError(f"no workers could be started in {self._start:.0f} s: {wanted}{reason}")
         if type(previous_state) is type(current_state):
             time.sleep(_POLL)  # an elastic training looks for room without a pause
 
@@ -234,19 +268,17 @@ class _Policy(ControllerCallback, WorkerGroupCallback):
 
 
 def _worker(run: Run, out: Path, mark: Path, desk: Any) -> None:
-    context = ray.train.get_context()
-    rank = context.get_world_rank()
     if run.train.checkpoints is None and not mark.exists():
         raise ConfigError(
             f"the worker on {socket.gethostname()} does not see {out} of the machine where the training was started: "
             "checkpoints need a folder that all nodes share (--out), or an object store (train.checkpoints)"
         )
-    sent = _Sent(desk)
-    with _listening(desk, rank) as leaving:
+    context, sent = ray.train.get_context(), _Sent(desk)
+    with _listening(desk, context.get_world_rank()) as leaving:
         train(
             run,
             Worker(
-                rank=rank,
+                rank=context.get_world_rank(),
                 world_size=context.get_world_size(),
                 device=get_device(),
                 out=out,
@@ -345,3 +377,33 @@ def _line(error: BaseException) -> str:
 
 def _first(error: BaseException) -> str:
     return " ".join(str(error).split())[:300]
+
+
+def _gauges(run: str) -> Show:
+    """Sets Prometheus metrics to what a record says: Ray serves them with its own, as ray_distgen_..., where its dashboard's
+    packages are installed (`pip install 'ray[default]'`)."""
+    names = {
+        "step": "Steps taken",
+        "loss": "Loss of training since the last record, nats per target",
+        "valid_loss": "Loss of the last validation, nats per target",
+        "norm": "Length of the gradient before clipping",
+        "lr": "Learning rate",
+        "bases_per_second": "Bases trained on in a second, all workers",
+        "samples_per_second": "Windows trained on in a second, all workers",
+        "wait_share": "Share of the time that the first worker waits for data",
+        "mfu": "Model FLOPs utilization",
+    }
+    gauges = {name: Gauge(f"distgen_{name}", what, ("run",)) for name, what in names.items()}
+    parts = Gauge("distgen_step_ms", "Milliseconds of a step that a part of it takes", ("run", "part"))
+    memory = Gauge("distgen_memory_bytes", "The most memory that was in use", ("run", "kind"))
+
+    def show(record: dict[str, Any]) -> None:
+        values = record | ({"valid_loss": record["valid"]["loss"]} if "valid" in record else {})
+        for name, gauge in gauges.items():
+            if name in values:
+                gauge.set(values[name], {"run": run})
+        for gauge, key, tag in ((parts, "step_ms", "part"), (memory, "memory_bytes", "kind")):
+            for name, value in record.get(key, {}).items():
+                gauge.set(value, {"run": run, tag: name})
+
+    return show

@@ -8,27 +8,12 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import torch
 
+from distgen.train.run import Run
 from distgen.train.sinks import Teller, open_sink
-
-if TYPE_CHECKING:
-    from distgen.train.run import Run
-
-
-class Told(Protocol):
-    """Where a training's records go."""
-
-    def begin(self, step: int) -> None:
-        """A training goes on at a step: later ones are taken again."""
-
-    def add(self, record: dict[str, Any]) -> None:
-        """Keep a record."""
-
-    def end(self, status: str) -> None:
-        """No more will come: the training "finished" or "failed"."""
 
 
 class Records:

@@ -40,6 +40,7 @@ from distgen.store.cache import ShardCache, default_folder
 from distgen.store.collection import Collection, is_index, open_collection
 from distgen.train import prepare
 from distgen.train.context import check_windows, check_workers
+from distgen.train.model import Schema
 from distgen.train.precision import multiplied
 from distgen.train.sinks import missing
 
@@ -78,6 +79,8 @@ class Run(File):
         """The run as plain data with absolute paths: what DIR/run.toml holds."""
         table = self.model_dump(exclude_none=True, mode="json")
         table["data"] = self._data().model_dump(exclude_none=True, mode="json")
+        if self.finetune.init_from:
+            table["finetune"]["init_from"] = str(self.resolve(self.finetune.init_from, "finetune.init_from"))
         if self.train.checkpoints:
             table["train"]["checkpoints"] = str(self._place(self.train.checkpoints, "train.checkpoints"))
         return table
@@ -89,10 +92,14 @@ class Run(File):
         draft.replace(path)
 
     def checkpoints(self, out: Path) -> Place:
-        """Where the checkpoints of a run directory are."""
-        with self.at("train"):
-            given = self.train.checkpoints
-            return locate(self._place(given, "checkpoints")) if given else out / "checkpoints"
+        """Where the checkpoints of a run directory are.
+
+        Raises:
+            ConfigError: `train.checkpoints` names no place.
+        """
+        given = self.train.checkpoints
+        with self.at("train.checkpoints"):
+            return locate(self._place(given, "train.checkpoints")) if given else out / "checkpoints"
 
     def hash(self) -> str:
         """What the run is known by on resume."""
@@ -119,12 +126,15 @@ class Run(File):
             section.pop("source", None)
         return table
 
-    def check(self, workers: int | None = None, device: torch.device | None = None) -> dict[str, Any]:
+    def check(
+        self, workers: int | None = None, device: torch.device | None = None, *, begins: bool = True
+    ) -> dict[str, Any]:
         """Find out before anything is written whether store, objective, model, windows, workers and device fit each other.
 
         Args:
             workers: that there are; None: as many as `[cluster]` says.
             device: where it will be trained, if that is known.
+            begins: there is no checkpoint to go on from: what the training begins with must be there.
 
         Returns:
             What a checkpoint to go on from must have: the hash of the run, and the content ids of what it reads.
@@ -153,6 +163,10 @@ class Run(File):
                 self.loader(store, objective, part, world_size=world_size)
         elif self.train.valid_every:
             raise self.error("train.valid_every", f'split "{self.data.split}" of {store.path} has no part "valid"')
+        if self.finetune != Finetune():
+            from distgen.train.finetune import check  # which reads runs
+
+            check(self, Schema.of(objective), begins=begins)
         return {"run": self.hash(), "store": self.identity(store, objective)}
 
     def _check_shards(self, fewest: int, most: int) -> None:
@@ -172,7 +186,7 @@ class Run(File):
             raise self.error(
                 "cluster.shards",
                 f"{most} workers make no groups of {shards}: use {' or '.join(map(str, fitting_shards(most)))} shards, "
-                f"or {max(most // shards, 1) * shards} or {(most // shards + 1) * shards} workers",
+                f"or {' or '.join(str(n * shards) for n in (most // shards, most // shards + 1) if n)} workers",
             )
 
     def has(self, part: Part, store: Stores) -> bool:

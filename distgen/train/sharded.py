@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import socket
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -18,7 +19,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from distgen.config import TIMEOUTS, fitting_shards
 from distgen.errors import ConfigError
-from distgen.train.parallel import Parallel, Worker, refuse_batch_statistics
+from distgen.train.parallel import Parallel
+from distgen.train.worker import Worker
 
 
 class Sharded(Parallel):
@@ -36,11 +38,10 @@ class Sharded(Parallel):
         dtype: what goes through the model; gradients are summed in float32.
 
     Raises:
-        ConfigError: the workers of the nodes make no groups of one size; a layer's statistics are those of a worker's rows.
+        ConfigError: the workers of the nodes make no groups of one size.
     """
 
     def __init__(self, model: nn.Module, worker: Worker, shards: int | None, dtype: torch.dtype):
-        refuse_batch_statistics(model)
         for parameter in model.parameters():
             parameter.data = parameter.data.contiguous()  # FSDP takes no channels-last weights
         mesh = _mesh(worker, shards)
@@ -57,6 +58,8 @@ class Sharded(Parallel):
             model, "set_reduce_scatter_unused_params"
         ):  # newer torch: a layer may be skipped on some workers only
             model.set_reduce_scatter_unused_params(True)
+        # Of the logits, which no objective changes in place.
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
         self._root = model
         super().__init__(model)
 
@@ -69,8 +72,7 @@ class Sharded(Parallel):
 
     def reduce(self, sums: Tensor) -> Tensor:
         self._gradients()
-        dist.all_reduce(sums)
-        return sums
+        return self._agree(sums)
 
 
 def _mesh(worker: Worker, shards: int | None) -> DeviceMesh:

@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -130,7 +131,9 @@ class TensorBoard:
     def __init__(self, folder: Path, run: dict[str, Any], step: int):
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        # Its files are named by the second: a training that goes on within one would write over what was.
+        suffix = f".{time.time_ns()}"
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1, filename_suffix=suffix)
 
     def add(self, step: int, values: Values) -> None:
         for name, value in values.items():
@@ -197,7 +200,7 @@ class Wandb:
     def __init__(self, folder: Path, run: dict[str, Any], step: int):
         wandb = importlib.import_module("wandb")
         kept = folder / "wandb.json"
-        id = json.loads(kept.read_text())["run_id"] if kept.exists() else wandb.util.generate_id()
+        id = json.loads(kept.read_text())["run_id"] if kept.exists() else secrets.token_hex(8)
         _write(kept, {"run_id": id})
         self._run = wandb.init(
             id=id,

@@ -53,7 +53,7 @@ def test_a_run_stopped_anywhere_ends_in_the_same_weights(run_file, tmp_path, sto
 
 def fit_until(run, out, stop):
     from distgen.train.loop import train
-    from distgen.train.parallel import Worker
+    from distgen.train.worker import Worker
 
     def show(record):
         if record["step"] == stop:

@@ -2,11 +2,21 @@
 
 import json
 import os
+import signal
+import threading
+import time
 
 import pytest
+from ray.exceptions import ActorDiedError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+from ray.train.v2.api.exceptions import WorkerGroupError
 
-from distgen.errors import ConfigError, TrainError
+from distgen import cluster
+from distgen.config import TIMEOUTS
+from distgen.errors import ConfigError, DamageError, DistgenError, LostError, PreemptedError, TrainError
+from distgen.train.checkpoint import newest
 from distgen.train.launch import launch
+from distgen.train.ray import _explained, _worker
 from distgen.train.run import Run
 from tests.conftest import fit, weights
 
@@ -65,3 +75,80 @@ def test_a_failing_worker_tells_why(run_file, tmp_path):
     run = Run.read(run_file, ["cluster.workers=2", "optimizer.lr=1e30", "train.steps=20"])
     with pytest.raises(TrainError, match="gradient's norm (nan|inf)"):
         launch(run, tmp_path / "out", lambda record: None)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (
+            ["cluster.placement=STRICT_SPREAD"],
+            r"room for 1 of 2 workers \(STRICT_SPREAD\) with CPU 1 each; .* has 1 nodes",
+        ),
+        (["cluster.resources={ssd=1}"], "room for 0 of 2 workers .* with CPU 1, ssd 1 each; .* with CPU .*, ssd 0"),
+        (["cluster.gpus_per_worker=1"], "room for 0 of 2 workers"),
+        (['cluster.accelerator="A100"'], "accelerator_type:A100 0"),
+    ],
+)
+def test_workers_that_cannot_be_placed_are_refused_before_anything_is_written(run_file, tmp_path, asked, said):
+    with pytest.raises(ConfigError, match=said):
+        launch(Run.read(run_file, ["cluster.workers=2", *asked]), tmp_path / "out", lambda record: None)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("workers", ["2", "[2, 3]"])
+def test_workers_that_never_start_end_in_a_clear_error(run_file, tmp_path, monkeypatch, workers):
+    import ray
+
+    cluster.connect(1)
+    monkeypatch.setitem(TIMEOUTS, "worker_start", 5.0)
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "5")
+
+    @ray.remote(num_cpus=os.cpu_count())
+    class Other:
+        def here(self):
+            return True
+
+    other = Other.remote()
+    assert ray.get(other.here.remote(), timeout=60)
+    try:
+        with pytest.raises(LostError, match="no workers could be started in 5 s: 2 workers .* free in all: CPU 0"):
+            launch(Run.read(run_file, [f"cluster.workers={workers}"]), tmp_path / "out", lambda record: None)
+    finally:
+        ray.kill(other)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_signal_to_the_driver_reaches_the_workers(run_file, tmp_path):
+    run = Run.read(run_file, ["cluster.workers=2", "train.steps=5000", "train.valid_every=5000", "log.every=10"])
+    threading.Timer(0, ask_when, (tmp_path / "out" / "metrics.jsonl",)).start()
+    with pytest.raises(PreemptedError, match="asked to leave at step"):
+        launch(run, tmp_path / "out", lambda record: None)
+    left = newest(tmp_path / "out" / "checkpoints").state["step"]
+    steps = left + 3
+    run = Run.read(run_file, [f"train.steps={steps}", "train.valid_every=5000", "log.every=10"])
+    assert fit(run, tmp_path / "out")[-1]["step"] == steps
+
+
+def ask_when(path):
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not path.exists():
+        time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_worker_that_does_not_see_the_run_directory_says_so(run_file, tmp_path):
+    with pytest.raises(ConfigError, match="does not see .*out of the machine where the training was started"):
+        _worker(Run.read(run_file), tmp_path / "out", tmp_path / "out" / "mark", None)
+
+
+@pytest.mark.parametrize(
+    ("failures", "said"),
+    [
+        ({0: RuntimeError("[gloo/transport/tcp/pair.cc:1] x"), 1: DamageError("shard 7 is damaged")}, "^shard 7 is"),
+        ({0: RuntimeError("Connection closed by peer"), 1: ValueError("a bug")}, "ValueError: a bug"),
+        ({0: ValueError("late"), 1: WorkerHealthCheckFailedError("x", ActorDiedError())}, "a worker or its node died"),
+    ],
+)
+def test_the_one_who_knows_is_heard(failures, said):
+    with pytest.raises(DistgenError, match=said):
+        raise _explained(WorkerGroupError("many", failures))

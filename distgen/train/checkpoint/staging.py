@@ -110,9 +110,9 @@ class Staging:
 def _files(mine: list[Piece]) -> list[list[Piece]]:
     """Pieces for each file: a tensor's and its neighbours' together, so that a part of the names is read from few files."""
     files: list[list[Piece]] = []
-    size = FILE_BYTES
+    size = 0
     for piece in sorted(mine, key=lambda piece: (piece.name, piece.offsets)):
-        if size + piece.bytes > FILE_BYTES:
+        if not files or size + piece.bytes > FILE_BYTES:
             files.append([])
             size = 0
         files[-1].append(piece)

@@ -266,3 +266,20 @@ def test_shards_train_as_one_process_with_averaged_weights_recomputed_blocks_and
     assert [loss for _, loss in two[0]] == pytest.approx([loss for _, loss in one[0]], rel=close)
     assert two[1] == pytest.approx(one[1], rel=close)
     assert len(two[1]) == 2
+
+
+def sharing_windows(worker, file, overrides):
+    return records(replace(worker, context=2), file, [*overrides, "cluster.context=2"])
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp", "hybrid"])
+def test_workers_that_share_windows_also_share_models(run_file, tmp_path, kind):
+    text = run_file.read_text().replace('family = "dilated"', 'family = "transformer"')
+    run_file.write_text(text.replace("stem_width = 3\ndilations = [1, 2]\n", "depth = 2\ndim = 16\npool = 4\n"))
+    for name in ("one", "four"):
+        (tmp_path / name).mkdir()
+    one = records(Worker(0, 1, torch.device("cpu"), tmp_path / "one"), run_file, ["train.steps=6"])
+    overrides = ["train.steps=6", *KINDS[kind]]
+    losses, valid = on_ranks(4, tmp_path / "four", sharing_windows, run_file, overrides)[0]
+    assert [loss for _, loss in losses] == pytest.approx([loss for _, loss in one[0]], rel=1e-5)
+    assert valid == pytest.approx(one[1], rel=1e-5)

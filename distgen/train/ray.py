@@ -344,13 +344,11 @@ def _distance(error: Exception) -> int:
 def _line(error: BaseException) -> str:
     """An error in one line."""
     inner = getattr(error, "health_check_failure", error)
-    if isinstance(inner, ActorDiedError):
-        return "a worker or its node died" + (f" ({reason})" if (reason := _first(inner)) else "")
-    return f"{type(inner).__name__}: {_first(inner)}"
-
-
-def _first(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+    said = str(inner).splitlines()
+    if isinstance(inner, ActorDiedError):  # after a headline it lists ids, each line set in, and then says why
+        said = [line for line in said[1:] if not line.startswith("\t")]
+    what = "a worker or its node died" if isinstance(inner, ActorDiedError) else type(inner).__name__
+    return f"{what}: {' '.join(' '.join(said).split())[:300]}" if said else what
 
 
 def _gauges(run: str) -> Show:

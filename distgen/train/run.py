@@ -92,10 +92,14 @@ class Run(File):
         draft.replace(path)
 
     def checkpoints(self, out: Path) -> Place:
-        """Where the checkpoints of a run directory are."""
-        with self.at("train"):
-            given = self.train.checkpoints
-            return locate(self._place(given, "checkpoints")) if given else out / "checkpoints"
+        """Where the checkpoints of a run directory are.
+
+        Raises:
+            ConfigError: `train.checkpoints` names no place.
+        """
+        given = self.train.checkpoints
+        with self.at("train.checkpoints"):
+            return locate(self._place(given, "train.checkpoints")) if given else out / "checkpoints"
 
     def hash(self) -> str:
         """What the run is known by on resume."""
@@ -182,7 +186,7 @@ class Run(File):
             raise self.error(
                 "cluster.shards",
                 f"{most} workers make no groups of {shards}: use {' or '.join(map(str, fitting_shards(most)))} shards, "
-                f"or {max(most // shards, 1) * shards} or {(most // shards + 1) * shards} workers",
+                f"or {' or '.join(str(n * shards) for n in (most // shards, most // shards + 1) if n)} workers",
             )
 
     def has(self, part: Part, store: Stores) -> bool:

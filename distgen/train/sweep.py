@@ -13,8 +13,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import torch
-
 from distgen import cluster
 from distgen.config import TIMEOUTS, Cluster, Sweep
 from distgen.train.plan import Plan
@@ -89,8 +87,12 @@ def _resources(asked: Sweep, asks: Cluster) -> dict[str, float]:
     """What a trial has. Raises ConfigError: the Ray cluster has less."""
     import ray
 
-    gpus = float(torch.cuda.is_available()) if asks.gpus_per_worker is None else asks.gpus_per_worker
+    gpus = float(cluster.has("GPU")) if asks.gpus_per_worker is None else asks.gpus_per_worker
     each = {"CPU": float(asks.cpus_per_worker), "GPU": gpus, **asks.resources}
+    if asks.accelerator:
+        each[f"accelerator_type:{asks.accelerator}"] = (
+            0.001  # a node with such a GPU has one of it, for any number of tasks
+        )
     there = ray.cluster_resources()
     for name, amount in each.items():
         if there.get(name, 0) < amount:

@@ -124,20 +124,20 @@ class State:
             seen = self._arriving.popleft()
             total, count, leaving, enough, norm, skipped = seen.numbers()
             if not math.isfinite(total + norm):
-                self._refuse(seen.step, total, norm)
+                self._refuse(seen.step, total / max(count, 1), norm)
             self.leaves, self.enough = self.leaves or leaving > 0, self.enough or enough > 0
             self._sums.add(total, count, norm, skipped)
             if seen.source is not None:
                 self._of.setdefault(seen.source, _Sums()).add(total, count, norm, skipped)
 
-    def _refuse(self, step: int, total: float, norm: float) -> None:
-        """Raise TrainError: what a step's windows were."""
+    def _refuse(self, step: int, loss: float, norm: float) -> None:
+        """Raise TrainError: what a step's windows were, those of all workers on each of them."""
         self._kept.wait()  # what is being written is finished: all workers come here at the same step
-        epoch, position = self.loader.plan.at_step(step - 1)
-        _, found = self.loader.places(epoch, position)
+        whole = self.run.loader(self._store, self.learner.objective, "train", training=True)
+        _, found = whole.places(*whole.plan.at_step(step - 1))
         places = ", ".join(f"{place}({place.strand})" for place in found[:4])
         raise TrainError(
-            f"the loss of step {step} is {total} and the gradient's norm {norm}; its {len(found)} windows began with {places} "
+            f"the loss of step {step} is {loss} and the gradient's norm {norm}; its {len(found)} windows began with {places} "
             f"(all of them: distgen samples {self.worker.out} --step {step}). {self._remedy}"
         )
 

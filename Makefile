@@ -48,6 +48,8 @@ bench: install
 	$(BIN)/python -m benchmarks.stem
 	$(BIN)/python -m benchmarks.loader
 	$(BIN)/python -m benchmarks.stream
+	$(BIN)/python -m benchmarks.train
+	$(BIN)/python -m benchmarks.scaling
 
 # Other libraries need older packages than CI installs: an environment of their own.
 bench-peers:

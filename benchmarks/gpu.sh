@@ -1,5 +1,5 @@
 #!/bin/sh
-# On a CUDA machine with torch, Triton and numba alone: correctness, then speed. The last thing printed is one table.
+# On a CUDA machine with torch, Triton and numba alone: correctness, then speed. What each prints last is a table.
 #     sh benchmarks/gpu.sh | tee benchmarks/results/gpu.txt
 cd "$(dirname "$0")/.." || exit 1
 if ! python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
@@ -12,3 +12,11 @@ if python3 -c 'import pytest, hypothesis' 2>/dev/null; then
     echo "tests: exit status $?"
 fi
 python3 -m benchmarks.gpu
+status=$?
+# What a training costs beside its model, where what it needs besides is there.
+if python3 -c 'import blake3, polars, pydantic, safetensors, tomli_w, torchmetrics' 2>/dev/null; then
+    python3 -m benchmarks.train overhead data stall
+else
+    echo "training: not measured, distgen itself is not installed"
+fi
+exit $status

@@ -194,27 +194,35 @@ def schema(kind: Annotated[str, typer.Argument(help="recipe, run, sweep or colle
     typer.echo(json.dumps(schemas[kind].model_json_schema(), indent=1))
 
 
-def print_record(record: dict[str, Any]) -> None:
-    """One line for one metrics record."""
-    print(f"step {record['step']:,}/{record['steps']:,}  {_summary(record)}", flush=True)
-
-
 class _Display:
-    """A live line in a terminal; elsewhere a line every ten seconds and at the end."""
+    """A live line in a terminal; elsewhere a line every ten seconds and at the end. What was told last of anything stays."""
 
     def __init__(self, progress: Progress, name: str):
-        self._progress, self._name = progress, name
-        self._task: Any = None
+        self._progress = progress
+        self._task = progress.add_task(f"{name}: starting", total=None)
+        self._known: dict[str, Any] = {}
         self._printed = 0.0
+        self._first: tuple[int, float] | None = None  # step and time of the first record: nobody knows how long it took
 
     def __call__(self, record: dict[str, Any]) -> None:
-        if not self._progress.disable:
-            if self._task is None:
-                self._task = self._progress.add_task(self._name, total=record["steps"])
-            self._progress.update(self._task, completed=record["step"], description=_summary(record))
-        elif time.monotonic() - self._printed > 10 or record["step"] == record["steps"]:
-            self._printed = time.monotonic()
-            print_record(record)
+        now, step, steps = time.monotonic(), record["step"], record["steps"]
+        self._known |= record
+        if self._first is None:
+            self._first = step, now
+            self._progress.reset(self._task, total=steps, completed=step)
+        self._progress.update(self._task, completed=step, description=_summary(self._known))
+        if self._progress.disable and (now - self._printed > 10 or step == steps):
+            self._printed = now
+            first, since = self._first
+            left = (now - since) / (step - first) * (steps - step) if step > first else 0.0
+            print(f"step {step:,}/{steps:,}  {_summary(self._known)}{_left(left)}", flush=True)
+
+
+def _left(seconds: float) -> str:
+    """How much longer it takes, if that is known and more than nothing."""
+    minutes, hours = round(seconds / 60), round(seconds / 3600, 1)
+    said = f"{hours:.1f} h" if minutes >= 100 else f"{minutes} min" if minutes >= 2 else f"{seconds:.0f} s"
+    return f"  {said} left" if seconds >= 0.5 else ""
 
 
 def _summary(record: dict[str, Any]) -> str:
@@ -225,6 +233,8 @@ def _summary(record: dict[str, Any]) -> str:
         parts.append(f"valid loss {record['valid']['loss']:.4f}")
     if "bases_per_second" in record:
         parts += [f"{record['bases_per_second'] / 1e3:,.0f} kbases/s", f"waiting {record['wait_share']:.1%}"]
+    if "mfu" in record:
+        parts.append(f"MFU {record['mfu']:.1%}")
     return "  ".join(parts)
 
 

@@ -28,6 +28,7 @@ TIMEOUTS = {
     "worker_start": 120.0,  # all training workers placed and running
     "process_group": 300.0,  # one collective operation between training workers
     "trial_stop": 2700.0,  # a trial of a sweep that is stopped has taken its step and kept a checkpoint
+    "aside": 7200.0,  # another process measures a checkpoint on the validation part
     "checkpoint": 1800.0,  # all workers' parts of a checkpoint are written, and agreed on
     "step": 900.0,  # one step of training and its batch; then a worker says where it stands, and ends
     "report": 300.0,  # all training workers tell Ray of the same checkpoint

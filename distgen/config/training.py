@@ -129,8 +129,9 @@ class Cluster(Section):
     over nodes. `address` is that of a Ray cluster, else RAY_ADDRESS; without either one starts on this machine.
     `parallel` says whether each worker holds the whole model (`ddp`), a shard of it (`fsdp`), or whether every `shards`
     workers, next to each other by rank, hold it together (`hybrid`; those of a node if it is not said); `context` workers
-    share each window. `max_failures` is how often workers that died
-    are started again, `restarts` how often the process that started them is.
+    share each window. `valid_aside` has checkpoints validated by one more process, with resources like a worker's, while
+    training goes on. `max_failures` is how often workers that died are started again, `restarts` how often the process that
+    started them is.
     """
 
     workers: NotNegative | Sizes = 0

@@ -71,9 +71,10 @@ class Context:
         sent = torch.cat([x_BLD[:, begin:end].reshape(-1) for begin, end in others])
         given = [B * D * _size(interval) for interval in others]
         received: Tensor = _Exchange.apply(sent, taken, given, self.group)  # type: ignore[no-untyped-call]
-        parts = [part.view(B, -1, D) if part.numel() else None for part in received.split(taken)]
+        # Parts of no length stay: a worker that received nothing takes part in the way back, too.
+        parts = [part.view(B, part.numel() // (B * D), D) for part in received.split(taken)]
         parts[self.rank] = x_BLD
-        return torch.cat([part for part in parts if part is not None], dim=1)
+        return torch.cat(parts, dim=1)
 
 
 class _Exchange(torch.autograd.Function):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,29 +22,6 @@ _GREY = "#e3e3e3"
 BARS = 24  # of a figure, at most
 _BINS = 300  # along the longest of them
 _UNITS = ((10**6, "Mb"), (10**3, "kb"), (1, "bases"))
-
-
-def loss_figure(records: list[dict[str, Any]]) -> str:
-    """The loss curve: training, and validation where there is any.
-
-    Args:
-        records: of metrics.jsonl.
-    """
-    steps = [r for r in records if "loss" in r]
-    valid = [r for r in records if "valid" in r]
-    bits = bool(steps) and "bits_per_base" in steps[0]
-    figure, axes = _axes(3.5)
-    axes.plot(
-        [r["step"] for r in steps], [r["bits_per_base" if bits else "loss"] for r in steps], lw=1, label="training"
-    )
-    if valid:
-        values = [r["valid"]["bits_per_base" if bits else "loss"] for r in valid]
-        axes.plot([r["step"] for r in valid], values, "o-", label="validation")
-    axes.set_xlabel("step")
-    axes.set_ylabel("bits per base" if bits else "loss (nats)")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return svg(figure)
 
 
 class Bar(NamedTuple):
@@ -87,7 +64,7 @@ def coverage(bars: Sequence[Bar]) -> Figure:
 
     most = max(bar.end - bar.first for bar in bars)
     unit, unit_name = next((size, name) for size, name in _UNITS if most >= 2 * size or size == 1)
-    figure, axes = _axes(1.1 + max(0.5, 0.28 * len(bars)))
+    figure, axes = axes_of(1.1 + max(0.5, 0.28 * len(bars)))
     for row, bar in enumerate(bars):
         length = bar.end - bar.first
         bins = min(length, max(1, round(_BINS * length / most)))
@@ -136,7 +113,8 @@ def svg(figure: Figure) -> str:
     return found[found.index("<svg") :]
 
 
-def _axes(height: float) -> tuple[Figure, Axes]:
+def axes_of(height: float) -> tuple[Figure, Axes]:
+    """A figure of the page's width and so many inches height."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, height), layout="constrained")

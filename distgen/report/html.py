@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distgen.errors import ConfigError, DistgenError
-from distgen.report.figures import BARS, Bar, contig_bars, coverage_figure, loss_figure, shown, store_bar
+from distgen.report import curves
+from distgen.report.figures import BARS, Bar, contig_bars, coverage_figure, shown, store_bar
+from distgen.report.verdict import judge
 from distgen.report.windows import describe, serve_most, tables
 
 if TYPE_CHECKING:
@@ -40,8 +42,13 @@ def write_report(out: Path) -> Path:
     """
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     steps = [record for record in records if "loss" in record]
-    parts = ["<h2>Loss</h2>", loss_figure(records)]
-    parts += ["<h2>Throughput</h2>", table(("", "value"), _throughput(steps))]
+    verdict = judge(records)
+    parts = [f"<p><strong>{verdict.word[0].upper()}{verdict.word[1:]}.</strong> {html.escape(verdict.said)}</p>"]
+    parts += ["<h2>Learning</h2>", curves.learning_figure(records), curves.metrics_figure(records), _last(records)]
+    parts += ["<h2>Learning rate and gradient</h2>", curves.rate_figure(steps)] if "lr" in (steps or [{}])[-1] else []
+    parts += ["<h2>Throughput</h2>", curves.speed_figure(steps), curves.split_figure(steps), _throughput(steps)]
+    parts += ["<h2>Memory</h2>", curves.memory_figure(steps)] if "memory_bytes" in (steps or [{}])[-1] else []
+    parts += ["<h2>Checkpoints</h2>", _checkpoints(out, records)]
     for path in sorted(out.glob("evaluate-*.json")):
         evaluation = json.loads(path.read_text())
         parts.append(f"<h2>Evaluation on {html.escape(str(evaluation['split']))}</h2>")
@@ -63,10 +70,7 @@ def page(out: Path, parts: list[str]) -> Path:
 
 def evaluation_rows(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
     """An evaluation as rows of name and value, nested metrics as "auroc cds+"."""
-    rows = []
-    for name, value in evaluation["metrics"].items():
-        nested = value.items() if isinstance(value, dict) else [("", value)]
-        rows += [(f"{name} {inner}".strip(), f"{number:.4f}") for inner, number in nested]
+    rows = [(name, f"{value:.4f}") for name, value in _flat_metrics(evaluation["metrics"])]
     rows += [(f"bits_per_base, {name}", f"{bits:.4f}") for name, bits in evaluation.get("baselines", {}).items()]
     return rows
 
@@ -119,23 +123,70 @@ def _bars(store: Stores, loaders: Mapping[str, Loader | ConfigError], found: dic
     return bars, f"{less:,} stores that serve less are not shown" * (less > 0)
 
 
-def _throughput(steps: list[dict[str, Any]]) -> list[tuple[str, str]]:
+def _last(records: list[dict[str, Any]]) -> str:
+    """The metrics of the last validation and of the best, on both parts."""
+    valid = [record for record in records if "valid" in record]
+    if not valid:
+        return "<p>Nothing was validated: train.valid_every, and a split with a part for it, say when.</p>"
+    best = min(valid, key=lambda record: record["valid"]["loss"])
+    columns = {f"step {valid[-1]['step']:,}, the last": valid[-1], f"step {best['step']:,}, the best": best}
+    head, cells = ["metric"], []
+    for name, record in columns.items():
+        for part in ("valid", "train"):
+            if part in record:
+                head.append(f"{part}, {name}")
+                cells.append(dict(_flat_metrics(record[part])))
+    rows = [(metric, *(f"{column[metric]:.4f}" if metric in column else "" for column in cells)) for metric in cells[0]]
+    return table(tuple(head), rows)
+
+
+def _flat_metrics(metrics: dict[str, Any]) -> list[tuple[str, float]]:
+    """Metrics by names such as "auroc cds+"."""
+    found = []
+    for name, value in metrics.items():
+        nested = value.items() if isinstance(value, dict) else [("", value)]
+        found += [(f"{name} {inner}".strip(), float(number)) for inner, number in nested]
+    return found
+
+
+def _throughput(steps: list[dict[str, Any]]) -> str:
     if not steps:
-        return []
+        return "<p>No step was recorded.</p>"
     speeds = sorted(record["bases_per_second"] for record in steps)
     waits = [record["wait_share"] for record in steps]
-    return [
+    rows = [
         ("bases per second, median", f"{speeds[len(speeds) // 2]:,.0f}"),
         ("bases per second, slowest and fastest", f"{speeds[0]:,.0f} to {speeds[-1]:,.0f}"),
         ("share of time waiting for data, mean", f"{sum(waits) / len(waits):.1%}"),
-        ("steps", f"{steps[-1]['step']:,}"),
     ]
+    if busy := sorted(record["mfu"] for record in steps if "mfu" in record):
+        rows.append(("model FLOPs utilization, median", f"{busy[len(busy) // 2]:.1%}"))
+    if binds := curves.bound(steps):
+        word, shares = binds
+        rows.append(("what binds", f"{word} ({', '.join(f'{name} {share:.1%}' for name, share in shares.items())})"))
+    return table(("", "value"), [*rows, ("steps", f"{steps[-1]['step']:,}")])
 
 
-def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """A table of text as HTML."""
+def _checkpoints(out: Path, records: list[dict[str, Any]]) -> str:
+    """Those that are kept, with the validation loss that each had."""
+    folder = out / "checkpoints"
+    kept = sorted(path for path in folder.glob("step-*") if path.is_dir()) if folder.is_dir() else []
+    if not kept:
+        return f"<p>None in {html.escape(str(folder))}; train.checkpoints may name another place.</p>"
+    links = {name: (folder / name).resolve().name for name in ("last", "best") if (folder / name).exists()}
+    losses = {record["step"]: record["valid"]["loss"] for record in records if "valid" in record}
+    rows = []
+    for path in kept:
+        loss = losses.get(int(path.name.removeprefix("step-"))) if path.name.removeprefix("step-").isdigit() else None
+        names = ", ".join(name for name, target in links.items() if target == path.name)
+        rows.append((path.name, "" if loss is None else f"{loss:.4f}", names))
+    return table(("checkpoint", "validation loss", ""), rows)
 
-    def line(cells: tuple[str, ...], tag: str) -> str:
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of HTML from plain text."""
+
+    def line(cells: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
     return f"<table>{line(head, 'th')}{''.join(line(row, 'td') for row in rows)}</table>"

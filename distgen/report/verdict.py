@@ -65,7 +65,7 @@ def _jumps(records: Sequence[dict[str, Any]], losses: Curve) -> Verdict | None:
     up[: len(up) // 10] = 0  # a warm-up may begin with anything
     at = int(up.argmax())
     fell = max(middle[0] - middle.min(), 0.0)
-    if up[at] <= max(_SPIKE * fell, 10 * _noise(losses)):
+    if up[at] <= max(_SPIKE * fell, 10 * float(np.median(np.abs(up)))):
         return None
     step = [record["step"] for record in records if "loss" in record][at + 1]
     return Verdict(

@@ -12,10 +12,15 @@ from torch import nn
 from distgen.errors import ConfigError, suggest
 from distgen.evaluate.baselines import baselines
 from distgen.evaluate.metrics import Units, measure
+from distgen.ingest.objects import locate
+from distgen.loader.loader import GenomeLoader
+from distgen.loader.mixture import MixtureLoader
+from distgen.loader.sampled import Sampled
 from distgen.objectives import Objective
 from distgen.store.reader import Store
 from distgen.store.splits import PARTS
 from distgen.train import ensemble
+from distgen.train.checkpoint import Checkpoint, open_checkpoint
 from distgen.train.finetune import start_model
 from distgen.train.model import Schema
 from distgen.train.run import Run, Stores
@@ -61,16 +66,58 @@ def open_trained(path: Path) -> Trained:
 
 def _open_one(path: Path) -> Trained:
     folder, found = trained_checkpoint(path)
-    run = Run.read(folder / "run.toml")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return _open_checkpoint(Run.read(folder / "run.toml"), folder, found, device)
+
+
+def _open_checkpoint(run: Run, folder: Path, found: Checkpoint, device: torch.device) -> Trained:
     store = run.open_store()
     objective = run.build_objective(store)
     found.expect(store=run.identity(store, objective))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = start_model(run, Schema.of(objective), begins=False).to(device)
     load_weights(found, model.state_dict())
     return Trained(
         folder, run, store, objective, model, device, {"checkpoint": str(found.path), "step": found.state["step"]}
     )
+
+
+def validate(run: Run, path: str, device: torch.device) -> dict[str, Any]:
+    """What the validation of a training finds, by one process and of a checkpoint.
+
+    Args:
+        run: what is trained.
+        path: of the checkpoint; a URI in an object store.
+        device: where it is measured.
+
+    Returns:
+        {"valid": values}, and "train" of a sample of the training part where `log.gap_batches` asks for it.
+    """
+    if run.train.threads:
+        torch.set_num_threads(run.train.threads)
+    place = locate(path)
+    found = _open_checkpoint(run, Path(), open_checkpoint(place), device)
+    parts = validation_loaders(run, found.store, found.objective, device=device)
+    return {
+        part: measure(found.model, found.objective, loader, run.precision(device)) for part, loader in parts.items()
+    }
+
+
+def validation_loaders(
+    run: Run, store: Stores, objective: Objective, **ranks: Any
+) -> dict[str, GenomeLoader | MixtureLoader | Sampled]:
+    """What is measured at each validation: the validation part, if there is one, and a sample of the training part beside it,
+    as that is: not shuffled, hidden or turned as in training, whose loss is another.
+
+    Args:
+        ranks: `rank`, `world_size` and `device` of `Run.loader`.
+    """
+    if not run.has("valid", store):
+        return {}
+    valid = run.loader(store, objective, "valid", **ranks)
+    if not run.log.gap_batches:
+        return {"valid": valid}
+    whole = run.loader(store, objective, "train", **ranks)
+    return {"valid": valid, "train": Sampled(whole, min(run.log.gap_batches, len(valid)))}
 
 
 def _asked(trained: Trained) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from distgen.config import TIMEOUTS
 from distgen.errors import CheckpointError
+from distgen.train.aside import beside
 from distgen.train.checkpoint import newest
 from distgen.train.loop import train
 from distgen.train.run import Run
@@ -53,8 +54,8 @@ def launch(run: Run, out: Path, show: Show) -> None:
         _under_torchrun(run, out, show)
     elif run.cluster.workers == 0:
         _begin(run, out)
-        with asked_to_leave() as leaving:
-            train(run, Worker(0, 1, _device(), out, show, leaving=leaving))
+        with asked_to_leave() as leaving, beside(run, _device(1)) as aside:
+            train(run, Worker(0, 1, _device(), out, show, leaving=leaving, aside=aside))
     else:
         from distgen.train.ray import train_on_ray
 
@@ -72,9 +73,10 @@ def _under_torchrun(run: Run, out: Path, show: Show) -> None:
         torch.cuda.set_device(device)
     dist.init_process_group(timeout=timedelta(seconds=TIMEOUTS["process_group"]))
     try:
-        with asked_to_leave() as leaving:
-            context = run.cluster.context
-            worker = Worker(dist.get_rank(), dist.get_world_size(), device, out, show, leaving=leaving, context=context)
+        spare = _device(int(os.environ["LOCAL_WORLD_SIZE"]))
+        with asked_to_leave() as leaving, beside(run, spare) as aside:
+            options: dict[str, Any] = {"leaving": leaving, "aside": aside, "context": run.cluster.context}
+            worker = Worker(dist.get_rank(), dist.get_world_size(), device, out, show, **options)
             if worker.leads:
                 _begin(run, out)
             dist.barrier()

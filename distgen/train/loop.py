@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
+from distgen.train.aside import Aside
 from distgen.train.checkpoint import Checkpoints
 from distgen.train.clock import Clock
 from distgen.train.context import share_windows
+from distgen.train.evaluation import validation_loaders
 from distgen.train.finetune import start_model
 from distgen.train.flops import Flops, peak_flops
 from distgen.train.micro_batch import micro_batch
@@ -39,7 +41,7 @@ def train(run: Run, worker: Worker) -> None:
     state = start_or_resume(run, worker)
     with state.told():
         for batch in state.batches():
-            state.saw(train_step(state.learner, batch, state.step, state.clock, leaving=worker.leaving()), batch)
+            state.saw(train_step(state.learner, batch, state.step, state.clock, state.asks()), batch)
             if state.due(run.log.every):
                 state.log()
             better = state.due(run.train.valid_every) and state.validate()
@@ -56,10 +58,12 @@ def start_or_resume(run: Run, worker: Worker) -> State:
     objective = run.build_objective(store, context)
     ranks: dict[str, Any] = {"rank": worker.data_rank, "world_size": worker.data_size, "device": worker.device}
     loader = run.loader(store, objective, "train", training=True, **ranks)
-    valid = run.loader(store, objective, "valid", **ranks) if run.has("valid", store) else None
+    judged = validation_loaders(run, store, objective, **ranks)
     steps = run.train.steps or loader.plan.steps(run.train.epochs or 0)
 
-    kept = Checkpoints(run.checkpoints(worker.out), worker, keep=run.train.keep, keep_best=run.train.keep_best)
+    aside = Aside(worker.aside) if worker.aside else None
+    keep = {"keep": run.train.keep, "keep_best": run.train.keep_best}
+    kept = Checkpoints(run.checkpoints(worker.out), worker, **keep, asked=aside)
     if found := kept.newest():
         found.expect(run=run.hash(), store=run.identity(store, objective))
 
@@ -84,7 +88,7 @@ def start_or_resume(run: Run, worker: Worker) -> State:
         run.optimizer.clip_norm,
         (run.data.seed, worker.rank),
     )
-    state = State(run, worker, store, learner, loader, valid, kept, steps, clock)
+    state = State(run, worker, store, learner, loader, judged, kept, aside, steps, clock)
     if found:
         state.load(found)
     return state

@@ -34,6 +34,7 @@ from ray.train.v2._internal.execution.controller.state import (
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError, TrainingFailedError, WorkerGroupError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
+from ray.util.metrics import Gauge
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distgen import cluster
@@ -90,7 +91,13 @@ def train_on_ray(run: Run, out: Path, show: Show, begin: Callable[[], None]) -> 
             callbacks=[policy],
         ),
     )
-    records = Records(out, show, run)
+    gauges = _gauges(run.name)
+
+    def shown(record: dict[str, Any]) -> None:
+        show(record)
+        gauges(record)
+
+    records = Records(out, shown, run)
     driver = _Driver(desk, records)
     try:
         driver.fit(trainer)
@@ -370,3 +377,33 @@ def _line(error: BaseException) -> str:
 
 def _first(error: BaseException) -> str:
     return " ".join(str(error).split())[:300]
+
+
+def _gauges(run: str) -> Show:
+    """Sets Prometheus metrics to what a record says: Ray serves them with its own, as ray_distgen_..., where its dashboard's
+    packages are installed (`pip install 'ray[default]'`)."""
+    names = {
+        "step": "Steps taken",
+        "loss": "Loss of training since the last record, nats per target",
+        "valid_loss": "Loss of the last validation, nats per target",
+        "norm": "Length of the gradient before clipping",
+        "lr": "Learning rate",
+        "bases_per_second": "Bases trained on in a second, all workers",
+        "samples_per_second": "Windows trained on in a second, all workers",
+        "wait_share": "Share of the time that the first worker waits for data",
+        "mfu": "Model FLOPs utilization",
+    }
+    gauges = {name: Gauge(f"distgen_{name}", what, ("run",)) for name, what in names.items()}
+    parts = Gauge("distgen_step_ms", "Milliseconds of a step that a part of it takes", ("run", "part"))
+    memory = Gauge("distgen_memory_bytes", "The most memory that was in use", ("run", "kind"))
+
+    def show(record: dict[str, Any]) -> None:
+        values = record | ({"valid_loss": record["valid"]["loss"]} if "valid" in record else {})
+        for name, gauge in gauges.items():
+            if name in values:
+                gauge.set(values[name], {"run": run})
+        for gauge, key, tag in ((parts, "step_ms", "part"), (memory, "memory_bytes", "kind")):
+            for name, value in record.get(key, {}).items():
+                gauge.set(value, {"run": run, tag: name})
+
+    return show

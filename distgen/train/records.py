@@ -8,14 +8,12 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from distgen.train.run import Run
 from distgen.train.sinks import Teller, open_sink
-
-if TYPE_CHECKING:
-    from distgen.train.run import Run
 
 
 class Records:

@@ -186,7 +186,7 @@ class Run(File):
             raise self.error(
                 "cluster.shards",
                 f"{most} workers make no groups of {shards}: use {' or '.join(map(str, fitting_shards(most)))} shards, "
-                f"or {max(most // shards, 1) * shards} or {(most // shards + 1) * shards} workers",
+                f"or {' or '.join(str(n * shards) for n in (most // shards, most // shards + 1) if n)} workers",
             )
 
     def has(self, part: Part, store: Stores) -> bool:

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,11 +16,11 @@ from torch import Tensor
 import distgen
 from distgen import kernels
 from distgen.errors import PreemptedError, TrainError
-from distgen.evaluate.metrics import Values, measure
+from distgen.evaluate.metrics import measure
 from distgen.loader.base import Loader
 from distgen.loader.batch import Batch
 from distgen.loader.mixture import MixtureLoader
-from distgen.loader.sampled import Sampled
+from distgen.train.aside import Aside
 from distgen.train.checkpoint import Checkpoint, Checkpoints
 from distgen.train.clock import Clock
 from distgen.train.model import Schema
@@ -41,7 +40,9 @@ class State:
     """A training between two steps.
 
     Args:
-        store, loader, valid: what is read, and what serves it.
+        store, loader: what is read, and what serves it.
+        judged: what is measured at each validation.
+        aside: who measures it beside the training; None: all workers do.
         learner: what a step changes.
         kept: the run's checkpoints.
         steps: of the whole training.
@@ -60,15 +61,17 @@ class State:
         store: Stores,
         learner: Learner,
         loader: Loader,
-        valid: Loader | None,
+        judged: dict[str, Any],
         kept: Checkpoints,
+        aside: Aside | None,
         steps: int,
         clock: Clock,
     ):
         self.run, self.worker, self.learner, self.loader, self.steps = run, worker, learner, loader, steps
-        self.clock, self.step, self.leaves, self.worse = clock, 0, False, 0
+        self.clock, self.step, self.leaves, self.enough, self.worse = clock, 0, False, False, 0
         self._watch = Watch(worker.out, worker.rank)
-        self._store, self._valid, self._kept = store, valid, kept
+        self._store, self._judged, self._kept, self._aside = store, judged, kept, aside
+
         self._records = worker.records or Records(worker.out, worker.show, run)
         self._profile = Profile(worker.out / "profile", run.log.profile if worker.leads else None, clock)
         self._best, self._best_step = math.inf, 0
@@ -79,11 +82,15 @@ class State:
     @property
     def ends(self) -> bool:
         """Whether the step before was the last, since all are taken, `train.patience` is at its end, or a worker leaves."""
-        return self.step >= self.steps or self.leaves or self._impatient
+        return self.step >= self.steps or self.leaves or self.enough
 
     @property
     def _impatient(self) -> bool:
         return self.run.train.patience is not None and self.worse >= self.run.train.patience
+
+    def asks(self) -> tuple[bool, bool]:
+        """What this worker asks of all, who agree on it in the next step: to leave, and to end since nothing gets better."""
+        return self.worker.leaving(), self._impatient
 
     def batches(self) -> Iterator[Batch]:
         """The batches still to be trained on, epochs on end; fewer if training ends early."""
@@ -108,28 +115,29 @@ class State:
         source = None if batch.source is None else int(batch.source[0])  # all ranks' rows are of one store
         self._arriving.append(_Arriving(self.step, sums, source))
         self._look(until=self.step - (_LAG if sums.is_cuda else 0))
+        self._hear()
         self._profile.at(self.step)
 
     def _look(self, until: int) -> None:
         """See what came out of steps up to one, on all workers at the same step; sooner would be waiting for the device."""
         while self._arriving and (self.step == self.steps or self._arriving[0].step <= until):
             seen = self._arriving.popleft()
-            total, count, leaving, norm, skipped = seen.numbers()
+            total, count, leaving, enough, norm, skipped = seen.numbers()
             if not math.isfinite(total + norm):
-                self._refuse(seen.step, total, norm)
-            self.leaves |= leaving > 0
+                self._refuse(seen.step, total / max(count, 1), norm)
+            self.leaves, self.enough = self.leaves or leaving > 0, self.enough or enough > 0
             self._sums.add(total, count, norm, skipped)
             if seen.source is not None:
                 self._of.setdefault(seen.source, _Sums()).add(total, count, norm, skipped)
 
-    def _refuse(self, step: int, total: float, norm: float) -> None:
-        """Raise TrainError: what a step's windows were."""
+    def _refuse(self, step: int, loss: float, norm: float) -> None:
+        """Raise TrainError: what a step's windows were, those of all workers on each of them."""
         self._kept.wait()  # what is being written is finished: all workers come here at the same step
-        epoch, position = self.loader.plan.at_step(step - 1)
-        _, found = self.loader.places(epoch, position)
+        whole = self.run.loader(self._store, self.learner.objective, "train", training=True)
+        _, found = whole.places(*whole.plan.at_step(step - 1))
         places = ", ".join(f"{place}({place.strand})" for place in found[:4])
         raise TrainError(
-            f"the loss of step {step} is {total} and the gradient's norm {norm}; its {len(found)} windows began with {places} "
+            f"the loss of step {step} is {loss} and the gradient's norm {norm}; its {len(found)} windows began with {places} "
             f"(all of them: distgen samples {self.worker.out} --step {step}). {self._remedy}"
         )
 
@@ -168,41 +176,39 @@ class State:
             }
         self._add(record)
 
-    def _add(self, record: dict[str, Any]) -> None:
+    def _add(self, record: dict[str, Any], step: int | None = None) -> None:
         if self.worker.leads:
-            self._records.add({"step": self.step, "steps": self.steps, "epoch": self.loader.epoch} | record)
+            here = {"step": step or self.step, "steps": self.steps, "epoch": self.loader.epoch}
+            self._records.add(here | record)
 
     def validate(self) -> bool:
-        """Measure the whole validation part, if there is one, all ranks together; is this the best so far?"""
-        if self._valid is None:
-            return False
+        """Measure the whole validation part, if there is one, all ranks together; is there something to keep: the best so far,
+        or what is to be measured beside the training?"""
+        if not self._judged or self._aside:
+            return bool(self._judged)
         with self.clock.paused(), self._watch.paused(), self.learner.updater.averaged():
-            values = self._measure(self._valid)
-            seen = self._measure(self._sample) if self._sample else None
-        loss = values["loss"]
-        assert isinstance(loss, float)
-        better = loss < self._best
-        self.worse = 0 if better else self.worse + 1
-        if better:
-            self._best, self._best_step = loss, self.step
-        stopped = {"stopped": f"no better validation in {self.worse}"} if self._impatient else {}
-        self._add({"valid": values} | ({"train": seen} if seen else {}) | stopped)
+            model, objective, precision = self.learner.parallel.model, self.learner.objective, self.learner.precision
+            found = {part: measure(model, objective, loader, precision.dtype) for part, loader in self._judged.items()}
+        better = self._judge(self.step, found)
+        self.enough |= self._impatient
         return better
 
-    def _measure(self, loader: Loader | Sampled) -> Values:
-        return measure(self.learner.parallel.model, self.learner.objective, loader, self.learner.precision.dtype)
+    def _judge(self, step: int, found: dict[str, Any]) -> bool:
+        """Record what a validation found; is it the best so far?"""
+        loss = found["valid"]["loss"]
+        better = bool(loss < self._best)
+        self.worse = 0 if better else self.worse + 1
+        if better:
+            self._best, self._best_step = loss, step
+        self._add(found | ({"stopped": f"no better validation in {self.worse}"} if self._impatient else {}), step)
+        return better
 
-    @cached_property
-    def _sample(self) -> Sampled | None:
-        """Batches of the training part to measure beside the validation part, as that is: not shuffled, hidden or turned as
-        in training, whose loss is another."""
-        wanted = self.run.log.gap_batches
-        if self._valid is None or not wanted:
-            return None
-        rank, world_size, device = self.worker.data_rank, self.worker.data_size, self.worker.device
-        objective = self.learner.objective
-        whole = self.run.loader(self._store, objective, "train", rank=rank, world_size=world_size, device=device)
-        return Sampled(whole, min(wanted, len(self._valid)))
+    def _hear(self, *, wait: bool = False) -> None:
+        """Take in what was measured beside the training."""
+        if self._aside and self.worker.leads:
+            for step, found in self._aside.heard(wait=wait):
+                self._judge(step, found)
+                self._kept.rescore(step, found["valid"]["loss"])
 
     def save(self) -> None:
         """Keep a checkpoint; without validation the newest is the best."""
@@ -223,9 +229,16 @@ class State:
                 "distgen": distgen.__version__,
                 "made": self._made(),
             }
-            # Without validation, and between two of them, it has the score of none.
-            score = -self.step if self._valid is None else self._best if self._best_step == self.step else math.inf
-            self._kept.save(self._tensors(), state, score)
+            self._kept.save(self._tensors(), state, self._score)
+
+    @property
+    def _score(self) -> float | None:
+        """What is known of the worth of these weights; None if that is being found out."""
+        if not self._judged:
+            return -self.step
+        if self._aside and self.due(self.run.train.valid_every):
+            return None
+        return self._best if self._best_step == self.step else math.inf
 
     def _report(self) -> None:
         """Tell the launcher of the checkpoint before, at the same step on all ranks: it may wait for all of them."""
@@ -240,6 +253,8 @@ class State:
         self.learner.precision.load(found.state["precision"])
         self.step, self._best_step, self.worse = (found.state[key] for key in ("step", "best_step", "worse"))
         self._best = math.inf if found.state["best"] is None else found.state["best"]
+        if self._aside and self.worker.leads and self._score is None and found.state["score"] is None:
+            self._aside.ask(self.step, str(found.path))  # the training before ended before it heard
 
     def _made(self) -> dict[str, Any]:
         """What numbers depend on in their last bits, beside the run."""
@@ -284,9 +299,10 @@ class State:
         Raises:
             PreemptedError: training ended because a worker was asked to leave.
         """
-        if self._impatient and self._sums.steps:
+        if self.enough and self._sums.steps:
             self.log()
         self._report()
+        self._hear(wait=True)
         if self.leaves and self.step < self.steps:
             raise PreemptedError(f"asked to leave at step {self.step} of {self.steps}; go on with --resume")
 

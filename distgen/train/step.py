@@ -44,17 +44,22 @@ class Learner:
         return [p for p in self.model.parameters() if p.requires_grad]
 
 
-def train_step(learner: Learner, batch: Batch, step: int, clock: Clock, *, leaving: bool = False) -> Tensor:
+def train_step(
+    learner: Learner, batch: Batch, step: int, clock: Clock, asks: tuple[bool, bool] = (False, False)
+) -> Tensor:
     """Decode, forward, backward, reduce, clip, update. The gradient is that of the mean over the global batch's targets.
 
+    Args:
+        asks: whether this worker was asked to leave, and whether it knows that training has no more use.
+
     Returns:
-        float64 (5,), on the batch's device: the loss in nats summed over all workers' targets, how many there were, how many
-        workers were asked to leave, the gradient's norm, and whether nothing moved since it overflowed (its norm is then 0).
+        float64 (6,), on the batch's device: the loss in nats summed over all workers' targets, how many there were, how many
+        workers ask for each of both, the gradient's norm, and whether nothing moved since it overflowed (its norm is then 0).
     """
     precision, parallel = learner.precision, learner.parallel
     seed_draws(*learner.seed, step)
     learner.updater.zero_grad()
-    sums = torch.tensor([0.0, 0.0, leaving], dtype=torch.float64, device=batch.starts.device)
+    sums = torch.tensor([0.0, 0.0, *asks], dtype=torch.float64, device=batch.starts.device)
     for number in range(learner.micro_steps):
         with parallel.accumulating(last=number == learner.micro_steps - 1):
             with clock.part("encode"):

@@ -47,6 +47,7 @@ def sweep(asked: Sweep, out: Path, show: Show) -> list[Trial]:
     os.environ.update(
         TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",  # each trial tells its own directory
         TUNE_DISABLE_SIGINT_HANDLER="1",
+        TUNE_DISABLE_STRICT_METRIC_CHECKING="1",  # what fails before its first validation has none
         RAY_AIR_NEW_OUTPUT="0",  # the new one prints tables also when asked for nothing
         TUNE_FORCE_TRIAL_CLEANUP_S=str(int(TIMEOUTS["trial_stop"])),
     )

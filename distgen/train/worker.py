@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,6 +36,7 @@ class Worker:
         show: called on rank 0 with every metrics record.
         records: what rank 0 tells records instead of keeping them in the run directory and showing them.
         report: called on every rank with the path of a checkpoint that has become whole, at the same step on all.
+        aside: has the checkpoint at a path measured beside the training, see `distgen.train.aside`; None: all workers do it.
         leaving: whether this worker was asked to leave: it then keeps a checkpoint with all others, and training ends.
     """
 
@@ -46,6 +48,7 @@ class Worker:
     report: Callable[[str, dict[str, Any]], None] = field(default=lambda path, record: None)
     leaving: Callable[[], bool] = field(default=lambda: False)
     records: Told | None = None
+    aside: Callable[[str], Future[dict[str, Any]]] | None = None
     context: int = 1
 
     @property

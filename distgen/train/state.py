@@ -253,6 +253,7 @@ class State:
         self.learner.precision.load(found.state["precision"])
         self.step, self._best_step, self.worse = (found.state[key] for key in ("step", "best_step", "worse"))
         self._best = math.inf if found.state["best"] is None else found.state["best"]
+        self.enough = self._impatient
         if self._aside and self.worker.leads and self._score is None and found.state["score"] is None:
             self._aside.ask(self.step, str(found.path))  # the training before ended before it heard
 

@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any, Protocol, TypeVar
 
 from blake3 import blake3
@@ -60,9 +60,9 @@ class Checkpoints:
         self._folder, self._keep, self._keep_best, self._asked = folder, keep, keep_best, asked
         self._storage, self._team = storage(folder), Team.of_all()
         self._shares, self._staging = Shares(self._team), Staging(pinned=worker.device.type == "cuda")
-        self._thread: Thread | None = None
         self._writing: Future[str] | None = None
-        self._rescoring: Future[None] | None = None
+        self._rescoring: list[Future[None]] = []
+        self._alone = Lock()
         self._newest: str | None = None
         self._last = 0  # its step
         self._scores: dict[int, float] = {}
@@ -100,7 +100,7 @@ class Checkpoints:
     def rescore(self, step: int, score: float) -> None:
         """Say what a checkpoint turned out to be worth, in good time before `wait`; for the leading worker alone."""
         self._scores[step] = score
-        self._rescoring = self._beside(lambda: self._rescore(step, score))
+        self._rescoring.append(self._beside(lambda: self._rescore(step, score)))
 
     def wait(self) -> str | None:
         """Return when nothing is being written any more; where the newest whole checkpoint is, None if there is none.
@@ -108,11 +108,11 @@ class Checkpoints:
         Raises:
             CheckpointError: it could not be written.
         """
-        rescoring, self._rescoring = self._rescoring, None
+        rescoring, self._rescoring = self._rescoring, []
         writing, self._writing = self._writing, None
         try:
-            if rescoring is not None:
-                rescoring.result(TIMEOUTS["checkpoint"])
+            for done in rescoring:
+                done.result(TIMEOUTS["checkpoint"])
             if writing is not None:
                 self._newest = writing.result(TIMEOUTS["checkpoint"])
         except TimeoutError:
@@ -125,21 +125,17 @@ class Checkpoints:
     # ---- in a thread of its own
 
     def _beside(self, task: Callable[[], T]) -> Future[T]:
-        """What becomes of a task, in a thread, after those before. One process that ends waits for it; of several, some may
-        be gone."""
+        """What becomes of a task in a thread, one at a time. One process that ends waits for it; of several, some may be gone."""
         found: Future[T] = Future()
-        before = self._thread
 
         def run() -> None:
-            if before:
-                before.join()
             try:
-                found.set_result(task())
+                with self._alone:
+                    found.set_result(task())
             except BaseException as error:
                 found.set_exception(error)
 
-        self._thread = Thread(target=run, name="distgen-checkpoint", daemon=self._team.size > 1)
-        self._thread.start()
+        Thread(target=run, name="distgen-checkpoint", daemon=self._team.size > 1).start()
         return found
 
     def _write(self, staged: list[Staged], state: dict[str, Any], score: float | None) -> str:

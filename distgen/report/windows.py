@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,8 @@ def describe(
         loaders: of the parts of its split; see `Run.loaders`.
 
     Returns:
-        As `summarize` or `summarize_mixture`, with `run`, `store`, `split` and `batch_size`; `homology`, the report of the
+        As `summarize` or `summarize_mixture`, with `run`, `store`, `split` and `batch_size`; `model`, its family, how many
+        parameters it has and the bases that an output can see (None: the whole window); `homology`, the report of the
         build where the split was made without what resembles a held-out part, else None (an export does not know); and
         `search`, the command that looks for such sequence, where STORE is what was exported, or any of a collection's stores
         (and OTHER another one of them).
@@ -49,6 +51,7 @@ def describe(
     search = f"distgen info {source.path if isinstance(source, Store) else 'STORE'} --leakage {split}"
     search += " [--against OTHER]" * isinstance(source, Collection)
     about = {"run": run.name, "store": str(source.path), "split": split, "batch_size": run.data.batch_size}
+    about |= {"model": _model(run, source)}
     if isinstance(source, Collection):
         mixtures = {p: loader for p, loader in loaders.items() if isinstance(loader, MixtureLoader | ConfigError)}
         with run.at("data"):
@@ -58,13 +61,27 @@ def describe(
     return about | summarize(plans) | {"homology": homology(source, split), "search": search}
 
 
+def _model(run: Run, source: Stores) -> dict[str, Any]:
+    from distgen.train.model import Schema, shapes
+
+    sizes = shapes(run.model, Schema.of(run.build_objective(source))).values()
+    sees = run.model.receptive_field
+    return {"family": run.model.family, "parameters": sum(map(math.prod, sizes)), "receptive_field": sees}
+
+
+def _said_of_model(model: dict[str, Any]) -> str:
+    sees = "the whole window" if model["receptive_field"] is None else f"{model['receptive_field']:,} bases"
+    return f"{model['family']}, {model['parameters']:,} parameters; an output sees {sees}"
+
+
 def tables(found: dict[str, Any]) -> list[tuple[str, Rows]]:
     """What `describe` found as tables, each with what it is about: the windows of a run; of a collection all together, then
     those of each of the stores that serve most."""
     stores: dict[str, Any] = found.get("stores", {})
     name = f"windows of {found['store']}, split {found['split']}"
+    model = [("model", _said_of_model(found["model"]))]
     if not stores:
-        return [(name, rows(found))]
+        return [(name, [*model, *rows(found)])]
     most = serve_most(found, _STORES)
     said = []
     for store in most:
@@ -74,7 +91,7 @@ def tables(found: dict[str, Any]) -> list[tuple[str, Rows]]:
     told = [f"{found['members']:,}"]
     told += [f"{len(stores):,} at equal distances are counted here"] * (len(stores) < found["members"])
     told += [f"the {len(most)} that serve most follow, --json has all"] * (len(most) < len(stores))
-    return [(name, [*rows(found), ("stores", "; ".join(told))]), *said]
+    return [(name, [*model, *rows(found), ("stores", "; ".join(told))]), *said]
 
 
 def serve_most(found: dict[str, Any], count: int) -> list[str]:

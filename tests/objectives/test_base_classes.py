@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from distgen import GenomeLoader
 from distgen.config import Recipe, read
 from distgen.errors import ConfigError
+from distgen.models.context import Context
 from distgen.objectives.base_classes import BaseClasses, BaseClassesConfig
 from distgen.store.build import build
 from distgen.store.reader import open_store
@@ -79,3 +80,22 @@ def test_a_bin_scores_as_its_highest_base(small_recipe, tmp_path):
 def test_a_track_of_signals_is_refused(annotated):
     with pytest.raises(ConfigError, match='track "signal" holds signals, not classes'):
         BaseClasses(BaseClassesConfig(kind="base_classes", track="signal"), annotated)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_slices_of_windows_are_encoded_as_the_windows_are(annotated, size):
+    store, track = annotated, next(t for t in annotated.tracks.values() if t.is_classes)
+    length, inside = 16 * track.bin_bp, 8 * track.bin_bp
+    config = BaseClassesConfig(kind="base_classes", track=track.name)
+    loader = GenomeLoader(
+        store, window=length, target_length=inside, split=None, batch_size=6, strand="random", tracks=(track.name,)
+    )
+    batch = next(iter(loader))
+    x, target, valid = BaseClasses(config, store).encode(batch, torch.float32)
+    parts = [BaseClasses(config, store, Context(None, rank, size)).encode(batch, torch.float32) for rank in range(size)]
+    assert torch.equal(torch.cat([part[0] for part in parts], 2), x)
+    margin = (length - inside) // 2 // track.bin_bp
+    assert torch.equal(torch.cat([part[1] for part in parts], 1)[:, margin:-margin], target)
+    together = torch.cat([part[2] for part in parts], 1)
+    assert torch.equal(together[:, margin:-margin], valid)
+    assert together.sum() == valid.sum()

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from distgen import GenomeLoader, kernels
+from distgen.models.context import Context
 from distgen.objectives.masked_lm import MaskedLM, MaskedLMConfig
 
 OBJECTIVE = MaskedLM(MaskedLMConfig(kind="masked_lm"))
@@ -94,3 +95,15 @@ def test_metrics_of_a_perfect_and_of_a_blind_model():
     assert perfect.compute()["accuracy"] == 1
     assert blind.compute()["bits_per_base"] == pytest.approx(2)
     assert blind.compute()["loss"] == pytest.approx(2 * math.log(2))
+
+
+@pytest.mark.parametrize("evaluating", [False, True])
+def test_slices_of_windows_are_encoded_as_the_windows_are(small, evaluating):
+    config = MaskedLMConfig(kind="masked_lm", span=3, softmask_rate=0.4, softmask_weight=0.5)
+    loader = GenomeLoader(small, window=64, target_length=40, batch_size=8, strand="random", last="wrap")
+    batch = next(iter(loader))
+    whole = MaskedLM(config).encode(batch, torch.float32, evaluating=evaluating)
+    contexts = [Context(None, rank, 4) for rank in range(4)]
+    parts = [MaskedLM(config, one).encode(batch, torch.float32, evaluating=evaluating) for one in contexts]
+    for number, axis in enumerate((2, 1, 1)):
+        assert torch.equal(torch.cat([part[number] for part in parts], axis), whole[number])

@@ -42,10 +42,17 @@ def launch(run: Run, out: Path, show: Show) -> None:
         PreemptedError: the process was asked to leave (SIGTERM, SIGUSR1); what was trained is kept.
     """
     torchrun = "TORCHELASTIC_RUN_ID" in os.environ
-    here = torchrun or not run.cluster.workers or torch.cuda.is_available()  # Ray's workers may have other devices
+    here = torchrun or run.cluster.workers == 0
+    known = here or torch.cuda.is_available()  # Ray's workers may have other devices
     found = newest(run.checkpoints(out), deep=False)
     size = int(os.environ["WORLD_SIZE"]) if torchrun else None
-    ids = run.check(size, _device() if here else None, begins=found is None)
+    ids = run.check(size, _device() if known else None, begins=found is None)
+    local = int(os.environ["LOCAL_WORLD_SIZE"]) if torchrun else 1
+    if here and run.cluster.valid_aside and 0 < torch.cuda.device_count() <= local:
+        problem = (
+            f"workers take all {torch.cuda.device_count()} GPUs of this machine. Leave it out, or use fewer workers"
+        )
+        raise run.error("cluster.valid_aside", problem)
     if found:
         try:
             found.expect(**ids)
@@ -60,10 +67,10 @@ def launch(run: Run, out: Path, show: Show) -> None:
             run.write(out / "run.toml")
 
         if torchrun:
-            _under_torchrun(run, out, show, begin)
+            _under_torchrun(run, out, show, begin, _device(local))
         elif run.cluster.workers == 0:
             begin()
-            with asked_to_leave() as leaving, beside(run, _device(1)) as aside:
+            with asked_to_leave() as leaving, beside(run, _device(local)) as aside:
                 train(run, Worker(0, 1, _device(), out, show, leaving=leaving, aside=aside))
         else:
             from distgen.train.ray import train_on_ray
@@ -88,13 +95,12 @@ def _taken(out: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _under_torchrun(run: Run, out: Path, show: Show, begin: Callable[[], None]) -> None:
+def _under_torchrun(run: Run, out: Path, show: Show, begin: Callable[[], None], spare: torch.device) -> None:
     device = _device(int(os.environ["LOCAL_RANK"]))
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group(timeout=timedelta(seconds=TIMEOUTS["process_group"]))
     try:
-        spare = _device(int(os.environ["LOCAL_WORLD_SIZE"]))
         with asked_to_leave() as leaving, beside(run, spare) as aside:
             options: dict[str, Any] = {"leaving": leaving, "aside": aside, "context": run.cluster.context}
             worker = Worker(dist.get_rank(), dist.get_world_size(), device, out, show, **options)

@@ -13,12 +13,14 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from ray.exceptions import ActorDiedError, RayError
 from ray.train.torch import TorchConfig, get_device
 from ray.train.v2._internal.exceptions import RayTrainError
@@ -41,6 +43,7 @@ from distgen import cluster
 from distgen.config import TIMEOUTS
 from distgen.errors import ConfigError, DistgenError, LostError, PreemptedError, TrainError
 from distgen.train.desk import Desk
+from distgen.train.evaluation import validate
 from distgen.train.loop import train
 from distgen.train.records import Records
 from distgen.train.run import Run
@@ -65,10 +68,10 @@ def train_on_ray(run: Run, out: Path, show: Show, begin: Callable[[], None]) -> 
         LostError: Ray or its controller went away. PreemptedError: the driver was asked to leave.
     """
     asks = run.cluster
-    cluster.connect(asks.fewest * asks.cpus_per_worker, asks.address or "")
+    cluster.connect((asks.fewest + asks.valid_aside) * asks.cpus_per_worker, asks.address or "")
     scaling = _scaling(run)
     each = scaling._resources_per_worker_not_none
-    cluster.expect_room(each, asks.fewest, asks.placement)
+    cluster.expect_room(each, asks.fewest + asks.valid_aside, asks.placement)
     new = not out.exists()
     begin()
     # Ray resumes silently what has the same name and place: its own folder goes as soon as it returns.
@@ -260,8 +263,23 @@ def _worker(run: Run, out: Path, mark: Path, desk: Any) -> None:
                 leaving=leaving,
                 records=sent,
                 context=run.cluster.context,
+                aside=partial(_validated, run) if run.cluster.valid_aside else None,
             ),
         )
+
+
+def _validated(run: Run, path: str) -> Future[dict[str, Any]]:
+    """Have a checkpoint validated by a task with a worker's resources, beside those of the workers."""
+    each = dict(_scaling(run)._resources_per_worker_not_none)
+    options = {"num_cpus": each.pop("CPU"), "num_gpus": each.pop("GPU", 0), "resources": each, "max_retries": 3}
+    found: Future[dict[str, Any]] = (
+        ray.remote(_validate).options(**options, scheduling_strategy="DEFAULT").remote(run, path).future()
+    )
+    return found
+
+
+def _validate(run: Run, path: str) -> dict[str, Any]:
+    return validate(run, path, torch.device("cuda", 0) if ray.get_gpu_ids() else torch.device("cpu"))
 
 
 def _report(path: str, record: dict[str, Any]) -> None:

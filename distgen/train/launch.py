@@ -67,7 +67,7 @@ def launch(run: Run, out: Path, show: Show) -> None:
             run.write(out / "run.toml")
 
         if torchrun:
-            _under_torchrun(run, out, show, begin, _device(local))
+            _under_torchrun(run, out, show, _device(local), begin)
         elif run.cluster.workers == 0:
             begin()
             with asked_to_leave() as leaving, beside(run, _device(local)) as aside:
@@ -95,7 +95,7 @@ def _taken(out: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _under_torchrun(run: Run, out: Path, show: Show, begin: Callable[[], None], spare: torch.device) -> None:
+def _under_torchrun(run: Run, out: Path, show: Show, spare: torch.device, begin: Callable[[], None]) -> None:
     device = _device(int(os.environ["LOCAL_RANK"]))
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -211,7 +211,7 @@ class _Display:
             self._first = step, now
             self._progress.reset(self._task, total=steps, completed=step)
         self._progress.update(self._task, completed=step, description=_summary(self._known))
-        if self._progress.disable and (now - self._printed > 10 or step == steps):
+        if self._progress.disable and (now - self._printed >= 10 or step == steps):
             self._printed = now
             first, since = self._first
             left = (now - since) / (step - first) * (steps - step) if step > first else 0.0

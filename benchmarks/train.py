@@ -216,7 +216,7 @@ def overhead(folder: Path, path: Path, pairs: int) -> None:
 
 def beside_plain(inner: GenomeLoader, found: Pairs, run: Measured, pairs: int) -> Turns:
     """Ten steps of distgen's loop, ten of the plain one, and so on."""
-    batch, objective = inner.batch(0, 0), run._objective
+    batch, objective = one_batch(inner), run._objective
     assert objective is not None
     other = Plain(run, objective, objective.encode(batch, torch.float32))
 
@@ -242,7 +242,7 @@ def data(folder: Path, path: Path, pairs: int) -> None:
 
 def beside_one_batch(inner: GenomeLoader, found: Pairs, block: int, pairs: int) -> Turns:
     """Some steps on the loader's batches, as many on the first one, and so on."""
-    batch = inner.batch(0, 0)
+    batch = one_batch(inner)
 
     def served() -> Turns:
         stream = endless(inner)
@@ -250,6 +250,13 @@ def beside_one_batch(inner: GenomeLoader, found: Pairs, block: int, pairs: int) 
         stream.close()
 
     yield from in_turns(found, pairs, block, served, lambda: iter([batch] * block))
+
+
+def one_batch(loader: GenomeLoader) -> Batch:
+    stream = endless(loader)
+    batch = next(stream)
+    stream.close()
+    return batch
 
 
 def endless(loader: GenomeLoader) -> Generator[Batch, None, None]:
@@ -270,7 +277,7 @@ def stall(folder: Path, path: Path, parameters: float, saves: int) -> None:
     changes += [f"train.checkpoint_every={every}", f"train.threads={os.cpu_count()}", "train.keep=1", "log.every=1"]
 
     def turns(inner: GenomeLoader, found: Pairs) -> Turns:
-        batch = inner.batch(0, 0)
+        batch = one_batch(inner)
         for _ in range(every * (1 + saves)):
             began = now()
             yield batch

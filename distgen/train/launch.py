@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ import torch
 import torch.distributed as dist
 
 from distgen.config import TIMEOUTS
-from distgen.errors import CheckpointError
+from distgen.errors import CheckpointError, ConfigError
+from distgen.store.locks import locked
 from distgen.train.aside import beside
 from distgen.train.checkpoint import newest
 from distgen.train.loop import train
@@ -57,24 +60,42 @@ def launch(run: Run, out: Path, show: Show) -> None:
             if differ := run.differences(out / "run.toml"):
                 error.add_note(f"What differs: {'; '.join(differ)}. Leave it as it was, or give another --out")
             raise
-    if torchrun:
-        _under_torchrun(run, out, show, _device(local))
-    elif run.cluster.workers == 0:
-        _begin(run, out)
-        with asked_to_leave() as leaving, beside(run, _device(local)) as aside:
-            train(run, Worker(0, 1, _device(), out, show, leaving=leaving, aside=aside))
-    else:
-        from distgen.train.ray import train_on_ray
+    with ExitStack() as held:
 
-        train_on_ray(run, out, show, begin=lambda: _begin(run, out))
+        def begin() -> None:
+            held.enter_context(_taken(out))
+            run.write(out / "run.toml")
+
+        if torchrun:
+            _under_torchrun(run, out, show, _device(local), begin)
+        elif run.cluster.workers == 0:
+            begin()
+            with asked_to_leave() as leaving, beside(run, _device(local)) as aside:
+                train(run, Worker(0, 1, _device(), out, show, leaving=leaving, aside=aside))
+        else:
+            from distgen.train.ray import train_on_ray
+
+            train_on_ray(run, out, show, begin)
 
 
-def _begin(run: Run, out: Path) -> None:
+@contextmanager
+def _taken(out: Path) -> Iterator[None]:
+    """A run directory that no other training writes to. A killed one keeps nothing.
+
+    Raises:
+        ConfigError: another does.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    run.write(out / "run.toml")
+    lock = locked(out / ".lock", fcntl.LOCK_EX, os.O_CREAT)
+    if lock is None:
+        raise ConfigError(f"another training writes to {out}: wait for it or stop it, or give another --out")
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
-def _under_torchrun(run: Run, out: Path, show: Show, spare: torch.device) -> None:
+def _under_torchrun(run: Run, out: Path, show: Show, spare: torch.device, begin: Callable[[], None]) -> None:
     device = _device(int(os.environ["LOCAL_RANK"]))
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -84,7 +105,7 @@ def _under_torchrun(run: Run, out: Path, show: Show, spare: torch.device) -> Non
             options: dict[str, Any] = {"leaving": leaving, "aside": aside, "context": run.cluster.context}
             worker = Worker(dist.get_rank(), dist.get_world_size(), device, out, show, **options)
             if worker.leads:
-                _begin(run, out)
+                begin()
             dist.barrier()
             train(run, worker)
     finally:

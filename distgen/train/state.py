@@ -225,8 +225,6 @@ class State:
                 "best": None if math.isinf(self._best) else self._best,
                 "best_step": self._best_step,
                 "worse": self.worse,
-                "world_size": self.worker.world_size,
-                "micro_batch": self.learner.micro_batch,
                 "precision": self.learner.precision.state(),
                 "distgen": distgen.__version__,
                 "made": self._made(),
@@ -255,6 +253,7 @@ class State:
         self.learner.precision.load(found.state["precision"])
         self.step, self._best_step, self.worse = (found.state[key] for key in ("step", "best_step", "worse"))
         self._best = math.inf if found.state["best"] is None else found.state["best"]
+        self.enough = self._impatient
         if self._aside and self.worker.leads and self._score is None and found.state["score"] is None:
             self._aside.ask(self.step, str(found.path))  # the training before ended before it heard
 

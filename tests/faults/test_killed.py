@@ -128,6 +128,12 @@ class Cluster:
             How many seconds the last ones took, and how many were killed.
         """
         process = start(*self._arguments, "--out", out, cwd=self.folder, by=self._by)
+        try:
+            return self._follow(process, moments)
+        finally:
+            process.terminate()  # where it did not end as it should
+
+    def _follow(self, process, moments):
         gone: set[int] = set()
         killed, seconds = 0, 0.0
         for moment in [*moments, math.inf]:

@@ -3,13 +3,16 @@ import shutil
 import pytest
 import torch
 
+import distgen
 from distgen.cli import run as command
 from distgen.errors import ConfigError
 from distgen.train.checkpoint import open_checkpoint
 from distgen.train.evaluation import evaluate
+from distgen.train.loop import train as train_on
 from distgen.train.run import Run
 from distgen.train.weights import export_weights
 from tests.conftest import fit, weights
+from tests.train.ranks import on_ranks
 
 LAYER = "blocks.0.conv"
 
@@ -118,6 +121,22 @@ def test_weights_tuned_by_low_rank_sums_are_begun_with_as_they_act(run_file, fir
     again = begun(run_file, tmp_path / "again", tuned, "optimizer.lr=1e-30", "optimizer.weight_decay=0.0")
     assert weights(again).keys() == weights(first).keys()
     assert evaluate(again, "valid")[1]["metrics"] == evaluate(tuned, "valid")[1]["metrics"]
+
+
+def _tuned(worker, path, changes):
+    run = Run.read(path, changes)
+    if worker.leads:
+        run.write(worker.out / "run.toml")
+    train_on(run, worker)
+
+
+def test_low_rank_sums_learn_the_same_where_workers_hold_shards(run_file, first, tmp_path):
+    changes = [f"finetune.init_from='{first}'", "finetune.lora_rank=2", "train.steps=6"]
+    one = begun(run_file, tmp_path / "one", first, *changes[1:])
+    (tmp_path / "sharded").mkdir()
+    on_ranks(2, tmp_path / "sharded", _tuned, run_file, [*changes, "cluster.parallel=fsdp"])
+    expected, found = (distgen.load_model(out)[0].state_dict() for out in (one, tmp_path / "sharded"))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

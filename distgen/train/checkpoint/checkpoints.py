@@ -7,7 +7,8 @@ import math
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from threading import Lock, Thread
+from typing import Any, Protocol, TypeVar
 
 from blake3 import blake3
 from torch import Tensor
@@ -29,6 +30,7 @@ from distgen.train.checkpoint.storage import Storage, storage
 from distgen.train.checkpoint.team import Team
 from distgen.train.worker import Worker
 
+T = TypeVar("T")
 log = logging.getLogger("distgen")
 
 
@@ -58,9 +60,9 @@ class Checkpoints:
         self._folder, self._keep, self._keep_best, self._asked = folder, keep, keep_best, asked
         self._storage, self._team = storage(folder), Team.of_all()
         self._shares, self._staging = Shares(self._team), Staging(pinned=worker.device.type == "cuda")
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="distgen-checkpoint")
         self._writing: Future[str] | None = None
-        self._rescoring: Future[None] | None = None
+        self._rescoring: list[Future[None]] = []
+        self._alone = Lock()
         self._newest: str | None = None
         self._last = 0  # its step
         self._scores: dict[int, float] = {}
@@ -93,12 +95,12 @@ class Checkpoints:
         """
         self.wait()
         staged = self._staging.stage(self._shares.mine(tensors), tensors)
-        self._writing = self._thread.submit(self._write, staged, state, score)
+        self._writing = self._beside(lambda: self._write(staged, state, score))
 
     def rescore(self, step: int, score: float) -> None:
         """Say what a checkpoint turned out to be worth, in good time before `wait`; for the leading worker alone."""
         self._scores[step] = score
-        self._rescoring = self._thread.submit(self._rescore, step, score)
+        self._rescoring.append(self._beside(lambda: self._rescore(step, score)))
 
     def wait(self) -> str | None:
         """Return when nothing is being written any more; where the newest whole checkpoint is, None if there is none.
@@ -106,9 +108,9 @@ class Checkpoints:
         Raises:
             CheckpointError: it could not be written.
         """
-        rescoring, self._rescoring = self._rescoring, None
-        if rescoring is not None:
-            rescoring.result(TIMEOUTS["checkpoint"])
+        rescoring, self._rescoring = self._rescoring, []
+        for done in rescoring:
+            done.result(TIMEOUTS["checkpoint"])
         writing, self._writing = self._writing, None
         if writing is not None:
             try:
@@ -121,6 +123,20 @@ class Checkpoints:
         return self._newest
 
     # ---- in a thread of its own
+
+    def _beside(self, task: Callable[[], T]) -> Future[T]:
+        """What becomes of a task in a thread, one at a time. One process that ends waits for it; of several, some may be gone."""
+        found: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                with self._alone:
+                    found.set_result(task())
+            except BaseException as error:
+                found.set_exception(error)
+
+        Thread(target=run, name="distgen-checkpoint", daemon=self._team.size > 1).start()
+        return found
 
     def _write(self, staged: list[Staged], state: dict[str, Any], score: float | None) -> str:
         self._staging.wait()

@@ -71,7 +71,12 @@ def _under_torchrun(run: Run, out: Path, show: Show) -> None:
     device = _device(int(os.environ["LOCAL_RANK"]))
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group(timeout=timedelta(seconds=TIMEOUTS["process_group"]))
+    limit = timedelta(seconds=TIMEOUTS["process_group"])
+    store, rank, world_size = next(dist.rendezvous("env://", timeout=limit))
+    # torchrun keeps one store for all its restarts: without a place of its own each try may find the addresses of workers
+    # that have died ("Connection refused"), and fail as well.
+    store = dist.PrefixStore(f"{os.environ['TORCHELASTIC_RESTART_COUNT']}/{world_size}", store)
+    dist.init_process_group(store=store, rank=rank, world_size=world_size, timeout=limit)
     try:
         spare = _device(int(os.environ["LOCAL_WORLD_SIZE"]))
         with asked_to_leave() as leaving, beside(run, spare) as aside:

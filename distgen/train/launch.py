@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from distgen.config import TIMEOUTS
 from distgen.errors import CheckpointError
@@ -72,10 +74,10 @@ def _under_torchrun(run: Run, out: Path, show: Show) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     limit = timedelta(seconds=TIMEOUTS["process_group"])
-    store, rank, world_size = next(dist.rendezvous("env://", timeout=limit))
+    store, rank, world_size = next(rendezvous("env://", timeout=limit))
     # torchrun keeps one store for all its restarts: without a place of its own each try may find the addresses of workers
     # that have died ("Connection refused"), and fail as well.
-    store = dist.PrefixStore(f"{os.environ['TORCHELASTIC_RESTART_COUNT']}/{world_size}", store)
+    store = PrefixStore(f"{os.environ['TORCHELASTIC_RESTART_COUNT']}/{world_size}", store)
     dist.init_process_group(store=store, rank=rank, world_size=world_size, timeout=limit)
     try:
         spare = _device(int(os.environ["LOCAL_WORLD_SIZE"]))

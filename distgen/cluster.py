@@ -57,7 +57,7 @@ def connect(cpus: int, address: str = "") -> int:
                 raise _too_few(cpus, here)
             # Its name speaks of other systems; what it does anywhere is to keep a one-machine cluster on loopback.
             os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-            options = {"num_cpus": here, "include_dashboard": False}
+            options = {"address": "local", "num_cpus": here, "include_dashboard": False}
         try:
             ray.init(**options, log_to_driver=verbose, logging_level=level)
         except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:

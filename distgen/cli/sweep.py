@@ -30,7 +30,7 @@ def sweep(
 ) -> None:
     """Train a run with many configurations, seeds and folds, and say which is best."""
     from distgen.config import Sweep, read
-    from distgen.report.sweep import leaderboard_rows, remarks, write_leaderboard
+    from distgen.report.sweep import add_verdicts, leaderboard_rows, remarks, write_leaderboard
     from distgen.train import leaderboard
     from distgen.train.sweep import sweep as train_all
 
@@ -41,6 +41,7 @@ def sweep(
     began = time.perf_counter()
     trials = train_all(asked, folder, _Told(asked.metric, quiet=json_))
     found = leaderboard.leaderboard(asked, trials)
+    add_verdicts(folder, found)
     (folder / leaderboard.FILE).write_text(json.dumps(found, indent=1) + "\n")
     page = write_leaderboard(folder, found)
     if json_:

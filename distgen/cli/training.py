@@ -53,6 +53,7 @@ def train(
         options += ["--debug"] * logging.getLogger("distgen").isEnabledFor(logging.INFO)
         raise typer.Exit(watch.watch([str(run), *asked, *options], most))
     from distgen.report.html import write_report
+    from distgen.train.checkpoint import newest
     from distgen.train.launch import launch
     from distgen.train.run import Run
 
@@ -60,6 +61,9 @@ def train(
     folder = out or Path("runs") / parsed.name
     if folder.exists() and not (folder.is_dir() and (resume or not any(folder.iterdir()))):
         raise ConfigError(f"{folder} exists. Give --resume to go on with it, or another --out.")
+    if parsed.train.checkpoints and not resume and (found := newest(parsed.checkpoints(folder), deep=False)):
+        problem = f"{found.path} is there. Give --resume to go on from it, or keep these elsewhere."
+        raise parsed.error("train.checkpoints", problem)
     began = time.perf_counter()
     with show.progress("steps") as progress:
         launch(parsed, folder, _Display(progress, parsed.name))
@@ -207,7 +211,7 @@ class _Display:
             self._first = step, now
             self._progress.reset(self._task, total=steps, completed=step)
         self._progress.update(self._task, completed=step, description=_summary(self._known))
-        if self._progress.disable and (now - self._printed > 10 or step == steps):
+        if self._progress.disable and (now - self._printed >= 10 or step == steps):
             self._printed = now
             first, since = self._first
             left = (now - since) / (step - first) * (steps - step) if step > first else 0.0
@@ -243,6 +247,8 @@ def _last(folder: Path) -> dict[str, Any]:
 
 
 def _say_paths(folder: Path, page: Path) -> None:
-    typer.echo(f"checkpoint  {folder / 'checkpoints' / 'best'}")
+    from distgen.train.run import Run
+
+    typer.echo(f"checkpoint  {Run.find(folder).checkpoints(folder) / 'best'}")
     typer.echo(f"metrics     {folder / 'metrics.jsonl'}")
     typer.echo(f"report      {page}")

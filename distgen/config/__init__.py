@@ -33,7 +33,7 @@ TIMEOUTS = {
     "step": 900.0,  # one step of training and its batch; then a worker says where it stands, and ends
     "report": 300.0,  # all training workers tell Ray of the same checkpoint
     "worker_answer": 120.0,  # a training worker says that it is alive
-    "desk": 60.0,  # what carries records from the first worker to the driver answers
+    "desk": 120.0,  # what carries records from the first worker to the driver answers
     "next_batch": 300.0,  # the loader's thread has a batch ready
     "haplotypes": 3600.0,  # another process takes the haplotypes of a large panel out of its genotypes
     "remote_host": 20.0,  # the host of a remote source can be reached

@@ -71,11 +71,10 @@ def rate_figure(records: Records) -> str:
         return ""
     figure, axes = axes_of(2.2)
     _line(axes, found, lambda r: r["lr"], "learning rate", COLOURS["train"])
-    axes.legend(loc="upper left")
     other = axes.twinx()
     _line(other, found, lambda r: r["norm"], "gradient norm", COLOURS["valid"], lw=0.8)
     other.set_ylabel("gradient norm")
-    other.legend(loc="upper right")
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
     axes.set_ylabel("learning rate")
     axes.set_xlabel("step")
     return svg(figure)
@@ -112,10 +111,11 @@ def memory_figure(records: Records) -> str:
     if not found:
         return ""
     figure, axes = axes_of(2.2)
-    for number, kind in enumerate(found[-1]["memory_bytes"]):
+    kinds = found[-1]["memory_bytes"]
+    for number, kind in enumerate(kinds):
         some = [record for record in found if kind in record["memory_bytes"]]
         _line(axes, some, lambda r, kind=kind: r["memory_bytes"][kind] / 1e9, kind, f"C{number}")  # type: ignore[misc]
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.2 * max(kinds.values()) / 1e9)
     return _finished(figure, axes, "GB")
 
 

@@ -129,7 +129,8 @@ def _last(records: list[dict[str, Any]]) -> str:
     if not valid:
         return "<p>Nothing was validated: train.valid_every, and a split with a part for it, say when.</p>"
     best = min(valid, key=lambda record: record["valid"]["loss"])
-    columns = {f"step {valid[-1]['step']:,}, the last": valid[-1], f"step {best['step']:,}, the best": best}
+    columns = {f"step {valid[-1]['step']:,}, the last": valid[-1]}
+    columns |= {f"step {best['step']:,}, the best": best} if best is not valid[-1] else {}
     head, cells = ["metric"], []
     for name, record in columns.items():
         for part in ("valid", "train"):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distgen.report.html import evaluation_rows, page, table
+from distgen.report.verdict import judge
 
 _HEAD = ("rank", "configuration", "mean", "sd", "trials", "gap", "against the best", "95 % interval", "p")
 
@@ -33,6 +34,14 @@ def leaderboard_rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
             )
         )
     return rows
+
+
+def add_verdicts(folder: Path, found: dict[str, Any]) -> None:
+    """Say of each trial of a leaderboard what became of it: over- or underfitting; see `distgen.report.verdict`."""
+    for row in found["trials"]:
+        path = folder / "trials" / row["trial"] / "metrics.jsonl"
+        lines = path.read_text().splitlines(True) if path.exists() else []
+        row["verdict"] = judge([json.loads(line) for line in lines if line.endswith("\n")])._asdict()
 
 
 def remarks(found: dict[str, Any]) -> list[str]:
@@ -76,11 +85,20 @@ def write_leaderboard(folder: Path, found: dict[str, Any]) -> Path:
             _number(one["train_loss"]),
             _number(one["valid_loss"]),
             _number(one["gap"]),
-            one.get("error", ""),
+            one.get("error", f"{one['verdict']['word']}: {one['verdict']['said']}"),
         )
         for one in found["trials"]
     ]
-    head = ("trial", "state", found["metric"], "best step", "training loss", "validation loss", "gap", "error")
+    head = (
+        "trial",
+        "state",
+        found["metric"],
+        "best step",
+        "training loss",
+        "validation loss",
+        "gap",
+        "what became of it",
+    )
     parts += ["<h2>Trials</h2>", table(head, trials)]
     parts += ["<h2>Sweep</h2>", f"<pre>{html.escape((folder / 'sweep.toml').read_text())}</pre>"]
     return page(folder, parts)

@@ -56,9 +56,9 @@ class Aside:
             except Exception as error:
                 log.warning("step %d was not validated: %s. Training goes on.", step, error or type(error).__name__)
                 values = None
-            self._asked.popleft()
             if values is not None:
                 yield step, values
+            self._asked.popleft()  # until then its checkpoint stays
 
 
 @contextmanager

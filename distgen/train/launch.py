@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from distgen.config import TIMEOUTS
-from distgen.errors import CheckpointError
+from distgen.errors import CheckpointError, ConfigError
+from distgen.store.locks import locked
 from distgen.train.aside import beside
 from distgen.train.checkpoint import newest
 from distgen.train.loop import train
@@ -41,10 +44,17 @@ def launch(run: Run, out: Path, show: Show) -> None:
         PreemptedError: the process was asked to leave (SIGTERM, SIGUSR1); what was trained is kept.
     """
     torchrun = "TORCHELASTIC_RUN_ID" in os.environ
-    here = torchrun or not run.cluster.workers or torch.cuda.is_available()  # Ray's workers may have other devices
+    here = torchrun or run.cluster.workers == 0
+    known = here or torch.cuda.is_available()  # Ray's workers may have other devices
     found = newest(run.checkpoints(out), deep=False)
     size = int(os.environ["WORLD_SIZE"]) if torchrun else None
-    ids = run.check(size, _device() if here else None, begins=found is None)
+    ids = run.check(size, _device() if known else None, begins=found is None)
+    local = int(os.environ["LOCAL_WORLD_SIZE"]) if torchrun else 1
+    if here and run.cluster.valid_aside and 0 < torch.cuda.device_count() <= local:
+        problem = (
+            f"workers take all {torch.cuda.device_count()} GPUs of this machine. Leave it out, or use fewer workers"
+        )
+        raise run.error("cluster.valid_aside", problem)
     if found:
         try:
             found.expect(**ids)
@@ -52,24 +62,42 @@ def launch(run: Run, out: Path, show: Show) -> None:
             if differ := run.differences(out / "run.toml"):
                 error.add_note(f"What differs: {'; '.join(differ)}. Leave it as it was, or give another --out")
             raise
-    if torchrun:
-        _under_torchrun(run, out, show)
-    elif run.cluster.workers == 0:
-        _begin(run, out)
-        with asked_to_leave() as leaving, beside(run, _device(1)) as aside:
-            train(run, Worker(0, 1, _device(), out, show, leaving=leaving, aside=aside))
-    else:
-        from distgen.train.ray import train_on_ray
+    with ExitStack() as held:
 
-        train_on_ray(run, out, show, begin=lambda: _begin(run, out))
+        def begin() -> None:
+            held.enter_context(_taken(out))
+            run.write(out / "run.toml")
+
+        if torchrun:
+            _under_torchrun(run, out, show, _device(local), begin)
+        elif run.cluster.workers == 0:
+            begin()
+            with asked_to_leave() as leaving, beside(run, _device(local)) as aside:
+                train(run, Worker(0, 1, _device(), out, show, leaving=leaving, aside=aside))
+        else:
+            from distgen.train.ray import train_on_ray
+
+            train_on_ray(run, out, show, begin)
 
 
-def _begin(run: Run, out: Path) -> None:
+@contextmanager
+def _taken(out: Path) -> Iterator[None]:
+    """A run directory that no other training writes to. A killed one keeps nothing.
+
+    Raises:
+        ConfigError: another does.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    run.write(out / "run.toml")
+    lock = locked(out / ".lock", fcntl.LOCK_EX, os.O_CREAT)
+    if lock is None:
+        raise ConfigError(f"another training writes to {out}: wait for it or stop it, or give another --out")
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
-def _under_torchrun(run: Run, out: Path, show: Show) -> None:
+def _under_torchrun(run: Run, out: Path, show: Show, spare: torch.device, begin: Callable[[], None]) -> None:
     device = _device(int(os.environ["LOCAL_RANK"]))
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -80,12 +108,11 @@ def _under_torchrun(run: Run, out: Path, show: Show) -> None:
     store = PrefixStore(f"{os.environ['TORCHELASTIC_RESTART_COUNT']}/{world_size}", store)
     dist.init_process_group(store=store, rank=rank, world_size=world_size, timeout=limit)
     try:
-        spare = _device(int(os.environ["LOCAL_WORLD_SIZE"]))
         with asked_to_leave() as leaving, beside(run, spare) as aside:
             options: dict[str, Any] = {"leaving": leaving, "aside": aside, "context": run.cluster.context}
             worker = Worker(dist.get_rank(), dist.get_world_size(), device, out, show, **options)
             if worker.leads:
-                _begin(run, out)
+                begin()
             dist.barrier()
             train(run, worker)
     finally:

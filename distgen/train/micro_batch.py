@@ -46,8 +46,8 @@ def micro_batch(
     asked = run.train.micro_batch
     if asked != "auto":
         return min(asked or rows, rows)
-    if found and found.state["world_size"] == worker.world_size:
-        return min(int(found.state["micro_batch"]), rows)
+    if found and found.state["made"]["world_size"] == worker.world_size:
+        return min(int(found.state["made"]["micro_batch"]), rows)
     epochs = [0, *accumulate(stage.epochs for stage in run.data.curriculum)]
     batch = max((loader.batch(epoch, 0) for epoch in epochs), key=lambda batch: batch.length)
     most = torch.tensor(fitting(model, objective, precision, batch, rows, 4 if run.optimizer.ema else 3))

@@ -102,9 +102,16 @@ def check(run: Run, objective: Objective, fewest: int, device: torch.device | No
     if train.precision == "fp8":
         if importlib.util.find_spec("torchao") is None:
             raise run.error("train.precision", '"fp8" needs torchao: pip install "distgen[fp8]"')
+        if run.finetune.lora_rank:
+            problem = "layers that finetune.lora_rank adds a product to are not computed in eight bits"
+            raise run.error("train.precision", f'{problem}: use "bf16"')
         if not any(_fits_float8(module, name) for name, module in model.named_modules()):
             problem = f"{family} of these sizes has no linear layer but its last whose sizes divide by {_EIGHT_BITS}"
             raise run.error("train.precision", f'"fp8" would change nothing: {problem}. Use "bf16".')
+    if train.compile and run.cluster.context > 1:
+        raise run.error(
+            "train.compile", "workers that share windows exchange halos, which cannot be compiled: leave it out"
+        )
     _check_micro_batch(run, fewest)
     if device is not None:
         with run.at("train.precision"):

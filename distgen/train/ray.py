@@ -13,12 +13,14 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from ray.exceptions import ActorDiedError, RayError
 from ray.train.torch import TorchConfig, get_device
 from ray.train.v2._internal.exceptions import RayTrainError
@@ -40,6 +42,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from distgen import cluster
 from distgen.config import TIMEOUTS
 from distgen.errors import ConfigError, DistgenError, LostError, PreemptedError, TrainError
+from distgen.train.desk import Desk
+from distgen.train.evaluation import validate
 from distgen.train.loop import train
 from distgen.train.records import Records
 from distgen.train.run import Run
@@ -64,10 +68,10 @@ def train_on_ray(run: Run, out: Path, show: Show, begin: Callable[[], None]) -> 
         LostError: Ray or its controller went away. PreemptedError: the driver was asked to leave.
     """
     asks = run.cluster
-    cluster.connect(asks.fewest * asks.cpus_per_worker, asks.address or "")
+    cluster.connect((asks.fewest + asks.valid_aside) * asks.cpus_per_worker, asks.address or "")
     scaling = _scaling(run)
     each = scaling._resources_per_worker_not_none
-    cluster.expect_room(each, asks.fewest, asks.placement)
+    cluster.expect_room(each, asks.fewest + asks.valid_aside, asks.placement)
     new = not out.exists()
     begin()
     # Ray resumes silently what has the same name and place: its own folder goes as soon as it returns.
@@ -76,7 +80,7 @@ def train_on_ray(run: Run, out: Path, show: Show, begin: Callable[[], None]) -> 
     mark = scratch / uuid.uuid4().hex
     mark.mkdir(parents=True)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    desk_class: Any = ray.remote(_Desk)
+    desk_class: Any = ray.remote(Desk)
     desk = desk_class.options(num_cpus=0, scheduling_strategy=here).remote()
     # A UserCallback hears less; what else is given is taken as it is.
     policy: Any = _Policy(desk, each, asks.fewest, asks.placement, asks.max_failures)
@@ -121,33 +125,6 @@ def _scaling(run: Run) -> ScalingConfig:
         accelerator_type=asks.accelerator,
         elastic_resize_monitor_interval_s=_RESIZE_EVERY,
     )
-
-
-class _Desk:
-    """An actor on the driver's machine: what rank 0 tells waits here for the driver, what the driver wishes for rank 0."""
-
-    def __init__(self) -> None:
-        self._told: list[tuple[str, Any]] = []
-        self._leaving, self._resizing, self._writer = False, False, ""
-
-    def tell(self, kind: str, value: Any, writer: str = "") -> None:
-        """Leave something for the driver. A rank 0 that was given up, but lives on where it cannot be reached, is not heard."""
-        self._writer = writer if kind == "begin" else self._writer
-        if not writer or writer == self._writer:
-            self._told.append((kind, value))
-
-    def take(self, leaving: bool) -> list[tuple[str, Any]]:
-        """What was left since the last call; rank 0 hears whether to leave."""
-        told, self._told, self._leaving = self._told, [], leaving
-        return told
-
-    def resize(self, resizing: bool) -> None:
-        """Have these workers leave for more or fewer to go on, or no longer."""
-        self._resizing = resizing
-
-    def leaving(self) -> bool:
-        """Whether the workers are to leave."""
-        return self._leaving or self._resizing
 
 
 class _Driver:
@@ -286,8 +263,23 @@ def _worker(run: Run, out: Path, mark: Path, desk: Any) -> None:
                 leaving=leaving,
                 records=sent,
                 context=run.cluster.context,
+                aside=partial(_validated, run) if run.cluster.valid_aside else None,
             ),
         )
+
+
+def _validated(run: Run, path: str) -> Future[dict[str, Any]]:
+    """Have a checkpoint validated by a task with a worker's resources, beside those of the workers."""
+    each = dict(_scaling(run)._resources_per_worker_not_none)
+    options = {"num_cpus": each.pop("CPU"), "num_gpus": each.pop("GPU", 0), "resources": each, "max_retries": 3}
+    found: Future[dict[str, Any]] = (
+        ray.remote(_validate).options(**options, scheduling_strategy="DEFAULT").remote(run, path).future()
+    )
+    return found
+
+
+def _validate(run: Run, path: str) -> dict[str, Any]:
+    return validate(run, path, torch.device("cuda", 0) if ray.get_gpu_ids() else torch.device("cpu"))
 
 
 def _report(path: str, record: dict[str, Any]) -> None:
@@ -370,13 +362,11 @@ def _distance(error: Exception) -> int:
 def _line(error: BaseException) -> str:
     """An error in one line."""
     inner = getattr(error, "health_check_failure", error)
-    if isinstance(inner, ActorDiedError):
-        return "a worker or its node died" + (f" ({reason})" if (reason := _first(inner)) else "")
-    return f"{type(inner).__name__}: {_first(inner)}"
-
-
-def _first(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+    said = str(inner).splitlines()
+    if isinstance(inner, ActorDiedError):  # after a headline it lists ids, each line set in, and then says why
+        said = [line for line in said[1:] if not line.startswith("\t")]
+    what = "a worker or its node died" if isinstance(inner, ActorDiedError) else type(inner).__name__
+    return f"{what}: {' '.join(' '.join(said).split())[:300]}" if said else what
 
 
 def _gauges(run: str) -> Show:

@@ -6,7 +6,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 import distgen
 from distgen import kernels
-from distgen.errors import PreemptedError, TrainError
+from distgen.errors import CheckpointError, PreemptedError, TrainError
 from distgen.evaluate.metrics import measure
 from distgen.loader.base import Loader
 from distgen.loader.batch import Batch
@@ -225,8 +225,6 @@ class State:
                 "best": None if math.isinf(self._best) else self._best,
                 "best_step": self._best_step,
                 "worse": self.worse,
-                "world_size": self.worker.world_size,
-                "micro_batch": self.learner.micro_batch,
                 "precision": self.learner.precision.state(),
                 "distgen": distgen.__version__,
                 "made": self._made(),
@@ -255,6 +253,7 @@ class State:
         self.learner.precision.load(found.state["precision"])
         self.step, self._best_step, self.worse = (found.state[key] for key in ("step", "best_step", "worse"))
         self._best = math.inf if found.state["best"] is None else found.state["best"]
+        self.enough = self._impatient
         if self._aside and self.worker.leads and self._score is None and found.state["score"] is None:
             self._aside.ask(self.step, str(found.path))  # the training before ended before it heard
 
@@ -292,6 +291,9 @@ class State:
             yield
             status = "finished"
         finally:
+            if status == "failed" and self.worker.world_size == 1:  # with others it may be they who are gone
+                with suppress(CheckpointError):
+                    self._kept.wait()
             self._profile.end(self.step)
             self._records.end(status)
 
@@ -305,6 +307,7 @@ class State:
             self.log()
         self._report()
         self._hear(wait=True)
+        self._kept.wait()
         if self.leaves and self.step < self.steps:
             raise PreemptedError(f"asked to leave at step {self.step} of {self.steps}; go on with --resume")
 

@@ -13,8 +13,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import torch
-
 from distgen import cluster
 from distgen.config import TIMEOUTS, Cluster, Sweep
 from distgen.train.plan import Plan
@@ -59,7 +57,7 @@ def sweep(asked: Sweep, out: Path, show: Show) -> list[Trial]:
         search_alg=_searcher(plan, show),
         scheduler=_asha(asked, plan) if asked.asha else None,
         num_samples=plan.most,
-        max_concurrent_trials=asked.parallel or _room(each),
+        max_concurrent_trials=asked.parallel or max(cluster.room(each, "PACK"), 1),
     )
     tuner = tune.Tuner(
         tune.with_resources(_trainable(), each),
@@ -86,24 +84,16 @@ def sweep(asked: Sweep, out: Path, show: Show) -> list[Trial]:
 
 
 def _resources(asked: Sweep, asks: Cluster) -> dict[str, float]:
-    """What a trial has. Raises ConfigError: the Ray cluster has less."""
-    import ray
-
-    gpus = float(torch.cuda.is_available()) if asks.gpus_per_worker is None else asks.gpus_per_worker
+    """What a trial has. Raises ConfigError: no node of the Ray cluster has it."""
+    gpus = float(cluster.has("GPU")) if asks.gpus_per_worker is None else asks.gpus_per_worker
     each = {"CPU": float(asks.cpus_per_worker), "GPU": gpus, **asks.resources}
-    there = ray.cluster_resources()
-    for name, amount in each.items():
-        if there.get(name, 0) < amount:
-            raise asked.error("run", f"a trial needs {amount:g} {name}, the Ray cluster has {there.get(name, 0):g}")
+    if asks.accelerator:
+        each[f"accelerator_type:{asks.accelerator}"] = (
+            0.001  # a node with such a GPU has one of it, for any number of tasks
+        )
+    with asked.at("run"):
+        cluster.expect_room(each, 1, "PACK")
     return {name: amount for name, amount in each.items() if amount}
-
-
-def _room(each: dict[str, float]) -> int:
-    """How many trials fit into the Ray cluster at a time."""
-    import ray
-
-    there = ray.cluster_resources()
-    return max(1, int(min(there[name] / amount for name, amount in each.items())))
 
 
 def _trainable() -> Any:

@@ -129,6 +129,12 @@ def check(sweep: Sweep, folder: Path, points: list[Point]) -> None:
     if run.cluster.workers != 0:
         problem = "a trial of a sweep is trained in one process. Set cluster.workers = 0 there; `parallel` says how many train"
         raise sweep.error("run", f"{run.path} asks for {run.cluster.workers} workers: {problem}")
+    for key, instead in _WITHOUT.items():
+        if getattr(run.cluster, key):
+            raise sweep.error("run", f"{run.path} has cluster.{key}: {instead}")
+    # Nodes of another cluster may have other devices.
+    elsewhere = run.cluster.address or os.environ.get("RAY_ADDRESS")
+    device = None if elsewhere else _device()
     seen: set[str] = set()
     for key, number, point in [*_singly(points), *(("", n, point) for n, point in enumerate(points))]:
         for trial in trials(sweep, folder, number, point):
@@ -140,7 +146,7 @@ def check(sweep: Sweep, folder: Path, points: list[Point]) -> None:
                 if digest(table) in seen:
                     continue
                 seen.add(digest(table))
-                made.check()
+                made.check(device=device)
                 store = made.open_store()
                 if not made.has("valid", store):
                     problem = (
@@ -160,6 +166,16 @@ def _singly(points: list[Point]) -> list[tuple[str, int, Point]]:
     """Every value of every key by itself: so the key that is wrong is known."""
     found = {f"{key} {value!r}": (key, 0, {key: value}) for point in points for key, value in point.items()}
     return list(found.values())
+
+
+_WITHOUT = {
+    "valid_aside": "a trial waits after each validation until it is told to go on. Leave it out",
+    "restarts": "a sweep that was interrupted goes on with distgen sweep --resume. Leave it out",
+}
+
+
+def _device() -> torch.device:
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
 class Training:
@@ -202,8 +218,7 @@ class Training:
         try:
             lock = _lock(self._out)
             try:
-                device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-                worker = Worker(0, 1, device, self._out, self._show, leaving=self._leaving)
+                worker = Worker(0, 1, _device(), self._out, self._show, leaving=self._leaving)
                 train(Run.read(self._out / "run.toml"), worker)
                 measured(self._out)
             finally:

@@ -18,7 +18,20 @@ from distgen.train.run import Run
 from tests.conftest import weights
 from tests.faults.test_restarts import records
 
-LONG = ["train.steps=400", "train.checkpoint_every=10", "train.valid_every=400", "train.deterministic=true"]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+LONG = ["train.steps=120", "train.checkpoint_every=20", "train.valid_every=120", "train.deterministic=true"]
+TORCHRUN = [
+    sys.executable,
+    "-m",
+    "torch.distributed.run",
+    "--standalone",
+    "--nproc-per-node",
+    "2",
+    "-m",
+    "distgen.cli",
+    "train",
+]
+KEPT = {}  # what is the same for all tests of this file
 
 
 def train(*arguments, cwd, **options):
@@ -41,15 +54,19 @@ def of(name, tree):
     return [pid for pid, _, arguments in rows if pid in inside and name in arguments]
 
 
-def undisturbed(run_file, tmp_path):
-    process = train(run_file, *LONG, "--workers", "2", "--out", "whole", cwd=tmp_path)
-    assert process.wait(timeout=200) == 0, process.stderr.read()
-    return weights(tmp_path / "whole")
+@pytest.fixture
+def whole(run_file, tmp_path):
+    """The weights after a training that nothing disturbed, on two processes of torchrun."""
+    if not KEPT:
+        command = [*TORCHRUN, str(run_file), *LONG, "--out", "whole"]
+        subprocess.run(command, cwd=tmp_path, check=True, timeout=280, capture_output=True)
+        KEPT.update(weights(tmp_path / "whole"))
+    return KEPT
 
 
 def wait_for(count, process, out):
     """Until there are so many records."""
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + 280
     while records(out) < count:
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
@@ -66,52 +83,44 @@ def same(whole, out):
     found = weights(out)
     assert all(torch.equal(whole[key], found[key]) for key in whole)
     steps = [r["step"] for r in map(json.loads, (out / "metrics.jsonl").read_text().splitlines()) if "loss" in r]
-    assert steps == list(range(1, 401))
+    assert steps == list(range(1, 121))
 
 
-@pytest.mark.slow
-def test_two_workers_of_ray_end_in_the_same_bits_as_two_of_torchrun(run_file, tmp_path):
-    whole = undisturbed(run_file, tmp_path)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "distgen.cli", "train", str(run_file), *LONG, "--out", "out"]
-    subprocess.run(command, cwd=tmp_path, check=True, timeout=200, capture_output=True)
+def test_two_workers_of_ray_end_in_the_same_bits_as_two_of_torchrun(whole, run_file, tmp_path):
+    process = train(run_file, *LONG, "--workers", "2", "--out", "out", cwd=tmp_path)
+    said = process.communicate(timeout=280)[1]
+    assert process.returncode == 0, said
     same(whole, tmp_path / "out")
 
 
-@pytest.mark.slow
-def test_a_worker_that_is_killed_is_started_again(run_file, tmp_path):
-    whole = undisturbed(run_file, tmp_path)
+def test_a_worker_that_is_killed_is_started_again(whole, run_file, tmp_path):
     process = train(run_file, *LONG, "--workers", "2", "--out", "out", cwd=tmp_path)
-    killed(process, "ray::RayTrainWorker", tmp_path / "out", 57)
+    killed(process, "ray::RayTrainWorker", tmp_path / "out", 33)
     said = process.communicate(timeout=280)[1]
     assert process.returncode == 0, said
     assert "started again from the newest checkpoint" in said
     same(whole, tmp_path / "out")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["ray::TrainController", "distgen.cli train", "ray::_Desk"])
-def test_a_controller_or_a_driver_that_is_killed_is_started_again(run_file, tmp_path, name):
-    whole = undisturbed(run_file, tmp_path)
+@pytest.mark.parametrize("name", ["ray::TrainController", "distgen.cli train", "ray::Desk"])
+def test_a_controller_or_a_driver_that_is_killed_is_started_again(whole, run_file, tmp_path, name):
     process = train(run_file, *LONG, "cluster.restarts=1", "--workers", "2", "--out", "out", cwd=tmp_path)
-    killed(process, name, tmp_path / "out", 83)
+    killed(process, name, tmp_path / "out", 51)
     said = process.communicate(timeout=280)[1]
     assert process.returncode == 0, said
     assert "it is started again (1 of 1)" in said
     same(whole, tmp_path / "out")
 
 
-@pytest.mark.slow
-def test_a_node_that_is_taken_away_is_left_with_a_checkpoint(run_file, tmp_path):
+def test_a_node_that_is_taken_away_is_left_with_a_checkpoint(whole, run_file, tmp_path):
     """Ray is told that a node goes: the workers keep a checkpoint, and go on where there is room."""
-    whole = undisturbed(run_file, tmp_path)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         for _ in range(2):
             cluster.add_node(num_cpus=1)
         asks = ["--workers", "2", "--ray-address", cluster.address, "cluster.placement=STRICT_SPREAD"]
         process = train(run_file, *LONG, *asks, "cluster.max_failures=0", "--out", "out", cwd=tmp_path)
-        wait_for(60, process, tmp_path / "out")
+        wait_for(30, process, tmp_path / "out")
         raylets = {node.node_id: node.all_processes["raylet"][0].process.pid for node in cluster.worker_nodes}
         leaves = next(name for name, raylet in raylets.items() if of("ray::RayTrainWorker", raylet))
         command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", cluster.address]
@@ -125,7 +134,6 @@ def test_a_node_that_is_taken_away_is_left_with_a_checkpoint(run_file, tmp_path)
         cluster.shutdown()
 
 
-@pytest.mark.slow
 def test_an_elastic_training_takes_in_a_node_that_comes_and_no_step_is_taken_twice(
     run_file, tmp_path, monkeypatch, caplog
 ):
@@ -142,7 +150,7 @@ def test_an_elastic_training_takes_in_a_node_that_comes_and_no_step_is_taken_twi
         if "training goes on with 2 workers" in caplog.text:
             grown.append(record["step"])
         if len(grown) == 50:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGUSR1)  # a node that is added takes SIGTERM for itself
 
     asks = ["cluster.workers=[1, 2]", f'cluster.address="{cluster.address}"', "train.checkpoint_every=1000000"]
     try:

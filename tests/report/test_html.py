@@ -5,6 +5,7 @@ from distgen.report import html
 from distgen.report.html import write_report
 from distgen.train.run import Run
 from tests.conftest import RUN
+from tests.report.test_verdict import curves, records
 from tests.store.conftest import index_of, tiny_store
 
 
@@ -34,6 +35,24 @@ def test_the_page_is_whole_and_loads_nothing(tmp_path):
     assert not re.search(r"(?:src|href)=\"(?!#)", page)
 
 
+def test_the_verdict_comes_first_and_kept_checkpoints_have_their_losses(tmp_path):
+    (tmp_path / "run.toml").write_text('name = "a"\n')
+    v, t = curves("overfits", 20)
+    (tmp_path / "metrics.jsonl").write_text(
+        "".join(json.dumps(r | {"bases_per_second": 1.0, "wait_share": 0.0}) + "\n" for r in records(v, t))
+    )
+    folder = tmp_path / "checkpoints"
+    for step in (400, 1000):
+        (folder / f"step-{step:08d}").mkdir(parents=True)
+    (folder / "best").symlink_to("step-00000400")
+    (folder / "last").symlink_to("step-00001000")
+    page = write_report(tmp_path).read_text()
+    assert "<p><strong>Overfits.</strong> From step 350 to 1,000 the validation loss rose from" in page
+    assert f"<td>step-00000400</td><td>{v[7]:.4f}</td><td>best</td>" in page
+    assert f"<td>step-00001000</td><td>{v[-1]:.4f}</td><td>last</td>" in page
+    assert "<th>valid, step 1,000, the last</th><th>train, step 1,000, the last</th>" in page
+
+
 def started(run_file):
     """A run directory after one step."""
     out = run_file.parent / "runs"
@@ -47,10 +66,10 @@ def test_the_page_shows_what_targets_cover_while_the_store_is_there(run_file, tm
     out = started(run_file)
     page = write_report(out).read_text()
     assert "<td>40 windows of 64 bases, one every 32; an epoch is 5 batches of 8" in page
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 3
     (tmp_path / "small.zarr").rename(tmp_path / "moved.zarr")
     page = write_report(out).read_text()
-    assert page.count("<svg") == 1
+    assert page.count("<svg") == 2
     assert re.search(r"<p>Not shown: run [^<]*data\.store: store [^<]*small\.zarr does not exist[^<]*</p>", page)
 
 
@@ -63,8 +82,8 @@ def test_of_a_collection_all_is_told_together_and_then_of_each_store(tmp_path, m
     page = write_report(out).read_text()
     assert "<td>54 windows of 64 bases, one every 32, in 3 stores; an epoch is 6 batches of 8; " in page
     assert re.findall("<h3>store (.*?)</h3>", page) == ["g3", "g2", "g1"]
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 3
     monkeypatch.setattr(html, "_COUNTED", 2)
     page = write_report(out).read_text()
     assert f"<p>Not shown: 3 stores are many. Run: distgen info --windows {out}</p>" in page
-    assert page.count("<svg") == 1
+    assert page.count("<svg") == 2

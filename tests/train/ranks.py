@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 
 from distgen.train.worker import Worker
 
@@ -49,3 +50,4 @@ def _rank(rank: int, world_size: int, port: int, out: Path, function: Any, args:
         return function(Worker(rank, world_size, torch.device("cpu"), out), *args)
     finally:
         dist.destroy_process_group()
+        _clear_sharding_prop_cache()  # it would give the next function groups that are no more

@@ -3,12 +3,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distgen.errors import ConfigError
+from distgen.errors import ConfigError, TrainError
 from distgen.models.dilated import Dilated
+from distgen.train.checkpoint import open_checkpoint
 from distgen.train.loop import start_or_resume
 from distgen.train.parallel import Worker
 from distgen.train.run import Run
 from distgen.train.step import train_step
+from tests.conftest import fit
 from tests.train.ranks import on_ranks
 
 CPU = torch.device("cpu")
@@ -43,7 +45,60 @@ class Room:
     def __init__(self, monkeypatch, bases):
         self.tried, forward = [], Dilated.forward
 
-        SEVEN = ["data.batch_size=7"]  # of which one of two workers has four, the other three
+        def limited(model, x_BCL):
+            bases_here = x_BCL.shape[0] * x_BCL.shape[2]
+            if torch.is_grad_enabled():
+                self.tried.append(tuple(x_BCL.shape[::2]))
+                if bases_here > bases:
+                    raise torch.OutOfMemoryError("CUDA out of memory")
+            return forward(model, x_BCL)
+
+        monkeypatch.setattr(Dilated, "forward", limited)
+
+
+AUTO = ["train.micro_batch=auto"]
+
+
+def test_rows_are_halved_until_they_fit(run_file, tmp_path, monkeypatch):
+    _, whole, expected = gradients(Worker(0, 1, CPU, tmp_path), run_file, [])
+    room = Room(monkeypatch, 64 * 3)
+    used, sums, found = gradients(Worker(0, 1, CPU, tmp_path), run_file, AUTO)
+    assert used == 2
+    assert room.tried[:3] == [(8, 64), (4, 64), (2, 64)]
+    assert sums == pytest.approx(whole, rel=1e-5)
+    assert found == pytest.approx(expected, rel=1e-4, abs=2e-6)
+
+
+def test_where_there_is_room_all_rows_go_at_once(run_file, tmp_path):
+    assert gradients(Worker(0, 1, CPU, tmp_path), run_file, AUTO)[0] == 8
+
+
+def test_the_largest_window_of_a_curriculum_is_what_has_to_fit(run_file, tmp_path, monkeypatch):
+    text = run_file.read_text().replace("jitter = 5", "curriculum = [{ epochs = 1, window = 128, stride = 64 }]")
+    run_file.write_text(text)
+    room = Room(monkeypatch, 128 * 4)
+    assert gradients(Worker(0, 1, CPU, tmp_path), run_file, AUTO)[0] == 4
+    assert room.tried[:2] == [(8, 128), (4, 128)]
+
+
+def test_a_window_that_does_not_fit_ends_with_what_would_help(run_file, tmp_path, monkeypatch):
+    Room(monkeypatch, 63)
+    with pytest.raises(TrainError, match=r"one window of 64 bases does not fit .*activation_checkpointing"):
+        gradients(Worker(0, 1, CPU, tmp_path), run_file, AUTO)
+
+
+def test_what_was_found_is_kept_on_as_many_workers(run_file, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        Room(patch, 64 * 2)
+        fit(Run.read(run_file, [*AUTO, "train.steps=4"]), tmp_path / "out")
+    state = open_checkpoint(tmp_path / "out" / "checkpoints" / "last").state
+    assert (state["micro_batch"], state["world_size"]) == (2, 1)
+    room = Room(monkeypatch, 1 << 20)
+    fit(Run.read(run_file, [*AUTO, "train.steps=5"]), tmp_path / "out")
+    assert set(room.tried) == {(2, 64)}
+
+
+SEVEN = ["data.batch_size=7"]  # of which one of two workers has four, the other three
 
 
 def on_each(worker, file):

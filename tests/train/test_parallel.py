@@ -209,8 +209,8 @@ def leg(worker, file, overrides, until):
     """Train on, as far as a step; the samples of this worker and the losses of all."""
     samples, losses = [], []
 
-    def spy(learner, batch, step, clock, **given):
-        sums = step_taken(learner, batch, step, clock, **given)
+    def spy(learner, batch, step, *others, **given):
+        sums = step_taken(learner, batch, step, *others, **given)
         samples.append((step, batch.samples[batch.weight.cpu() > 0].tolist()))
         losses.append(float(sums[0] / sums[1]))
         return sums
@@ -241,3 +241,45 @@ def test_a_run_goes_on_with_other_workers_and_kinds_as_one_process(run_file, tmp
     assert [step for step, _ in samples] == list(range(12))
     for name, values in weights(tmp_path / "one").items():
         torch.testing.assert_close(weights(out)[name], values, atol=2e-4, rtol=1e-4)
+
+
+# ---- with what else changes a model -------------------------------------------------------------
+
+
+def records(worker, file, overrides):
+    shown = []
+    loop.train(Run.read(file, overrides), replace(worker, show=shown.append))
+    return [(r["step"], r["loss"]) for r in shown if "loss" in r], [r["valid"]["loss"] for r in shown if "valid" in r]
+
+
+@pytest.mark.parametrize(
+    "extra", [["train.activation_checkpointing=true", "optimizer.ema=0.8"], ["train.precision=bf16"]]
+)
+def test_shards_train_as_one_process_with_averaged_weights_recomputed_blocks_and_fewer_bits(run_file, tmp_path, extra):
+    overrides = [*RAGGED, *extra]
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    one = records(Worker(0, 1, torch.device("cpu"), tmp_path / "one"), run_file, overrides)
+    two = on_ranks(2, tmp_path / "two", records, run_file, [*overrides, *KINDS["fsdp"]])[0]
+    close = 1e-2 if "train.precision=bf16" in extra else 1e-5
+    assert [step for step, _ in two[0]] == [step for step, _ in one[0]]
+    assert [loss for _, loss in two[0]] == pytest.approx([loss for _, loss in one[0]], rel=close)
+    assert two[1] == pytest.approx(one[1], rel=close)
+    assert len(two[1]) == 2
+
+
+def sharing_windows(worker, file, overrides):
+    return records(replace(worker, context=2), file, [*overrides, "cluster.context=2"])
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp", "hybrid"])
+def test_workers_that_share_windows_also_share_models(run_file, tmp_path, kind):
+    text = run_file.read_text().replace('family = "dilated"', 'family = "transformer"')
+    run_file.write_text(text.replace("stem_width = 3\ndilations = [1, 2]\n", "depth = 2\ndim = 16\npool = 4\n"))
+    for name in ("one", "four"):
+        (tmp_path / name).mkdir()
+    one = records(Worker(0, 1, torch.device("cpu"), tmp_path / "one"), run_file, ["train.steps=6"])
+    overrides = ["train.steps=6", *KINDS[kind]]
+    losses, valid = on_ranks(4, tmp_path / "four", sharing_windows, run_file, overrides)[0]
+    assert [loss for _, loss in losses] == pytest.approx([loss for _, loss in one[0]], rel=1e-5)
+    assert valid == pytest.approx(one[1], rel=1e-5)

@@ -1,10 +1,15 @@
 """Ray Train for real: two workers on this machine."""
 
+import contextlib
 import json
 import os
+import re
 import signal
+import socket
 import threading
 import time
+import urllib.request
+from importlib.util import find_spec
 
 import pytest
 from ray.exceptions import ActorDiedError
@@ -152,3 +157,27 @@ def test_a_worker_that_does_not_see_the_run_directory_says_so(run_file, tmp_path
 def test_the_one_who_knows_is_heard(failures, said):
     with pytest.raises(DistgenError, match=said):
         raise _explained(WorkerGroupError("many", failures))
+
+
+@pytest.mark.skipif(find_spec("aiohttp_cors") is None, reason="Ray serves metrics where ray[default] is installed")
+def test_prometheus_reads_what_records_say():
+    import ray
+
+    from distgen.train.ray import _gauges
+
+    ray.shutdown()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ray.init(num_cpus=1, include_dashboard=False, _metrics_export_port=port)
+    try:
+        _gauges("tiny")({"step": 3, "valid": {"loss": 1.5}, "step_ms": {"wait": 2.0}})
+        found, until = "", time.monotonic() + 60
+        while "distgen_valid_loss" not in found and time.monotonic() < until:
+            time.sleep(1)
+            with contextlib.suppress(OSError):
+                found = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+        assert re.search(r'ray_distgen_valid_loss\{.*run="tiny".*\} 1.5', found)
+        assert re.search(r'ray_distgen_step_ms\{.*part="wait".*run="tiny".*\} 2.0', found)
+    finally:
+        ray.shutdown()

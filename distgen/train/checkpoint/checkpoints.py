@@ -7,7 +7,8 @@ import math
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from threading import Lock, Thread
+from typing import Any, Protocol, TypeVar
 
 from blake3 import blake3
 from torch import Tensor
@@ -29,6 +30,7 @@ from distgen.train.checkpoint.storage import Storage, storage
 from distgen.train.checkpoint.team import Team
 from distgen.train.worker import Worker
 
+T = TypeVar("T")
 log = logging.getLogger("distgen")
 
 
@@ -58,9 +60,11 @@ class Checkpoints:
         self._folder, self._keep, self._keep_best, self._asked = folder, keep, keep_best, asked
         self._storage, self._team = storage(folder), Team.of_all()
         self._shares, self._staging = Shares(self._team), Staging(pinned=worker.device.type == "cuda")
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="distgen-checkpoint")
         self._writing: Future[str] | None = None
+        self._rescoring: list[Future[None]] = []
+        self._alone = Lock()
         self._newest: str | None = None
+        self._last = 0  # its step
         self._scores: dict[int, float] = {}
         # Said in a thread of its own, where a filter for a while would be one for all.
         warnings.filterwarnings("ignore", "torch.distributed is disabled")
@@ -74,7 +78,7 @@ class Checkpoints:
         """
         self._team.first(self._storage.clear)
         found = _newest(self._storage, self._folder, self._team, lambda it: it.check(self._team.rank, self._team.size))
-        self._newest = str(found.path) if found else None
+        self._newest, self._last = (str(found.path), found.state["step"]) if found else (None, 0)
         return found
 
     def save(self, tensors: dict[str, Tensor], state: dict[str, Any], score: float | None) -> None:
@@ -91,11 +95,12 @@ class Checkpoints:
         """
         self.wait()
         staged = self._staging.stage(self._shares.mine(tensors), tensors)
-        self._writing = self._thread.submit(self._write, staged, state, score)
+        self._writing = self._beside(lambda: self._write(staged, state, score))
 
     def rescore(self, step: int, score: float) -> None:
-        """Say what a checkpoint turned out to be worth; for the leading worker alone. Nobody waits for it to be written."""
-        self._thread.submit(self._rescore, step, score)
+        """Say what a checkpoint turned out to be worth, in good time before `wait`; for the leading worker alone."""
+        self._scores[step] = score
+        self._rescoring.append(self._beside(lambda: self._rescore(step, score)))
 
     def wait(self) -> str | None:
         """Return when nothing is being written any more; where the newest whole checkpoint is, None if there is none.
@@ -103,18 +108,35 @@ class Checkpoints:
         Raises:
             CheckpointError: it could not be written.
         """
+        rescoring, self._rescoring = self._rescoring, []
         writing, self._writing = self._writing, None
-        if writing is not None:
-            try:
+        try:
+            for done in rescoring:
+                done.result(TIMEOUTS["checkpoint"])
+            if writing is not None:
                 self._newest = writing.result(TIMEOUTS["checkpoint"])
-            except TimeoutError:
-                raise CheckpointError(
-                    f"a checkpoint was not written to {self._folder} in {TIMEOUTS['checkpoint']:.0f} s; is what keeps it "
-                    "too slow, or does a worker not answer?"
-                ) from None
+        except TimeoutError:
+            raise CheckpointError(
+                f"a checkpoint was not written to {self._folder} in {TIMEOUTS['checkpoint']:.0f} s; is what keeps it "
+                "too slow, or does a worker not answer?"
+            ) from None
         return self._newest
 
     # ---- in a thread of its own
+
+    def _beside(self, task: Callable[[], T]) -> Future[T]:
+        """What becomes of a task in a thread, one at a time. One process that ends waits for it; of several, some may be gone."""
+        found: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                with self._alone:
+                    found.set_result(task())
+            except BaseException as error:
+                found.set_exception(error)
+
+        Thread(target=run, name="distgen-checkpoint", daemon=self._team.size > 1).start()
+        return found
 
     def _write(self, staged: list[Staged], state: dict[str, Any], score: float | None) -> str:
         self._staging.wait()
@@ -124,7 +146,8 @@ class Checkpoints:
         group = self._team.group
         try:
             save({}, storage_writer=writer, planner=_Planner(staged), process_group=group, no_dist=group is None)
-            self._team.first(lambda: self._retain(state["step"], {state["step"]: math.inf if score is None else score}))
+            self._scores[state["step"]] = math.inf if score is None else score
+            self._team.first(lambda: self._retain(state["step"]))
         except CheckpointError:
             raise
         except (Exception, CheckpointException) as error:  # the latter is none of the former
@@ -142,16 +165,16 @@ class Checkpoints:
         try:
             state = open_checkpoint(self._storage.path(step)).state
             self._storage.replace_state(step, state_json(state | {"score": score}))
-            self._retain(max(self._scores), {step: score})
+            self._retain(self._last)
         except CheckpointError as error:
             log.warning("%s", error)
 
-    def _retain(self, step: int, scores: dict[int, float]) -> None:
+    def _retain(self, step: int) -> None:
         """Let `best` and `last` lead to the right ones, and then remove what nothing leads to and nobody wants."""
         # Newer ones are of a training that went on from before them: damaged, and passed over.
         there = self._storage.steps()
         steps = [number for number in there if number <= step]
-        self._scores |= scores
+        self._last = step
         for number in steps:
             if number not in self._scores:
                 self._scores[number] = self._score(number)

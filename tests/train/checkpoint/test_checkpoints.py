@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distgen.cli.training import train
 from distgen.config import TIMEOUTS
 from distgen.errors import CheckpointError, ConfigError, RemoteError
 from distgen.ingest.objects import locate
@@ -235,6 +236,18 @@ def test_a_place_that_is_none_is_told_with_its_line(run_file, tmp_path, given, p
     with pytest.raises(ConfigError, match=rf"train.checkpoints: {given}.*{problem}"):
         launch(Run.read(run_file, [f"train.checkpoints={given}"]), tmp_path / "out", print)
     assert not (tmp_path / "out").exists()
+
+
+def test_checkpoints_that_are_elsewhere_are_gone_on_from_only_if_asked(run_file, tmp_path, capsys):
+    place = tmp_path / "elsewhere"
+    changes = [f"train.checkpoints={place}", "train.steps=4"]
+    train(run_file, changes, tmp_path / "one")
+    assert f"checkpoint  {place}/best" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"train.checkpoints: .*/step-00000004 is there. Give --resume"):
+        train(run_file, changes, tmp_path / "two")
+    assert not (tmp_path / "two").exists()
+    train(run_file, [*changes, "train.steps=6"], tmp_path / "two", resume=True)
+    assert newest(place).state["step"] == 6
 
 
 # ---- another machine ---------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What was written by some workers is read by others, however they split it."""
 
+import errno
 import json
 
 import pytest
@@ -9,6 +10,7 @@ from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from distgen.errors import CheckpointError
 from distgen.train.checkpoint import Checkpoints, format, open_checkpoint, staging
+from distgen.train.checkpoint.storage import Folder
 from distgen.train.worker import Worker
 from tests.train.ranks import on_ranks
 
@@ -86,10 +88,37 @@ def save_two(worker, folder):
     kept.wait()
 
 
+def full(worker, folder):
+    """What a worker hears when the disk of another is full; the next save works."""
+    kept, wrote = opened(worker, folder), Folder.write
+    kept.newest()
+    if worker.rank == 2:
+        Folder.write = lambda *given: _raise(OSError(errno.ENOSPC, "No space left on device"))
+    kept.save(spread(LAYOUTS["rows"], WHOLE), {"step": 1}, 0.0)
+    try:
+        kept.wait()
+    except CheckpointError as error:
+        said = str(error)
+    Folder.write = wrote
+    assert not list(folder.glob("step-*"))
+    assert not worker.leads or not list(folder.glob(".*"))
+    kept.save(spread(LAYOUTS["rows"], WHOLE), {"step": 2}, 0.0)
+    assert kept.wait() == str(folder / "step-00000002")
+    return said
+
+
+def _raise(error):
+    raise error
+
+
 def on_four(worker, folder):
     write(worker, folder)
     read(worker, folder, ["hybrid", "both"])
     save_two(worker, folder / "two")
+    said = [None] * 4
+    torch.distributed.all_gather_object(said, full(worker, folder / "full"))
+    assert len(set(said)) == 1
+    assert "No space left on device" in said[0]
 
 
 def on_three(worker, folder):

@@ -1,0 +1,156 @@
+"""Validation by another process: the same numbers, later."""
+
+import json
+import logging
+from concurrent.futures import Future
+
+import pytest
+import torch
+
+from distgen.train.aside import Aside
+from distgen.train.checkpoint import newest, open_checkpoint
+from distgen.train.launch import launch
+from distgen.train.loop import train
+from distgen.train.run import Run
+from distgen.train.worker import Worker
+from tests.conftest import fit
+
+CHANGES = ["train.valid_every=4", "train.keep=1", "optimizer.lr=0.02"]
+
+
+def valid(out):
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [(r["step"], r["valid"], r["train"]) for r in records if "valid" in r]
+
+
+def scores(out):
+    return {path.name: open_checkpoint(path).state["score"] for path in (out / "checkpoints").glob("step-*")}
+
+
+class Slow:
+    """Answers when it is told to."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, path):
+        self.asked.append((path, Future()))
+        return self.asked[-1][1]
+
+
+def fit_with(measure, run, out, show=lambda record: None):
+    out.mkdir(exist_ok=True)
+    train(run, Worker(0, 1, torch.device("cpu"), out, aside=measure, show=show))
+
+
+def found(loss):
+    return {"valid": {"loss": loss}}
+
+
+def test_another_process_finds_what_the_training_itself_would(run_file, tmp_path):
+    changes = [*CHANGES, "log.gap_batches=2"]
+    fit(Run.read(run_file, changes), tmp_path / "within")
+    launch(Run.read(run_file, [*changes, "cluster.valid_aside=true"]), tmp_path / "aside", lambda record: None)
+    assert valid(tmp_path / "aside") == valid(tmp_path / "within")
+    assert [step for step, *_ in valid(tmp_path / "aside")] == [4, 8, 12]
+    best = [(out / "checkpoints/best").resolve().name for out in (tmp_path / "aside", tmp_path / "within")]
+    assert best[0] == best[1]
+    assert scores(tmp_path / "aside")[best[0]] == scores(tmp_path / "within")[best[0]]
+
+
+def test_checkpoints_stay_until_they_are_measured(run_file, tmp_path):
+    slow, there = Slow(), {}
+
+    def show(record):
+        there[record["step"]] = {int(path.name[5:]) for path in (tmp_path / "out/checkpoints").glob("step-*")}
+        if record["step"] == 11:
+            for loss, (_, future) in zip((3.0, 1.0), slow.asked, strict=True):
+                future.set_result(found(loss))
+        if record["step"] == 12 and "loss" in record:
+            slow_last(slow)
+
+    def slow_last(slow):
+        # The last checkpoint is asked for when it is whole; its answer is there before anybody waits.
+        original = slow.__class__.__call__
+        slow.__class__ = type("Quick", (Slow,), {"__call__": lambda self, path: answered(original(self, path))})
+
+    def answered(future):
+        future.set_result(found(2.0))
+        return future
+
+    fit_with(slow, Run.read(run_file, [*CHANGES, "train.checkpoint_every=2"]), tmp_path / "out", show)
+    assert {4, 8} <= there[11]
+    numbered = {int(path.name[5:]) for path in (tmp_path / "out/checkpoints").glob("step-*")}
+    assert numbered == {8, 12}
+    assert (tmp_path / "out/checkpoints/best").resolve().name == "step-00000008"
+
+
+def test_a_training_whose_validation_fails_says_so_and_goes_on(run_file, tmp_path, caplog):
+    def broken(path):
+        future = Future()
+        future.set_exception(MemoryError("no room"))
+        return future
+
+    with caplog.at_level(logging.WARNING):
+        fit_with(broken, Run.read(run_file, CHANGES), tmp_path / "out")
+    assert "step 8 was not validated: no room. Training goes on." in caplog.text
+    assert newest(tmp_path / "out/checkpoints").state["step"] == 12
+
+
+def test_patience_ends_a_training_by_what_it_hears(run_file, tmp_path):
+    losses = iter([1.0, 2.0, 3.0, 0.5])
+
+    def quick(path):
+        future = Future()
+        future.set_result(found(next(losses)))
+        return future
+
+    changes = ["train.valid_every=4", "train.patience=2", "train.steps=200", "log.every=1"]
+    fit_with(quick, Run.read(run_file, changes), tmp_path / "out")
+    records = [json.loads(line) for line in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records if "stopped" in r] == [12]
+    assert records[-1]["step"] < 40
+
+
+def test_what_was_not_heard_before_a_stop_is_asked_for_again(run_file, tmp_path):
+    slow = Slow()
+
+    def stop(record):
+        if record["step"] == 9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_with(slow, Run.read(run_file, CHANGES), tmp_path / "out", stop)
+    again = Slow()
+    again_run = Run.read(run_file, CHANGES)
+
+    def answer(record):
+        for number, (_, future) in enumerate(again.asked):
+            if not future.done():
+                future.set_result(found(float(number)))
+
+    quick = []
+
+    def measure(path):
+        future = again(path)
+        if len(again.asked) > 1:
+            future.set_result(found(1.0))
+        quick.append(path)
+        return future
+
+    fit_with(measure, again_run, tmp_path / "out", answer)
+    assert [path.rsplit("-", 1)[1] for path in quick] == ["00000008", "00000012"]
+    assert (tmp_path / "out/checkpoints/best").resolve().name == "step-00000008"
+
+
+def test_answers_come_in_the_order_of_the_questions():
+    slow = Slow()
+    aside = Aside(slow)
+    for step in (4, 8):
+        aside.ask(step, f"step-{step}")
+    slow.asked[1][1].set_result(found(2.0))
+    assert list(aside.heard()) == []
+    assert aside.asked == {4, 8}
+    slow.asked[0][1].set_result(found(1.0))
+    assert [step for step, _ in aside.heard()] == [4, 8]
+    assert aside.asked == set()

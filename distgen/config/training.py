@@ -56,7 +56,8 @@ class Train(Section):
 
     `valid_every` and `checkpoint_every` count steps; the last step is always validated and saved. The newest `keep`
     checkpoints stay, and the `keep_best` best. `patience` ends the training after so many validations in a row without a
-    better one. `checkpoints` is where they are kept instead of in the run directory, such as an object store.
+    better one. `checkpoints` is where they are kept instead of in the run directory: a folder or `s3://bucket/name`, of
+    this run alone.
 
     `precision` is what is computed in; weights stay float32. `auto` is bfloat16 where the hardware multiplies it, else
     float32; `fp16` scales the loss so that gradients stay in its range; `fp8` computes linear layers whose sizes divide by

@@ -54,10 +54,10 @@ def remarks(found: dict[str, Any]) -> list[str]:
     if compared:
         said.append(
             f"Differences from the best: {found['resamples']:,} resamples of {compared[0]['units']} "
-            f"{' and '.join(found['units'])} on the same seeds and folds. Each p is of one comparison, and the best was chosen "
+            f"{compared[0]['of']} on the same seeds and folds. Each p is of one comparison, and the best was chosen "
             "on the same bases: it may be less good elsewhere."
         )
-    if "blocks" in found["units"]:
+    if any(one["of"] == "blocks" for one in compared):
         said.append("There are too few contigs to resample: blocks of them are, whose neighbours resemble each other.")
     if len(found["configurations"]) > len(compared) + 1:
         said.append(

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from distgen.config import TIMEOUTS
 from distgen.errors import CheckpointError, ConfigError
@@ -99,7 +101,12 @@ def _under_torchrun(run: Run, out: Path, show: Show, spare: torch.device, begin:
     device = _device(int(os.environ["LOCAL_RANK"]))
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group(timeout=timedelta(seconds=TIMEOUTS["process_group"]))
+    limit = timedelta(seconds=TIMEOUTS["process_group"])
+    store, rank, world_size = next(rendezvous("env://", timeout=limit))
+    # torchrun keeps one store for all its restarts: without a place of its own each try may find the addresses of workers
+    # that have died ("Connection refused"), and fail as well.
+    store = PrefixStore(f"{os.environ['TORCHELASTIC_RESTART_COUNT']}/{world_size}", store)
+    dist.init_process_group(store=store, rank=rank, world_size=world_size, timeout=limit)
     try:
         with asked_to_leave() as leaving, beside(run, spare) as aside:
             options: dict[str, Any] = {"leaving": leaving, "aside": aside, "context": run.cluster.context}

@@ -63,7 +63,6 @@ def leaderboard(asked: Sweep, trials: list[Trial]) -> dict[str, Any]:
         "mode": asked.better,
         "split": "valid",
         "resamples": RESAMPLES,
-        "units": sorted({table.get("units", "none") for table in tables.values()}),
         "configurations": configurations,
         "trials": rows,
     }
@@ -126,16 +125,23 @@ def _difference(
         return None
     (a, n), (b, m) = (np.array([side[unit] for unit in units]).T for side in (left, right))
     found = paired_bootstrap(a, b, (n + m) / 2)  # the same unless windows differ
-    return found._asdict() | {"units": len(units), "trials": len(shared)}
+    there = tables[mine[shared[0]]]
+    kind = there["units"] if any(unit in there["by_unit"] for unit in units) else "contigs"
+    return found._asdict() | {"units": len(units), "of": kind, "trials": len(shared)}
 
 
 def _by_unit(asked: Sweep, tables: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
-    """The metric of each unit where it is defined, its mean over seeds and folds by targets, and how many those are."""
+    """The metric of each unit where it is defined, its mean over seeds and folds by targets, and how many those are. Where all
+    folds together have contigs enough, these are the units, though one fold alone had to be cut into blocks."""
+    names = {unit: unit for table in tables for unit in table.get("by_unit", {})}
+    contigs = {unit: unit.rpartition(":")[0] for unit in names}
+    if all(table.get("units") == "blocks" for table in tables) and len(set(contigs.values())) >= FEWEST:
+        names = contigs
     found: dict[str, list[tuple[float, float]]] = {}
     for table in tables:
         for unit, values in table.get("by_unit", {}).items():
             if (value := named_value(values, asked.metric)) is not None:
-                found.setdefault(unit, []).append((value, values["targets"]))
+                found.setdefault(names[unit], []).append((value, values["targets"]))
     return {
         unit: (sum(value * n for value, n in pairs) / sum(n for _, n in pairs), sum(n for _, n in pairs))
         for unit, pairs in found.items()

@@ -179,7 +179,7 @@ class MLflow:
         _write(kept, {"run_id": self._id})
 
     def add(self, step: int, values: Values) -> None:
-        kind = "valid/loss" if "valid/loss" in values else "loss"
+        kind = _kind(values)
         if step <= self._told[kind]:
             return
         now = int(time.time() * 1000)
@@ -194,16 +194,18 @@ class MLflow:
 class Wandb:
     """A run of Weights & Biases, whose settings are its own environment variables (WANDB_MODE, WANDB_PROJECT, ...).
 
-    DIR/wandb.json holds its id. W&B takes steps only in their order; what it has of a step is not told again.
+    W&B drops what comes after a later step, as validation beside the training does: `step` is a metric of its own there, the
+    axis of all others. DIR/wandb.json holds the run's id and up to where it was told.
     """
 
     def __init__(self, folder: Path, run: dict[str, Any], step: int):
         wandb = importlib.import_module("wandb")
-        kept = folder / "wandb.json"
-        id = json.loads(kept.read_text())["run_id"] if kept.exists() else secrets.token_hex(8)
-        _write(kept, {"run_id": id})
+        self._path = folder / "wandb.json"
+        kept = {"run_id": secrets.token_hex(8), "loss": 0, "valid/loss": 0}
+        self._kept: dict[str, Any] = json.loads(self._path.read_text()) if self._path.exists() else kept
+        _write(self._path, self._kept)
         self._run = wandb.init(
-            id=id,
+            id=self._kept["run_id"],
             resume="allow",
             project=os.environ.get("WANDB_PROJECT", "distgen"),
             name=str(run["name"]),
@@ -211,14 +213,22 @@ class Wandb:
             config={key: redact(value) if isinstance(value, str) else value for key, value in run.items()},
             settings=wandb.Settings(console="off", silent=True),
         )
-        self._told = self._run.step
+        self._run.define_metric("*", step_metric="step")
 
     def add(self, step: int, values: Values) -> None:
-        if step >= self._told:
-            self._run.log(values, step=step)
+        kind = _kind(values)
+        if step > self._kept[kind]:
+            self._run.log(values | {"step": step})
+            self._kept[kind] = step
+            _write(self._path, self._kept)
 
     def close(self, status: str) -> None:
         self._run.finish(exit_code=0 if status == "finished" else 1)
+
+
+def _kind(values: Values) -> str:
+    """Whether a record is of validation or of training: the two come in their own order."""
+    return "valid/loss" if "valid/loss" in values else "loss"
 
 
 def _flat(table: dict[str, Any], above: str = "") -> dict[str, Any]:
@@ -234,7 +244,7 @@ def _plain(name: str) -> str:
     return "".join(c if c.isalnum() or c in "_-. /" else {"+": "plus"}.get(c, "_") for c in name)
 
 
-def _write(path: Path, content: dict[str, str]) -> None:
+def _write(path: Path, content: dict[str, Any]) -> None:
     draft = path.with_suffix(".writing")
     draft.write_text(json.dumps(content) + "\n")
     draft.replace(path)

@@ -18,12 +18,12 @@ from tests.conftest import weights
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2", "-m"]
 
 
-def start(*arguments, cwd, by=()):
+def start(*arguments, cwd, by=(), log=subprocess.DEVNULL):
     return subprocess.Popen(
         [sys.executable, "-m", *by, "distgen.cli", *map(str, arguments)],
         cwd=cwd,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
 
@@ -127,9 +127,13 @@ class Cluster:
         Returns:
             How many seconds the last ones took, and how many were killed.
         """
-        process = start(*self._arguments, "--out", out, cwd=self.folder, by=self._by)
+        log = self.folder / f"{out}.log"
+        with log.open("w") as file:
+            process = start(*self._arguments, "--out", out, cwd=self.folder, by=self._by, log=file)
         try:
-            return self._follow(process, moments)
+            found = self._follow(process, moments)
+            assert process.wait(240) == 0, log.read_text()
+            return found
         finally:
             process.terminate()  # where it did not end as it should
 
@@ -146,7 +150,6 @@ class Cluster:
                 break
             os.kill(chosen, signal.SIGKILL)
             killed, gone = killed + 1, gone | alive
-        assert process.wait(240) == 0
         return seconds, killed
 
     def _wait_for_workers(self, process, gone):

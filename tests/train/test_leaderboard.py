@@ -84,3 +84,16 @@ def test_table_and_page_say_what_was_found(ranked, tmp_path):
     assert "it broke" in page
     assert "too short" in page
     json.dumps(found, allow_nan=False)
+
+
+def test_contigs_of_all_folds_are_resampled_where_one_fold_has_too_few():
+    def fold(first):
+        by_unit = {
+            f"chr{n}:{b}-{b + 9}": {"targets": 2 + b, "loss": n + b} for n in range(first, first + 3) for b in (0, 9)
+        }
+        return {"units": "blocks", "by_unit": by_unit}
+
+    sweep = Sweep(run="x")
+    found = leaderboard._by_unit(sweep, [fold(0), fold(3)])
+    assert found == {f"chr{n}": ((2 * n + 11 * (n + 9)) / 13, 13) for n in range(6)}
+    assert leaderboard._by_unit(sweep, [fold(0)])["chr1:9-18"] == (10, 11)

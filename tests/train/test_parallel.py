@@ -209,8 +209,8 @@ def leg(worker, file, overrides, until):
     """Train on, as far as a step; the samples of this worker and the losses of all."""
     samples, losses = [], []
 
-    def spy(learner, batch, step, clock, **given):
-        sums = step_taken(learner, batch, step, clock, **given)
+    def spy(learner, batch, step, *others, **given):
+        sums = step_taken(learner, batch, step, *others, **given)
         samples.append((step, batch.samples[batch.weight.cpu() > 0].tolist()))
         losses.append(float(sums[0] / sums[1]))
         return sums

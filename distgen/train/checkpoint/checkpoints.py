@@ -109,17 +109,17 @@ class Checkpoints:
             CheckpointError: it could not be written.
         """
         rescoring, self._rescoring = self._rescoring, []
-        for done in rescoring:
-            done.result(TIMEOUTS["checkpoint"])
         writing, self._writing = self._writing, None
-        if writing is not None:
-            try:
+        try:
+            for done in rescoring:
+                done.result(TIMEOUTS["checkpoint"])
+            if writing is not None:
                 self._newest = writing.result(TIMEOUTS["checkpoint"])
-            except TimeoutError:
-                raise CheckpointError(
-                    f"a checkpoint was not written to {self._folder} in {TIMEOUTS['checkpoint']:.0f} s; is what keeps it "
-                    "too slow, or does a worker not answer?"
-                ) from None
+        except TimeoutError:
+            raise CheckpointError(
+                f"a checkpoint was not written to {self._folder} in {TIMEOUTS['checkpoint']:.0f} s; is what keeps it "
+                "too slow, or does a worker not answer?"
+            ) from None
         return self._newest
 
     # ---- in a thread of its own

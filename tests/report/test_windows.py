@@ -148,7 +148,7 @@ def test_of_a_collection_all_stores_together_come_first_and_then_those_that_serv
     (title, together), *stores = tables(found)
     assert title == f"windows of {tmp_path / 'all.collection'}, split default"
     said = dict(together)
-    assert list(said) == ["train", "valid", "shared bases", "similar sequence", "stores"]
+    assert list(said) == ["model", "train", "valid", "shared bases", "similar sequence", "stores"]
     assert said["train"].startswith("43 windows of 64 bases, in 3 stores; an epoch is 4 batches of 8; ")
     assert said["train"].endswith("; targets cover 2,512 of 2,512 bases (100.0%)")
     assert said["valid"].startswith("4 windows of 64 bases, in 1 store; an epoch is 1 batch of 8; 21.88% reads as N; ")

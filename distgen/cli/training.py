@@ -66,7 +66,9 @@ def train(
         raise parsed.error("train.checkpoints", problem)
     began = time.perf_counter()
     with show.progress("steps") as progress:
-        launch(parsed, folder, _Display(progress, parsed.name))
+        leads = launch(parsed, folder, _Display(progress, parsed.name))
+    if not leads:
+        return
     typer.echo(f"trained {parsed.name} in {time.perf_counter() - began:.0f} s: {_summary(_last(folder))}")
     _say_paths(folder, write_report(folder))
 

@@ -28,7 +28,7 @@ from distgen.train.worker import Worker
 Show = Callable[[dict[str, Any]], None]
 
 
-def launch(run: Run, out: Path, show: Show) -> None:
+def launch(run: Run, out: Path, show: Show) -> bool:
     """Train a run as its `[cluster]` says; a process that torchrun started is one of its workers.
 
     Nothing is written before the run, its store, its checkpoint to go on from and the cores it asks for are known to fit.
@@ -37,6 +37,9 @@ def launch(run: Run, out: Path, show: Show) -> None:
         run: what to train.
         out: the run directory; training goes on from its newest checkpoint.
         show: called with every metrics record.
+
+    Returns:
+        Whether this process speaks for the training: of those that torchrun started, one does.
 
     Raises:
         ConfigError, CheckpointError: something does not fit.
@@ -69,7 +72,7 @@ def launch(run: Run, out: Path, show: Show) -> None:
             run.write(out / "run.toml")
 
         if torchrun:
-            _under_torchrun(run, out, show, _device(local), begin)
+            return _under_torchrun(run, out, show, _device(local), begin)
         elif run.cluster.workers == 0:
             begin()
             with asked_to_leave() as leaving, beside(run, _device(local)) as aside:
@@ -78,6 +81,7 @@ def launch(run: Run, out: Path, show: Show) -> None:
             from distgen.train.ray import train_on_ray
 
             train_on_ray(run, out, show, begin)
+    return True
 
 
 @contextmanager
@@ -97,7 +101,7 @@ def _taken(out: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _under_torchrun(run: Run, out: Path, show: Show, spare: torch.device, begin: Callable[[], None]) -> None:
+def _under_torchrun(run: Run, out: Path, show: Show, spare: torch.device, begin: Callable[[], None]) -> bool:
     device = _device(int(os.environ["LOCAL_RANK"]))
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -115,6 +119,7 @@ def _under_torchrun(run: Run, out: Path, show: Show, spare: torch.device, begin:
                 begin()
             dist.barrier()
             train(run, worker)
+            return worker.leads
     finally:
         dist.destroy_process_group()
 

@@ -274,7 +274,14 @@ def test_the_samples_of_any_step_are_told_without_training(run_file, tmp_path):
 def test_the_windows_of_a_run_are_told_without_training(run_file, tmp_path):
     shown = distgen("info", "--windows", "tiny.toml", cwd=tmp_path)
     assert shown.startswith(f"tiny (tiny.toml): windows of {tmp_path / 'small.zarr'}, split default\n")
-    assert [line.split()[0] for line in shown.splitlines()[1:]] == ["model", "train", "valid", "test", "shared", "similar"]
+    assert [line.split()[0] for line in shown.splitlines()[1:]] == [
+        "model",
+        "train",
+        "valid",
+        "test",
+        "shared",
+        "similar",
+    ]
     (tmp_path / "out").mkdir()
     (tmp_path / "out/run.toml").write_text(run_file.read_text())
     found = json.loads(distgen("info", "--windows", "out", "--json", cwd=tmp_path))

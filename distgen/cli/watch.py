@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from distgen.config import Restarted, read
 from distgen.errors import ConfigError, LostError
 
 log = logging.getLogger("distgen")
@@ -24,6 +23,8 @@ def restarts(run: Path, overrides: list[str]) -> int:
     torchrun's (which starts its own again), and if the run cannot be read: who trains says why."""
     if _WATCHED in os.environ or "TORCHELASTIC_RUN_ID" in os.environ:
         return 0
+    from distgen.config import Restarted, read
+
     try:
         return read(run, Restarted, overrides).cluster.restarts
     except ConfigError:

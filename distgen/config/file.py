@@ -157,7 +157,7 @@ def checked(schema: type[S], table: dict[str, Any]) -> S:
         return schema.model_validate(table)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        keys = _keys(first["loc"], table)
+        keys = _keys(first, table)
         raise ConfigError(_problem(first, keys, schema), key=".".join(map(str, keys))) from None
 
 
@@ -195,7 +195,7 @@ def _explain(
     """One line for the first thing that is wrong, and how many more there are."""
     # A misspelled key is also a missing one: the spelling is what helps.
     first, *more = sorted(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
-    keys = _keys(first["loc"], table)
+    keys = _keys(first, table)
     where = _place(path, text, [*keys, *getattr(first.get("ctx", {}).get("error"), "keys", ())], overrides)
     others = f" (and {len(more)} more)" if more else ""
     return f"{kind} {where}: {redact(_problem(first, keys, schema))}{others}"
@@ -219,8 +219,11 @@ def _problem(first: ErrorDetails, keys: list[int | str], schema: type[BaseModel]
     return problem if isinstance(given, dict) else f"{problem}, not {json.dumps(given, default=str)}"
 
 
-def _keys(location: tuple[int | str, ...], table: Any) -> list[int | str]:
-    """A pydantic location as it stands in the file: without the tags of unions."""
+def _keys(error: ErrorDetails, table: Any) -> list[int | str]:
+    """Where an error is in the file: pydantic's location without the tags of unions, and the key of a tag that is wrong."""
+    location = error["loc"]
+    if error["type"] == "union_tag_invalid":
+        location = (*location, error["ctx"]["discriminator"].strip("'"))
     keys: list[int | str] = []
     location = tuple(part for part in location if part != "[key]")  # which key it is stands before
     for number, part in enumerate(location):

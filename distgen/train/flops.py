@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 # Dense multiplications with tensor cores, without sparsity and at the boost clock, as the makers' data sheets have them.
 # TFLOP/s in bfloat16 and float16 by how a device's name begins; of several that fit, the longest. A device that is not here
@@ -54,6 +53,8 @@ class Flops:
     def __call__(self, length: int) -> int:
         """Of one row of so many bases."""
         if length not in self._counted:
+            from torch.utils.flop_counter import FlopCounterMode  # imports Triton: a third of a second
+
             x_1CL = torch.empty(1, self._channels, length, device="meta")
             with FlopCounterMode(display=False) as counter:
                 self._twin(x_1CL).sum().backward()

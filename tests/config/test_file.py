@@ -48,7 +48,7 @@ def write(tmp_path, text):
         (
             '"masked_lm"',
             '"masked-lm"',
-            r'a\.toml:8: objective: "masked-lm" is none of the choices. Did you mean "masked_lm"',
+            r'a\.toml:9: objective\.kind: "masked-lm" is none of the choices. Did you mean "masked_lm"',
         ),
         ('store = "a.zarr"\n', "", r'a\.toml:2: data\.store: "store" is missing'),
         ("[train]\nsteps = 10", "", r'a\.toml: train: "train" is missing'),

@@ -92,7 +92,7 @@ def test_what_was_found_is_kept_on_as_many_workers(run_file, tmp_path, monkeypat
         Room(patch, 64 * 2)
         fit(Run.read(run_file, [*AUTO, "train.steps=4"]), tmp_path / "out")
     state = open_checkpoint(tmp_path / "out" / "checkpoints" / "last").state
-    assert (state["micro_batch"], state["world_size"]) == (2, 1)
+    assert (state["made"]["micro_batch"], state["made"]["world_size"]) == (2, 1)
     room = Room(monkeypatch, 1 << 20)
     fit(Run.read(run_file, [*AUTO, "train.steps=5"]), tmp_path / "out")
     assert set(room.tried) == {(2, 64)}

@@ -13,6 +13,7 @@ from distgen.config import Section
 from distgen.errors import ConfigError
 from distgen.loader.batch import Batch
 from distgen.models.context import Context
+from distgen.objectives.mean import mean
 from distgen.store.reader import Track
 
 
@@ -80,13 +81,12 @@ class BaseClassesMetrics:
     def __init__(self, classes: tuple[str, ...], bin_bp: int, device: torch.device):
         self._bin_bp = bin_bp
         # Imported where a metric is wanted: it takes as long as importing torch does, and the first step waits for neither.
-        from torchmetrics import MeanMetric
         from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision
 
-        self._loss = MeanMetric().to(device)
+        self._loss = mean(device)
         self._auroc = {name: BinaryAUROC().to(device) for name in (*classes, "neither")}
         self._auprc = {name: BinaryAveragePrecision().to(device) for name in (*classes, "neither")}
-        self._share = {name: MeanMetric().set_dtype(torch.float64).to(device) for name in (*classes, "neither")}
+        self._share = {name: mean(device) for name in (*classes, "neither")}
 
     def update(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> None:
         scores, truth = _chosen(logits_BOL, target, valid, self._bin_bp)

@@ -14,6 +14,7 @@ from distgen import kernels
 from distgen.config import Positive, Rate, Section
 from distgen.loader.batch import Batch
 from distgen.models.context import Context
+from distgen.objectives.mean import mean
 
 
 class MaskedLMConfig(Section):
@@ -106,9 +107,7 @@ class MaskedLMMetrics:
     """Bits per hidden base and the share guessed right."""
 
     def __init__(self, device: torch.device) -> None:
-        from torchmetrics import MeanMetric  # slow to import, and the first step needs none
-
-        self._bits, self._right = MeanMetric().to(device), MeanMetric().to(device)
+        self._bits, self._right = mean(device), mean(device)
 
     def update(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> None:
         counts = valid > 0

@@ -73,7 +73,7 @@ def start_or_resume(run: Run, worker: Worker) -> State:
     clock = _clock(run, worker, Flops(model, objective.in_channels, context))
     prepare(model, run)
     dtype = run.precision(worker.device)
-    precision = Precision(dtype, worker.device, run.data.batch_size * (run.data.window or 1))
+    precision = Precision(dtype, worker.device, run.data.batch_size * loader.lengths[-1].window)
     rows = math.ceil(run.data.batch_size / worker.data_size)
     at_once = micro_batch(run, worker, model, objective, precision, loader, rows, found)
     parallel = parallelize(model, worker, run.cluster, deterministic=run.train.deterministic, dtype=dtype)

@@ -231,3 +231,15 @@ def test_what_is_emulated_is_warned_of(monkeypatch, caplog):
         check_precision("fp16", gpu(monkeypatch, (7, 5)))
         check_precision("auto", gpu(monkeypatch, (6, 1)))
     assert not caplog.text
+
+
+def test_a_window_that_is_left_out_counts_its_bases_as_one_that_is_given(run_file, tmp_path):
+    text = run_file.read_text().replace("stride = 32\n", "").replace("window = 64", "window = 1024")
+    scaled = []
+    for name, found in (("given", text), ("left-out", text.replace("window = 1024\n", ""))):
+        (tmp_path / f"{name}.toml").write_text(found)
+        state = start_or_resume(
+            Run.read(tmp_path / f"{name}.toml", [*FP16, "data.batch_size=2"]), Worker(0, 1, CPU, tmp_path / name)
+        )
+        scaled.append(float(state.learner.precision.scaled(torch.tensor(1.0))))
+    assert scaled[0] == scaled[1]

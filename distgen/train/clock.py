@@ -39,9 +39,10 @@ class Clock:
         self._flops, self._peak = flops, peak
         self._marks = _Events() if device.type == "cuda" else _Instants()
         self._parts = {name: Part(name, self._marks) for name in PARTS}
-        self._reset()
+        self.begin()
 
-    def _reset(self) -> None:
+    def begin(self) -> None:
+        """Count from now on."""
         self._since, self._steps, self._samples = time.perf_counter(), 0, Counter[int]()
 
     def part(self, name: str) -> Part:
@@ -88,7 +89,7 @@ class Clock:
         if self._flops and self._peak:
             done = sum(self._flops(length) * count for length, count in self._samples.items())
             record["mfu"] = done / seconds / self._peak
-        self._reset()
+        self.begin()
         return record
 
 

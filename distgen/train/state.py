@@ -74,7 +74,8 @@ class State:
 
         self._records = worker.records or Records(worker.out, worker.show, run)
         self._profile = Profile(worker.out / "profile", run.log.profile if worker.leads else None, clock)
-        self._best, self._best_step = math.inf, 0
+        self._best = math.inf
+        self._found = (0, math.inf)  # the last validation's step and loss
         self._arriving: deque[_Arriving] = deque()
         self._sums = _Sums()  # since the last record
         self._of: dict[int, _Sums] = {}  # likewise, by the row of a collection's store
@@ -96,6 +97,7 @@ class State:
         """The batches still to be trained on, epochs on end; fewer if training ends early."""
         if self.worker.leads:
             self._records.begin(self.step)
+        self.clock.begin()
         self._profile.at(self.step)
         with self._watch.watching():
             while not self.ends:
@@ -132,7 +134,8 @@ class State:
 
     def _refuse(self, step: int, loss: float, norm: float) -> None:
         """Raise TrainError: what a step's windows were, those of all workers on each of them."""
-        self._kept.wait()  # what is being written is finished: all workers come here at the same step
+        with self._watch.paused():
+            self._kept.wait()  # what is being written is finished: all workers come here at the same step
         whole = self.run.loader(self._store, self.learner.objective, "train", training=True)
         _, found = whole.places(*whole.plan.at_step(step - 1))
         places = ", ".join(f"{place}({place.strand})" for place in found[:4])
@@ -199,8 +202,8 @@ class State:
         loss = found["valid"]["loss"]
         better = bool(loss < self._best)
         self.worse = 0 if better else self.worse + 1
-        if better:
-            self._best, self._best_step = loss, step
+        self._best = loss if better else self._best
+        self._found = (step, loss)
         self._add(found | ({"stopped": f"no better validation in {self.worse}"} if self._impatient else {}), step)
         return better
 
@@ -212,8 +215,11 @@ class State:
                 self._kept.rescore(step, found["valid"]["loss"])
 
     def save(self) -> None:
-        """Keep a checkpoint; without validation the newest is the best."""
+        """Keep a checkpoint; without validation the newest is the best. Where training ends before its time, also tell of
+        the last steps."""
         self._look(until=self.step)
+        if self.enough and self._sums.steps:
+            self.log()
         kernels.check(self.worker.device)
         with self.clock.paused(), self._watch.paused():
             self._report()
@@ -224,8 +230,8 @@ class State:
                 "schema": asdict(Schema.of(self.learner.objective)),
                 "loader": self.loader.state_dict(),
                 "best": None if math.isinf(self._best) else self._best,
-                "best_step": self._best_step,
                 "worse": self.worse,
+                "since": [asdict(self._sums), [[row, asdict(sums)] for row, sums in self._of.items()]],
                 "precision": self.learner.precision.state(),
                 "distgen": distgen.__version__,
                 "made": self._made(),
@@ -239,7 +245,8 @@ class State:
             return -self.step
         if self._aside and self.due(self.run.train.valid_every):
             return None
-        return self._best if self._best_step == self.step else math.inf
+        step, loss = self._found
+        return loss if step == self.step else math.inf
 
     def _report(self) -> None:
         """Tell the launcher of the checkpoint before, at the same step on all ranks: it may wait for all of them."""
@@ -252,7 +259,9 @@ class State:
         self._compare(found)
         self.loader.load_state_dict(found.state["loader"])
         self.learner.precision.load(found.state["precision"])
-        self.step, self._best_step, self.worse = (found.state[key] for key in ("step", "best_step", "worse"))
+        self.step, self.worse = found.state["step"], found.state["worse"]
+        sums, of = found.state["since"]
+        self._sums, self._of = _Sums(**sums), {row: _Sums(**own) for row, own in of}
         self._best = math.inf if found.state["best"] is None else found.state["best"]
         self.enough = self._impatient
         if self._aside and self.worker.leads:
@@ -301,13 +310,11 @@ class State:
             self._records.end(status)
 
     def close(self) -> None:
-        """Tell of the last steps if training ended before its time, and wait for what is being written.
+        """Wait for what is being written, and for what is still being measured unless a worker leaves.
 
         Raises:
             PreemptedError: training ended because a worker was asked to leave.
         """
-        if self.enough and self._sums.steps:
-            self.log()
         self._report()
         early = self.leaves and self.step < self.steps
         self._hear(wait=not early)  # who goes on from here asks again

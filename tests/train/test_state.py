@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 import torch
@@ -168,3 +169,44 @@ def test_optimizers_and_averages_do_on_shards_what_they_do_on_whole_weights(run_
                     torch.testing.assert_close(
                         there[name], value, rtol=0.02, atol=2e-2 * float(value.abs().max() + 1e-9)
                     )
+
+
+# ---- what a stop leaves ---------------------------------------------------------------------------
+
+
+def test_the_best_that_stay_are_those_of_the_lowest_losses_not_those_that_were_the_best_so_far(
+    run_file, tmp_path, monkeypatch
+):
+    measured = iter([1.0, 1.1, 1.3, 1.2, 1.4, 1.5])
+    monkeypatch.setattr(state, "measure", lambda *args: {"loss": next(measured)})
+    every = ["train.valid_every=2", "train.checkpoint_every=2", "train.keep=1", "train.keep_best=3"]
+    fit(Run.read(run_file, [*every, "log.gap_batches=0"]), tmp_path / "out")
+    numbered = {int(path.name[5:]) for path in (tmp_path / "out/checkpoints").glob("step-*")}
+    assert numbered == {2, 4, 8, 12}
+
+
+def test_a_record_speaks_of_all_steps_since_the_one_before_also_where_training_stopped_in_between(run_file, tmp_path):
+    run = Run.read(run_file, ["log.every=5"])
+    fit(run, tmp_path / "whole")
+    (tmp_path / "parted").mkdir()
+
+    def show(record):
+        if record["step"] == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(run, Worker(0, 1, CPU, tmp_path / "parted", show=show))
+    fit(run, tmp_path / "parted")
+    for name in ("loss", "norm"):
+        whole, parted = ([r[name] for r in records(tmp_path / o) if name in r] for o in ("whole", "parted"))
+        assert len(whole) == 3
+        assert whole == parted
+
+
+def test_the_first_record_does_not_count_what_came_before_the_first_step(run_file, tmp_path):
+    found = start_or_resume(Run.read(run_file), Worker(0, 1, CPU, tmp_path))
+    time.sleep(1)
+    began = time.perf_counter()
+    next(found.batches())
+    spent = sum(found.clock.record()["step_ms"].values()) / 1e3
+    assert spent <= time.perf_counter() - began

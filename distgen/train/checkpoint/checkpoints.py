@@ -105,7 +105,7 @@ class Checkpoints:
 
     def rescore(self, step: int, score: float) -> None:
         """Say what a checkpoint turned out to be worth, in good time before `wait`; for the leading worker alone."""
-        self._scores[step] = score
+        self._scores[step] = _worth(score)
         self._rescoring.append(self._beside(lambda: self._rescore(step, score)))
 
     def wait(self) -> str | None:
@@ -146,13 +146,11 @@ class Checkpoints:
 
     def _write(self, staged: list[Staged], state: dict[str, Any], score: float | None) -> str:
         self._staging.wait()
-        writer = _Writer(
-            self._storage, staged, state | {"score": None if score is None or math.isinf(score) else score}
-        )
+        writer = _Writer(self._storage, staged, state | {"score": _told(score)})
         group = self._team.group
         try:
             save({}, storage_writer=writer, planner=_Planner(staged), process_group=group, no_dist=group is None)
-            self._scores[state["step"]] = math.inf if score is None else score
+            self._scores[state["step"]] = _worth(score)
             self._team.first(lambda: self._retain(state["step"]))
         except CheckpointError:
             raise
@@ -170,7 +168,7 @@ class Checkpoints:
     def _rescore(self, step: int, score: float) -> None:
         try:
             state = open_checkpoint(self._storage.path(step)).state
-            self._storage.replace_state(step, state_json(state | {"score": score}))
+            self._storage.replace_state(step, state_json(state | {"score": _told(score)}))
             self._retain(self._last)
         except DistgenError as error:  # also of an object store that does not answer: training goes on
             log.warning("%s", error)
@@ -196,7 +194,17 @@ class Checkpoints:
             score = open_checkpoint(self._storage.path(step)).state["score"]
         except CheckpointError:
             return math.inf
-        return math.inf if score is None else float(score)
+        return _worth(score)
+
+
+def _worth(score: float | None) -> float:
+    """What stands in an order: nothing is worse than what nobody knows, or what is no number."""
+    return math.inf if score is None or math.isnan(score) else float(score)
+
+
+def _told(score: float | None) -> float | None:
+    """What `state.json` says of it."""
+    return None if math.isinf(_worth(score)) else score
 
 
 def newest(folder: Place, *, deep: bool = True) -> Checkpoint | None:

@@ -180,6 +180,16 @@ def test_what_a_dead_training_left_half_done_is_cleared_away_and_what_it_moved_a
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "last", "step-00000001", "step-00000002"]
 
 
+def test_a_checkpoint_whose_worth_is_no_number_is_never_the_best(tmp_path):
+    kept = opened(tmp_path, keep=4)
+    keep_steps(kept, 2.0, None, 1.0, 3.0)
+    kept.rescore(2, math.nan)
+    kept.wait()
+    assert (tmp_path / "best").resolve().name == "step-00000003"
+    assert open_checkpoint(tmp_path / "step-00000002").state["score"] is None
+    assert [step for step, _ in kept.unscored()] == [2]
+
+
 # ---- in an object store ------------------------------------------------------------------------
 
 

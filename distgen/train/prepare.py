@@ -129,10 +129,9 @@ def _check_micro_batch(run: Run, fewest: int) -> None:
         raise run.error("train.micro_batch", problem)
     if asked == "auto" and (cluster.parallel != "ddp" or cluster.context > 1):
         # A worker that runs out of memory between two exchanges would leave the others waiting in theirs.
-        problem = (
-            'it is found where each worker holds the whole model (cluster.parallel "ddp", context 1): give a number'
-        )
-        raise run.error("train.micro_batch", problem)
+        problem = 'it is found where each worker holds the whole model (cluster.parallel "ddp", context 1)'
+        most = math.ceil(run.data.batch_size / fewest)
+        raise run.error("train.micro_batch", f"{problem}. Use a number from 1 to {most}.")
 
 
 def _missing_compiler(device: torch.device) -> str:

@@ -7,6 +7,7 @@ import os
 import time
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from distgen.train.loop import train
 from distgen.train.run import Run
 from distgen.train.worker import Worker
 from tests.conftest import fit
+from tests.train.ranks import on_ranks
 
 CHANGES = ["train.valid_every=4", "train.keep=1", "optimizer.lr=0.02"]
 
@@ -214,3 +216,32 @@ def lives(process):
     except ProcessLookupError:
         return False
     return True
+
+
+def on_each(worker, file, out):
+    """Where a training on two workers ends of which one alone knows why, and whether it was asked to leave."""
+    losses, ended = iter([1.0, 2.0, 3.0, 0.5]), []
+
+    def quick(path):
+        future = Future()
+        future.set_result(found(next(losses)))
+        return future
+
+    changes = ["train.valid_every=4", "train.patience=2", "train.steps=60", "train.checkpoint_every=100"]
+    for name, leaving in (("impatient", lambda: False), ("leaves", lambda: worker.rank == 1)):
+        folder, shown = out / name, []
+        folder.mkdir(exist_ok=True)
+        aside = replace(worker, out=folder, aside=quick, leaving=leaving, show=shown.append)
+        try:
+            train(Run.read(file, changes), aside)
+            ended.append(False)
+        except PreemptedError:
+            ended.append(True)
+    return ended
+
+
+def test_what_one_worker_alone_knows_ends_the_training_of_all_at_the_same_step(run_file, tmp_path):
+    assert on_ranks(2, tmp_path, on_each, run_file, tmp_path) == [[False, True]] * 2
+    steps = [newest(tmp_path / name / "checkpoints").state["step"] for name in ("impatient", "leaves")]
+    assert 12 < steps[0] < 40
+    assert steps[1] == 1

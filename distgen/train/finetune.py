@@ -56,9 +56,6 @@ def check(run: Run, schema: Schema, *, begins: bool) -> None:
                 raise run.error(f"finetune.{key}", f'no {what} matches "{glob}". {suggest(glob, names)}')
     if all(of.matches(name, finetune.freeze) for name in parameters):
         raise run.error("finetune.freeze", "all parameters are frozen, and none is left that learns. Freeze fewer")
-    if finetune.lora_rank and run.train.precision == "fp8":
-        problem = "layers that compute in fp8 take no low-rank sums. Choose another train.precision, such as bf16"
-        raise run.error("finetune.lora_rank", problem)
     if begins and finetune.init_from:
         _refuse_misfits(run, schema, _source(run))
 

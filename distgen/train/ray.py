@@ -272,7 +272,8 @@ def _worker(run: Run, out: Path, mark: Path, desk: Any) -> None:
 def _validated(run: Run, path: str) -> Future[dict[str, Any]]:
     """Have a checkpoint validated by a task with a worker's resources, beside those of the workers."""
     each = dict(_scaling(run)._resources_per_worker_not_none)
-    options = {"num_cpus": each.pop("CPU"), "num_gpus": each.pop("GPU", 0), "resources": each, "max_retries": 3}
+    options = {"num_cpus": each.pop("CPU"), "num_gpus": each.pop("GPU", 0), "max_retries": 3}
+    options |= {"memory": each.pop("memory", None), "resources": each}
     found: Future[dict[str, Any]] = (
         ray.remote(_validate).options(**options, scheduling_strategy="DEFAULT").remote(run, path).future()
     )

@@ -228,9 +228,9 @@ def _keys(error: ErrorDetails, table: Any) -> list[int | str]:
     keys: list[int | str] = []
     location = tuple(part for part in location if part != "[key]")  # which key it is stands before
     for number, part in enumerate(location):
-        of_list, of_table = isinstance(table, list) and isinstance(part, int), isinstance(table, dict)
-        inside = part in table if of_table else of_list and part < len(table)
-        if inside or (number == len(location) - 1 and (of_list or of_table)):  # what is not there is missing
+        fits = isinstance(table, dict) or (isinstance(table, list | tuple) and isinstance(part, int))
+        inside = fits and (part in table if isinstance(table, dict) else part in range(len(table)))
+        if inside or (fits and number == len(location) - 1):  # what is not there is missing
             keys.append(part)
         if inside:
             table = table[part]

@@ -6,7 +6,7 @@ BIN       := .venv/bin
 MARK      ?= not data and not slow
 DEMO      ?=
 
-.PHONY: install demo test faults accuracy lint bench bench-peers clean
+.PHONY: install demo test slow faults accuracy lint bench bench-peers clean
 
 install: .venv/.installed
 
@@ -25,6 +25,10 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "$(MARK)"
+
+# Long tests but those of the two below.
+slow: install
+	$(BIN)/python -m pytest -m "slow" --ignore tests/faults --ignore tests/accuracy
 
 faults: install
 	$(BIN)/python -m pytest -m "slow or not slow" tests/faults

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import platform
+import socket
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 
 def median_seconds(work: Callable[[], object], repeats: int = 15) -> float:
@@ -58,3 +62,22 @@ def bound(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
     found, rng = np.asarray(values), np.random.default_rng(0)
     medians = np.median(found[rng.integers(0, len(found), (10_000, len(found)))], axis=1)
     return float(np.median(found)), float(np.quantile(medians, level))
+
+
+def on_ranks(workers: int, folder: Path, function: Callable[[int], Any], together: bool = True) -> list[Any]:
+    """What a function of the rank returned on each of so many processes of one thread, in a gloo group if they work
+    `together`."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(_rank, (workers, port, folder, function, together), nprocs=workers)  # type: ignore[no-untyped-call]
+    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(workers)]
+
+
+def _rank(rank: int, workers: int, port: int, folder: Path, function: Callable[[int], Any], together: bool) -> None:
+    torch.set_num_threads(1)
+    if together:
+        dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=workers)
+    (folder / f"rank-{rank}.json").write_text(json.dumps(function(rank)))
+    if together:
+        dist.destroy_process_group()

@@ -28,27 +28,24 @@ import argparse
 import json
 import math
 import os
-import socket
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
-from benchmarks.measure import machine, table
+from benchmarks.measure import machine, on_ranks, table
 from benchmarks.train import QUICKSTART, genome
 from distgen.models import parameter_count
 from distgen.train.loop import train
 from distgen.train.model import Schema, build_model
-from distgen.train.parallel import Worker
 from distgen.train.run import Run
+from distgen.train.worker import Worker
 
 SIZES = [1 << power for power in range(12, 25, 2)]  # bytes that are reduced
 WORKERS, ROWS, STEPS = (1, 2, 4), 8, 40
@@ -131,24 +128,6 @@ def predict(step: Step, network: Network, rows: int, most: int = 1024) -> None:
 
 
 # ---- what this machine does ------------------------------------------------------------------------
-
-
-def on_ranks(workers: int, folder: Path, function: Callable[[int], Any], together: bool = True) -> list[Any]:
-    """What a function of the rank returned on each of so many processes, in a process group if they work `together`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_rank, (workers, port, folder, function, together), nprocs=workers)  # type: ignore[no-untyped-call]
-    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(workers)]
-
-
-def _rank(rank: int, workers: int, port: int, folder: Path, function: Callable[[int], Any], together: bool) -> None:
-    torch.set_num_threads(1)
-    if together:
-        dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=workers)
-    (folder / f"rank-{rank}.json").write_text(json.dumps(function(rank)))
-    if together:
-        dist.destroy_process_group()
 
 
 def reduce_times(rank: int) -> list[float]:

@@ -200,3 +200,14 @@ def fit(run: Run, out: Path) -> list[dict]:
     shown: list[dict] = []
     train(run, Worker(0, 1, torch.device("cpu"), out, show=shown.append))
     return shown
+
+
+def fit_until(run: Run, out: Path, step: int) -> None:
+    """Train in a new folder until the first record of a step, where Ctrl-C comes; raises KeyboardInterrupt."""
+
+    def show(record: dict) -> None:
+        if record["step"] == step:
+            raise KeyboardInterrupt
+
+    out.mkdir()
+    train(run, Worker(0, 1, torch.device("cpu"), out, show=show))

@@ -32,10 +32,7 @@ def info(
 ) -> None:
     """Say what is in a store, in the index of a collection, or which windows a run has."""
     from distgen.ingest.objects import locate
-    from distgen.report.windows import homology
     from distgen.store.collection import is_index
-    from distgen.store.reader import open_store
-    from distgen.store.verify import describe
 
     if against is not None and leakage is None:
         raise ConfigError("--against needs a split of the first store: add --leakage SPLIT")
@@ -59,6 +56,14 @@ def info(
     if leakage is not None:
         _say_leakage(store, leakage, json_)
         return
+    _say_store(store, json_)
+
+
+def _say_store(store: str, json_: bool) -> None:
+    from distgen.report.windows import homology
+    from distgen.store.reader import open_store
+    from distgen.store.verify import describe
+
     found = describe(open_store(store))
     if json_:
         typer.echo(json.dumps(found))

@@ -61,13 +61,14 @@ class Train(Section):
     this run alone.
 
     `precision` is what is computed in; weights stay float32. `auto` is bfloat16 where the hardware multiplies it, else
-    float32; `fp16` scales the loss so that gradients stay in its range; `fp8` computes linear layers whose sizes divide by
-    16 in eight bits and the rest in bfloat16 (torchao, the extra `fp8`; worth its while with `compile`).
+    float32; `fp16` scales the loss so that gradients stay in its range; `fp8` computes linear layers between the first and
+    the last whose sizes divide by 16 in eight bits, and the rest in bfloat16 (torchao, the extra `fp8`; worth its while
+    with `compile`).
     `micro_batch` is how many rows go through a worker's model at once, `auto` as many as the device has memory for, all if
     it is left out: the global batch stays what [data] says. `activation_checkpointing` keeps only what goes into each
     block and computes the rest again on the way back. `compile` compiles the blocks for each shape of their input.
     `deterministic` makes a run on the same number of workers end in the same weights, bit for bit; `threads` are those of
-    one worker, and without it as many as `cluster.cpus_per_worker` there.
+    one worker; without it a deterministic run has as many as `cluster.cpus_per_worker`.
     """
 
     steps: Positive | None = None

@@ -58,9 +58,6 @@ def check(run: Run, schema: Schema, *, begins: bool) -> None:
         raise run.error("finetune.freeze", "all parameters are frozen, and none is left that learns. Freeze fewer")
     if kept := [name for name in sorted(head) if finetune.new_head and of.matches(name, finetune.freeze)]:
         raise run.error("finetune.freeze", f"{some(kept)} of the new head would stay as drawn. Freeze what is not new")
-    if finetune.lora_rank and run.train.precision == "fp8":
-        problem = "layers that compute in fp8 take no low-rank sums. Choose another train.precision, such as bf16"
-        raise run.error("finetune.lora_rank", problem)
     if begins and finetune.init_from:
         _refuse_misfits(run, schema, _source(run))
 

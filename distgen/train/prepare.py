@@ -100,14 +100,14 @@ def check(run: Run, objective: Objective, fewest: int, device: torch.device | No
         if not any(is_hidden(name, parameter) for name, parameter in model.named_parameters()):
             raise run.error("optimizer.kind", f'{family} has no matrix between its first and last layer: use "adamw"')
     if train.precision == "fp8":
-        if importlib.util.find_spec("torchao") is None:
-            raise run.error("train.precision", '"fp8" needs torchao: pip install "distgen[fp8]"')
-        if run.finetune.lora_rank:
-            problem = "layers that finetune.lora_rank adds a product to are not computed in eight bits"
-            raise run.error("train.precision", f'{problem}: use "bf16"')
         if not any(_fits_float8(module, name) for name, module in model.named_modules()):
             problem = f"{family} of these sizes has no linear layer but its last whose sizes divide by {_EIGHT_BITS}"
             raise run.error("train.precision", f'"fp8" would change nothing: {problem}. Use "bf16".')
+        if run.finetune.lora_rank:
+            problem = "layers that finetune.lora_rank adds a product to are not computed in eight bits"
+            raise run.error("train.precision", f'{problem}: use "bf16"')
+        if importlib.util.find_spec("torchao") is None:
+            raise run.error("train.precision", '"fp8" needs torchao: pip install "distgen[fp8]"')
     if train.compile and run.cluster.context > 1:
         raise run.error(
             "train.compile", "workers that share windows exchange halos, which cannot be compiled: leave it out"
@@ -121,18 +121,16 @@ def check(run: Run, objective: Objective, fewest: int, device: torch.device | No
 
 
 def _check_micro_batch(run: Run, fewest: int) -> None:
-    asked, cluster = run.train.micro_batch, run.cluster
+    asked, cluster, most = run.train.micro_batch, run.cluster, math.ceil(run.data.batch_size / fewest)
     if asked is None:
         return
-    if run.data.packed and (asked == "auto" or asked < math.ceil(run.data.batch_size / fewest)):
+    if run.data.packed and (asked == "auto" or asked < most):
         problem = "rows that hold several samples (data.packed) go through the model together: leave it out"
         raise run.error("train.micro_batch", problem)
     if asked == "auto" and (cluster.parallel != "ddp" or cluster.context > 1):
         # A worker that runs out of memory between two exchanges would leave the others waiting in theirs.
-        problem = (
-            'it is found where each worker holds the whole model (cluster.parallel "ddp", context 1): give a number'
-        )
-        raise run.error("train.micro_batch", problem)
+        problem = 'it is found where each worker holds the whole model (cluster.parallel "ddp", context 1)'
+        raise run.error("train.micro_batch", f"{problem}. Use a number from 1 to {most}.")
 
 
 def _missing_compiler(device: torch.device) -> str:

@@ -150,12 +150,6 @@ class Run(File):
         self._check_shards(fewest, workers or self.cluster.most)
         with self.at("cluster"):
             world_size = check_workers(self.cluster, workers)
-        if self.cluster.context > 1 and self.train.micro_batch == "auto":
-            most = -(-self.data.batch_size // world_size)
-            problem = (
-                "workers that share windows wait for each other, also for one that has run out of memory while it tries"
-            )
-            raise self.error("train.micro_batch", f"{problem}. Use a number from 1 to {most}.")
         prepare.check(self, objective, fewest // self.cluster.context, device)
         loader = self.loader(store, objective, "train", training=True, world_size=world_size)
         with self.at("data"):

@@ -16,6 +16,8 @@ import pytest
 import torch
 
 from tests.conftest import weights
+from tests.faults.test_killed import TORCHRUN, start
+from tests.faults.test_ray import wait_for
 from tests.faults.test_restarts import records
 
 pytestmark = [
@@ -108,18 +110,7 @@ def nodes(request):
 
 
 def undisturbed(run_file, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "distgen.cli",
-    ]
-    command += ["train", str(run_file), *RUN, "--out", "whole"]
-    subprocess.run(command, cwd=tmp_path, check=True, timeout=300, capture_output=True)
+    assert start("train", run_file, *RUN, "--out", "whole", cwd=tmp_path, by=TORCHRUN).wait(300) == 0
     return weights(tmp_path / "whole")
 
 
@@ -127,14 +118,6 @@ def train(nodes, run_file, tmp_path, workers, *overrides):
     command = [sys.executable, "-m", "distgen.cli", "train", run_file, *RUN, *overrides, "--workers", workers]
     options = ["--ray-address", "10.77.0.1:6379", "--out", "out"]
     return nodes.run(1, *command, *options, cwd=tmp_path, stderr=subprocess.PIPE)
-
-
-def wait_for(count, process, tmp_path):
-    deadline = time.monotonic() + 300
-    while records(tmp_path / "out") < count:
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def with_worker(nodes, count):
@@ -150,13 +133,13 @@ def steps(out):
 def test_one_node_is_cut_off_and_one_is_killed(nodes, run_file, tmp_path):
     whole = undisturbed(run_file, tmp_path)
     process = train(nodes, run_file, tmp_path, 2, "cluster.placement=STRICT_SPREAD")
-    wait_for(150, process, tmp_path)
+    wait_for(150, process, tmp_path / "out")
     victim = with_worker(nodes, 3)
     nodes.cut(victim)
     time.sleep(30)
     seen = records(tmp_path / "out")
     nodes.cut(victim, down=False)
-    wait_for(seen + 150, process, tmp_path)
+    wait_for(seen + 150, process, tmp_path / "out")
     nodes.kill(with_worker(nodes, 3))  # the third node takes its place
     said = process.communicate(timeout=400)[1]
     assert process.returncode == 0, said
@@ -170,7 +153,7 @@ def test_one_node_is_cut_off_and_one_is_killed(nodes, run_file, tmp_path):
 def test_an_elastic_training_goes_on_with_fewer_nodes(nodes, run_file, tmp_path):
     whole = undisturbed(run_file, tmp_path)
     process = train(nodes, run_file, tmp_path, "1-2")
-    wait_for(150, process, tmp_path)
+    wait_for(150, process, tmp_path / "out")
     nodes.kill(2)
     said = process.communicate(timeout=400)[1]
     assert process.returncode == 0, said

@@ -16,21 +16,11 @@ from distgen.errors import PreemptedError
 from distgen.train.launch import launch
 from distgen.train.run import Run
 from tests.conftest import weights
+from tests.faults.test_killed import TORCHRUN, start
 from tests.faults.test_restarts import records
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 LONG = ["train.steps=120", "train.checkpoint_every=20", "train.valid_every=120", "train.deterministic=true"]
-TORCHRUN = [
-    sys.executable,
-    "-m",
-    "torch.distributed.run",
-    "--standalone",
-    "--nproc-per-node",
-    "2",
-    "-m",
-    "distgen.cli",
-    "train",
-]
 KEPT = {}  # what is the same for all tests of this file
 
 
@@ -58,8 +48,7 @@ def of(name, tree):
 def whole(run_file, tmp_path):
     """The weights after a training that nothing disturbed, on two processes of torchrun."""
     if not KEPT:
-        command = [*TORCHRUN, str(run_file), *LONG, "--out", "whole"]
-        subprocess.run(command, cwd=tmp_path, check=True, timeout=280, capture_output=True)
+        assert start("train", run_file, *LONG, "--out", "whole", cwd=tmp_path, by=TORCHRUN).wait(280) == 0
         KEPT.update(weights(tmp_path / "whole"))
     return KEPT
 

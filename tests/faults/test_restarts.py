@@ -4,17 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
 
 from distgen.cli.watch import restarts
 from tests.conftest import weights
-from tests.faults.test_killed import start, wait_for
-
-
-def children(process):
-    return [int(n) for n in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+from tests.faults.test_killed import children, start, wait_for
 
 
 def records(out):
@@ -27,7 +22,7 @@ def test_a_watched_training_that_is_killed_goes_on_by_itself(run_file, tmp_path)
     watcher = start(*arguments, cwd=tmp_path)
     for count in (7, 23):
         wait_for(lambda n=count: records(tmp_path / "out") >= n, watcher)
-        os.kill(children(watcher)[0], signal.SIGKILL)
+        os.kill(children(watcher.pid)[0], signal.SIGKILL)
     assert watcher.wait(timeout=120) == 0
     whole, killed = weights(tmp_path / "whole"), weights(tmp_path / "out")
     assert all(torch.equal(whole[key], killed[key]) for key in whole)

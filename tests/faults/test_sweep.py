@@ -5,10 +5,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 from distgen.cli import run as command
 from tests.conftest import fit, weights
+from tests.faults.test_killed import wait_for
 
 
 def test_a_killed_sweep_goes_on_with_the_same_trials(run_file, tmp_path):
@@ -18,7 +18,7 @@ def test_a_killed_sweep_goes_on_with_the_same_trials(run_file, tmp_path):
     file, out = tmp_path / "s.toml", tmp_path / "out"
     file.write_text(f'run = "{run_file.name}"\nparallel = 1\n[space]\noptimizer.lr = [1e-3, 2e-3]\n{steps}\n')
     process = subprocess.Popen([sys.executable, "-m", "distgen.cli", "sweep", str(file), "--out", str(out)])
-    until(lambda: len(list(out.glob("trials/000/checkpoints/step-*"))) >= 1, process)
+    wait_for(lambda: list(out.glob("trials/000/checkpoints/step-*")), process, 200)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     begun = json.loads((out / "trials/000/metrics.jsonl").read_text().splitlines()[0])
@@ -36,11 +36,3 @@ def test_a_killed_sweep_goes_on_with_the_same_trials(run_file, tmp_path):
         fit(Run.read(out / "trials" / name / "run.toml"), tmp_path / name)
         there, alone = weights(out / "trials" / name), weights(tmp_path / name)
         assert all((there[key] == alone[key]).all() for key in alone)
-
-
-def until(holds, process, seconds=200):
-    end = time.monotonic() + seconds
-    while not holds():
-        assert process.poll() is None
-        assert time.monotonic() < end
-        time.sleep(0.05)

@@ -2,12 +2,17 @@
 
 import json
 import logging
+import multiprocessing
+import os
+import time
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 import torch
 
-from distgen.train.aside import Aside
+from distgen.errors import PreemptedError
+from distgen.train.aside import Aside, _Other, beside
 from distgen.train.checkpoint import newest, open_checkpoint
 from distgen.train.launch import launch
 from distgen.train.loop import train
@@ -61,24 +66,19 @@ def test_another_process_finds_what_the_training_itself_would(run_file, tmp_path
 def test_checkpoints_stay_until_they_are_measured(run_file, tmp_path):
     slow, there = Slow(), {}
 
+    def measure(path):
+        future = slow(path)
+        if path.endswith("step-00000012"):  # the last: nobody is there any more to answer it later
+            future.set_result(found(2.0))
+        return future
+
     def show(record):
         there[record["step"]] = {int(path.name[5:]) for path in (tmp_path / "out/checkpoints").glob("step-*")}
         if record["step"] == 11:
             for loss, (_, future) in zip((3.0, 1.0), slow.asked, strict=True):
                 future.set_result(found(loss))
-        if record["step"] == 12 and "loss" in record:
-            slow_last(slow)
 
-    def slow_last(slow):
-        # The last checkpoint is asked for when it is whole; its answer is there before anybody waits.
-        original = slow.__class__.__call__
-        slow.__class__ = type("Quick", (Slow,), {"__call__": lambda self, path: answered(original(self, path))})
-
-    def answered(future):
-        future.set_result(found(2.0))
-        return future
-
-    fit_with(slow, Run.read(run_file, [*CHANGES, "train.checkpoint_every=2"]), tmp_path / "out", show)
+    fit_with(measure, Run.read(run_file, [*CHANGES, "train.checkpoint_every=2"]), tmp_path / "out", show)
     assert {4, 8} <= there[11]
     numbered = {int(path.name[5:]) for path in (tmp_path / "out/checkpoints").glob("step-*")}
     assert numbered == {8, 12}
@@ -112,37 +112,6 @@ def test_patience_ends_a_training_by_what_it_hears(run_file, tmp_path):
     assert records[-1]["step"] < 40
 
 
-def test_what_was_not_heard_before_a_stop_is_asked_for_again(run_file, tmp_path):
-    slow = Slow()
-
-    def stop(record):
-        if record["step"] == 9:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fit_with(slow, Run.read(run_file, CHANGES), tmp_path / "out", stop)
-    again = Slow()
-    again_run = Run.read(run_file, CHANGES)
-
-    def answer(record):
-        for number, (_, future) in enumerate(again.asked):
-            if not future.done():
-                future.set_result(found(float(number)))
-
-    quick = []
-
-    def measure(path):
-        future = again(path)
-        if len(again.asked) > 1:
-            future.set_result(found(1.0))
-        quick.append(path)
-        return future
-
-    fit_with(measure, again_run, tmp_path / "out", answer)
-    assert [path.rsplit("-", 1)[1] for path in quick] == ["00000008", "00000012"]
-    assert (tmp_path / "out/checkpoints/best").resolve().name == "step-00000008"
-
-
 def test_answers_come_in_the_order_of_the_questions():
     slow = Slow()
     aside = Aside(slow)
@@ -154,3 +123,79 @@ def test_answers_come_in_the_order_of_the_questions():
     slow.asked[0][1].set_result(found(1.0))
     assert [step for step, _ in aside.heard()] == [4, 8]
     assert aside.asked == set()
+
+
+def test_all_that_was_not_heard_before_a_stop_is_asked_for_again(run_file, tmp_path):
+    def stop(record):
+        if record["step"] == 11:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_with(Slow(), Run.read(run_file, CHANGES), tmp_path / "out", stop)
+    asked = []
+
+    def quick(path):
+        asked.append(int(path.rsplit("-", 1)[1]))
+        future = Future()
+        future.set_result(found(float(asked[-1])))
+        return future
+
+    fit_with(quick, Run.read(run_file, CHANGES), tmp_path / "out")
+    assert asked == [4, 8, 12]
+    assert (tmp_path / "out/checkpoints/best").resolve().name == "step-00000004"
+
+
+def test_whoever_is_asked_to_leave_waits_for_no_validation(run_file, tmp_path):
+    slow, seen = Slow(), []
+    out = tmp_path / "out"
+    out.mkdir()
+    worker = Worker(0, 1, torch.device("cpu"), out, aside=slow, show=seen.append, leaving=lambda: len(seen) > 4)
+    with pytest.raises(PreemptedError):
+        train(Run.read(run_file, CHANGES), worker)
+    assert [future.done() for _, future in slow.asked] == [False]
+
+
+def test_a_question_that_cannot_be_asked_ends_no_training(run_file, tmp_path, caplog):
+    def broken(path):
+        raise OSError
+
+    with caplog.at_level(logging.WARNING):
+        fit_with(broken, Run.read(run_file, CHANGES), tmp_path / "out")
+    assert "step 12 was not validated: OSError. Training goes on." in caplog.text
+
+
+class Deadly(Run):
+    """A run whose store ends the process that opens it."""
+
+    def open_store(self):
+        os._exit(1)
+
+
+def test_where_the_other_process_died_another_takes_its_place(run_file, tmp_path):
+    fit(Run.read(run_file, [*CHANGES, "train.steps=4"]), tmp_path / "out")
+    run, path = Run.read(run_file, [*CHANGES, "cluster.valid_aside=true"]), str(tmp_path / "out/checkpoints/last")
+    other = _Other(Deadly.read(run_file), torch.device("cpu"))
+    try:
+        with pytest.raises(BrokenProcessPool):
+            other.measure(path).result(60)
+        other._run = run
+        assert other.measure(path).result(60)["valid"]["loss"] > 0
+    finally:
+        other.end()
+
+
+class Endless(Run):
+    """A run whose store never opens."""
+
+    def open_store(self):
+        time.sleep(600)
+
+
+def test_a_training_that_ends_leaves_no_process_behind_and_waits_for_none(run_file):
+    with beside(Endless.read(run_file, ["cluster.valid_aside=true"]), torch.device("cpu")) as measure:
+        future = measure("nowhere")
+        while not future.running():
+            time.sleep(0.01)
+        (process,) = multiprocessing.active_children()
+    process.join(30)
+    assert not process.is_alive()

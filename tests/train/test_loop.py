@@ -7,7 +7,7 @@ from distgen.errors import CheckpointError, TrainError
 from distgen.store.reader import open_store
 from distgen.train.checkpoint import open_checkpoint
 from distgen.train.run import Run
-from tests.conftest import fit, weights
+from tests.conftest import fit, fit_until, weights
 
 TIMES = ("bases_per_second", "samples_per_second", "wait_share", "step_ms", "memory_bytes")
 
@@ -49,18 +49,6 @@ def test_a_run_stopped_anywhere_ends_in_the_same_weights(run_file, tmp_path, sto
     fit(Run.read(run_file), parted)
     assert_equal(weights(whole), weights(parted))
     assert without_times(whole) == without_times(parted)
-
-
-def fit_until(run, out, stop):
-    from distgen.train.loop import train
-    from distgen.train.worker import Worker
-
-    def show(record):
-        if record["step"] == stop:
-            raise KeyboardInterrupt
-
-    out.mkdir()
-    train(run, Worker(0, 1, torch.device("cpu"), out, show=show))
 
 
 def without_times(out):

@@ -7,9 +7,9 @@ from distgen.errors import ConfigError, TrainError
 from distgen.models.dilated import Dilated
 from distgen.train.checkpoint import open_checkpoint
 from distgen.train.loop import start_or_resume
-from distgen.train.parallel import Worker
 from distgen.train.run import Run
 from distgen.train.step import train_step
+from distgen.train.worker import Worker
 from tests.conftest import fit
 from tests.train.ranks import on_ranks
 

@@ -13,11 +13,10 @@ from distgen.objectives.masked_lm import MaskedLM
 from distgen.train import precision as module
 from distgen.train.checkpoint import open_checkpoint
 from distgen.train.loop import start_or_resume
-from distgen.train.parallel import Worker
 from distgen.train.precision import Precision, check_precision, multiplied
 from distgen.train.run import Run
 from distgen.train.step import train_step
-from tests.conftest import fit, weights
+from tests.conftest import fit, fit_until, weights
 from tests.train.ranks import on_ranks
 
 CPU = torch.device("cpu")
@@ -135,17 +134,6 @@ def test_the_scale_goes_on_where_it_was(run_file, tmp_path, monkeypatch):
     fit(Run.read(run_file, FP16), tmp_path / "parted")
     whole, parted = weights(tmp_path / "whole"), weights(tmp_path / "parted")
     assert all(torch.equal(whole[name], parted[name]) for name in whole)
-
-
-def fit_until(run, out, stop):
-    from distgen.train.loop import train
-
-    def show(record):
-        if record["step"] == stop:
-            raise KeyboardInterrupt
-
-    out.mkdir()
-    train(run, Worker(0, 1, CPU, out, show=show))
 
 
 def test_overflows_without_end_stop_and_name_the_windows(run_file, tmp_path, monkeypatch):

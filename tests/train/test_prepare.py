@@ -7,9 +7,9 @@ from distgen.models.dilated import Dilated, DilatedConfig
 from distgen.train import prepare as module
 from distgen.train.loop import train
 from distgen.train.optimizer import Updater
-from distgen.train.parallel import Worker
 from distgen.train.prepare import prepare, to_float8
 from distgen.train.run import Run
+from distgen.train.worker import Worker
 from tests.conftest import fit, weights
 from tests.train.ranks import on_ranks
 
@@ -179,6 +179,7 @@ def test_what_would_do_nothing_is_refused_with_its_key(run_file, change, message
 
 
 def test_eight_bits_without_torchao_say_what_brings_it(run_file, monkeypatch):
+    monkeypatch.setattr(module, "_fits_float8", lambda layer, name: True)
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r'pip install "distgen\[fp8\]"'):
         Run.read(run_file, ["train.precision=fp8"]).check()
@@ -186,6 +187,7 @@ def test_eight_bits_without_torchao_say_what_brings_it(run_file, monkeypatch):
 
 def test_eight_bits_on_a_cpu_are_refused_with_the_key_and_what_would_do(run_file, monkeypatch):
     monkeypatch.setattr(module, "_fits_float8", lambda layer, name: True)
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: object())  # also without torchao
     run = Run.read(run_file, ["train.precision=fp8"])
     run.check()  # elsewhere, perhaps
     with pytest.raises(ConfigError, match='train.precision: the CPU cannot multiply "fp8".* Use fp32'):

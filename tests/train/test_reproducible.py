@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from distgen.errors import TrainError
 from distgen.train.reproducible import seed_draws, settle
 from distgen.train.run import Run
-from tests.conftest import fit, weights
-from tests.train.test_precision import fit_until
+from tests.conftest import fit, fit_until, weights
 
 
 @pytest.fixture(autouse=True)

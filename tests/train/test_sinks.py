@@ -12,8 +12,7 @@ from distgen.errors import ConfigError
 from distgen.train import sinks
 from distgen.train.run import Run
 from distgen.train.sinks import Teller, open_sink
-from tests.conftest import fit
-from tests.train.test_loop import fit_until
+from tests.conftest import fit, fit_until
 
 
 @pytest.fixture(autouse=True)

@@ -9,9 +9,9 @@ from distgen.train import state
 from distgen.train.checkpoint import open_checkpoint
 from distgen.train.evaluation import evaluate
 from distgen.train.loop import start_or_resume, train
-from distgen.train.parallel import Worker
 from distgen.train.run import Run
-from tests.conftest import fit, weights
+from distgen.train.worker import Worker
+from tests.conftest import fit, fit_until, weights
 from tests.train.ranks import on_ranks
 
 CPU = torch.device("cpu")
@@ -58,16 +58,10 @@ def test_a_training_that_stopped_stays_so_until_it_is_given_more_patience(run_fi
 
 def test_patience_is_kept_where_training_was_killed(run_file, tmp_path, losses):
     out = tmp_path / "out"
-    out.mkdir()
-
-    def show(record):
-        if record["step"] == 14:  # the checkpoint of the step before may still be on its way, that of 12 is there
-            raise KeyboardInterrupt
-
     every = ["train.valid_every=3", "train.checkpoint_every=1", "log.every=1"]
     changes = [*PATIENT, "train.steps=40", *every]
-    with pytest.raises(KeyboardInterrupt):
-        train(Run.read(run_file, changes), Worker(0, 1, CPU, out, show=show))
+    with pytest.raises(KeyboardInterrupt):  # the checkpoint of step 13 may still be on its way, that of 12 is there
+        fit_until(Run.read(run_file, changes), out, 14)
     assert open_checkpoint(out / "checkpoints" / "last").state["worse"] == 2
     shown = fit(Run.read(run_file, changes), out)
     assert [r["step"] for r in shown if "stopped" in r] == [15]
@@ -100,14 +94,8 @@ def test_averages_change_nothing_of_the_training_and_go_on_where_they_were(run_f
     fit(Run.read(run_file), tmp_path / "without")
     run = Run.read(run_file, ["optimizer.ema=0.9"])
     fit(run, tmp_path / "whole")
-    (tmp_path / "parted").mkdir()
-
-    def show(record):
-        if record["step"] == 7:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        train(run, Worker(0, 1, CPU, tmp_path / "parted", show=show))
+        fit_until(run, tmp_path / "parted", 7)
     fit(run, tmp_path / "parted")
     without, whole = weights(tmp_path / "without"), weights(tmp_path / "whole")
     assert all(torch.equal(without[name], whole[name]) for name in without)

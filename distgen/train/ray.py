@@ -110,8 +110,7 @@ def train_on_ray(run: Run, out: Path, show: Show, begin: Callable[[], None]) -> 
     finally:
         records.end("failed")  # unless the workers said how it ended
         shutil.rmtree(scratch, ignore_errors=True)
-        # No worker ever trained: nothing is left half-written. One that did, and was lost before it was heard, keeps what it has.
-        if new and not driver.began and not any((out / "checkpoints").glob("step-*")):
+        if new and not driver.began and not any((out / "checkpoints").glob("step-*")):  # nobody ever trained
             shutil.rmtree(out, ignore_errors=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -59,8 +60,10 @@ def connect(cpus: int, address: str = "") -> int:
             os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
             options = {"address": "local", "num_cpus": here, "include_dashboard": False}
         try:
+            if address:
+                _reach(address)
             ray.init(**options, log_to_driver=verbose, logging_level=level)
-        except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             if address:
                 raise TrainError(
                     f"the Ray cluster {address} cannot be joined ({error}): is it running, and of the same version? One that "
@@ -71,6 +74,13 @@ def connect(cpus: int, address: str = "") -> int:
     if available < cpus and not _grows():
         raise _too_few(cpus, available)
     return available
+
+
+def _reach(address: str) -> None:
+    """Find out in time that nobody is at HOST:PORT: Ray tries for minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), TIMEOUTS["remote_host"]).close()
 
 
 def _too_few(asked: int, available: int) -> ConfigError:

@@ -197,6 +197,7 @@ def _explain(
     first, *more = sorted(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
     keys = _keys(first, table)
     where = _place(path, text, [*keys, *getattr(first.get("ctx", {}).get("error"), "keys", ())], overrides)
+    more = [other for other in more if _keys(other, table) != keys]  # of a union each choice has its own
     others = f" (and {len(more)} more)" if more else ""
     return f"{kind} {where}: {redact(_problem(first, keys, schema))}{others}"
 
@@ -206,7 +207,7 @@ def _problem(first: ErrorDetails, keys: list[int | str], schema: type[BaseModel]
     if first["type"] == "extra_forbidden":
         return f'there is no key "{keys[-1]}" here. {suggest(str(keys[-1]), _fields(schema, first["loc"]))}'
     if first["type"] == "missing":
-        return f'"{keys[-1]}" is missing'
+        return "there is a value too few" if isinstance(keys[-1], int) else f'"{keys[-1]}" is missing'
     if first["type"] in ("literal_error", "union_tag_invalid"):
         expected = str(context.get("expected") or context.get("expected_tags"))
         choices = re.findall(r"'([^']*)'", expected) or [expected]
@@ -227,11 +228,12 @@ def _keys(error: ErrorDetails, table: Any) -> list[int | str]:
     keys: list[int | str] = []
     location = tuple(part for part in location if part != "[key]")  # which key it is stands before
     for number, part in enumerate(location):
-        inside = part in table if isinstance(table, dict) else isinstance(part, int)
+        fits = isinstance(table, dict) or (isinstance(table, list | tuple) and isinstance(part, int))
+        inside = fits and (part in table if isinstance(table, dict) else part in range(len(table)))
+        if inside or (fits and number == len(location) - 1):  # what is not there is missing
+            keys.append(part)
         if inside:
             table = table[part]
-        if inside or number == len(location) - 1:
-            keys.append(part)
     return keys
 
 

@@ -141,7 +141,7 @@ class Cluster(Section):
     cpus_per_worker: Positive = 1
     gpus_per_worker: Literal[0, 1] | None = None  # a worker computes on one device, and NCCL shares none
     accelerator: Text | None = None
-    resources: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    resources: dict[str, Finite] = Field(default_factory=dict)
     placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
     address: Text | None = None
     parallel: Literal["ddp", "fsdp", "hybrid"] = "ddp"
@@ -155,8 +155,10 @@ class Cluster(Section):
     def _check(self) -> Cluster:
         if isinstance(self.workers, tuple) and self.workers[0] > self.workers[1]:
             raise ValueError(f"workers are [fewest, most], not {list(self.workers)}")
-        if taken := {"CPU", "GPU", "TPU"} & self.resources.keys():
-            raise ValueError(f"{min(taken)} is no key of resources: cpus_per_worker and gpus_per_worker say it")
+        if taken := {"CPU", "GPU", "TPU", "object_store_memory"} & self.resources.keys():
+            raise ValueError(
+                f"resources are others than {min(taken)} (cpus_per_worker and gpus_per_worker say CPU and GPU)"
+            )
         if self.valid_aside and self.fewest < self.most:
             problem = f"{self.fewest} to {self.most} workers take whatever room there is, and leave none for validation"
             raise TableError(f"{problem}: give one number of workers, or leave it out", "valid_aside")
@@ -203,4 +205,6 @@ class Log(Section):
     def _check(self) -> Log:
         if self.profile and self.profile[0] > self.profile[1]:
             raise ValueError(f"profile is [first, last] step, not {list(self.profile)}")
+        if len(set(self.to)) < len(self.to):
+            raise TableError("a place stands there twice", "to")
         return self

@@ -110,8 +110,7 @@ def train_on_ray(run: Run, out: Path, show: Show, begin: Callable[[], None]) -> 
     finally:
         records.end("failed")  # unless the workers said how it ended
         shutil.rmtree(scratch, ignore_errors=True)
-        # No worker ever trained: nothing is left half-written. One that did, and was lost before it was heard, keeps what it has.
-        if new and not driver.began and not any((out / "checkpoints").glob("step-*")):
+        if new and not driver.began and not any((out / "checkpoints").glob("step-*")):  # nobody ever trained
             shutil.rmtree(out, ignore_errors=True)
 
 
@@ -272,7 +271,8 @@ def _worker(run: Run, out: Path, mark: Path, desk: Any) -> None:
 def _validated(run: Run, path: str) -> Future[dict[str, Any]]:
     """Have a checkpoint validated by a task with a worker's resources, beside those of the workers."""
     each = dict(_scaling(run)._resources_per_worker_not_none)
-    options = {"num_cpus": each.pop("CPU"), "num_gpus": each.pop("GPU", 0), "resources": each, "max_retries": 3}
+    options = {"num_cpus": each.pop("CPU"), "num_gpus": each.pop("GPU", 0), "max_retries": 3}
+    options |= {"memory": each.pop("memory", None), "resources": each}
     found: Future[dict[str, Any]] = (
         ray.remote(_validate).options(**options, scheduling_strategy="DEFAULT").remote(run, path).future()
     )

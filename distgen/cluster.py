@@ -93,7 +93,7 @@ def room(each: dict[str, float], placement: str) -> int:
         placement: as Ray's placement groups: PACK and SPREAD wish, STRICT_PACK wants one node, STRICT_SPREAD one for each.
     """
     held = [
-        int(min(node["Resources"].get(name, 0) // amount for name, amount in each.items() if amount))
+        min(int(node["Resources"].get(name, 0) / amount + 1e-6) for name, amount in each.items() if amount)
         for node in _nodes()
     ]
     if placement == "STRICT_SPREAD":

@@ -73,3 +73,10 @@ def test_a_pool_takes_all_cores_of_a_cluster_unless_told(monkeypatch):
     monkeypatch.setattr(distgen_cluster, "connect", lambda cpus: 7)
     assert Pool().workers == 7
     assert Pool(3).workers == 3
+
+
+def test_shares_of_a_resource_are_counted_without_rounding(monkeypatch):
+    nodes = [{"Alive": True, "Resources": {"CPU": 8.0, "disk": 1.0}}]
+    monkeypatch.setattr(distgen_cluster, "_nodes", lambda: nodes)
+    assert distgen_cluster.room({"disk": 0.1}, "PACK") == 10
+    assert distgen_cluster.room({"CPU": 3, "disk": 0.3}, "PACK") == 2

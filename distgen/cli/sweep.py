@@ -85,7 +85,9 @@ def ensemble(
     if top is not None:
         if len(members) != 1 or not (members[0] / FILE).is_file():
             raise ConfigError(f"--top needs the directory of one sweep, with its {FILE}")
-        members = best_trials(members[0], top)
+        folder, members = members[0], best_trials(members[0], top)
+        if len(members) < top:
+            raise ConfigError(f"the leaderboard of {folder} has {len(members)} trials with a value, not {top}")
     if len(members) < 2:
         raise ConfigError(f"an ensemble has two members or more, not {len(members)}")
     ensembles.refuse_twice(members)

@@ -58,6 +58,8 @@ def train(
     from distgen.train.run import Run
 
     parsed = Run.read(run, asked)
+    if ray_address and parsed.cluster.workers == 0:
+        raise ConfigError("--ray-address is where Ray's workers train, and there are none: give --workers as well")
     folder = out or Path("runs") / parsed.name
     if folder.exists() and not (folder.is_dir() and (resume or not any(folder.iterdir()))):
         raise ConfigError(f"{folder} exists. Give --resume to go on with it, or another --out.")
@@ -244,9 +246,11 @@ def _summary(record: dict[str, Any]) -> str:
 
 def _last(folder: Path) -> dict[str, Any]:
     """The last value of everything in a run's metrics."""
+    from distgen.train.records import read_records
+
     last: dict[str, Any] = {}
-    for line in (folder / "metrics.jsonl").read_text().splitlines():
-        last |= json.loads(line)
+    for record in read_records(folder):
+        last |= record
     return last
 
 

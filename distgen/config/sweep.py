@@ -97,7 +97,7 @@ class Sweep(File):
             if key in values and getattr(self, also):
                 raise TableError(f"{also} gives {key} its values already", "space", *key.split("."))
         for key in values:
-            if key.split(".")[0] in ("name", "log") or key in ("cluster.workers", "data.store"):
+            if key.split(".")[0] in ("name", "log", "cluster") or key in ("data.store", "train.checkpoints"):
                 raise TableError("trials of a sweep do not differ in this: set it in the run", "space", *key.split("."))
         if self.asha and self.folds:
             raise TableError("folds are not equally hard, and trials are stopped beside others: leave one out", "asha")

@@ -11,6 +11,7 @@ from distgen.config.file import File, NotNegative, Positive, Section, Share, Str
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Sizes = Annotated[tuple[Positive, Positive], Field(strict=False)]
+Text = Annotated[str, Field(min_length=1)]
 Finite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -83,7 +84,7 @@ class Train(Section):
     keep: Positive = 2
     keep_best: Positive = 1
     patience: Positive | None = None
-    checkpoints: str | None = None
+    checkpoints: Text | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Train:
@@ -104,12 +105,12 @@ class Finetune(Section):
     products, times `lora_alpha / lora_rank` (Hu et al. 2021).
     """
 
-    init_from: str | None = None
+    init_from: Text | None = None
     freeze: Strings = ()
     new_head: bool = False
     lora_rank: Positive | None = None
     lora_alpha: Finite = 16.0
-    lora: Strings = ("*",)
+    lora: Annotated[Strings, Field(min_length=1)] = ("*",)
 
     @model_validator(mode="after")
     def _check(self) -> Finetune:
@@ -139,10 +140,10 @@ class Cluster(Section):
     workers: NotNegative | Sizes = 0
     cpus_per_worker: Positive = 1
     gpus_per_worker: Literal[0, 1] | None = None  # a worker computes on one device, and NCCL shares none
-    accelerator: str | None = None
+    accelerator: Text | None = None
     resources: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
-    address: str | None = None
+    address: Text | None = None
     parallel: Literal["ddp", "fsdp", "hybrid"] = "ddp"
     shards: Positive | None = None
     context: Positive = 1
@@ -156,6 +157,9 @@ class Cluster(Section):
             raise ValueError(f"workers are [fewest, most], not {list(self.workers)}")
         if taken := {"CPU", "GPU", "TPU"} & self.resources.keys():
             raise ValueError(f"{min(taken)} is no key of resources: cpus_per_worker and gpus_per_worker say it")
+        if self.valid_aside and self.fewest < self.most:
+            problem = f"{self.fewest} to {self.most} workers take whatever room there is, and leave none for validation"
+            raise TableError(f"{problem}: give one number of workers, or leave it out", "valid_aside")
         return self
 
     @property

@@ -13,6 +13,7 @@ from distgen.report import curves
 from distgen.report.figures import BARS, Bar, contig_bars, coverage_figure, shown, store_bar
 from distgen.report.verdict import judge
 from distgen.report.windows import describe, serve_most, tables
+from distgen.train.records import read_records
 
 if TYPE_CHECKING:
     from distgen.loader.base import Loader
@@ -40,7 +41,7 @@ def write_report(out: Path) -> Path:
     Returns:
         The page's path.
     """
-    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    records = read_records(out)
     steps = [record for record in records if "loss" in record]
     verdict = judge(records)
     parts = [f"<p><strong>{verdict.word[0].upper()}{verdict.word[1:]}.</strong> {html.escape(verdict.said)}</p>"]

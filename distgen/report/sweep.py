@@ -9,6 +9,7 @@ from typing import Any
 
 from distgen.report.html import evaluation_rows, page, table
 from distgen.report.verdict import judge
+from distgen.train.records import read_records
 
 _HEAD = ("rank", "configuration", "mean", "sd", "trials", "gap", "against the best", "95 % interval", "p")
 
@@ -39,9 +40,7 @@ def leaderboard_rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
 def add_verdicts(folder: Path, found: dict[str, Any]) -> None:
     """Say of each trial of a leaderboard what became of it: over- or underfitting; see `distgen.report.verdict`."""
     for row in found["trials"]:
-        path = folder / "trials" / row["trial"] / "metrics.jsonl"
-        lines = path.read_text().splitlines(True) if path.exists() else []
-        row["verdict"] = judge([json.loads(line) for line in lines if line.endswith("\n")])._asdict()
+        row["verdict"] = judge(read_records(folder / "trials" / row["trial"]))._asdict()
 
 
 def remarks(found: dict[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,7 +36,12 @@ class Aside:
 
     def ask(self, step: int, path: str) -> None:
         """Have the checkpoint of a step measured; any thread may ask."""
-        self._asked.append((step, self._measure(path)))
+        try:
+            found = self._measure(path)
+        except Exception as error:  # heard like any other failure: whoever asks is about to keep a checkpoint
+            found = Future()
+            found.set_exception(error)
+        self._asked.append((step, found))
 
     @property
     def asked(self) -> set[int]:
@@ -54,7 +60,9 @@ class Aside:
             try:
                 values = found.result(TIMEOUTS["aside"])
             except Exception as error:
-                log.warning("step %d was not validated: %s. Training goes on.", step, error or type(error).__name__)
+                log.warning(
+                    "step %d was not validated: %s. Training goes on.", step, str(error) or type(error).__name__
+                )
                 values = None
             if values is not None:
                 yield step, values
@@ -67,12 +75,36 @@ def beside(run: Run, device: torch.device) -> Iterator[Measure | None]:
     if not run.cluster.valid_aside:
         yield None
         return
-    spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(1, spawn, initializer=_end_with, initargs=(os.getpid(),))
+    other = _Other(run, device)
     try:
-        yield lambda path: pool.submit(validate, run, path, device)
+        yield other.measure
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        other.end()
+
+
+class _Other:
+    """A process that measures one checkpoint after another; where it died, another takes its place."""
+
+    def __init__(self, run: Run, device: torch.device):
+        self._run, self._device, self._pool = run, device, self._new()
+
+    def _new(self) -> ProcessPoolExecutor:
+        spawn = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(1, spawn, initializer=_end_with, initargs=(os.getpid(),))
+
+    def measure(self, path: str) -> Future[dict[str, Any]]:
+        try:
+            return self._pool.submit(validate, self._run, path, self._device)
+        except BrokenProcessPool:  # at the checkpoint before
+            self._pool = self._new()
+            return self._pool.submit(validate, self._run, path, self._device)
+
+    def end(self) -> None:
+        """Whatever it is at: a training that ends early would else wait for it at the exit of Python."""
+        running = list(self._pool._processes.values())
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for process in running:
+            process.kill()
 
 
 def _end_with(parent: int) -> None:

@@ -56,6 +56,8 @@ def check(run: Run, schema: Schema, *, begins: bool) -> None:
                 raise run.error(f"finetune.{key}", f'no {what} matches "{glob}". {suggest(glob, names)}')
     if all(of.matches(name, finetune.freeze) for name in parameters):
         raise run.error("finetune.freeze", "all parameters are frozen, and none is left that learns. Freeze fewer")
+    if kept := [name for name in sorted(head) if finetune.new_head and of.matches(name, finetune.freeze)]:
+        raise run.error("finetune.freeze", f"{some(kept)} of the new head would stay as drawn. Freeze what is not new")
     if begins and finetune.init_from:
         _refuse_misfits(run, schema, _source(run))
 

@@ -48,10 +48,9 @@ def launch(run: Run, out: Path, show: Show) -> bool:
     """
     torchrun = "TORCHELASTIC_RUN_ID" in os.environ
     here = torchrun or run.cluster.workers == 0
-    known = here or torch.cuda.is_available()  # Ray's workers may have other devices
     found = newest(run.checkpoints(out), deep=False)
     size = int(os.environ["WORLD_SIZE"]) if torchrun else None
-    ids = run.check(size, _device() if known else None, begins=found is None)
+    ids = run.check(size, _known_device(run, here), begins=found is None)
     local = int(os.environ["LOCAL_WORLD_SIZE"]) if torchrun else 1
     if here and run.cluster.valid_aside and 0 < torch.cuda.device_count() <= local:
         problem = (
@@ -62,13 +61,14 @@ def launch(run: Run, out: Path, show: Show) -> bool:
         try:
             found.expect(**ids)
         except CheckpointError as error:
-            if differ := run.differences(out / "run.toml"):
+            # Where checkpoints are elsewhere, this directory may have no run yet.
+            if (out / "run.toml").exists() and (differ := run.differences(out / "run.toml")):
                 error.add_note(f"What differs: {'; '.join(differ)}. Leave it as it was, or give another --out")
             raise
     with ExitStack() as held:
 
         def begin() -> None:
-            held.enter_context(_taken(out))
+            held.enter_context(taken(out))
             run.write(out / "run.toml")
 
         if torchrun:
@@ -85,7 +85,7 @@ def launch(run: Run, out: Path, show: Show) -> bool:
 
 
 @contextmanager
-def _taken(out: Path) -> Iterator[None]:
+def taken(out: Path) -> Iterator[None]:
     """A run directory that no other training writes to. A killed one keeps nothing.
 
     Raises:
@@ -122,6 +122,15 @@ def _under_torchrun(run: Run, out: Path, show: Show, spare: torch.device, begin:
             return worker.leads
     finally:
         dist.destroy_process_group()
+
+
+def _known_device(run: Run, here: bool) -> torch.device | None:
+    """Where workers compute; None where they may have other devices than this machine."""
+    if here:
+        return _device()
+    if run.cluster.gpus_per_worker == 0:
+        return torch.device("cpu")
+    return None if run.cluster.address or os.environ.get("RAY_ADDRESS") else _device()
 
 
 def _device(number: int = 0) -> torch.device:

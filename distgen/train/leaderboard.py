@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from distgen.config import Sweep
+from distgen.errors import CheckpointError
 from distgen.evaluate.bootstrap import FEWEST, RESAMPLES, paired_bootstrap
 from distgen.evaluate.metrics import named_value
+from distgen.train.records import read_records
 from distgen.train.trial import Trial, measured
 
 FILE = "leaderboard.json"
@@ -30,8 +32,14 @@ def leaderboard(asked: Sweep, trials: list[Trial]) -> dict[str, Any]:
     Returns:
         What DIR/leaderboard.json holds.
     """
-    rows = [_row(asked, trial) for trial in trials]
-    tables = {trial.out.name: measured(trial.out) for trial in trials if trial.ended}
+    tables: dict[str, dict[str, Any]] = {}
+    damaged = {}
+    for trial in (trial for trial in trials if trial.ended):
+        try:
+            tables[trial.out.name] = measured(trial.out)
+        except CheckpointError as error:  # of one trial: the others are ranked
+            damaged[trial.out.name] = {"error": str(error)}
+    rows = [_row(asked, trial, tables.get(trial.out.name)) | damaged.get(trial.out.name, {}) for trial in trials]
     configurations = []
     for number in sorted({trial.number for trial in trials}):
         own = [row for row in rows if row["configuration"] == number]
@@ -75,9 +83,8 @@ def best_trials(folder: Path, count: int) -> list[Path]:
     return [folder / "trials" / name for name in ranked[:count]]
 
 
-def _row(asked: Sweep, trial: Trial) -> dict[str, Any]:
+def _row(asked: Sweep, trial: Trial, found: dict[str, Any] | None) -> dict[str, Any]:
     outcome = trial.outcome or {"state": "not trained"}
-    found = measured(trial.out) if trial.ended else None
     training, validation = _losses(trial.out)
     return {
         "trial": trial.out.name,
@@ -95,11 +102,7 @@ def _row(asked: Sweep, trial: Trial) -> dict[str, Any]:
 
 def _losses(out: Path) -> tuple[float | None, float | None]:
     """The loss on a sample of the training part and on the validation part, measured alike, at the last validation."""
-    path = out / "metrics.jsonl"
-    records = (
-        [json.loads(line) for line in path.read_text().splitlines(True) if line.endswith("\n")] if path.exists() else []
-    )
-    last: dict[str, Any] = next((record for record in reversed(records) if "valid" in record), {})
+    last: dict[str, Any] = next((record for record in reversed(read_records(out)) if "valid" in record), {})
     training, validation = (last.get(part, {}).get("loss") for part in ("train", "valid"))
     return training, validation
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import tomli_w
 
 from distgen.config import Point, Range, Sweep, read
+from distgen.errors import ConfigError
 from distgen.train.trial import Trial, base, check, trials
 
 
@@ -75,17 +76,20 @@ class Plan:
 
     def next(self) -> Trial | None:
         """The trial to train now, its run directory made; None if there is no more."""
-        if not self._waiting and len(self._points) < self._samples:
-            number, point = len(self._points), propose(self.asked, self._told())
-            self._points.append(point)
-            _write(self._out / "points.json", json.dumps(self._points, indent=1) + "\n")
-            self._waiting = trials(self.asked, self._out, number, point)
-            self.trials += self._waiting
-        if not self._waiting:
-            return None
-        trial = self._waiting.pop(0)
-        trial.begin(self.asked)
-        return trial
+        while self._waiting or len(self._points) < self._samples:
+            if not self._waiting:
+                number, point = len(self._points), propose(self.asked, self._told())
+                self._points.append(point)
+                _write(self._out / "points.json", json.dumps(self._points, indent=1) + "\n")
+                self._waiting = trials(self.asked, self._out, number, point)
+                self.trials += self._waiting
+            trial = self._waiting.pop(0)
+            try:
+                trial.begin(self.asked)
+                return trial
+            except ConfigError as error:  # made up between values that fit: it ends nothing but itself
+                trial.end({"state": "failed", "error": error.problem})
+        return None
 
     def _earlier(self) -> list[Point]:
         """The configurations that were made up before, in their order."""

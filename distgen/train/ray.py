@@ -110,8 +110,9 @@ def train_on_ray(run: Run, out: Path, show: Show, begin: Callable[[], None]) -> 
     finally:
         records.end("failed")  # unless the workers said how it ended
         shutil.rmtree(scratch, ignore_errors=True)
-        if new and not driver.began:  # no worker ever trained: nothing is left half-written
-            shutil.rmtree(out)
+        # No worker ever trained: nothing is left half-written. One that did, and was lost before it was heard, keeps what it has.
+        if new and not driver.began and not any((out / "checkpoints").glob("step-*")):
+            shutil.rmtree(out, ignore_errors=True)
 
 
 def _scaling(run: Run) -> ScalingConfig:

@@ -53,6 +53,13 @@ class Records:
         self._tellers = []
 
 
+def read_records(out: Path) -> list[dict[str, Any]]:
+    """What metrics.jsonl of a run directory holds, nothing if there is none; a line that was cut short is no record."""
+    path = out / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
 def memory(device: torch.device) -> dict[str, int]:
     """Bytes that were in use at most since the process began: of a GPU what tensors took and what PyTorch held for them, of
     the host what the process had in memory (resident)."""

@@ -147,9 +147,10 @@ class State:
             return "Start another run with a lower optimizer.lr, or with more than float16 holds: train.precision bf16."
         return "Start another run with a lower optimizer.lr."
 
-    def due(self, every: int | None) -> bool:
-        """Is it time for what happens every so many steps, and after the last?"""
-        return self.step == self.steps or (every is not None and self.step % every == 0)
+    def due(self, every: int | None, step: int | None = None) -> bool:
+        """Is it time for what happens every so many steps, and after the last? Or was it, after a step?"""
+        step = self.step if step is None else step
+        return step == self.steps or (every is not None and step % every == 0)
 
     def log(self) -> None:
         """Record the mean loss per target and the speed since the last record; of a collection also of each store that was
@@ -254,8 +255,10 @@ class State:
         self.step, self._best_step, self.worse = (found.state[key] for key in ("step", "best_step", "worse"))
         self._best = math.inf if found.state["best"] is None else found.state["best"]
         self.enough = self._impatient
-        if self._aside and self.worker.leads and self._score is None and found.state["score"] is None:
-            self._aside.ask(self.step, str(found.path))  # the training before ended before it heard
+        if self._aside and self.worker.leads:
+            for step, path in self._kept.unscored():
+                if self.due(self.run.train.valid_every, step):
+                    self._aside.ask(step, path)  # the training before ended before it heard
 
     def _made(self) -> dict[str, Any]:
         """What numbers depend on in their last bits, beside the run."""
@@ -306,9 +309,10 @@ class State:
         if self.enough and self._sums.steps:
             self.log()
         self._report()
-        self._hear(wait=True)
+        early = self.leaves and self.step < self.steps
+        self._hear(wait=not early)  # who goes on from here asks again
         self._kept.wait()
-        if self.leaves and self.step < self.steps:
+        if early:
             raise PreemptedError(f"asked to leave at step {self.step} of {self.steps}; go on with --resume")
 
 

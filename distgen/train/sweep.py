@@ -15,6 +15,7 @@ from typing import Any
 
 from distgen import cluster
 from distgen.config import TIMEOUTS, Cluster, Sweep
+from distgen.train.launch import taken
 from distgen.train.plan import Plan
 from distgen.train.trial import Outcome, Training, Trial, base
 
@@ -33,7 +34,7 @@ def sweep(asked: Sweep, out: Path, show: Show) -> list[Trial]:
         All trials, also those that ended in earlier times.
 
     Raises:
-        ConfigError: a value does not fit, or DIR is that of another sweep. TrainError: Ray did not start.
+        ConfigError: a value does not fit, or DIR is that of another sweep, or another process writes to it. TrainError: Ray did not start.
     """
     plan = Plan(asked, out)
     if not plan.most:
@@ -41,7 +42,15 @@ def sweep(asked: Sweep, out: Path, show: Show) -> list[Trial]:
     run = base(asked)
     cluster.connect(run.cluster.cpus_per_worker, run.cluster.address or "")
     each = _resources(asked, run.cluster)
-    plan.begin()
+    with taken(out):
+        plan.begin()
+        _tune(plan, out, each, run.cluster.max_failures, show)
+    return plan.trials
+
+
+def _tune(plan: Plan, out: Path, each: dict[str, float], max_failures: int, show: Show) -> None:
+    """Have Tune train what the plan has yet."""
+    asked = plan.asked
     os.environ.update(
         TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",  # each trial tells its own directory
         TUNE_DISABLE_SIGINT_HANDLER="1",
@@ -67,7 +76,7 @@ def sweep(asked: Sweep, out: Path, show: Show) -> list[Trial]:
             storage_path=str(scratch.resolve()),
             verbose=0,
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials have their own
-            failure_config=tune.FailureConfig(max_failures=run.cluster.max_failures),
+            failure_config=tune.FailureConfig(max_failures=max_failures),
         ),
     )
     try:
@@ -80,7 +89,6 @@ def sweep(asked: Sweep, out: Path, show: Show) -> list[Trial]:
                 show(trial, outcome)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return plan.trials
 
 
 def _resources(asked: Sweep, asks: Cluster) -> dict[str, float]:

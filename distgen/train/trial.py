@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import queue
 import threading
@@ -22,6 +23,7 @@ from distgen.store.locks import locked
 from distgen.train.checkpoint import open_checkpoint
 from distgen.train.evaluation import evaluate
 from distgen.train.loop import train
+from distgen.train.records import read_records
 from distgen.train.run import Run
 from distgen.train.worker import Worker
 
@@ -91,9 +93,7 @@ class Trial:
 
     def values(self, metric: str) -> list[tuple[int, float]]:
         """The validations so far, by their steps."""
-        path = self.out / "metrics.jsonl"
-        whole = [line for line in path.read_text().splitlines(True) if line.endswith("\n")] if path.exists() else []
-        found = [(r["step"], named_value(r["valid"], metric)) for r in map(json.loads, whole) if "valid" in r]
+        found = [(r["step"], named_value(r["valid"], metric)) for r in read_records(self.out) if "valid" in r]
         return [(step, value) for step, value in found if value is not None]
 
 
@@ -142,7 +142,8 @@ def check(sweep: Sweep, folder: Path, points: list[Point]) -> None:
                 made = trial.run(sweep)
                 # Opening a store takes a while, and rates of learning say nothing about it.
                 table = made.resolved()
-                del table["name"], table["optimizer"], table["data"]["seed"]
+                del table["name"], table["data"]["seed"]
+                table["optimizer"] = table["optimizer"]["kind"]
                 if digest(table) in seen:
                     continue
                 seen.add(digest(table))
@@ -236,6 +237,8 @@ class Training:
         value = named_value(record["valid"], self._metric)
         if value is None:
             raise TrainError(f'the validation has no "{self._metric}"; it has {", ".join(record["valid"])}')
+        if not math.isfinite(value):
+            raise TrainError(f'the "{self._metric}" of the validation of step {record["step"]} is {value}')
         self._pending = {"step": record["step"], "value": value}
 
     def _leaving(self) -> bool:
@@ -244,7 +247,7 @@ class Training:
             self._on.clear()
             self._results.put(self._pending)
             self._pending = {}
-            while not self._on.wait(1):
+            while not self._on.wait(1) and not self._leave.is_set():
                 pass
         return self._leave.is_set()
 

@@ -87,3 +87,9 @@ def test_seeds_and_folds_multiply():
 def test_what_is_wrong_is_named_with_its_line(tmp_path, text, problem):
     with pytest.raises(ConfigError, match=problem):
         asked(tmp_path, text)
+
+
+@pytest.mark.parametrize("key", ["cluster.cpus_per_worker", "cluster.valid_aside", "train.checkpoints"])
+def test_what_is_the_same_for_all_trials_is_no_part_of_the_space(tmp_path, key):
+    with pytest.raises(ConfigError, match=f"space.{key}: trials of a sweep do not differ in this"):
+        asked(tmp_path, f"[space]\n{key} = [1, 2]\n")

@@ -2,12 +2,17 @@
 
 import json
 import logging
+import multiprocessing
+import os
+import time
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 import torch
 
-from distgen.train.aside import Aside
+from distgen.errors import PreemptedError
+from distgen.train.aside import Aside, _Other, beside
 from distgen.train.checkpoint import newest, open_checkpoint
 from distgen.train.launch import launch
 from distgen.train.loop import train
@@ -107,28 +112,6 @@ def test_patience_ends_a_training_by_what_it_hears(run_file, tmp_path):
     assert records[-1]["step"] < 40
 
 
-def test_what_was_not_heard_before_a_stop_is_asked_for_again(run_file, tmp_path):
-    slow = Slow()
-
-    def stop(record):
-        if record["step"] == 9:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fit_with(slow, Run.read(run_file, CHANGES), tmp_path / "out", stop)
-    asked = []
-
-    def measure(path):
-        future = Future()
-        future.set_result(found(float(len(asked))))
-        asked.append(path.rsplit("-", 1)[1])
-        return future
-
-    fit_with(measure, Run.read(run_file, CHANGES), tmp_path / "out")
-    assert asked == ["00000008", "00000012"]
-    assert (tmp_path / "out/checkpoints/best").resolve().name == "step-00000008"
-
-
 def test_answers_come_in_the_order_of_the_questions():
     slow = Slow()
     aside = Aside(slow)
@@ -140,3 +123,79 @@ def test_answers_come_in_the_order_of_the_questions():
     slow.asked[0][1].set_result(found(1.0))
     assert [step for step, _ in aside.heard()] == [4, 8]
     assert aside.asked == set()
+
+
+def test_all_that_was_not_heard_before_a_stop_is_asked_for_again(run_file, tmp_path):
+    def stop(record):
+        if record["step"] == 11:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_with(Slow(), Run.read(run_file, CHANGES), tmp_path / "out", stop)
+    asked = []
+
+    def quick(path):
+        asked.append(int(path.rsplit("-", 1)[1]))
+        future = Future()
+        future.set_result(found(float(asked[-1])))
+        return future
+
+    fit_with(quick, Run.read(run_file, CHANGES), tmp_path / "out")
+    assert asked == [4, 8, 12]
+    assert (tmp_path / "out/checkpoints/best").resolve().name == "step-00000004"
+
+
+def test_whoever_is_asked_to_leave_waits_for_no_validation(run_file, tmp_path):
+    slow, seen = Slow(), []
+    out = tmp_path / "out"
+    out.mkdir()
+    worker = Worker(0, 1, torch.device("cpu"), out, aside=slow, show=seen.append, leaving=lambda: len(seen) > 4)
+    with pytest.raises(PreemptedError):
+        train(Run.read(run_file, CHANGES), worker)
+    assert [future.done() for _, future in slow.asked] == [False]
+
+
+def test_a_question_that_cannot_be_asked_ends_no_training(run_file, tmp_path, caplog):
+    def broken(path):
+        raise OSError
+
+    with caplog.at_level(logging.WARNING):
+        fit_with(broken, Run.read(run_file, CHANGES), tmp_path / "out")
+    assert "step 12 was not validated: OSError. Training goes on." in caplog.text
+
+
+class Deadly(Run):
+    """A run whose store ends the process that opens it."""
+
+    def open_store(self):
+        os._exit(1)
+
+
+def test_where_the_other_process_died_another_takes_its_place(run_file, tmp_path):
+    fit(Run.read(run_file, [*CHANGES, "train.steps=4"]), tmp_path / "out")
+    run, path = Run.read(run_file, [*CHANGES, "cluster.valid_aside=true"]), str(tmp_path / "out/checkpoints/last")
+    other = _Other(Deadly.read(run_file), torch.device("cpu"))
+    try:
+        with pytest.raises(BrokenProcessPool):
+            other.measure(path).result(60)
+        other._run = run
+        assert other.measure(path).result(60)["valid"]["loss"] > 0
+    finally:
+        other.end()
+
+
+class Endless(Run):
+    """A run whose store never opens."""
+
+    def open_store(self):
+        time.sleep(600)
+
+
+def test_a_training_that_ends_leaves_no_process_behind_and_waits_for_none(run_file):
+    with beside(Endless.read(run_file, ["cluster.valid_aside=true"]), torch.device("cpu")) as measure:
+        future = measure("nowhere")
+        while not future.running():
+            time.sleep(0.01)
+        (process,) = multiprocessing.active_children()
+    process.join(30)
+    assert not process.is_alive()

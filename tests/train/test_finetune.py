@@ -180,3 +180,9 @@ def test_the_command_begins_with_a_path_from_where_it_is_called(run_file, first,
     assert Run.find(tmp_path / "out").finetune.init_from == str(first)
     assert command(["train", str(run_file), "model.channels=4", "--init-from", "first", "--out", "other"]) == 2
     assert not (tmp_path / "other").exists()
+
+
+def test_a_new_head_that_could_not_learn_is_refused(coding, first):
+    run = Run.read(coding, [f"finetune.init_from='{first}'", "finetune.new_head=true", "finetune.freeze=['head*']"])
+    with pytest.raises(ConfigError, match="finetune.freeze: head.* of the new head would stay as drawn"):
+        run.check()

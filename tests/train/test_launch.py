@@ -4,7 +4,7 @@ import multiprocessing
 
 import pytest
 
-from distgen.errors import ConfigError
+from distgen.errors import CheckpointError, ConfigError
 from distgen.train.launch import launch
 from distgen.train.run import Run
 
@@ -39,3 +39,21 @@ def _train_and_look(run_file, out):
     before = slow & sys.modules.keys()
     assert not before, before
     launch(Run.read(run_file, ["train.steps=2", "train.valid_every=2"]), out, look)
+
+
+def test_a_precision_that_this_machine_lacks_is_refused_before_ray_starts(run_file, tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    run = Run.read(run_file, ["cluster.workers=2", "train.precision=fp8", "cluster.gpus_per_worker=0"])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+    monkeypatch.setattr("distgen.train.prepare._fits_float8", lambda module, name: True)
+    monkeypatch.setattr("distgen.cluster.connect", lambda *asked: pytest.fail("Ray started"))
+    with pytest.raises(ConfigError, match='train.precision: the CPU cannot multiply "fp8"'):
+        launch(run, tmp_path / "out", lambda record: None)
+
+
+def test_checkpoints_of_another_run_that_are_kept_elsewhere_are_said_to_be(run_file, tmp_path):
+    elsewhere = f"train.checkpoints='{tmp_path / 'elsewhere'}'"
+    launch(Run.read(run_file, ["train.steps=2", elsewhere]), tmp_path / "out", lambda record: None)
+    with pytest.raises(CheckpointError, match="belongs to another run"):
+        launch(Run.read(run_file, ["data.seed=3", elsewhere]), tmp_path / "other", lambda record: None)
+    assert not (tmp_path / "other").exists()

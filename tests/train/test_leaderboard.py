@@ -5,6 +5,7 @@ import json
 import pytest
 
 from distgen.config import Sweep
+from distgen.errors import CheckpointError
 from distgen.report.sweep import add_verdicts, leaderboard_rows, remarks, write_leaderboard
 from distgen.train import leaderboard
 from distgen.train.trial import Trial
@@ -97,3 +98,20 @@ def test_contigs_of_all_folds_are_resampled_where_one_fold_has_too_few():
     found = leaderboard._by_unit(sweep, [fold(0), fold(3)])
     assert found == {f"chr{n}": ((2 * n + 11 * (n + 9)) / 13, 13) for n in range(6)}
     assert leaderboard._by_unit(sweep, [fold(0)])["chr1:9-18"] == (10, 11)
+
+
+def test_a_trial_whose_checkpoint_is_damaged_is_told_and_the_others_are_ranked(tmp_path, monkeypatch):
+    trials = [Trial(tmp_path / name, number, {}, {}) for number, name in enumerate(("000", "001"))]
+    for trial in trials:
+        trial.out.mkdir()
+        trial.end({"state": "stopped"})
+
+    def measured(out):
+        if out.name == "000":
+            raise CheckpointError("checkpoint best is not whole")
+        return {"step": 5, "metrics": {"loss": 1.0}}
+
+    monkeypatch.setattr(leaderboard, "measured", measured)
+    found = leaderboard.leaderboard(Sweep(run="x"), trials)
+    assert [(row["trial"], row["value"]) for row in found["trials"]] == [("001", 1.0), ("000", None)]
+    assert found["trials"][1]["error"] == "checkpoint best is not whole"

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from distgen.train.flops import Flops
-from distgen.train.records import memory
+from distgen.train.records import memory, read_records
 from distgen.train.run import Run
 from tests.conftest import fit
 
@@ -58,3 +58,9 @@ def test_memory_is_in_bytes():
     held = torch.ones(50_000_000)
     assert 200_000_000 < memory(torch.device("cpu"))["host"] < 1 << 40
     assert held.sum() == 50_000_000
+
+
+def test_a_line_cut_short_is_no_record_and_no_file_has_none(tmp_path):
+    assert read_records(tmp_path) == []
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2, "lo')
+    assert read_records(tmp_path) == [{"step": 1}]

@@ -157,3 +157,31 @@ def test_proposals_take_what_runs_failed_or_was_stopped(asked):
         Told(point, {}, "done"),
     ]
     assert propose(sweep, told).keys() == point.keys()
+
+
+def test_a_configuration_that_is_made_up_and_does_not_fit_ends_nothing_but_itself(asked, tmp_path, monkeypatch):
+    pytest.importorskip("optuna")
+    made_up = iter([{"model.channels": -1}, {"model.channels": 5}])
+    monkeypatch.setattr("distgen.train.plan.propose", lambda sweep, told: next(made_up))
+    sweep = asked('search = "optuna"\nsamples = 2\n[space]\nmodel.channels = { low = 4, high = 8 }\n')
+    plan = Plan(sweep, tmp_path)
+    plan.begin()
+    assert plan.next().out.name == "001"
+    assert plan.next() is None
+    outcome = plan.named("000").outcome
+    assert (outcome["state"], "model.channels" in outcome["error"]) == ("failed", True)
+
+
+def test_an_optimizer_that_is_not_there_is_refused_though_another_fits(asked, tmp_path, monkeypatch):
+    monkeypatch.delattr("torch.optim.Muon", raising=False)
+    with pytest.raises(
+        ConfigError, match=r's.toml:3: space.optimizer.kind: optimizer.kind = "muon": .*came with torch'
+    ):
+        Plan(asked('[space]\noptimizer.kind = ["adamw", "muon"]'), tmp_path / "out")
+
+
+def test_a_validation_that_is_no_number_is_a_failure(asked, tmp_path, monkeypatch):
+    monkeypatch.setattr("distgen.train.trial.named_value", lambda values, name: math.nan)
+    trial = begun(asked(""), tmp_path / "out", {})
+    result = Training(trial.out, "loss").step()
+    assert (result["state"], result["error"]) == ("failed", 'the "loss" of the validation of step 6 is nan')

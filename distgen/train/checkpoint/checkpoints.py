@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future as TorchFuture
 
 from distgen.config import TIMEOUTS
-from distgen.errors import CheckpointError
+from distgen.errors import CheckpointError, DistgenError
 from distgen.ingest.objects import Place
 from distgen.train.checkpoint.format import FORMAT, TENSORS, state_json, tensors_json
 from distgen.train.checkpoint.reading import Checkpoint, cause, open_checkpoint
@@ -97,6 +97,12 @@ class Checkpoints:
         staged = self._staging.stage(self._shares.mine(tensors), tensors)
         self._writing = self._beside(lambda: self._write(staged, state, score))
 
+    def unscored(self) -> list[tuple[int, str]]:
+        """Steps up to that of `newest`, and where their checkpoints are, of which nobody knows what they are worth; the
+        oldest first. For the leading worker alone."""
+        steps = [step for step in reversed(self._storage.steps()) if step <= self._last]
+        return [(step, str(self._storage.path(step))) for step in steps if math.isinf(self._score(step))]
+
     def rescore(self, step: int, score: float) -> None:
         """Say what a checkpoint turned out to be worth, in good time before `wait`; for the leading worker alone."""
         self._scores[step] = score
@@ -166,7 +172,7 @@ class Checkpoints:
             state = open_checkpoint(self._storage.path(step)).state
             self._storage.replace_state(step, state_json(state | {"score": score}))
             self._retain(self._last)
-        except CheckpointError as error:
+        except DistgenError as error:  # also of an object store that does not answer: training goes on
             log.warning("%s", error)
 
     def _retain(self, step: int) -> None:

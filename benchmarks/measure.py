@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import socket
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -81,3 +83,6 @@ def _rank(rank: int, workers: int, port: int, folder: Path, function: Callable[[
     (folder / f"rank-{rank}.json").write_text(json.dumps(function(rank)))
     if together:
         dist.destroy_process_group()
+    # As `distgen.cli.main` leaves: native threads of the libraries have aborted such processes as they went down.
+    sys.stderr.flush()
+    os._exit(0)

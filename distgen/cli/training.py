@@ -121,6 +121,8 @@ def evaluate(
             typer.echo(
                 f"The network loses to the baseline {name}: {found['metrics']['bits_per_base']:.4f} against {bits:.4f} bits."
             )
+    if by_contig:
+        typer.echo(f"{found['units']:<10}  {folder / f'evaluate-{split}.json'}")
     if (folder / FILE).is_file():
         typer.echo(f"report      {page}")
         return

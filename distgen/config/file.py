@@ -28,7 +28,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 # What pydantic would say in words of Python, in words of TOML.
 _IN_TOML = {
-    "tuple_type": 'it should be a list, such as ["chr2"]',
+    "tuple_type": "it should be a list, such as [ value ]",
     "model_type": "it should be a table, such as { key = value }",
     "dict_type": "it should be a table, such as { key = value }",
     NAME: "a name has letters, digits, dots, underscores, + and -, and begins with a letter or a digit",
@@ -215,6 +215,8 @@ def _problem(first: ErrorDetails, keys: list[int | str], schema: type[BaseModel]
         return f'"{word}" is none of the choices. {suggest(str(word), choices)}'
     if first["type"] == "tuple_type" and isinstance(given, dict):
         return f"there may be several: write [[{keys[-1]}]]"
+    if first["type"] == "tuple_type" and isinstance(given, str):
+        return f"it should be a list, such as {json.dumps([given])}, not {json.dumps(given)}"
     problem = first["msg"].removeprefix("Value error, ")
     problem = _IN_TOML.get(context.get("pattern", first["type"]), problem[0].lower() + problem[1:])
     return problem if isinstance(given, dict) else f"{problem}, not {json.dumps(given, default=str)}"

@@ -107,6 +107,7 @@ def export_weights(path: Path, out: Path, *, averaged: bool = True) -> dict[str,
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, draft / _TENSORS)
     config |= {"sha256": sha256(draft / _TENSORS)}
     (draft / _CONFIG).write_text(json.dumps(config, indent=1) + "\n")
+    (draft / _TENSORS).chmod((draft / _CONFIG).stat().st_mode)  # safetensors lets its owner alone read a file
     draft.rename(out)
     return config
 

@@ -51,6 +51,11 @@ def write(tmp_path, text):
             r'a\.toml:9: objective\.kind: "masked-lm" is none of the choices. Did you mean "masked_lm"',
         ),
         ('store = "a.zarr"\n', "", r'a\.toml:2: data\.store: "store" is missing'),
+        (
+            "[train]",
+            '[log]\nto = "mlflow"\n[train]',
+            r'log\.to: it should be a list, such as \["mlflow"\], not "mlflow"',
+        ),
         ("[train]\nsteps = 10", "", r'a\.toml: train: "train" is missing'),
         ("steps = 10", "steps = 10\nepochs = 1", r"a\.toml:10: train: give either steps or epochs"),
         (

@@ -102,3 +102,8 @@ def test_the_command_says_what_it_wrote(trained, tmp_path, capsys):
     assert command(["export-weights", str(trained), "--out", str(tmp_path / "exported")]) == 0
     assert "the trained weights of tiny after step 6" in capsys.readouterr().out
     assert command(["export-weights", str(trained), "--out", str(tmp_path / "exported")]) == 2
+
+
+def test_an_export_is_for_whoever_may_read_what_one_writes(trained, tmp_path):
+    export_weights(trained, tmp_path / "exported")
+    assert len({path.stat().st_mode for path in (tmp_path / "exported").iterdir()}) == 1

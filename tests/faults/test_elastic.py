@@ -1,9 +1,10 @@
 """Two workers, then three, then one: the same samples at every step, and the same losses within rounding."""
 
 import json
-import os
 import math
+import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -35,10 +36,8 @@ def _rank(rank: int, world_size: int, port: int, path: Path, changes: list[str],
         return step_of(learner, batch, step, *arguments, **options)
 
     loop.train_step = spied
-    try:
+    with suppress(_DownError):
         loop.train(Run.read(path, changes), Worker(rank, world_size, torch.device("cpu"), out))
-    except _DownError:
-        pass
     dist.destroy_process_group()
     # As `distgen.cli.main` leaves: native threads of the libraries have aborted such processes as they went down.
     os._exit(0)

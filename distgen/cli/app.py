@@ -28,6 +28,12 @@ def local(text: str) -> Path:
     return Path(text).expanduser()
 
 
+def expect_free(folder: Path, resume: bool) -> None:
+    """Raise ConfigError: something is there already, which `--resume` does not ask to go on with."""
+    if folder.exists() and not (folder.is_dir() and (resume or not any(folder.iterdir()))):
+        raise ConfigError(f"{folder} exists. Give --resume to go on with it, or another --out.")
+
+
 def say_error(error: DistgenError) -> None:
     """What was wrong, and what is said beside it, in one line."""
     said = [str(error).rstrip("."), *getattr(error, "__notes__", ())]

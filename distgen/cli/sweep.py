@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from distgen.cli.app import Json, app, local
+from distgen.cli.app import Json, app, expect_free, local
 from distgen.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ def sweep(
 
     asked = read(file, Sweep, overrides)
     folder = out or Path("sweeps") / (asked.name or file.stem)
-    if folder.exists() and not (folder.is_dir() and (resume or not any(folder.iterdir()))):
-        raise ConfigError(f"{folder} exists. Give --resume to go on with it, or another --out.")
+    expect_free(folder, resume)
     began = time.perf_counter()
     trials = train_all(asked, folder, _Told(asked.metric, quiet=json_))
     found = leaderboard.leaderboard(asked, trials)

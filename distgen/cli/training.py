@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from distgen.cli import show, watch
-from distgen.cli.app import Json, RayAddress, app, local
+from distgen.cli.app import Json, RayAddress, app, expect_free, local
 from distgen.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -61,8 +61,7 @@ def train(
     if ray_address and parsed.cluster.workers == 0:
         raise ConfigError("--ray-address is where Ray's workers train, and there are none: give --workers as well")
     folder = out or Path("runs") / parsed.name
-    if folder.exists() and not (folder.is_dir() and (resume or not any(folder.iterdir()))):
-        raise ConfigError(f"{folder} exists. Give --resume to go on with it, or another --out.")
+    expect_free(folder, resume)
     if parsed.train.checkpoints and not resume and (found := newest(parsed.checkpoints(folder), deep=False)):
         problem = f"{found.path} is there. Give --resume to go on from it, or keep these elsewhere."
         raise parsed.error("train.checkpoints", problem)

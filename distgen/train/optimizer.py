@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -45,6 +46,11 @@ class Updater:
             muon = torch.optim.Muon(moved, lr=config.lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
             self._optimizers.append(muon)
         self._averages = {name: p.detach().clone() for name, p in self._trained.items()} if config.ema else {}
+
+    @cached_property
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that learn."""
+        return list(self._trained.values())
 
     def zero_grad(self) -> None:
         """Forget all gradients."""

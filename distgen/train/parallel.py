@@ -1,4 +1,4 @@
-"""Data parallelism: who this worker is, and how gradients of all workers become one.
+"""Data parallelism: how gradients of all workers become one.
 
 There are three ways, behind one interface (`Parallel`): one flat buffer, torch's DDP, and shards (`distgen.train.sharded`).
 All leave in `p.grad` the SUM over workers, and zeros where nobody's loss depended on a parameter, as one process does.

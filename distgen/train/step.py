@@ -38,11 +38,6 @@ class Learner:
     clip_norm: float
     seed: tuple[int, int]
 
-    @property
-    def trained(self) -> list[nn.Parameter]:
-        """The parameters that learn."""
-        return [p for p in self.model.parameters() if p.requires_grad]
-
 
 def train_step(
     learner: Learner, batch: Batch, step: int, clock: Clock, asks: tuple[bool, bool] = (False, False)
@@ -73,7 +68,7 @@ def train_step(
     with clock.part("communicate"):
         sums = parallel.reduce(sums)
     with clock.part("optimize"):
-        norm = precision.mean(learner.trained, sums[1], learner.clip_norm)
+        norm = precision.mean(learner.updater.trained, sums[1], learner.clip_norm)
         skipped = precision.skips(sums[0], norm)
         if not skipped:
             learner.updater.update(step)

@@ -8,7 +8,7 @@ bases, on the CPU in float32 on one thread where nothing else is said; with a GP
 overhead  the loop on one batch, encoded before, beside a loop of ten lines on the same tensors, model and loss, in one process
 ray       Ray Train with one worker beside no workers: whole runs that take turns, steps of their second halves
 data      the loop on the loader's batches beside the same loop on one of them; the loader's threads start and end with each turn,
-          so that nothing is made ahead at another's expense
+          before and after its time, so that nothing is made ahead at another's expense
 first     seconds from the command until the record of the first step is written: fresh processes, warm disk
 stall     how much longer a step takes that keeps a checkpoint, and all steps until the next one is, with so many parameters
 parallel  one flat buffer, DDP and FSDP2 on two CPU ranks of this machine, one thread each: whole runs that take turns
@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -44,6 +44,7 @@ from distgen.loader.loader import GenomeLoader
 from distgen.models import parameter_count
 from distgen.objectives import Objective
 from distgen.store.build import build
+from distgen.train.heap import keep_heap
 from distgen.train.loop import train
 from distgen.train.model import Schema, build_model
 from distgen.train.parallel import Overlapped, Replicated
@@ -76,7 +77,7 @@ MODELS: dict[str, tuple[list[str], int]] = {  # and how many steps a turn has
     "dilated, 16 channels, 3 blocks": ([], 50),
     "dilated, 64 channels, 10 blocks": (QUICKSTART, 10),
 }
-Turns = Iterator[Batch]
+Turns = Generator[Batch, None, None]
 Pairs = tuple[list[float], list[float]]  # seconds a step, of turns that stood beside each other
 
 
@@ -160,14 +161,19 @@ def measured(run: Measured, out: Path, turns: Callable[[GenomeLoader, Pairs], Tu
     return found
 
 
-def in_turns(found: Pairs, pairs: int, block: int, one: Callable[[], Turns], other: Callable[[], Turns]) -> Turns:
-    """The batches of turns of `block` steps, whose seconds a step are found; the first pair warms up."""
+def in_turns(
+    found: Pairs, pairs: int, block: int, one: Callable[[], Turns], other: Callable[[], Turns], *, warm: int = 0
+) -> Turns:
+    """The batches of turns whose seconds a step are found, of `block` steps after `warm` others; the first pair warms up."""
     for pair in range(1 + pairs):
         for number, turn in enumerate((one, other)) if pair % 2 else reversed(list(enumerate((one, other)))):
+            batches = turn()
+            yield from itertools.islice(batches, warm)
             began = now()
-            yield from turn()
+            yield from itertools.islice(batches, block)
             if pair:
                 found[number].append((now() - began) / block)
+            batches.close()
 
 
 def more(times: list[float], than: list[float]) -> tuple[str, str]:
@@ -225,7 +231,7 @@ def beside_plain(inner: GenomeLoader, found: Pairs, run: Measured, pairs: int) -
             other.step()
         yield from ()
 
-    yield from in_turns(found, pairs, 10, lambda: iter([batch] * 10), plain)
+    yield from in_turns(found, pairs, 10, lambda: (batch for _ in range(10)), plain)
 
 
 def data(folder: Path, path: Path, pairs: int) -> None:
@@ -244,12 +250,11 @@ def beside_one_batch(inner: GenomeLoader, found: Pairs, block: int, pairs: int) 
     """Some steps on the loader's batches, as many on the first one, and so on."""
     batch = one_batch(inner)
 
-    def served() -> Turns:
-        stream = endless(inner)
-        yield from itertools.islice(stream, block)
-        stream.close()
-
-    yield from in_turns(found, pairs, block, served, lambda: iter([batch] * block))
+    # After a few steps as much is made ahead as there will be at the end: what is made in a turn is what the turn takes.
+    warm = max(2, block // 4)
+    yield from in_turns(
+        found, pairs, block, lambda: endless(inner), lambda: (batch for _ in itertools.count()), warm=warm
+    )
 
 
 def one_batch(loader: GenomeLoader) -> Batch:
@@ -259,7 +264,7 @@ def one_batch(loader: GenomeLoader) -> Batch:
     return batch
 
 
-def endless(loader: GenomeLoader) -> Generator[Batch, None, None]:
+def endless(loader: GenomeLoader) -> Turns:
     while True:
         yield from loader
 
@@ -388,6 +393,7 @@ def main() -> None:
     parser.add_argument("--parameters", type=float, default=100e6, help="of the model whose checkpoints are kept")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    keep_heap()
     print(machine(), "\n")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:  # a checkpoint may still be being written
         folder = Path(scratch)

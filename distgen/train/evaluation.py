@@ -22,6 +22,7 @@ from distgen.store.splits import PARTS
 from distgen.train import ensemble
 from distgen.train.checkpoint import Checkpoint, open_checkpoint
 from distgen.train.finetune import start_model
+from distgen.train.heap import keep_heap
 from distgen.train.model import Schema
 from distgen.train.run import Run, Stores
 from distgen.train.weights import load_weights, trained_checkpoint
@@ -54,6 +55,7 @@ def open_trained(path: Path) -> Trained:
         CheckpointError: there is no whole checkpoint, or the store has changed since.
         ConfigError: there is no such run, or members of an ensemble were not asked the same.
     """
+    keep_heap()
     if not (path / ensemble.FILE).is_file():
         return _open_one(path)
     first, *others = members = [_open_one(member) for member in ensemble.Ensemble.find(path).paths()]

@@ -51,10 +51,10 @@ def train_step(
         float64 (6,), on the batch's device: the loss in nats summed over all workers' targets, how many there were, how many
         workers ask for each of both, the gradient's norm, and whether nothing moved since it overflowed (its norm is then 0).
     """
-    precision, parallel = learner.precision, learner.parallel
-    seed_draws(*learner.seed, step)
+    precision, parallel, device = learner.precision, learner.parallel, batch.starts.device
+    seed_draws(*learner.seed, step, device)
     learner.updater.zero_grad()
-    sums = torch.tensor([0.0, 0.0, *asks], dtype=torch.float64, device=batch.starts.device)
+    sums = torch.tensor([0.0, 0.0, *asks], dtype=torch.float64, device=device)
     for number in range(learner.micro_steps):
         with parallel.accumulating(last=number == learner.micro_steps - 1):
             with clock.part("encode"):

@@ -60,10 +60,9 @@ class BaseClasses:
         return kernels.one_hot(**batch.stretch(first, end), dtype=dtype), target_BTC, valid_BT
 
     def loss(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        scores, truth = _chosen(logits_BOL, target, valid, self.bin_bp)
-        return F.binary_cross_entropy_with_logits(
-            scores, truth.float(), reduction="sum"
-        ), valid.sum() * self.out_channels
+        scores_BTO, weight_BT1 = _scores(logits_BOL, target, self.bin_bp), valid[..., None].float()
+        loss = F.binary_cross_entropy_with_logits(scores_BTO, target.float(), weight_BT1, reduction="sum")
+        return loss, valid.sum() * self.out_channels
 
     def average(self, logits_MBOL: Tensor) -> Tensor:
         """The logits of the mean probability of each class."""
@@ -89,7 +88,7 @@ class BaseClassesMetrics:
         self._share = {name: mean(device) for name in (*classes, "neither")}
 
     def update(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> None:
-        scores, truth = _chosen(logits_BOL, target, valid, self._bin_bp)
+        scores, truth = _scores(logits_BOL, target, self._bin_bp)[valid], target[valid]
         self._loss.update(F.binary_cross_entropy_with_logits(scores, truth.float(), reduction="none"))
         p = torch.cat([scores.sigmoid(), (1 - scores.sigmoid()).prod(1, keepdim=True)], 1)
         y = torch.cat([truth.long(), (truth.sum(1, keepdim=True) == 0).long()], 1)
@@ -107,10 +106,9 @@ class BaseClassesMetrics:
         }
 
 
-def _chosen(logits_BOL: Tensor, target: Tensor, valid: Tensor, bin_bp: int) -> tuple[Tensor, Tensor]:
-    """Scores and truth (N, classes) of the valid bins. The target lies centred in the window; a bin carries
-    a class where any of its bases does, so its score is the highest of its bases."""
+def _scores(logits_BOL: Tensor, target: Tensor, bin_bp: int) -> Tensor:
+    """float32 (B, T, classes), of the bins of a target that lies centred in the window; a bin carries a class where any of its
+    bases does, so its score is the highest of its bases."""
     length = target.shape[1] * bin_bp
     crop = (logits_BOL.shape[2] - length) // 2
-    scores_BOT = F.max_pool1d(logits_BOL[:, :, crop : crop + length], bin_bp)
-    return scores_BOT.transpose(1, 2)[valid].float(), target[valid]
+    return F.max_pool1d(logits_BOL[:, :, crop : crop + length], bin_bp).transpose(1, 2).float()

@@ -91,9 +91,8 @@ class MaskedLM:
         return kernels.bits(batch.softmask, batch.starts, batch.length, reverse=batch.reverse, limits=batch.limits)
 
     def loss(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        counts = valid > 0
-        losses = F.cross_entropy(logits_BOL.transpose(1, 2)[counts].float(), target[counts], reduction="none")
-        return (losses * valid[counts]).sum(), valid.sum()
+        losses_BL = F.cross_entropy(logits_BOL.float(), target, ignore_index=kernels.IGNORE_INDEX, reduction="none")
+        return (losses_BL * valid).sum(), valid.sum()
 
     def average(self, logits_MBOL: Tensor) -> Tensor:
         """The logarithms of the mean probabilities of the four bases."""

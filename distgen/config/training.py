@@ -22,10 +22,10 @@ class Optimizer(Section):
     the last by Muon (Jordan 2024), scaled so that the same `lr` and `weight_decay` fit them (Liu et al. 2025), and the rest
     by AdamW. `betas` are AdamW's; what has one axis (biases, norms) does not decay.
 
-    The rate rises to `lr` over `warmup_steps`, 50 if left out (of a short run at most half its steps), then follows
-    `schedule` until it is `final` times `lr`: it stays what it is (`constant`, which has no `final`), or falls along a
-    straight line (`linear`), along half a cosine (`cosine`), or along a line over the last `decay` of all steps and not
-    before (`wsd`, Hu et al. 2024; 0.2 if left out). `one-cycle` (Smith and Topin 2018) rises along half a cosine from
+    The rate rises to `lr` over `warmup_steps` (50 if left out; at most half of all steps), then follows `schedule` until it
+    is `final` times `lr`: it stays what it is (`constant`, which has no `final`), or falls along a straight line (`linear`),
+    along half a cosine (`cosine`), or along a line over the last `decay` of all steps and not before (`wsd`, Hu et al. 2024;
+    0.2 if left out). `one-cycle` (Smith and Topin 2018) rises along half a cosine from
     `lr / 25`, over 30 % of all steps if `warmup_steps` is left out, and falls along another.
 
     A gradient longer than `clip_norm` is shortened to it. With `ema` the weights are averaged with that decay, and it is

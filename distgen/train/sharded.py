@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from itertools import groupby, pairwise
+from itertools import chain, pairwise
 
 import torch
 import torch.distributed as dist
@@ -78,11 +78,12 @@ class Sharded(Parallel):
 def _mesh(worker: Worker, shards: int | None) -> DeviceMesh:
     """Workers as (copies, shards of each); one axis where there is one copy."""
     world, kind = worker.world_size, worker.device.type
-    shards = shards or _workers_of_a_node(worker)
+    nodes = [list(range(world))] if shards == world else _nodes(worker)
+    shards = shards or _alike(worker, nodes)
     if shards == world:
         assert dist.group.WORLD is not None
         return DeviceMesh.from_group(dist.group.WORLD, kind)
-    ranks = torch.arange(world).view(-1, shards)
+    ranks = torch.tensor(list(chain.from_iterable(nodes))).view(-1, shards)
     groups = []
     for together in (ranks.T, ranks):  # who holds the same shard, and who holds the same copy
         timeout = timedelta(seconds=TIMEOUTS["process_group"])  # a new group's own would be another
@@ -91,15 +92,24 @@ def _mesh(worker: Worker, shards: int | None) -> DeviceMesh:
     return DeviceMesh.from_group(groups, kind, ranks, mesh_dim_names=("copy", "shard"))
 
 
-def _workers_of_a_node(worker: Worker) -> int:
+def _nodes(worker: Worker) -> list[list[int]]:
+    """The ranks of each node, in order."""
     name = hashlib.blake2b(socket.gethostname().encode(), digest_size=7).digest()
     mine = torch.tensor([int.from_bytes(name, "little")], device=worker.device)
     hosts = [torch.empty_like(mine) for _ in range(worker.world_size)]
     dist.all_gather(hosts, mine)
-    sizes = [len(list(workers)) for _, workers in groupby(int(host) for host in hosts)]
+    nodes: dict[int, list[int]] = {}
+    for rank, host in enumerate(hosts):
+        nodes.setdefault(int(host), []).append(rank)
+    return list(nodes.values())
+
+
+def _alike(worker: Worker, nodes: list[list[int]]) -> int:
+    """How many workers each node has."""
+    sizes = [len(ranks) for ranks in nodes]
     if len(set(sizes)) > 1:
         raise ConfigError(
-            f"the nodes have {', '.join(map(str, sizes))} workers in the order of ranks: hybrid sharding has no group of one "
-            f"size. Set cluster.shards to one of {fitting_shards(worker.world_size)}"
+            f"the nodes have {', '.join(map(str, sizes))} workers: hybrid sharding has no group of one size. Set cluster.shards "
+            f"to one of {fitting_shards(worker.world_size)}"
         )
     return sizes[0]

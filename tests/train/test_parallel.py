@@ -188,16 +188,17 @@ def on_hosts(worker, cases):
         with mock.patch.object(socket, "gethostname", lambda hosts=hosts: hosts[worker.rank]):
             try:
                 parallelize(model, worker, Cluster(parallel="hybrid"), deterministic=False, dtype=torch.float32)
-                found.append(list(model[0].weight.device_mesh.mesh.shape))
+                found.append(model[0].weight.device_mesh.mesh.tolist())
             except ConfigError as error:
                 found.append(str(error))
     return found
 
 
 def test_the_workers_of_a_node_hold_a_model_together(tmp_path):
-    two, one, uneven = on_ranks(4, tmp_path, on_hosts, ["aabb", "aaaa", "aaab"])[0]
-    assert two == [2, 2]
-    assert one == [4]
+    two, apart, one, uneven = on_ranks(4, tmp_path, on_hosts, ["aabb", "abab", "aaaa", "aaab"])[0]
+    assert two == [[0, 1], [2, 3]]
+    assert apart == [[0, 2], [1, 3]]
+    assert one == [0, 1, 2, 3]
     assert "the nodes have 3, 1 workers" in uneven
     assert "Set cluster.shards to one of [1, 2, 4]" in uneven
 

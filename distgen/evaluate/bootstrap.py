@@ -57,3 +57,13 @@ def paired_bootstrap(
     above, below = int((differences >= 0).sum()), int((differences <= 0).sum())
     p = min(1.0, 2 * (min(above, below) + 1) / (resamples + 1))
     return Difference(float(targets @ (one - other) / targets.sum()), float(low), float(high), p)
+
+
+def holm(ps: list[float]) -> list[float]:
+    """The p values of several comparisons, each so large that with a bound on it no more than that share of such families has
+    a difference found where there is none (Holm 1979)."""
+    order = np.argsort(ps, kind="stable")
+    times = len(ps) - np.arange(len(ps))
+    found = np.empty(len(ps))
+    found[order] = np.minimum(np.maximum.accumulate(np.asarray(ps)[order] * times), 1.0)
+    return found.tolist()

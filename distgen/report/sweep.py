@@ -31,7 +31,7 @@ def leaderboard_rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
                 _number(one["gap"]),
                 _number(against and against["value"], sign="+"),
                 f"{against['low']:+.4f} to {against['high']:+.4f}" if against else "",
-                f"{against['p']:.4f}" if against else "",
+                f"{against['p_of_all']:.4f}" if against else "",
             )
         )
     return rows
@@ -53,8 +53,8 @@ def remarks(found: dict[str, Any]) -> list[str]:
     if compared:
         said.append(
             f"Differences from the best: {found['resamples']:,} resamples of {compared[0]['units']} "
-            f"{compared[0]['of']} on the same seeds and folds. Each p is of one comparison, and the best was chosen "
-            "on the same bases: it may be less good elsewhere."
+            f"{compared[0]['of']} on the same seeds and folds; p allows for {len(compared)} comparisons (Holm). The best was "
+            "chosen on the same bases: it may be less good elsewhere."
         )
     if any(one["of"] == "blocks" for one in compared):
         said.append("There are too few contigs to resample: blocks of them are, whose neighbours resemble each other.")

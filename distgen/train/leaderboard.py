@@ -12,7 +12,7 @@ import numpy as np
 
 from distgen.config import Sweep
 from distgen.errors import CheckpointError
-from distgen.evaluate.bootstrap import FEWEST, RESAMPLES, paired_bootstrap
+from distgen.evaluate.bootstrap import FEWEST, RESAMPLES, holm, paired_bootstrap
 from distgen.evaluate.metrics import named_value
 from distgen.train.records import read_records
 from distgen.train.trial import Trial, measured
@@ -24,7 +24,8 @@ def leaderboard(asked: Sweep, trials: list[Trial]) -> dict[str, Any]:
     """Rank the configurations of a sweep by the validation part.
 
     Each trial's best checkpoint is measured; what was not is now. A configuration has the mean of its trials, their standard
-    deviation (over seeds and folds), and how it differs from the best on the same seeds and folds, by a bootstrap over contigs.
+    deviation (over seeds and folds), and how it differs from the best on the same seeds and folds, by a bootstrap over contigs:
+    `p` is of that comparison, `p_of_all` allows for how many there are.
 
     Args:
         trials: all of the sweep.
@@ -65,6 +66,9 @@ def leaderboard(asked: Sweep, trials: list[Trial]) -> dict[str, Any]:
         other = [trial for trial in trials if trial.number == best]
         against = _difference(asked, one, other, tables) if rank > 1 else None
         configuration |= {"rank": rank, "against_best": against}
+    compared = [found for configuration in configurations if (found := configuration["against_best"])]
+    for found, p in zip(compared, holm([found["p"] for found in compared]), strict=True):
+        found["p_of_all"] = p
     rows.sort(key=lambda row: math.inf if row["value"] is None else sign * row["value"])
     return {
         "metric": asked.metric,

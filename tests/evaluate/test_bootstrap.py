@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from distgen.evaluate.bootstrap import paired_bootstrap
+from distgen.evaluate.bootstrap import holm, paired_bootstrap
 
 
 def plainly(one, other, targets, resamples, seed):
@@ -57,3 +57,10 @@ def test_a_large_unit_weighs_as_its_targets_do():
 def test_few_units_are_refused():
     with pytest.raises(ValueError, match="5 units"):
         paired_bootstrap(np.ones(5), np.zeros(5), np.ones(5))
+
+
+def test_holm_multiplies_by_how_many_are_left_and_never_falls():
+    # Holm 1979, section 2: the least by all, the next by one fewer; what is not significant stops those behind it.
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.6, 0.5]) == [1.0, 1.0]
+    assert holm([]) == []

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from distgen.config import Sweep
@@ -66,6 +67,15 @@ def test_only_trials_that_both_have_are_compared_and_what_lacks_one_comes_last(r
     assert (first["configuration"], second["ended"]) == (0, 1)
     assert (second["against_best"]["trials"], second["against_best"]["value"]) == (1, pytest.approx(-1))
     assert next(row for row in found["trials"] if row["state"] == "failed")["error"] == "it broke"
+
+
+def test_p_allows_for_how_many_comparisons_there_are(ranked):
+    drawn = np.random.default_rng(3).normal(0, 1, (3, 8)) + np.array([[0], [0.8], [0.9]])
+    found = ranked({(number, 0): list(values) for number, values in enumerate(drawn)})["configurations"][1:]
+    small, large = sorted((one["against_best"] for one in found), key=lambda against: against["p"])
+    assert 0 < small["p"] < 0.3
+    assert small["p_of_all"] == pytest.approx(2 * small["p"])
+    assert large["p_of_all"] == max(small["p_of_all"], large["p"])
 
 
 def test_too_few_contigs_are_not_resampled(ranked):

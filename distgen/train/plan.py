@@ -60,10 +60,10 @@ class Plan:
 
     @property
     def most(self) -> int:
-        """Trials there may yet be; 0 if all have ended."""
+        """Trials there may yet be, those that train as well; 0 if all have ended."""
         run = base(self.asked)
         repeats = len(self.asked.repeats(run.data.seed, run.data.split))
-        return len(self._waiting) + max(self._samples - len(self._points), 0) * repeats
+        return sum(not trial.ended for trial in self.trials) + max(self._samples - len(self._points), 0) * repeats
 
     def named(self, name: str) -> Trial:
         """A trial by its name."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,8 +16,10 @@ from typing import Any
 
 from distgen import cluster
 from distgen.config import TIMEOUTS, Cluster, Sweep
+from distgen.errors import LostError, PreemptedError
 from distgen.train.launch import taken
 from distgen.train.plan import Plan
+from distgen.train.signals import asked_to_leave
 from distgen.train.trial import Outcome, Training, Trial, base
 
 Show = Callable[[Trial, Outcome], None]
@@ -34,7 +37,9 @@ def sweep(asked: Sweep, out: Path, show: Show) -> list[Trial]:
         All trials, also those that ended in earlier times.
 
     Raises:
-        ConfigError: a value does not fit, or DIR is that of another sweep, or another process writes to it. TrainError: Ray did not start.
+        ConfigError: a value does not fit, or DIR is that of another sweep, or another process writes to it.
+        TrainError: Ray did not start. LostError: it went away.
+        PreemptedError: this process was asked to leave; trials have kept checkpoints.
     """
     plan = Plan(asked, out)
     if not plan.most:
@@ -42,14 +47,37 @@ def sweep(asked: Sweep, out: Path, show: Show) -> list[Trial]:
     run = base(asked)
     cluster.connect(run.cluster.cpus_per_worker, run.cluster.address or "")
     each = _resources(asked, run.cluster)
-    with taken(out):
+    from ray.exceptions import RayError
+
+    with taken(out), asked_to_leave() as leaving:
         plan.begin()
-        _tune(plan, out, each, run.cluster.max_failures, show)
+        try:
+            _tune(plan, out, each, run.cluster.max_failures, show, _Here(leaving))
+        except RayError as error:
+            problem = f"Ray was lost ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+            raise LostError(f"{problem}; go on with --resume") from None
+        if leaving() and plan.most:
+            raise PreemptedError(f"asked to leave, with {plan.most} trials that have not ended; go on with --resume")
     return plan.trials
 
 
-def _tune(plan: Plan, out: Path, each: dict[str, float], max_failures: int, show: Show) -> None:
-    """Have Tune train what the plan has yet."""
+class _Here:
+    """What this process alone is asked. Tune pickles all it is given, for copies that nobody uses."""
+
+    def __init__(self, asked: Callable[[], bool]):
+        self._asked = asked
+
+    def __call__(self) -> bool:
+        return self._asked()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Here, (bool,)  # says no
+
+
+def _tune(
+    plan: Plan, out: Path, each: dict[str, float], max_failures: int, show: Show, leaving: Callable[[], bool]
+) -> None:
+    """Have Tune train what the plan has yet, until this process is asked to leave."""
     asked = plan.asked
     os.environ.update(
         TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",  # each trial tells its own directory
@@ -63,7 +91,7 @@ def _tune(plan: Plan, out: Path, each: dict[str, float], max_failures: int, show
     from ray import tune
 
     config = tune.TuneConfig(
-        search_alg=_searcher(plan, show),
+        search_alg=_searcher(plan, show, leaving),
         scheduler=_asha(asked, plan) if asked.asha else None,
         num_samples=plan.most,
         max_concurrent_trials=asked.parallel or max(cluster.room(each, "PACK"), 1),
@@ -75,6 +103,7 @@ def _tune(plan: Plan, out: Path, each: dict[str, float], max_failures: int, show
             name="tune",
             storage_path=str(scratch.resolve()),
             verbose=0,
+            stop=_stopper(leaving, each),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials have their own
             failure_config=tune.FailureConfig(max_failures=max_failures),
         ),
@@ -122,7 +151,33 @@ def _trainable() -> Any:
     return DistgenTrial
 
 
-def _searcher(plan: Plan, show: Show) -> Any:
+def _stopper(leaving: Callable[[], bool], each: dict[str, float]) -> Any:
+    """What Tune asks, all the time, whether to stop all trials: it would wait for ever for nodes that are gone.
+
+    Raises:
+        LostError: when it is asked, and no node has had room for a trial for so long as a worker may take to start.
+    """
+    from ray.tune import Stopper
+
+    class Leaving(Stopper):
+        _looked = _had = time.monotonic()
+
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+            return False
+
+        def stop_all(self) -> bool:
+            now = time.monotonic()
+            if now - self._looked > 5:
+                self._looked = now
+                self._had = now if cluster.room(each, "PACK") else self._had
+            if now - self._had > TIMEOUTS["worker_start"]:
+                raise LostError(f"no node has had room for a trial for {now - self._had:.0f} s; go on with --resume")
+            return leaving()
+
+    return Leaving()
+
+
+def _searcher(plan: Plan, show: Show, leaving: Callable[[], bool]) -> Any:
     """What Tune asks for trials, and tells of them."""
     from ray.tune.search import Searcher
 
@@ -132,7 +187,7 @@ def _searcher(plan: Plan, show: Show) -> Any:
             self._trials: dict[str, Trial] = {}
 
         def suggest(self, trial_id: str) -> Any:
-            trial = plan.next()
+            trial = None if leaving() else plan.next()
             if trial is None:
                 return Searcher.FINISHED
             self._trials[trial_id] = trial
@@ -144,6 +199,8 @@ def _searcher(plan: Plan, show: Show) -> Any:
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
             if error or not result:  # its process died: what Tune knows of that is told when all have ended
                 return
+            if leaving() and "state" not in result:
+                return  # it goes on later
             outcome = {"state": "stopped"} | _said(result)
             self._trials[trial_id].end(outcome)
             show(self._trials[trial_id], outcome)

@@ -26,6 +26,7 @@ from distgen.config.windows import At, Lengths, Personal, Pool, Regions, Sample,
 # The bounds of waits, in seconds: this table is the one place that says them.
 TIMEOUTS = {
     "worker_start": 120.0,  # all training workers placed and running
+    "regroup": 30.0,  # as many workers of an elastic training as there seems to be room for are placed
     "process_group": 300.0,  # one collective operation between training workers
     "trial_stop": 2700.0,  # a trial of a sweep that is stopped has taken its step and kept a checkpoint
     "aside": 7200.0,  # another process measures a checkpoint on the validation part

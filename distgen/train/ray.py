@@ -7,6 +7,7 @@ first worker to the driver, and the wish to leave the other way: the run directo
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import socket
 import threading
@@ -23,6 +24,7 @@ import ray
 import torch
 from ray.exceptions import ActorDiedError, RayError
 from ray.train.torch import TorchConfig, get_device
+from ray.train.v2._internal.constants import WORKER_GROUP_START_TIMEOUT_S_ENV_VAR
 from ray.train.v2._internal.exceptions import RayTrainError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.context import get_train_context
@@ -68,6 +70,9 @@ def train_on_ray(run: Run, out: Path, show: Show, begin: Callable[[], None]) -> 
         LostError: Ray or its controller went away. PreemptedError: the driver was asked to leave.
     """
     asks = run.cluster
+    if asks.fewest < asks.most:
+        # Of a node that has just died Ray still counts the room: soon after it counts again, and takes what there is.
+        os.environ.setdefault(WORKER_GROUP_START_TIMEOUT_S_ENV_VAR, str(TIMEOUTS["regroup"]))
     cluster.connect((asks.fewest + asks.valid_aside) * asks.cpus_per_worker, asks.address or "")
     scaling = _scaling(run)
     each = scaling._resources_per_worker_not_none

@@ -125,8 +125,11 @@ def with_worker(nodes, count):
     return next(number for number in range(2, count + 1) if nodes.processes(number, "ray::RayTrainWorker"))
 
 
-def steps(out):
-    return [r["step"] for r in map(json.loads, (out / "metrics.jsonl").read_text().splitlines()) if "loss" in r]
+def losses(out):
+    """By step."""
+    found = [r for r in map(json.loads, (out / "metrics.jsonl").read_text().splitlines()) if "loss" in r]
+    assert [record["step"] for record in found] == list(range(1, STEPS + 1))
+    return {record["step"]: record["loss"] for record in found}
 
 
 @pytest.mark.parametrize("nodes", [3], indirect=True)
@@ -146,18 +149,16 @@ def test_one_node_is_cut_off_and_one_is_killed(nodes, run_file, tmp_path):
     assert "started again from the newest checkpoint" in said
     found = weights(tmp_path / "out")
     assert all(torch.equal(whole[key], found[key]) for key in whole)
-    assert steps(tmp_path / "out") == list(range(1, STEPS + 1))
+    assert losses(tmp_path / "out")
 
 
 @pytest.mark.parametrize("nodes", [2], indirect=True)
 def test_an_elastic_training_goes_on_with_fewer_nodes(nodes, run_file, tmp_path):
-    whole = undisturbed(run_file, tmp_path)
+    undisturbed(run_file, tmp_path)
     process = train(nodes, run_file, tmp_path, "1-2")
     wait_for(150, process, tmp_path / "out")
     nodes.kill(2)
     said = process.communicate(timeout=400)[1]
     assert process.returncode == 0, said
-    found = weights(tmp_path / "out")
-    for key in whole:
-        torch.testing.assert_close(found[key], whole[key], rtol=1e-2, atol=1e-3)
-    assert steps(tmp_path / "out") == list(range(1, STEPS + 1))
+    # Of the same samples; the sum over one worker is rounded otherwise than that over two, and rounding grows with time.
+    assert losses(tmp_path / "out") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5, abs=1e-4)

@@ -160,5 +160,7 @@ def test_an_elastic_training_goes_on_with_fewer_nodes(nodes, run_file, tmp_path)
     nodes.kill(2)
     said = process.communicate(timeout=400)[1]
     assert process.returncode == 0, said
-    # Of the same samples; the sum over one worker is rounded otherwise than that over two, and rounding grows with time.
-    assert losses(tmp_path / "out") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5, abs=1e-4)
+    # Of the same samples; the sum over one worker is rounded otherwise than that over two, and with time that grows.
+    whole, found = (list(losses(tmp_path / name).values())[:600] for name in ("whole", "out"))
+    assert whole[99] > 0.05
+    assert found == pytest.approx(whole, rel=1e-5, abs=1e-4)

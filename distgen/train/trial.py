@@ -132,41 +132,46 @@ def check(sweep: Sweep, folder: Path, points: list[Point]) -> None:
     for key, instead in _WITHOUT.items():
         if getattr(run.cluster, key):
             raise sweep.error("run", f"{run.path} has cluster.{key}: {instead}")
-    # Nodes of another cluster may have other devices.
-    elsewhere = run.cluster.address or os.environ.get("RAY_ADDRESS")
-    device = None if elsewhere else _device()
     seen: set[str] = set()
-    for key, number, point in [*_singly(points), *(("", n, point) for n, point in enumerate(points))]:
+    for number, point in enumerate(points):
+        if (error := _refusal(sweep, folder, number, point, seen)) is None:
+            continue
+        for key, value in point.items():  # if it is one value that does not fit, that is said
+            alone = _refusal(sweep, folder, 0, {key: value}, set())
+            if alone and alone.problem == error.problem:
+                point, at = {key: value}, f"space.{key}"
+                break
+        else:
+            at = "folds" if sweep.folds and not point else "space" if point else "run"
+        values = ", ".join(f"{name} = {json.dumps(value)}" for name, value in point.items())
+        hint = ""
+        if sweep.folds and "has no split" in str(error):
+            hint = f". A store has them if its recipe says [splits.{run.data.split}] folds = {sweep.folds}"
+        raise sweep.error(at, f"{values}{': ' if values else ''}{error.problem}{hint}") from None
+
+
+def _refusal(sweep: Sweep, folder: Path, number: int, point: Point, seen: set[str]) -> ConfigError | None:
+    """Why a configuration cannot be trained; None if it can. `seen` keeps what was found to be well, to look at it once."""
+    # Nodes of another cluster may have other devices.
+    elsewhere = base(sweep).cluster.address or os.environ.get("RAY_ADDRESS")
+    try:
         for trial in trials(sweep, folder, number, point):
-            try:
-                made = trial.run(sweep)
-                # Opening a store takes a while, and rates of learning say nothing about it.
-                table = made.resolved()
-                del table["name"], table["data"]["seed"]
-                table["optimizer"] = table["optimizer"]["kind"]
-                if digest(table) in seen:
-                    continue
-                seen.add(digest(table))
-                made.check(device=device)
-                store = made.open_store()
-                if not made.has("valid", store):
-                    problem = (
-                        f'split "{made.data.split}" of {store.path} has no part "valid", by which a sweep compares'
-                    )
-                    raise ConfigError(problem)
-            except ConfigError as error:
-                at = f"space.{key}" if key else "folds" if sweep.folds and not point else "space" if point else "run"
-                values = ", ".join(f"{name} = {json.dumps(value)}" for name, value in point.items())
-                hint = ""
-                if sweep.folds and "has no split" in str(error):
-                    hint = f". A store has them if its recipe says [splits.{run.data.split}] folds = {sweep.folds}"
-                raise sweep.error(at, f"{values}{': ' if values else ''}{error.problem}{hint}") from None
-
-
-def _singly(points: list[Point]) -> list[tuple[str, int, Point]]:
-    """Every value of every key by itself: so the key that is wrong is known."""
-    found = {f"{key} {value!r}": (key, 0, {key: value}) for point in points for key, value in point.items()}
-    return list(found.values())
+            made = trial.run(sweep)
+            # Opening a store takes a while, and rates of learning say nothing about it.
+            table = made.resolved()
+            del table["name"], table["data"]["seed"]
+            table["optimizer"] = table["optimizer"]["kind"]
+            if digest(table) in seen:
+                continue
+            seen.add(digest(table))
+            made.check(device=None if elsewhere else _device())
+            store = made.open_store()
+            if not made.has("valid", store):
+                problem = f'split "{made.data.split}" of {store.path} has no part "valid", by which a sweep compares'
+                raise ConfigError(problem)
+    except ConfigError as error:
+        return error
+    return None
 
 
 _WITHOUT = {

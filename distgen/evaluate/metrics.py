@@ -63,15 +63,16 @@ class Units:
     """
 
     def __init__(self, loader: Loader):
-        contigs: dict[str, int] = {}
+        contigs: dict[str, tuple[int, int]] = {}  # from where to where there are windows
         for position in range(0, loader.plan.batches(0) * loader.batch_size, loader.batch_size):
             for place in loader.places(0, position)[1]:
-                contigs[place.contig] = max(contigs.get(place.contig, 0), place.end)
+                first, end = contigs.get(place.contig, (place.start, place.end))
+                contigs[place.contig] = min(first, place.start), max(end, place.end)
         self._unit: Callable[[Interval], str] = lambda place: place.contig
         self.kind = "contigs"
         if len(contigs) < _FEWEST:
             # A power of two, so that other windows on the same split fall into the same blocks.
-            size = 1 << max(sum(contigs.values()) // _BLOCKS, 1).bit_length()
+            size = 1 << max(sum(end - first for first, end in contigs.values()) // _BLOCKS, 1).bit_length()
             self.kind, self._unit = "blocks", lambda place: _block(place, size)
         elif len(contigs) > _MOST:
             group = {name: f"group {number % _MOST}" for number, name in enumerate(sorted(contigs))}

@@ -102,14 +102,18 @@ def test_contigs_are_units_where_there_are_enough():
     assert units._unit(Interval("chr3", 5, 10)) == "chr3"
 
 
-def test_few_contigs_are_cut_into_blocks_that_other_windows_share():
+@pytest.mark.parametrize("begin", [0, 10_000_000])
+def test_few_contigs_are_cut_into_blocks_that_other_windows_share(begin):
+    end = begin + 100_000
+
     def blocks(window):
-        return Units(Places([Interval("chr1", start, start + window) for start in range(0, 100_000, window)]))
+        return Units(Places([Interval("chr1", start, start + window) for start in range(begin, end, window)]))
 
     one, other = blocks(1000), blocks(2000)
     assert one.kind == other.kind == "blocks"
-    assert one._unit(Interval("chr1", 50_000, 51_000)) == other._unit(Interval("chr1", 50_000, 52_000))
-    assert 16 <= len({one._unit(Interval("chr1", start, start + 1)) for start in range(0, 100_000, 500)}) <= 64
+    middle = (begin + end) // 2
+    assert one._unit(Interval("chr1", middle, middle + 1000)) == other._unit(Interval("chr1", middle, middle + 2000))
+    assert 16 <= len({one._unit(Interval("chr1", start, start + 1)) for start in range(begin, end, 500)}) <= 64
 
 
 def test_many_contigs_share_units():

@@ -79,7 +79,7 @@ def _mesh(worker: Worker, shards: int | None) -> DeviceMesh:
     """Workers as (copies, shards of each); one axis where there is one copy."""
     world, kind = worker.world_size, worker.device.type
     nodes = [list(range(world))] if shards == world else _nodes(worker)
-    shards = shards or _alike(worker, nodes)
+    shards = shards or _alike(nodes)
     if shards == world:
         assert dist.group.WORLD is not None
         return DeviceMesh.from_group(dist.group.WORLD, kind)
@@ -104,12 +104,12 @@ def _nodes(worker: Worker) -> list[list[int]]:
     return list(nodes.values())
 
 
-def _alike(worker: Worker, nodes: list[list[int]]) -> int:
+def _alike(nodes: list[list[int]]) -> int:
     """How many workers each node has."""
     sizes = [len(ranks) for ranks in nodes]
     if len(set(sizes)) > 1:
         raise ConfigError(
             f"the nodes have {', '.join(map(str, sizes))} workers: hybrid sharding has no group of one size. Set cluster.shards "
-            f"to one of {fitting_shards(worker.world_size)}"
+            f"to one of {fitting_shards(sum(sizes))}"
         )
     return sizes[0]

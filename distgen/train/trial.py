@@ -132,12 +132,15 @@ def check(sweep: Sweep, folder: Path, points: list[Point]) -> None:
     for key, instead in _WITHOUT.items():
         if getattr(run.cluster, key):
             raise sweep.error("run", f"{run.path} has cluster.{key}: {instead}")
+    # Nodes of another cluster may have other devices.
+    elsewhere = run.cluster.address or os.environ.get("RAY_ADDRESS")
+    device = None if elsewhere else _device()
     seen: set[str] = set()
     for number, point in enumerate(points):
-        if (error := _refusal(sweep, folder, number, point, seen)) is None:
+        if (error := _refusal(trials(sweep, folder, number, point), sweep, device, seen)) is None:
             continue
         for key, value in point.items():  # if it is one value that does not fit, that is said
-            alone = _refusal(sweep, folder, 0, {key: value}, set())
+            alone = _refusal(trials(sweep, folder, 0, {key: value}), sweep, device, set())
             if alone and alone.problem == error.problem:
                 point, at = {key: value}, f"space.{key}"
                 break
@@ -147,15 +150,13 @@ def check(sweep: Sweep, folder: Path, points: list[Point]) -> None:
         hint = ""
         if sweep.folds and "has no split" in str(error):
             hint = f". A store has them if its recipe says [splits.{run.data.split}] folds = {sweep.folds}"
-        raise sweep.error(at, f"{values}{': ' if values else ''}{error.problem}{hint}") from None
+        raise sweep.error(at, f"{values}{': ' if values else ''}{error.problem}{hint}")
 
 
-def _refusal(sweep: Sweep, folder: Path, number: int, point: Point, seen: set[str]) -> ConfigError | None:
-    """Why a configuration cannot be trained; None if it can. `seen` keeps what was found to be well, to look at it once."""
-    # Nodes of another cluster may have other devices.
-    elsewhere = base(sweep).cluster.address or os.environ.get("RAY_ADDRESS")
+def _refusal(some: list[Trial], sweep: Sweep, device: torch.device | None, seen: set[str]) -> ConfigError | None:
+    """Why a configuration's trials cannot be trained; None if they can. `seen` keeps what was looked at, to do it once."""
     try:
-        for trial in trials(sweep, folder, number, point):
+        for trial in some:
             made = trial.run(sweep)
             # Opening a store takes a while, and rates of learning say nothing about it.
             table = made.resolved()
@@ -164,7 +165,7 @@ def _refusal(sweep: Sweep, folder: Path, number: int, point: Point, seen: set[st
             if digest(table) in seen:
                 continue
             seen.add(digest(table))
-            made.check(device=None if elsewhere else _device())
+            made.check(device=device)
             store = made.open_store()
             if not made.has("valid", store):
                 problem = f'split "{made.data.split}" of {store.path} has no part "valid", by which a sweep compares'

@@ -43,7 +43,7 @@ from benchmarks.measure import machine, on_ranks, table
 from benchmarks.train import QUICKSTART, genome
 from distgen.models import parameter_count
 from distgen.train.loop import train
-from distgen.train.model import Schema, build_model
+from distgen.train.model import build_model, schema_of
 from distgen.train.run import Run
 from distgen.train.worker import Worker
 
@@ -191,7 +191,7 @@ def check(folder: Path, path: Path, link: Link) -> Step:
     """Print what is predicted for 1, 2 and 4 workers of this machine beside what they do; what a step takes."""
     run = Run.read(path, QUICKSTART[:2])
     with torch.device("meta"):
-        model = build_model(run.model, Schema.of(run.build_objective(run.open_store())))
+        model = build_model(run.model, schema_of(run.build_objective(run.open_store())))
 
     def computing(workers: int) -> Step:
         rows = [float(rows) for rows in (2, 4, 8, 16)]

@@ -46,7 +46,7 @@ from distgen.objectives import Objective
 from distgen.store.build import build
 from distgen.train.heap import keep_heap
 from distgen.train.loop import train
-from distgen.train.model import Schema, build_model
+from distgen.train.model import build_model, schema_of
 from distgen.train.parallel import Overlapped, Replicated
 from distgen.train.run import Run
 from distgen.train.worker import Worker
@@ -190,7 +190,7 @@ class Plain:
 
     def __init__(self, run: Run, objective: Objective, encoded: tuple[Tensor, Tensor, Tensor]):
         torch.manual_seed(run.data.seed)
-        self.model = build_model(run.model, Schema.of(objective)).to(device())
+        self.model = build_model(run.model, schema_of(objective)).to(device())
         self.loss, self.encoded, self.clip = objective.loss, encoded, run.optimizer.clip_norm
         options = {"lr": run.optimizer.lr, "betas": run.optimizer.betas, "weight_decay": run.optimizer.weight_decay}
         self.optimizer = torch.optim.AdamW(self.model.parameters(), **options)  # type: ignore[arg-type]
@@ -289,7 +289,7 @@ def stall(folder: Path, path: Path, parameters: float, saves: int) -> None:
     plain = statistics.median(itertools.chain(*by_phase[every // 2 : every - 1]))
     saving = statistics.median(by_phase[every - 1])
     until_next = sum(statistics.median(times) - plain for times in by_phase)
-    schema = Schema.of(run.build_objective(run.open_store()))
+    schema = schema_of(run.build_objective(run.open_store()))
     with torch.device("meta"):
         count = parameter_count(build_model(run.model, schema))
     head = (

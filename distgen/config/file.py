@@ -102,7 +102,7 @@ class File(Section):
         except ConfigError as error:
             if error.placed:
                 raise
-            raise self.error(f"{key}.{error.key}" if error.key else key, error.problem) from None
+            raise self.error(".".join(filter(None, (key, error.key))), error.problem) from None
 
 
 def source_name(source: str) -> str:

@@ -46,6 +46,14 @@ def named_split(split: str | None) -> tuple[str, str | None]:
     return name or "default", part
 
 
+def window_of(store: Source, asked: config.Sample) -> int:
+    """Bases of a window where a sample says, and where it leaves that out."""
+    if isinstance(store, Export):
+        return store.window
+    longest = int(store.contigs.lengths.max()) if store.is_table else _WINDOW
+    return longest if asked.window is None else asked.window
+
+
 @dataclass(frozen=True)
 class Plan:
     """The samples of all epochs, all ranks together.
@@ -99,9 +107,7 @@ class Plan:
         window, target_length, stride = self.asked.window, self.asked.target_length, self.asked.stride
         if isinstance(self.store, Export):
             window, target_length, stride = lengths_of(self.store, window, target_length, stride)
-        elif window is None:
-            window = int(self.store.contigs.lengths.max()) if self.store.is_table else _WINDOW
-        own = Lengths(epochs=1, window=window, target_length=target_length, stride=stride)
+        own = Lengths(epochs=1, window=window_of(self.store, self.asked), target_length=target_length, stride=stride)
         return [*self.asked.curriculum, own]
 
     @cached_property

@@ -1,36 +1,46 @@
-"""Model families: one file each. A model takes (B, channels, L) and gives (B, outputs, L).
+"""Model families: one file each. A model takes (B, inputs, L) and gives (B, outputs, L), or one answer for a whole window:
+(B, outputs, 1).
 
-A family is a config and a module. The config says what lengths of windows are a `multiple` of and, where it is finite, the
-`receptive_field`; the module has its repeated parts in `.blocks`, which are compiled, recomputed and sharded one by one.
+A family is a config and a module. The config says what lengths of windows are a `multiple` of where every base has an answer,
+and the `receptive_field` where it is finite; the module has its repeated parts in `.blocks`, which are compiled, recomputed
+and sharded one by one, and calls its first layer `stem` and its last `head`.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 from torch import nn
 
+from distgen.models.cnn import Cnn, CnnConfig
 from distgen.models.context import Context
 from distgen.models.dilated import Dilated, DilatedConfig
+from distgen.models.schema import Schema
 from distgen.models.transformer import Transformer, TransformerConfig
 
-ModelConfig = Annotated[DilatedConfig | TransformerConfig, Field(discriminator="family")]
+ModelConfig = Annotated[
+    CnnConfig | DilatedConfig | TransformerConfig,
+    Field(discriminator="family"),
+]
+
+FAMILIES: dict[type, Any] = {
+    CnnConfig: Cnn,
+    DilatedConfig: Dilated,
+    TransformerConfig: Transformer,
+}
 
 
-def build(
-    config: DilatedConfig | TransformerConfig, in_channels: int, out_channels: int, context: Context | None = None
-) -> nn.Module:
+def build(config: ModelConfig, schema: Schema, context: Context | None = None) -> nn.Module:
     """The model that a run's `[model]` describes, freshly initialised from torch's generator.
 
     Args:
         config: of a family.
-        in_channels, out_channels: as the objective has them.
+        schema: what goes in and comes out, as the objective has it.
         context: the workers that share each window, of which each takes and gives a slice; None: whole windows.
     """
-    if isinstance(config, TransformerConfig):
-        return Transformer(config, in_channels, out_channels, context)
-    return Dilated(config, in_channels, out_channels, context)
+    model: nn.Module = FAMILIES[type(config)](config, schema, context)
+    return model
 
 
 def parameter_count(model: nn.Module) -> int:

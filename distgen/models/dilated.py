@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from distgen.config import Positive, Section
 from distgen.models.context import Context
+from distgen.models.heads import head
 from distgen.models.layers import Convolution, Residual, positions
+from distgen.models.schema import Schema
 
 
 class DilatedConfig(Section):
@@ -34,21 +36,21 @@ class DilatedConfig(Section):
 
 
 class Dilated(nn.Module):
-    """(B, in_channels, L) to (B, out_channels, L).
+    """(B, inputs, L) to (B, outputs, L), or to (B, outputs, 1) where a whole window has one answer.
 
     Args:
         config: its sizes.
-        in_channels, out_channels: as the objective has them.
+        schema: what goes in and comes out.
         context: the workers that share each window, of which this one takes and gives a slice; None: whole windows.
     """
 
-    def __init__(self, config: DilatedConfig, in_channels: int, out_channels: int, context: Context | None = None):
+    def __init__(self, config: DilatedConfig, schema: Schema, context: Context | None = None):
         super().__init__()
         D, depth = config.channels, len(config.dilations)
-        self.stem = Convolution(in_channels, D, config.stem_width, context=context)
+        self.stem = Convolution(len(schema.inputs), D, config.stem_width, context=context)
         self.blocks = nn.ModuleList(Residual(D, config.width, d, depth, context) for d in config.dilations)
         self.norm = nn.LayerNorm(D)
-        self.head = nn.Linear(D, out_channels)
+        self.head = head(D, schema)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x_BCL: Tensor) -> Tensor:

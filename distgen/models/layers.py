@@ -26,6 +26,11 @@ def rows(x_BLD: Tensor) -> Tensor:
     return x_BLD.transpose(1, 2).unsqueeze(2)
 
 
+def whole(x_BCL: Tensor, unit: int) -> Tensor:
+    """A window with as many N after it (all channels 0) as make its length a multiple of `unit`."""
+    return F.pad(x_BCL, (0, -x_BCL.shape[2] % unit))
+
+
 class Convolution(nn.Conv2d):
     """(B, in_channels, 1, L) to (B, out_channels, 1, L), with zeros beyond the window's ends.
 

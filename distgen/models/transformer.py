@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from distgen.config import Positive, Section
 from distgen.config.file import TableError
 from distgen.models.context import Context
-from distgen.models.layers import Convolution, Residual, positions, rows
+from distgen.models.heads import head
+from distgen.models.layers import Convolution, Residual, positions, rows, whole
+from distgen.models.schema import Schema
 
 
 class TransformerConfig(Section):
@@ -84,19 +86,20 @@ class TransformerConfig(Section):
 
 
 class Transformer(nn.Module):
-    """(B, in_channels, L) to (B, out_channels, L); L is a multiple of `pool`.
+    """(B, inputs, L) to (B, outputs, L), where L is a multiple of `pool`; or to (B, outputs, 1) where a whole window has one
+    answer.
 
     Args:
         config: its sizes.
-        in_channels, out_channels: as the objective has them.
+        schema: what goes in and comes out.
         context: the workers that share each window, of which this one takes and gives a slice; None: whole windows.
     """
 
-    def __init__(self, config: TransformerConfig, in_channels: int, out_channels: int, context: Context | None = None):
+    def __init__(self, config: TransformerConfig, schema: Schema, context: Context | None = None):
         super().__init__()
         D, sizes = config.channels, config.levels
-        self._pool, self._halvings = config.pool, len(sizes) - 1
-        self.stem = Convolution(in_channels, D, config.stem_width, context=context)
+        self._pool, self._halvings, self._pads = config.pool, len(sizes) - 1, schema.window is not None
+        self.stem = Convolution(len(schema.inputs), D, config.stem_width, context=context)
         self.enter = nn.Identity() if self._halvings or config.dim == D else nn.Linear(D, config.dim)
         steps = list(pairwise(sizes))
         blocks: list[nn.Module] = [_Down(*step, config.width, 2 * len(steps), context) for step in steps]
@@ -105,10 +108,12 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         out = D if self._halvings else config.dim
         self.norm = nn.LayerNorm(out)
-        self.head = nn.Linear(out, out_channels)
+        self.head = head(out, schema)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x_BCL: Tensor) -> Tensor:
+        if self._pads:
+            x_BCL = whole(x_BCL, self._pool)
         if x_BCL.shape[2] % self._pool:
             raise ValueError(f"{x_BCL.shape[2]} bases are no multiple of pool {self._pool}")
         n, blocks = self._halvings, list(self.blocks)

@@ -8,19 +8,26 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from distgen.config import Sample
 from distgen.loader.batch import Batch
 from distgen.models.context import Context
-from distgen.objectives.base_classes import BaseClasses, BaseClassesConfig, Tracked
+from distgen.objectives.base_classes import BaseClasses, BaseClassesConfig
 from distgen.objectives.masked_lm import MaskedLM, MaskedLMConfig
+from distgen.objectives.multilabel import Multilabel, MultilabelConfig
+from distgen.objectives.source import Stores
 
-ObjectiveConfig = Annotated[MaskedLMConfig | BaseClassesConfig, Field(discriminator="kind")]
+ObjectiveConfig = Annotated[
+    BaseClassesConfig | MaskedLMConfig | MultilabelConfig,
+    Field(discriminator="kind"),
+]
 
 
 class Metrics(Protocol):
     """Collects predictions of a whole split; `compute` gives the exact value over all ranks."""
 
     def update(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> None:
-        """Add a batch: float logits (B, O, L), and targets and their validity as `Objective.encode` gives them."""
+        """Add a batch: float logits (B, O, L), or (B, O, 1) for windows that have one answer each, and targets and their
+        validity as `Objective.encode` gives them."""
 
     def compute(self) -> dict[str, float | dict[str, float]]:
         """Metrics by name, some of them by class; "loss" (nats per target) is always among them."""
@@ -33,7 +40,9 @@ class Objective(Protocol):
         inputs, outputs: names of the model's channels.
         in_channels, out_channels: how many these are.
         tracks: names of the tracks the loader must serve.
-        bin_bp: bases that one target is of.
+        bin_bp: bases that one target is of, where every base has an answer.
+        window: bases of the windows that have one answer each; None: every base has one.
+        swap: see `distgen.models.schema.Schema`.
     """
 
     inputs: tuple[str, ...]
@@ -42,6 +51,8 @@ class Objective(Protocol):
     out_channels: int
     tracks: tuple[str, ...]
     bin_bp: int
+    window: int | None
+    swap: tuple[tuple[str, str], ...] | None
 
     def encode(self, batch: Batch, dtype: torch.dtype, *, evaluating: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """The model's input (B, in_channels, L), the targets, and which of them count (or how much); of windows that several
@@ -57,17 +68,20 @@ class Objective(Protocol):
         """New, empty metrics that take predictions on a device."""
 
 
-def build(config: MaskedLMConfig | BaseClassesConfig, store: Tracked, context: Context | None = None) -> Objective:
+def build(config: ObjectiveConfig, store: Stores, data: Sample, context: Context | None = None) -> Objective:
     """The objective that a run's `[objective]` describes.
 
     Args:
         config: of a question.
-        store: whose tracks are meant, or a collection's.
+        store: whose tracks or labels are meant, or a collection's.
+        data: `[data]` of the run.
         context: the workers that share each window, of which each encodes a slice; None: whole windows.
 
     Raises:
-        ConfigError: there is no such track, or it is none of classes.
+        ConfigError: there is nothing in the store that answers it; names the key.
     """
+    if isinstance(config, MultilabelConfig):
+        return Multilabel(config, store, data)
     if isinstance(config, MaskedLMConfig):
         return MaskedLM(config, context)
     return BaseClasses(config, store, context)

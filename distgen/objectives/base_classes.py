@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from distgen.errors import ConfigError
 from distgen.loader.batch import Batch
 from distgen.models.context import Context
 from distgen.objectives.mean import mean
-from distgen.store.reader import Track
+from distgen.objectives.source import Stores, named_track
 
 
 class BaseClassesConfig(Section):
@@ -24,28 +24,27 @@ class BaseClassesConfig(Section):
     track: str
 
 
-class Tracked(Protocol):
-    """A store, or a collection of some."""
-
-    def track(self, name: str) -> Track:
-        """One track. Raises ConfigError if there is none of that name."""
-
-
 class BaseClasses:
     """Four input channels (one-hot), one output per class."""
 
     inputs: tuple[str, ...] = ("A", "C", "G", "T")
     in_channels = 4
+    window: int | None = None
+    swap: tuple[tuple[str, str], ...] | None
 
-    def __init__(self, config: BaseClassesConfig, store: Tracked, context: Context | None = None):
+    def __init__(self, config: BaseClassesConfig, store: Stores, context: Context | None = None):
         """Raises ConfigError: there is no such track, or it holds signals."""
-        track = store.track(config.track)
+        track = named_track(config.track, store, "objective.track")
         if not track.is_classes:
-            raise ConfigError(f'track "{track.name}" holds signals, not classes: "base_classes" cannot learn them')
+            raise ConfigError(
+                f'track "{track.name}" holds signals, not classes: "base_classes" cannot learn them',
+                key="objective.track",
+            )
         self.tracks: tuple[str, ...] = (track.name,)
         self.outputs = track.columns
         self.out_channels = len(track.columns)
         self.bin_bp, self._context = track.bin_bp, context
+        self.swap = tuple((name, track.columns[other]) for name, other in zip(track.columns, track.swap, strict=True))
 
     def encode(self, batch: Batch, dtype: torch.dtype, *, evaluating: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         (track,) = self.tracks

@@ -48,6 +48,8 @@ class MaskedLM:
     out_channels = 4
     tracks: tuple[str, ...] = ()
     bin_bp = 1
+    window: int | None = None
+    swap: tuple[tuple[str, str], ...] | None = (("A", "T"), ("C", "G"))
 
     def __init__(self, config: MaskedLMConfig, context: Context | None = None):
         self._config, self._context = config, context

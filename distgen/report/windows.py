@@ -62,9 +62,9 @@ def describe(
 
 
 def _model(run: Run, source: Stores) -> dict[str, Any]:
-    from distgen.train.model import Schema, shapes
+    from distgen.train.model import schema_of, shapes
 
-    sizes = shapes(run.model, Schema.of(run.build_objective(source))).values()
+    sizes = shapes(run.model, schema_of(run.build_objective(source))).values()
     sees = run.model.receptive_field
     return {"family": run.model.family, "parameters": sum(map(math.prod, sizes)), "receptive_field": sees}
 

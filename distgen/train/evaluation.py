@@ -23,7 +23,7 @@ from distgen.train import ensemble
 from distgen.train.checkpoint import Checkpoint, open_checkpoint
 from distgen.train.finetune import start_model
 from distgen.train.heap import keep_heap
-from distgen.train.model import Schema
+from distgen.train.model import schema_of
 from distgen.train.run import Run, Stores
 from distgen.train.weights import load_weights, trained_checkpoint
 
@@ -76,7 +76,7 @@ def _open_checkpoint(run: Run, folder: Path, found: Checkpoint, device: torch.de
     store = run.open_store()
     objective = run.build_objective(store)
     found.expect(store=run.identity(store, objective))
-    model = start_model(run, Schema.of(objective), begins=False).to(device)
+    model = start_model(run, schema_of(objective), begins=False).to(device)
     load_weights(found, model.state_dict())
     return Trained(
         folder, run, store, objective, model, device, {"checkpoint": str(found.path), "step": found.state["step"]}

@@ -9,8 +9,8 @@ from torch import nn
 
 from distgen.errors import some, suggest
 from distgen.models.context import Context
+from distgen.models.schema import Schema
 from distgen.train import model as of
-from distgen.train.model import Schema
 from distgen.train.run import Run
 from distgen.train.weights import Weights, open_weights
 

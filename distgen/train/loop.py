@@ -15,7 +15,7 @@ from distgen.train.evaluation import validation_loaders
 from distgen.train.finetune import start_model
 from distgen.train.flops import Flops, peak_flops
 from distgen.train.micro_batch import micro_batch
-from distgen.train.model import Schema
+from distgen.train.model import schema_of
 from distgen.train.optimizer import Updater
 from distgen.train.parallel import broadcast_parameters, parallelize
 from distgen.train.precision import Precision
@@ -68,7 +68,7 @@ def start_or_resume(run: Run, worker: Worker) -> State:
         found.expect(run=run.hash(), store=run.identity(store, objective))
 
     torch.manual_seed(run.data.seed)
-    model = start_model(run, Schema.of(objective), begins=found is None, context=context).to(worker.device)
+    model = start_model(run, schema_of(objective), begins=found is None, context=context).to(worker.device)
     broadcast_parameters(model)
     clock = _clock(run, worker, Flops(model, objective.in_channels, context))
     prepare(model, run)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 import torch
@@ -13,22 +13,15 @@ from torch.nn.utils import parametrize
 from distgen import models
 from distgen.config import Finetune
 from distgen.models.context import Context
+from distgen.models.schema import Schema
 from distgen.objectives import Objective
 
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d
 
 
-@dataclass(frozen=True)
-class Schema:
-    """What goes into a model and what comes out, by name: all that another use of its weights must agree with."""
-
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-
-    @classmethod
-    def of(cls, objective: Objective) -> Schema:
-        """What an objective asks of its model."""
-        return cls(objective.inputs, objective.outputs)
+def schema_of(objective: Objective) -> Schema:
+    """What an objective asks of its model."""
+    return Schema(objective.inputs, objective.outputs, objective.window, objective.swap)
 
 
 class LowRank(nn.Module):
@@ -58,7 +51,7 @@ class LowRank(nn.Module):
 
 def build_model(config: models.ModelConfig, schema: Schema, context: Context | None = None) -> nn.Module:
     """The plain model of `[model]`, freshly drawn from torch's generator; `context`: of workers that share windows."""
-    return models.build(config, len(schema.inputs), len(schema.outputs), context)
+    return models.build(config, schema, context)
 
 
 def adapt(model: nn.Module, finetune: Finetune, head: set[str]) -> None:
@@ -104,12 +97,12 @@ def shapes(config: models.ModelConfig, schema: Schema) -> dict[str, tuple[int, .
 
 def outputs(config: models.ModelConfig, schema: Schema) -> set[str]:
     """The names of the tensors that give the outputs: their shapes follow how many there are."""
-    return set(_following(config, schema, Schema(schema.inputs, (*schema.outputs, ""))))
+    return set(_following(config, schema, replace(schema, outputs=(*schema.outputs, ""))))
 
 
 def inputs(config: models.ModelConfig, schema: Schema) -> dict[str, int]:
     """The tensors that take input channels, by name, and the axis that has one entry for each."""
-    return _following(config, schema, Schema((*schema.inputs, ""), schema.outputs))
+    return _following(config, schema, replace(schema, inputs=(*schema.inputs, "")))
 
 
 def _following(config: models.ModelConfig, schema: Schema, other: Schema) -> dict[str, int]:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from distgen import models
+from distgen.train.model import build_model, schema_of
 from distgen.train.optimizer import ENDS, is_hidden
 from distgen.train.precision import check_precision
 
@@ -90,7 +90,7 @@ def check(run: Run, objective: Objective, fewest: int, device: torch.device | No
     """
     train, optimizer = run.train, run.optimizer
     with torch.device("meta"):
-        model = models.build(run.model, objective.in_channels, objective.out_channels)
+        model = build_model(run.model, schema_of(objective))
     family = f'family "{run.model.family}"'
     if train.activation_checkpointing and not len(getattr(model, "blocks", [])):
         raise run.error("train.activation_checkpointing", f"{family} has no blocks that could be computed again")

@@ -40,7 +40,7 @@ from distgen.store.cache import ShardCache, default_folder
 from distgen.store.collection import Collection, is_index, open_collection
 from distgen.train import prepare
 from distgen.train.context import check_windows, check_workers
-from distgen.train.model import Schema
+from distgen.train.model import schema_of
 from distgen.train.precision import multiplied
 from distgen.train.sinks import missing
 
@@ -154,7 +154,9 @@ class Run(File):
         loader = self.loader(store, objective, "train", training=True, world_size=world_size)
         with self.at("data"):
             loader.places(0, 0)  # stores of a collection are opened in their turn: the first at least fits
-            check_windows(loader.lengths, self.model.multiple, objective.bin_bp, self.cluster.context)
+            # Where a window has one answer, models pad it.
+            multiple = self.model.multiple if objective.window is None else 1
+            check_windows(loader.lengths, multiple, objective.bin_bp, self.cluster.context)
         steps = self.train.steps or loader.plan.steps(self.train.epochs or 0)
         if self.log.profile and self.log.profile[1] > steps:
             raise self.error("log.profile", f"there is no step {self.log.profile[1]:,} to trace: the last is {steps:,}")
@@ -166,7 +168,7 @@ class Run(File):
         if self.finetune != Finetune():
             from distgen.train.finetune import check  # which reads runs
 
-            check(self, Schema.of(objective), begins=begins)
+            check(self, schema_of(objective), begins=begins)
         return {"run": self.hash(), "store": self.identity(store, objective)}
 
     def _check_shards(self, fewest: int, most: int) -> None:
@@ -203,11 +205,14 @@ class Run(File):
 
     def build_objective(self, store: Stores, context: Context | None = None) -> Objective:
         """The objective on the tracks of the stores; see `distgen.objectives.build`."""
+        if self.cluster.context > 1 and getattr(self.objective, "target", None):
+            problem = "windows that have one answer are not shared by workers: leave it out"
+            raise self.error("cluster.context", problem)
         if self.data.inputs:
             problem = "a GenomeLoader serves them, but no model that a run can name takes any. Leave them out."
             raise self.error("data.inputs", problem)
-        with self.at("objective.track"):
-            return objectives.build(self.objective, store, context)
+        with self.at(""):  # it names whole keys, of several tables
+            return objectives.build(self.objective, store, self.data, context)
 
     def open_store(self) -> Stores:
         """The store this run trains on, the export of one, or a collection.

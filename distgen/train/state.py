@@ -23,7 +23,7 @@ from distgen.loader.mixture import MixtureLoader
 from distgen.train.aside import Aside
 from distgen.train.checkpoint import Checkpoint, Checkpoints
 from distgen.train.clock import Clock
-from distgen.train.model import Schema
+from distgen.train.model import schema_of
 from distgen.train.optimizer import learning_rate
 from distgen.train.profile import Profile
 from distgen.train.records import Records, memory
@@ -227,7 +227,7 @@ class State:
                 "step": self.step,
                 "run": self.run.hash(),
                 "store": self.run.identity(self._store, self.learner.objective),
-                "schema": asdict(Schema.of(self.learner.objective)),
+                "schema": asdict(schema_of(self.learner.objective)),
                 "loader": self.loader.state_dict(),
                 "best": None if math.isinf(self._best) else self._best,
                 "worse": self.worse,

@@ -25,8 +25,9 @@ from distgen.config import Finetune
 from distgen.errors import CheckpointError, ConfigError
 from distgen.ingest.objects import Place
 from distgen.ingest.open import sha256
+from distgen.models.schema import Schema
 from distgen.train.checkpoint import Checkpoint, open_checkpoint
-from distgen.train.model import Schema, adapt, build_model, merge, outputs
+from distgen.train.model import adapt, build_model, merge, outputs
 from distgen.train.run import Run
 
 _FORMAT, _CONFIG, _TENSORS = 1, "config.json", "model.safetensors"
@@ -76,7 +77,7 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     Returns:
         The model in evaluation mode, float32 on the CPU: (B, inputs, L) to logits (B, outputs, L). And its configuration:
         "inputs" and "outputs" name the channels, "model" and "objective" are those of the run, "window" and "target_length"
-        count bases.
+        count bases, and "per_window" those of windows that have one answer each.
 
     Raises:
         CheckpointError: it is damaged. ConfigError: there are no weights.
@@ -148,7 +149,7 @@ def load_weights(found: Checkpoint, tensors: dict[str, Tensor], averaged: bool =
 
 def _trained(path: Path) -> Weights:
     folder, found = trained_checkpoint(path)
-    run, schema = Run.read(folder / "run.toml"), Schema(*map(tuple, found.state["schema"].values()))
+    run, schema = Run.read(folder / "run.toml"), Schema.read(found.state["schema"])
     config = {
         "format": _FORMAT,
         "name": run.name,
@@ -156,7 +157,9 @@ def _trained(path: Path) -> Weights:
         "objective": run.objective.model_dump(mode="json", exclude_none=True),
         "inputs": schema.inputs,
         "outputs": schema.outputs,
-        "window": run.data.window,
+        "per_window": schema.window,
+        "swap": schema.swap,
+        "window": schema.window or run.data.window,
         "target_length": run.data.target_length or run.data.window,
         "strand": run.data.strand,
         "step": found.state["step"],
@@ -178,7 +181,7 @@ def _exported(path: Path) -> Weights:
         if config["format"] != _FORMAT:
             raise CheckpointError(f"{path / _CONFIG} has format {config['format']}: this distgen reads {_FORMAT}")
         model: models.ModelConfig = TypeAdapter(models.ModelConfig).validate_python(config["model"])
-        schema = Schema(tuple(config["inputs"]), tuple(config["outputs"]))
+        schema = Schema.read(config | {"window": config.get("per_window")})
         averaged, expected = config["averaged"], config["sha256"]
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         raise CheckpointError(f"{path / _CONFIG} is not what distgen export-weights writes: {error!r}") from None

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from distgen import models
 from distgen.models import DilatedConfig, TransformerConfig
 from distgen.models.context import Context
+from tests.schemas import schema
 
 WORKERS = 4
 
@@ -113,8 +114,8 @@ def _differences(context: Context, config, B: int, length: int) -> dict[str, flo
 
     torch.manual_seed(1)
     # In float64, where rounding hides nothing; trainings in float32 are in tests/train/test_context.py.
-    alone = models.build(config, 4, 3).double()
-    shared = models.build(config, 4, 3, context).double()
+    alone = models.build(config, schema(4, 3)).double()
+    shared = models.build(config, schema(4, 3), context).double()
     shared.load_state_dict(alone.state_dict())
     x_BCL, target_BOL = torch.randn(B, 4, length).double(), torch.randn(B, 3, length).double()
     y_BOL = alone(x_BCL)
@@ -174,8 +175,8 @@ def _computed_otherwise(context: Context, config, how: str) -> dict[str, float]:
         return float((one - other).abs().max() / other.abs().max().clamp(min=1e-3))
 
     torch.manual_seed(1)
-    alone = models.build(config, 4, 3)
-    shared = models.build(config, 4, 3, context)
+    alone = models.build(config, schema(4, 3))
+    shared = models.build(config, schema(4, 3), context)
     shared.load_state_dict(alone.state_dict())
     for block in shared.blocks:
         if how == "compiled":

@@ -3,19 +3,20 @@ import torch
 
 from distgen import models
 from distgen.models.dilated import Dilated, DilatedConfig
+from tests.schemas import schema
 
 CONFIG = DilatedConfig(family="dilated", channels=8, stem_width=5, dilations=(1, 2, 8))
 
 
 def test_every_length_keeps_its_length():
-    model = Dilated(CONFIG, 4, 3)
+    model = Dilated(CONFIG, schema(4, 3))
     for length in (1, 2, 17, 64):
         assert model(torch.rand(2, 4, length)).shape == (2, 3, length)
 
 
 def test_an_output_sees_its_receptive_field_and_no_more():
     torch.manual_seed(0)
-    model = Dilated(CONFIG, 4, 1)
+    model = Dilated(CONFIG, schema(4, 1))
     x = torch.rand(1, 4, 101, requires_grad=True)
     model(x)[0, 0, 50].backward()
     seen = x.grad.abs().sum((0, 1)).nonzero().flatten()
@@ -24,17 +25,17 @@ def test_an_output_sees_its_receptive_field_and_no_more():
 
 
 def test_the_output_does_not_depend_on_the_batch():
-    model = Dilated(CONFIG, 4, 3)
+    model = Dilated(CONFIG, schema(4, 3))
     x = torch.rand(5, 4, 64)
     assert torch.allclose(model(x)[2:3], model(x[2:3]), atol=1e-6)
 
 
 def test_parameters_are_counted():
-    assert models.parameter_count(models.build(CONFIG, 4, 3)) == (4 * 5 + 1) * 8 + 3 * (16 + 200 + 72) + 16 + 27
+    assert models.parameter_count(models.build(CONFIG, schema(4, 3))) == (4 * 5 + 1) * 8 + 3 * (16 + 200 + 72) + 16 + 27
 
 
 @pytest.mark.parametrize("channels", [1, 64])
 def test_gradients_reach_every_parameter(channels):
-    model = Dilated(DilatedConfig(family="dilated", channels=channels, dilations=(1,)), 4, 2)
+    model = Dilated(DilatedConfig(family="dilated", channels=channels, dilations=(1,)), schema(4, 2))
     model(torch.rand(2, 4, 20)).square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())

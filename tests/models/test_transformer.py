@@ -7,6 +7,7 @@ from distgen import models
 from distgen.config import checked
 from distgen.errors import ConfigError
 from distgen.models.transformer import Transformer, TransformerConfig, rotated
+from tests.schemas import schema
 
 
 def config(**sizes):
@@ -19,7 +20,7 @@ def config(**sizes):
     "sizes", [{}, {"pool": 1}, {"pool": 1, "dim": 8}, {"pool": 2, "mlp": "gelu"}, {"dropout": 0.5}]
 )
 def test_every_length_that_is_a_multiple_of_the_pool_keeps_its_length(sizes):
-    model = models.build(config(**sizes), 4, 3)
+    model = models.build(config(**sizes), schema(4, 3))
     for number in (1, 2, 9):
         length = number * config(**sizes).multiple
         y = model(torch.rand(2, 4, length))
@@ -27,31 +28,31 @@ def test_every_length_that_is_a_multiple_of_the_pool_keeps_its_length(sizes):
     y.square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     with pytest.raises(ValueError, match="10 bases are no multiple of pool 4"):
-        Transformer(config(), 4, 3)(torch.rand(1, 4, 10))
+        Transformer(config(), schema(4, 3))(torch.rand(1, 4, 10))
 
 
 def test_every_output_sees_every_base():
     torch.manual_seed(0)
     x = torch.rand(1, 4, 64, requires_grad=True)
-    models.build(config(), 4, 1)(x)[0, 0, 3].backward()
+    models.build(config(), schema(4, 1))(x)[0, 0, 3].backward()
     assert config().receptive_field is None
     assert (x.grad.abs().sum((0, 1)) > 0).all()
 
 
 def test_outputs_tell_the_bases_of_a_position_apart():
     torch.manual_seed(0)
-    y = models.build(config(), 4, 1)(torch.rand(1, 4, 64))
+    y = models.build(config(), schema(4, 1))(torch.rand(1, 4, 64))
     assert y[0, 0].unique().numel() == 64
 
 
 def test_the_output_does_not_depend_on_the_batch():
     torch.manual_seed(0)
-    model, x = models.build(config(), 4, 3), torch.rand(5, 4, 64)
+    model, x = models.build(config(), schema(4, 3)), torch.rand(5, 4, 64)
     assert torch.allclose(model(x)[2:3], model(x[2:3]), atol=1e-5)
 
 
 def test_blocks_are_the_parts_that_repeat():
-    model = models.build(config(), 4, 3)
+    model = models.build(config(), schema(4, 3))
     inside = sum(p.numel() for p in model.blocks.parameters())
     outside = [name for name, _ in model.named_parameters() if not name.startswith("blocks.")]
     assert {name.split(".")[0] for name in outside} == {"stem", "norm", "head"}

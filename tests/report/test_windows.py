@@ -7,7 +7,7 @@ from distgen.report.windows import describe, homology, rows, tables
 from distgen.store.build import build
 from distgen.store.reader import open_store
 from distgen.store.webdataset import export
-from distgen.train.model import Schema, build_model
+from distgen.train.model import build_model, schema_of
 from distgen.train.run import Run
 from tests.conftest import RUN
 from tests.store.conftest import index_of, tiny_store
@@ -187,7 +187,7 @@ def test_an_epoch_of_a_mixture_is_told_from_one_of_each_store(tmp_path):
 def test_the_model_is_said_with_what_an_output_sees(small, run_file):
     found = described(run_file, small)
     run = Run.read(run_file)
-    model = build_model(run.model, Schema.of(run.build_objective(small)))
+    model = build_model(run.model, schema_of(run.build_objective(small)))
     assert found["model"] == {"family": "dilated", "parameters": parameter_count(model), "receptive_field": 9}
     ((_, said),) = tables(found)
     assert dict(said)["model"] == f"dilated, {parameter_count(model)} parameters; an output sees 9 bases"

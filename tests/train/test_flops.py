@@ -7,6 +7,7 @@ from distgen.models.dilated import Dilated, DilatedConfig
 from distgen.models.transformer import Transformer, TransformerConfig
 from distgen.train import flops
 from distgen.train.flops import Flops, peak_flops
+from tests.schemas import schema
 
 CONFIG = DilatedConfig(family="dilated", channels=16, stem_width=5, dilations=(1, 2, 4))
 
@@ -15,13 +16,13 @@ def test_of_the_dilated_family_they_are_three_times_forward_but_for_the_first_la
     D, L, blocks = 16, 96, 3
     stem = 2 * L * 4 * 5 * D
     forward = stem + 2 * L * (blocks * (3 * D * D + D * D) + D * 7)
-    counted = Flops(Dilated(CONFIG, 4, 7), 4)
+    counted = Flops(Dilated(CONFIG, schema(4, 7)), 4)
     assert counted(L) == 3 * forward - stem
     assert counted(2 * L) == 2 * counted(L)
 
 
 def test_frozen_parameters_spare_what_their_gradients_would_take():
-    model = Dilated(CONFIG, 4, 7)
+    model = Dilated(CONFIG, schema(4, 7))
     whole = Flops(model, 4)(64)
     for parameter in model.stem.parameters():
         parameter.requires_grad_(False)
@@ -43,7 +44,7 @@ def test_attention_is_counted():
 
 
 def test_counting_changes_neither_weights_nor_random_numbers():
-    model = Dilated(CONFIG, 4, 7)
+    model = Dilated(CONFIG, schema(4, 7))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
     Flops(model, 4)(64)
@@ -82,14 +83,14 @@ def test_a_device_is_known_by_its_whole_name(name, dtype, expected):
 
 def test_of_workers_that_share_windows_they_are_those_of_whole_windows():
     context = object.__new__(Context)
-    shared = Dilated(CONFIG, 4, 7, context)
-    assert Flops(shared, 4, context)(96) == Flops(Dilated(CONFIG, 4, 7), 4)(96)
+    shared = Dilated(CONFIG, schema(4, 7), context)
+    assert Flops(shared, 4, context)(96) == Flops(Dilated(CONFIG, schema(4, 7)), 4)(96)
     assert shared.stem.context is context
 
 
 def test_the_transformer_family_is_counted_as_it_grows():
     config = TransformerConfig(family="transformer")
-    counted = Flops(Transformer(config, 4, 2), 4)
+    counted = Flops(Transformer(config, schema(4, 2)), 4)
     one, two, four = (counted(length * config.multiple * 16) for length in (1, 2, 4))
     assert 2 * one < two  # attention grows with the square
     assert four - 2 * two > 2 * (two - 2 * one) * 0.99

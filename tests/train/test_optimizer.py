@@ -10,6 +10,7 @@ from torch import nn
 from distgen.config import Optimizer
 from distgen.models.dilated import Dilated, DilatedConfig
 from distgen.train.optimizer import Updater, learning_rate
+from tests.schemas import schema
 
 
 def rates(steps=20, **keys):
@@ -93,7 +94,7 @@ def test_biases_and_norms_do_not_decay():
 
 def dilated():
     torch.manual_seed(0)
-    return Dilated(DilatedConfig(family="dilated", channels=6, dilations=(1, 2)), 5, 4)
+    return Dilated(DilatedConfig(family="dilated", channels=6, dilations=(1, 2)), schema(5, 4))
 
 
 def with_gradients(model, step=0):

@@ -11,12 +11,13 @@ from distgen.train.prepare import prepare, to_float8
 from distgen.train.run import Run
 from distgen.train.worker import Worker
 from tests.conftest import fit, weights
+from tests.schemas import schema
 from tests.train.ranks import on_ranks
 
 
 def dilated(**sizes):
     torch.manual_seed(0)
-    return Dilated(DilatedConfig(family="dilated", channels=8, dilations=(1, 2), **sizes), 5, 4)
+    return Dilated(DilatedConfig(family="dilated", channels=8, dilations=(1, 2), **sizes), schema(5, 4))
 
 
 def gradients(model, x):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from distgen.train.flops import Flops
+from distgen.train.model import build_model, schema_of
 from distgen.train.records import memory, read_records
 from distgen.train.run import Run
 from tests.conftest import fit
@@ -48,9 +49,8 @@ def test_mfu_is_told_where_a_peak_is_known(run_file, tmp_path):
         if "loss" in record:
             store = run.open_store()
             objective = run.build_objective(store)
-            from distgen import models
 
-            flops = Flops(models.build(run.model, objective.in_channels, objective.out_channels), objective.in_channels)
+            flops = Flops(build_model(run.model, schema_of(objective)), objective.in_channels)
             assert record["mfu"] == pytest.approx(flops(64) * record["samples_per_second"] / 1e9)
 
 

@@ -8,7 +8,7 @@ import distgen
 from distgen.cli import run as command
 from distgen.errors import CheckpointError, ConfigError
 from distgen.train.finetune import start_model
-from distgen.train.model import Schema
+from distgen.train.model import schema_of
 from distgen.train.run import Run
 from distgen.train.weights import export_weights, load_weights, trained_checkpoint
 from tests.conftest import fit, weights
@@ -66,7 +66,7 @@ def test_low_rank_sums_are_in_the_exported_weights(run_file, trained, tmp_path):
     exported, _ = distgen.load_model(tmp_path / "exported")
     assert exported.state_dict().keys() == distgen.load_model(trained)[0].state_dict().keys()
     run = Run.find(tuned)
-    adapted = start_model(run, Schema.of(run.build_objective(run.open_store())), begins=False).eval()
+    adapted = start_model(run, schema_of(run.build_objective(run.open_store())), begins=False).eval()
     load_weights(trained_checkpoint(tuned)[1], adapted.state_dict())
     assert any("parametrizations" in name for name in adapted.state_dict())
     assert torch.equal(logits(exported, run), logits(adapted, run))

@@ -1,0 +1,119 @@
+"""One yes or no for each window, or several that are independent of one another."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from distgen import kernels
+from distgen.config import Sample, Section
+from distgen.loader.batch import Batch
+from distgen.objectives.mean import mean
+from distgen.objectives.source import Stores, answers
+
+
+class MultilabelConfig(Section):
+    """`target` says what the answers are: `labels` of a table of sequences, or `track:NAME`, whose one bin a window predicts.
+
+    `smoothing` is the share of each answer that is taken to be drawn evenly from yes and no (Szegedy et al. 2016). With
+    `focal` above 0 an answer weighs (1 - p) ** focal, where p is what the model gives to it: what is learned already weighs
+    less (Lin et al. 2017). `positive_weight` is what a yes weighs. Validation measures without any of them.
+    """
+
+    kind: Literal["binary", "multilabel"]
+    target: str = "labels"
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    focal: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    positive_weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+
+
+class Multilabel:
+    """Four input channels (one-hot), one output for each question."""
+
+    inputs: tuple[str, ...] = ("A", "C", "G", "T")
+    in_channels = 4
+    bin_bp = 1
+    window: int | None
+    swap: tuple[tuple[str, str], ...] | None = ()
+
+    def __init__(self, config: MultilabelConfig, store: Stores, data: Sample):
+        """Raises ConfigError: the store has no such answers."""
+        kinds = ("binary",) if config.kind == "binary" else ("multilabel", "binary")
+        self._answers = answers(config.target, store, data, kinds)
+        self._config, self.tracks, self.window = config, self._answers.tracks, self._answers.window
+        # Of a binary label, `columns` are what 0 and 1 mean.
+        names = self._answers.columns
+        self.outputs = names[1:] if self._answers.kind == "binary" else names
+        self.out_channels = len(self.outputs)
+
+    def encode(self, batch: Batch, dtype: torch.dtype, *, evaluating: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        target_BO, valid_BO = self._answers.of(batch)
+        return kernels.one_hot(**batch.packed, dtype=dtype), target_BO, valid_BO
+
+    def loss(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        config, scores_BO, yes_BO = self._config, logits_BOL[..., 0].float(), target.float()
+        smooth_BO = yes_BO * (1 - config.smoothing) + config.smoothing / 2
+        losses_BO = F.binary_cross_entropy_with_logits(scores_BO, smooth_BO, reduction="none")
+        if config.focal:
+            other_BO = torch.sigmoid(torch.where(target > 0, -scores_BO, scores_BO))
+            losses_BO = losses_BO * other_BO**config.focal
+        weight_BO = valid * torch.where(target > 0, config.positive_weight, 1.0)
+        return (losses_BO * weight_BO).sum(), weight_BO.sum()
+
+    def average(self, logits_MBOL: Tensor) -> Tensor:
+        """The logits of the mean probability of each yes."""
+        yes, no = (F.logsigmoid(sign * logits_MBOL.float()).logsumexp(0) for sign in (1, -1))
+        return yes - no
+
+    def metrics(self, device: torch.device) -> MultilabelMetrics:
+        return MultilabelMetrics(self.outputs, self._config.kind == "binary", device)
+
+
+class MultilabelMetrics:
+    """AUROC, average precision, Matthews' correlation of p > 1/2, and expected calibration error in 15 bins, of each question
+    that was answered both ways; of "binary" plain numbers."""
+
+    def __init__(self, names: tuple[str, ...], binary: bool, device: torch.device):
+        # Imported where a metric is wanted: it takes as long as importing torch does, and the first step waits for neither.
+        from torchmetrics import MetricCollection
+        from torchmetrics.classification import (
+            BinaryAccuracy,
+            BinaryAUROC,
+            BinaryAveragePrecision,
+            BinaryCalibrationError,
+            BinaryMatthewsCorrCoef,
+        )
+
+        kinds = {
+            "auroc": BinaryAUROC,
+            "auprc": BinaryAveragePrecision,
+            "mcc": BinaryMatthewsCorrCoef,
+            "accuracy": BinaryAccuracy,
+            "ece": BinaryCalibrationError,
+        }
+        self._kinds, self._binary, self._loss = tuple(kinds), binary, mean(device)
+        self._of = {name: MetricCollection({k: kind() for k, kind in kinds.items()}).to(device) for name in names}
+        self._share = {name: mean(device) for name in names}
+
+    def update(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> None:
+        scores_BO = logits_BOL[..., 0].float()
+        self._loss.update(F.binary_cross_entropy_with_logits(scores_BO[valid], target[valid].float(), reduction="none"))
+        for column, name in enumerate(self._of):
+            known_B = valid[:, column]
+            if known_B.any():
+                truth = target[known_B, column].long()
+                self._of[name].update(scores_BO[known_B, column].sigmoid(), truth)
+                self._share[name].update(truth.double())
+
+    def compute(self) -> dict[str, float | dict[str, float]]:
+        mixed = [name for name, share in self._share.items() if 0 < float(share.compute()) < 1]
+        by_name = {name: self._of[name].compute() for name in mixed}
+        found: dict[str, float | dict[str, float]] = {"loss": float(self._loss.compute())}
+        for kind in self._kinds:
+            values = {name: float(by_name[name][kind]) for name in mixed}
+            found |= {kind: next(iter(values.values()))} if self._binary and values else {kind: values}
+        return found

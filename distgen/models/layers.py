@@ -37,20 +37,34 @@ class Convolution(nn.Conv2d):
     Args:
         width, dilation: of the kernel, in positions.
         context: the workers that share each window; None where each has whole ones.
+        causal: a position sees itself and what is before it.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, width: int, dilation: int = 1, context: Context | None = None
+        self,
+        in_channels: int,
+        out_channels: int,
+        width: int,
+        dilation: int = 1,
+        context: Context | None = None,
+        causal: bool = False,
     ):
         super().__init__(in_channels, out_channels, (1, width), padding="same", dilation=(1, dilation))
-        self.context, self._reach = context, dilation * (width - 1)
+        reach = dilation * (width - 1)
+        left = (
+            reach if causal else reach // 2
+        )  # as padding="same" has it: of an odd number, the last stands on the right
+        self.context, self._sides, self._plain = context, (left, reach - left), not causal
 
     def forward(self, x_BC1L: Tensor) -> Tensor:
-        if self.context is None or self._reach == 0:
+        if self._sides == (0, 0) or (self.context is None and self._plain):
             return super().forward(x_BC1L)
-        left = self._reach // 2  # as padding="same" has it: of an odd number, the last one stands on the right
-        wide = rows(self.context.widen(positions(x_BC1L), left, self._reach - left))
+        wide = F.pad(x_BC1L, self._sides) if self.context is None else self._widened(x_BC1L)
         return F.conv2d(wide, self.weight, self.bias, dilation=self.dilation)
+
+    def _widened(self, x_BC1L: Tensor) -> Tensor:
+        assert self.context is not None
+        return rows(self.context.widen(positions(x_BC1L), *self._sides))
 
 
 class Residual(nn.Module):
@@ -58,12 +72,21 @@ class Residual(nn.Module):
 
     Args:
         depth: how many such blocks there are: what each adds is scaled down so that the sum starts with the variance of one.
+        causal: a position sees itself and what is before it.
     """
 
-    def __init__(self, channels: int, width: int, dilation: int, depth: int, context: Context | None = None):
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        dilation: int,
+        depth: int,
+        context: Context | None = None,
+        causal: bool = False,
+    ):
         super().__init__()
         self.norm = nn.LayerNorm(channels)
-        self.conv = Convolution(channels, channels, width, dilation, context)
+        self.conv = Convolution(channels, channels, width, dilation, context, causal)
         self.mix = nn.Conv2d(channels, channels, 1)
         with torch.no_grad():
             self.mix.weight /= math.sqrt(depth)

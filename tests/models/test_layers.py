@@ -1,0 +1,26 @@
+import pytest
+import torch
+
+from distgen.models.layers import Convolution, whole
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("width", "dilation"), [(1, 1), (3, 2), (4, 1)])
+def test_a_causal_convolution_sees_what_is_before_and_keeps_the_length(causal, width, dilation):
+    torch.manual_seed(0)
+    conv, x = Convolution(2, 3, width, dilation, causal=causal), torch.rand(1, 2, 1, 20, requires_grad=True)
+    y = conv(x)
+    assert y.shape == (1, 3, 1, 20)
+    y[0, :, 0, 10].sum().backward()
+    seen = x.grad.abs().sum((0, 1, 2)).nonzero().flatten()
+    reach = dilation * (width - 1)
+    left = reach if causal else reach // 2
+    assert (int(seen.min()), int(seen.max())) == (10 - left, 10 + reach - left)
+
+
+def test_windows_become_whole_with_n():
+    x = torch.rand(2, 4, 10)
+    assert torch.equal(whole(x, 5), x)
+    assert torch.equal(whole(x, 8)[..., :10], x)
+    assert whole(x, 8).shape == (2, 4, 16)
+    assert not whole(x, 8)[..., 10:].any()

@@ -162,6 +162,10 @@ class _Scan(nn.Module):
         self.skip = nn.Parameter(torch.ones(H))
         self.norm = nn.RMSNorm(E)
         self.out = nn.Linear(E, D, bias=False)
+        # What is written and read is multiplied: each has to start with about the variance of what comes in, or the scan
+        # adds next to nothing to what it skips.
+        nn.init.normal_(self.enter.weight, std=D**-0.5)
+        nn.init.normal_(self.short.weight, std=config.width**-0.5)
         with torch.no_grad():  # so that the sum over all layers starts with the variance of one
             self.out.weight /= math.sqrt(config.depth * (2 - config.causal))
 

@@ -169,9 +169,9 @@ def _spaced(last: int, number: int, device: torch.device) -> Tensor:
 def convolved(x_BLD: Tensor, filter_FD: Tensor) -> Tensor:
     """y[i] = sum over j of filter[i - j] * x[j], channel by channel, with zeros beyond the window's ends.
 
-    By FFTs of at least 2 * L - 1 numbers, in float32 whatever comes in, so that what a causal filter does not see is seen by
-    some 1e-7 of what it does: sums are rounded together (float64 stays that). Spectra take about 16 bytes a base and channel in
-    all, and as much again is kept for the gradient.
+    By FFTs of at least 2 * L - 1 numbers, in float32 whatever comes in (float64 stays that). They round sums together: what
+    a causal filter does not see is seen by some 1e-7 of what it does. They take about 75 bytes a base and channel, measured
+    forward and backward on 65,536 bases and filters of both sides.
 
     Args:
         x_BLD: (B, L, D).

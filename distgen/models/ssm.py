@@ -196,8 +196,9 @@ def scan(x_BTHP: Tensor, step_BTH: Tensor, rate_H: Tensor, write_BTN: Tensor, re
     is a difference of two sums: these are taken in float64, for they may be a million times what is between them. No
     exponent is above 0, so nothing overflows, however quickly a head forgets.
 
-    It takes, and keeps for the gradient, some ten numbers for each position, head and other position of its chunk, and
-    the state once for each chunk: of 8 heads about 20 KB a position.
+    For each position, head and other position of its chunk it takes some five numbers at most and keeps two for the
+    gradient, and the state once for each chunk: of 8 heads of 16 channels and 16 states 15 KB a position, measured forward
+    and backward on 65,536.
 
     Args:
         x_BTHP: (B, T, H, P), P channels in each of H heads.

@@ -16,17 +16,23 @@ from torch import nn
 from distgen.models.cnn import Cnn, CnnConfig
 from distgen.models.context import Context
 from distgen.models.dilated import Dilated, DilatedConfig
+from distgen.models.hopfield import Hopfield, HopfieldConfig
+from distgen.models.mlp import Mlp, MlpConfig
+from distgen.models.recurrent import Recurrent, RecurrentConfig
 from distgen.models.schema import Schema
 from distgen.models.transformer import Transformer, TransformerConfig
 
 ModelConfig = Annotated[
-    CnnConfig | DilatedConfig | TransformerConfig,
+    CnnConfig | DilatedConfig | HopfieldConfig | MlpConfig | RecurrentConfig | TransformerConfig,
     Field(discriminator="family"),
 ]
 
 FAMILIES: dict[type, Any] = {
     CnnConfig: Cnn,
     DilatedConfig: Dilated,
+    HopfieldConfig: Hopfield,
+    MlpConfig: Mlp,
+    RecurrentConfig: Recurrent,
     TransformerConfig: Transformer,
 }
 

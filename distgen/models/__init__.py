@@ -3,7 +3,8 @@
 
 A family is a config and a module. The config says what lengths of windows are a `multiple` of where every base has an answer,
 and the `receptive_field` where it is finite; the module has its repeated parts in `.blocks`, which are compiled, recomputed
-and sharded one by one, and calls its first layer `stem` and its last `head`.
+and sharded one by one, and calls its first layer `stem` and its last `head`. A config with `shares_windows = False` is of a
+module that takes whole windows only.
 """
 
 from __future__ import annotations

@@ -80,12 +80,10 @@ class Mlp(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x_BCL: Tensor) -> Tensor:
-        if self._window is not None:
-            x_BCL = F.pad(x_BCL, (0, self._window - x_BCL.shape[2]))
-        elif self.context is None:
-            x_BCL = F.pad(x_BCL, self._sides)
-        else:
-            x_BCL = self.context.widen(x_BCL.transpose(1, 2), *self._sides).transpose(1, 2)
+        if self._window is None:
+            x_BCL = self._widened(x_BCL)
+        elif self._window != x_BCL.shape[2]:
+            raise ValueError(f"{x_BCL.shape[2]} bases are no window of {self._window}")
         seen_BF1L = self.bag(x_BCL).unsqueeze(2)
         x_BLH = self.stem(seen_BF1L.contiguous(memory_format=torch.channels_last)).squeeze(2).transpose(1, 2)
         x_BLH = F.gelu(x_BLH, approximate="tanh")
@@ -93,6 +91,12 @@ class Mlp(nn.Module):
             x_BLH = block(x_BLH)
         logits_BLO: Tensor = self.head(self.dropout(self.norm(x_BLH)))
         return logits_BLO.transpose(1, 2)
+
+    def _widened(self, x_BCL: Tensor) -> Tensor:
+        """With what the outermost bases see beyond: the neighbours' bases, or zeros."""
+        if self.context is None:
+            return F.pad(x_BCL, self._sides)
+        return self.context.widen(x_BCL.transpose(1, 2), *self._sides).transpose(1, 2)
 
 
 class _Block(nn.Module):

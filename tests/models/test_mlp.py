@@ -106,6 +106,8 @@ def test_a_window_of_n_is_all_zeros():
 def test_a_window_has_one_answer(sizes, window):
     model = models.build(config(**sizes), schema(4, 3, window=window))
     assert model(torch.rand(2, 4, window)).shape == (2, 3, 1)
+    with pytest.raises(ValueError, match=f"{window + 1} bases are no window of {window}"):
+        model(torch.rand(2, 4, window + 1))
 
 
 @pytest.mark.parametrize("sizes", KINDS)
@@ -147,3 +149,8 @@ def test_gradients_reach_every_parameter(sizes, window):
 def test_sizes_that_do_not_fit_are_refused(sizes, message):
     with pytest.raises(ConfigError, match=message):
         checked(MlpConfig, {"family": "mlp"} | sizes)
+
+
+def test_it_can_be_exported():
+    model, x = models.build(config(k=(3,), both_strands=True), schema(4, 2, window=12)).eval(), one_hot("GATTACAGATTN")
+    assert torch.equal(torch.export.export(model, (x,)).module()(x), model(x))

@@ -128,3 +128,24 @@ def test_windows_are_not_shared():
     assert not RecurrentConfig.shares_windows
     with pytest.raises(ValueError, match="share no windows"):
         Recurrent(config(), schema(4, 3), Context(None, 0, 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_compiled_layers_give_the_same(cell, monkeypatch):
+    import torch._dynamo
+
+    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
+    torch.manual_seed(0)
+    model, x = Recurrent(config(cell=cell, depth=2), schema(4, 3)), torch.rand(2, 4, 32)
+    expected = model(x)
+    expected.square().sum().backward()
+    gradients = [p.grad for p in model.parameters()]
+    model.zero_grad()
+    for block in model.blocks:
+        block.compile(dynamic=False)
+    found = model(x)
+    found.square().sum().backward()
+    torch.testing.assert_close(found, expected)
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-4)

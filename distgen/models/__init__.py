@@ -17,20 +17,33 @@ from torch import nn
 from distgen.models.cnn import Cnn, CnnConfig
 from distgen.models.context import Context
 from distgen.models.dilated import Dilated, DilatedConfig
+from distgen.models.hopfield import Hopfield, HopfieldConfig
 from distgen.models.longconv import LongConv, LongConvConfig
+from distgen.models.mlp import Mlp, MlpConfig
+from distgen.models.recurrent import Recurrent, RecurrentConfig
 from distgen.models.schema import Schema
 from distgen.models.ssm import Ssm, SsmConfig
 from distgen.models.transformer import Transformer, TransformerConfig
 
 ModelConfig = Annotated[
-    CnnConfig | DilatedConfig | LongConvConfig | SsmConfig | TransformerConfig,
+    CnnConfig
+    | DilatedConfig
+    | HopfieldConfig
+    | LongConvConfig
+    | MlpConfig
+    | RecurrentConfig
+    | SsmConfig
+    | TransformerConfig,
     Field(discriminator="family"),
 ]
 
 FAMILIES: dict[type, Any] = {
     CnnConfig: Cnn,
     DilatedConfig: Dilated,
+    HopfieldConfig: Hopfield,
     LongConvConfig: LongConv,
+    MlpConfig: Mlp,
+    RecurrentConfig: Recurrent,
     SsmConfig: Ssm,
     TransformerConfig: Transformer,
 }

@@ -49,8 +49,8 @@ def read_regions(source: str | Path, store: Store, *, summit: bool = False) -> R
     """The regions that `regions.source` of a run names.
 
     Args:
-        source: the path of a BED or narrowPeak file, or of a GTF or GFF3 file, whose genes are taken; "matrix:NAME"; or
-            "contigs".
+        source: the path of a BED or narrowPeak file, or of a GTF or GFF3 file or SpliceAI's table (.tsv), whose genes are
+            taken; "matrix:NAME"; or "contigs".
         store: whose contigs, matrices or sequences they are.
         summit: read the summits of narrowPeak, too.
 
@@ -59,7 +59,7 @@ def read_regions(source: str | Path, store: Store, *, summit: bool = False) -> R
             of another assembly, or has no summits.
     """
     contigs, name = store.contigs, str(source)
-    genes = name.lower().removesuffix(".gz").removesuffix(".bgz").endswith((".gtf", ".gff", ".gff3"))
+    genes = name.lower().removesuffix(".gz").removesuffix(".bgz").endswith((".gtf", ".gff", ".gff3", ".tsv"))
     if summit and (name == CONTIGS or name.startswith(MATRIX) or genes):
         raise ConfigError(f'{name} has no summits: narrowPeak files do. Use "middle"', key="at")
     if name == CONTIGS:

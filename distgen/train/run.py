@@ -267,6 +267,10 @@ class Run(File):
         windows that it has."""
         data = self._data()
         sample = {key: getattr(data, key) for key in Sample.model_fields.keys() - Windows.model_fields.keys()}
+        windows = {key: getattr(data, key) for key in Windows.model_fields}
+        if data.measured == "all":
+            self._check_measured()
+            windows["pool"] = data.pool if training else ()
         if not training:
             sample |= _WHOLE | {"strand": "region" if data.strand == "region" else "forward"}
         if isinstance(store, Collection):
@@ -286,10 +290,17 @@ class Run(File):
                 placement=data.placement,
                 device=device,
                 tracks=objective.tracks,
-                windows=Windows(**{key: getattr(data, key) for key in Windows.model_fields}),
+                windows=Windows(**windows),
                 on_corrupt=data.on_corrupt,
                 **sample,
             )
+
+    def _check_measured(self) -> None:
+        """Raise ConfigError: what is measured cannot be all windows."""
+        if not self.data.pool:
+            raise self.error("data.measured", "without [[data.pool]] all windows are measured. Leave it out")
+        if getattr(self.objective, "target", None) == "pool":
+            raise self.error("data.measured", 'windows of no pool have no answer to "pool". Use "pools"')
 
     def loaders(self, store: Stores) -> dict[str, GenomeLoader | MixtureLoader | ConfigError]:
         """What serves each part of the split that holds anything, for who asks which windows there are; of a held-out part

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from distgen import kernels
 from distgen.config import Section
 from distgen.config.file import Strings
 from distgen.errors import ConfigError, suggest
 from distgen.loader.batch import Batch
 from distgen.models.context import Context
+from distgen.objectives import along
 from distgen.objectives.mean import mean
 from distgen.objectives.source import Stores, named_track
 
@@ -40,6 +40,7 @@ class BaseClasses:
     inputs: tuple[str, ...] = ("A", "C", "G", "T")
     in_channels = 4
     window: int | None = None
+    tracks: tuple[str, ...]
     swap: tuple[tuple[str, str], ...] | None
 
     def __init__(self, config: BaseClassesConfig, store: Stores, context: Context | None = None):
@@ -60,24 +61,16 @@ class BaseClasses:
         self.bin_bp, self._context = track.bin_bp, context
         self._columns = [track.columns.index(name) for name in self.outputs]
         self._all = self._columns == list(range(len(track.columns)))
-        other = {name: track.columns[column] for name, column in zip(track.columns, track.swap, strict=True)}
+        other = dict(along.swapped(track))
         # A class whose other strand is not learned has no place to go to.
         whole = all(other[name] in self.outputs for name in self.outputs)
         self.swap = tuple((name, other[name]) for name in self.outputs) if whole else None
 
     def encode(self, batch: Batch, dtype: torch.dtype, *, evaluating: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        (track,) = self.tracks
-        target_BTC, valid_BT = batch.targets[track], batch.mask[track][..., 0] & (batch.weight[:, None] > 0)
+        x_BCL, target_BTC, valid_BT1 = along.encode(batch, self.tracks[0], self.bin_bp, dtype, self._context)
         if not self._all:
             target_BTC = torch.stack([target_BTC[..., column] for column in self._columns], dim=-1)
-        if self._context is None:
-            return kernels.one_hot(**batch.packed, dtype=dtype), target_BTC, valid_BT
-        first, end = self._context.part(batch.length)
-        margin = (batch.length - batch.target_length) // 2 // self.bin_bp  # where nothing is known
-        part = slice(first // self.bin_bp, end // self.bin_bp)
-        target_BTC = F.pad(target_BTC, (0, 0, margin, margin))[:, part]
-        valid_BT = F.pad(valid_BT, (margin, margin))[:, part]
-        return kernels.one_hot(**batch.stretch(first, end), dtype=dtype), target_BTC, valid_BT
+        return x_BCL, target_BTC, valid_BT1[..., 0]
 
     def loss(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         config, scores_BTO, weight_BT1 = (
@@ -161,6 +154,4 @@ def _strands(classes: tuple[str, ...]) -> dict[str, list[int]]:
 def _scores(logits_BOL: Tensor, target: Tensor, bin_bp: int) -> Tensor:
     """float32 (B, T, classes), of the bins of a target that lies centred in the window; a bin carries a class where any of its
     bases does, so its score is the highest of its bases."""
-    length = target.shape[1] * bin_bp
-    crop = (logits_BOL.shape[2] - length) // 2
-    return F.max_pool1d(logits_BOL[:, :, crop : crop + length], bin_bp).transpose(1, 2).float()
+    return along.middle(logits_BOL, target.shape[1], bin_bp).amax(3).transpose(1, 2).float()

@@ -143,6 +143,12 @@ def test_a_training_on_pools_may_measure_all_windows(folder):
         ]
         assert places[0] == places[1]
     assert "pool" in next(iter(opened(pools))).targets
+    bound = written(folder, KINDS["pools"], HEAD + 'measured = "bound"\n', "bound.toml")
+    tiles = written(folder, KINDS["regions"].replace("pad = 12\n", ""), name="tiles.toml")
+    found, expected = (next(iter(opened(run, "valid", training=False))).where() for run in (bound, tiles))
+    assert found == expected
+    with pytest.raises(ConfigError, match=r'data\.measured: .*Did you mean "bound"'):
+        opened(written(folder, KINDS["pools"], HEAD + 'measured = "bond"\n'))
     with pytest.raises(ConfigError, match=r"data\.measured: without \[\[data.pool\]\] all windows are measured"):
         opened(written(folder, "", HEAD + 'measured = "all"\n'))
 

@@ -15,9 +15,10 @@ from distgen.objectives.base_classes import BaseClasses, BaseClassesConfig
 from distgen.objectives.masked_lm import MaskedLM, MaskedLMConfig
 from distgen.objectives.multilabel import Multilabel, MultilabelConfig
 from distgen.objectives.source import Stores
+from distgen.objectives.track import TrackConfig, TrackSignal
 
 ObjectiveConfig = Annotated[
-    BaseClassesConfig | MaskedLMConfig | MultilabelConfig,
+    BaseClassesConfig | MaskedLMConfig | MultilabelConfig | TrackConfig,
     Field(discriminator="kind"),
 ]
 
@@ -84,4 +85,6 @@ def build(config: ObjectiveConfig, store: Stores, data: Sample, context: Context
         return Multilabel(config, store, data)
     if isinstance(config, MaskedLMConfig):
         return MaskedLM(config, context)
+    if isinstance(config, TrackConfig):
+        return TrackSignal(config, store, context)
     return BaseClasses(config, store, context)

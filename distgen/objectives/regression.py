@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
@@ -122,14 +123,17 @@ class RegressionMetrics:
 
         kinds = {"pearson": PearsonCorrCoef, "spearman": SpearmanCorrCoef, "r2": R2Score}
         self._kind, self._scale, self._loss = loss, scale, mean(device)
-        # They share no state: groups of metrics would find out by comparing values, which differ by rounding.
-        self._of = {
-            name: MetricCollection(
-                {kind: metric() for kind, metric in kinds.items()} | {"rmse": MeanSquaredError(squared=False)},
-                compute_groups=False,
-            ).to(device)
-            for name in names
-        }
+        with warnings.catch_warnings():
+            # That it keeps what is said of every window: ranks are exact only so.
+            warnings.filterwarnings("ignore", "Metric `SpearmanCorrcoef` will save all")
+            # They share no state: groups of metrics would find out by comparing values, which differ by rounding.
+            self._of = {
+                name: MetricCollection(
+                    {kind: metric() for kind, metric in kinds.items()} | {"rmse": MeanSquaredError(squared=False)},
+                    compute_groups=False,
+                ).to(device)
+                for name in names
+            }
         self._known = {name: SumMetric().to(device) for name in names}
 
     def update(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> None:

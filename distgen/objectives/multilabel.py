@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,9 @@ from distgen.loader.batch import Batch
 from distgen.objectives.known import MOST, Served, constants, counts, weights_of
 from distgen.objectives.mean import mean
 from distgen.objectives.source import POOL, Stores, answers
+
+if TYPE_CHECKING:
+    from distgen.objectives.calibration import Calibration
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -162,4 +165,5 @@ class MultilabelMetrics:
 
     def reliability(self) -> dict[str, dict[str, list[float]]]:
         """Bins of the probability of a yes, by question."""
-        return {name: metrics["ece"].bins() for name, metrics in self._of.items() if self._share[name].update_called}
+        asked = [name for name, share in self._share.items() if share.update_called]
+        return {name: cast("Calibration", self._of[name]["ece"]).bins() for name in asked}

@@ -19,7 +19,7 @@ from distgen.objectives.multilabel import Multilabel, MultilabelConfig
 from distgen.objectives.regression import Regression, RegressionConfig
 from distgen.objectives.source import Stores
 
-__all__ = ["Answered", "Calibrated", "Metrics", "Objective", "ObjectiveConfig", "build"]
+__all__ = ["Answered", "Calibrated", "Measured", "Metrics", "Objective", "ObjectiveConfig", "build"]
 
 ObjectiveConfig = Annotated[
     BaseClassesConfig | ClassesConfig | MaskedLMConfig | MultilabelConfig | RegressionConfig,
@@ -44,6 +44,15 @@ class Calibrated(Protocol):
 
     def reliability(self) -> dict[str, dict[str, list[float]]]:
         """By question, for bins of confidence that hold any: mean "confidence", "share" of right answers, "count"."""
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A question whose answers are numbers in a unit of their own."""
+
+    @property
+    def units(self) -> dict[str, tuple[float, ...]]:
+        """ "shift" and "scale" of each output: an answer v (of rates: whose exponential is v) is `shift + scale * v`."""
 
 
 class Objective(Protocol):

@@ -70,6 +70,11 @@ class Regression:
         else:
             self.shift, self.scale = tuple(found.mean.tolist()), tuple(found.deviation.tolist())
 
+    @property
+    def units(self) -> dict[str, tuple[float, ...]]:
+        """What a model that leaves its store takes along: see `distgen.objectives.Measured`."""
+        return {"shift": self.shift, "scale": self.scale}
+
     def _useless(self, found: Moments) -> str:
         """Columns whose values all are the same, or none."""
         rows = zip(self.outputs, found.known.tolist(), found.least.tolist(), found.most.tolist(), strict=True)

@@ -104,3 +104,6 @@ def test_numbers_are_learned_in_their_own_unit(tmp_path):
     _, found = evaluate(tmp_path / "out", "test")
     assert found["metrics"]["pearson"] > 0.8
     assert 0 < found["metrics"]["rmse"] < 20
+    export_weights(tmp_path / "out", tmp_path / "exported")
+    units = json.loads((tmp_path / "exported/config.json").read_text())["units"]
+    assert units == {"shift": [pytest.approx(1025)], "scale": [pytest.approx(25)]}

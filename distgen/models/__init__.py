@@ -17,6 +17,7 @@ from distgen.models.cnn import Cnn, CnnConfig
 from distgen.models.context import Context
 from distgen.models.dilated import Dilated, DilatedConfig
 from distgen.models.schema import Schema
+from distgen.models.strands import check_schema
 from distgen.models.transformer import Transformer, TransformerConfig
 
 ModelConfig = Annotated[
@@ -38,7 +39,12 @@ def build(config: ModelConfig, schema: Schema, context: Context | None = None) -
         config: of a family.
         schema: what goes in and comes out, as the objective has it.
         context: the workers that share each window, of which each takes and gives a slice; None: whole windows.
+
+    Raises:
+        ConfigError: both strands are to be alike, and cannot; names the key.
     """
+    if getattr(config, "rc", None):
+        check_schema(schema, config.multiple)
     model: nn.Module = FAMILIES[type(config)](config, schema, context)
     return model
 

@@ -148,12 +148,15 @@ def export_weights(
     trained: Annotated[
         bool, typer.Option("--trained", help="The trained weights, also where averaged ones are kept.")
     ] = False,
+    program: Annotated[
+        bool, typer.Option("--program", help="Also model.pt2: model and encoder by torch.export, from packed bases on.")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Write a trained model as model.safetensors and config.json."""
     from distgen.train.weights import export_weights
 
-    config = export_weights(checkpoint, out, averaged=not trained)
+    config = export_weights(checkpoint, out, averaged=not trained, program=program)
     if json_:
         typer.echo(json.dumps(config))
         return

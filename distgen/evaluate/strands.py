@@ -52,5 +52,7 @@ def check_strands(schema: Schema, strand: str) -> None:
         ConfigError: why not.
     """
     if strand == "region":
-        raise ConfigError('windows lie on their regions\' strands (data.strand = "region"), and the other one has no answer')
+        raise ConfigError(
+            'windows lie on their regions\' strands (data.strand = "region"), and the other one has no answer'
+        )
     other_outputs(schema)

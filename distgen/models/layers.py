@@ -127,7 +127,8 @@ class Convolution(nn.Conv2d):
             assert bias is not None
             weight, bias = self.shared.whole(weight), self.shared.whole(bias)
         if self._sides == (0, 0) or (self.context is None and self._plain):
-            return self._conv_forward(x_BC1L, weight, bias)
+            y_BD1L: Tensor = self._conv_forward(x_BC1L, weight, bias)
+            return y_BD1L
         wide = F.pad(x_BC1L, self._sides) if self.context is None else self._widened(x_BC1L)
         return F.conv2d(wide, weight, bias, dilation=self.dilation)
 

@@ -49,9 +49,7 @@ def check_sizes(even: dict[str, int], reaches: Iterable[tuple[str, int, int]] = 
     Raises:
         TableError: names the key, and what would fit.
     """
-    problems = [
-        (key, size, "is no pair of halves, one for each strand") for key, size in even.items() if size % 2
-    ] + [
+    problems = [(key, size, "is no pair of halves, one for each strand") for key, size in even.items() if size % 2] + [
         (key, width, "has no middle to turn the kernel about") for key, width, step in reaches if step * (width - 1) % 2
     ]
     for key, size, why in problems:
@@ -79,7 +77,9 @@ def check_schema(schema: Schema, multiple: int) -> None:
     if schema.window is not None and schema.window % 2 and multiple % 2 == 0:
         window = schema.window
         problem = f"{window} bases have no middle between positions of {multiple}: N stands on both sides alike"
-        raise ConfigError(f"{problem}. Use data.window = {window + 1}, or an odd number of bases for each", key="model.rc")
+        raise ConfigError(
+            f"{problem}. Use data.window = {window + 1}, or an odd number of bases for each", key="model.rc"
+        )
 
 
 class Inside(nn.Module):
@@ -117,7 +117,8 @@ class Inside(nn.Module):
             return weight.index_select(1, self.order)
         if self._of == 1:
             return weight.roll(weight.shape[1] // 2, 1)
-        return weight.unflatten(1, (self._of, 2, -1)).flip((1, 2) if self._turned else 2).flatten(1, 3)
+        halves: Tensor = weight.unflatten(1, (self._of, 2, -1))
+        return halves.flip((1, 2) if self._turned else 2).flatten(1, 3)
 
 
 class Last(nn.Module):

@@ -141,7 +141,9 @@ def _asked(trained: Trained) -> dict[str, Any]:
     }
 
 
-def evaluate(path: Path, part: str, *, by_contig: bool = False, both_strands: bool | None = None) -> tuple[Path, dict[str, Any]]:
+def evaluate(
+    path: Path, part: str, *, by_contig: bool = False, both_strands: bool | None = None
+) -> tuple[Path, dict[str, Any]]:
     """Metrics of a checkpoint, or of an ensemble, on one part of the split it was trained on.
 
     Args:

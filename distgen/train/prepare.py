@@ -106,7 +106,9 @@ def check(run: Run, objective: Objective, fewest: int, device: torch.device | No
             raise run.error("optimizer.kind", f'{family} has no matrix between its first and last layer: use "adamw"')
     if train.precision == "fp8":
         if getattr(run.model, "rc", None):
-            raise run.error("train.precision", 'layers that both strands share (model.rc) have no eight bits: use "bf16"')
+            raise run.error(
+                "train.precision", 'layers that both strands share (model.rc) have no eight bits: use "bf16"'
+            )
         if not any(_fits_float8(module, name) for name, module in model.named_modules()):
             problem = f"{family} of these sizes has no linear layer but its last whose sizes divide by {_EIGHT_BITS}"
             raise run.error("train.precision", f'"fp8" would change nothing: {problem}. Use "bf16".')

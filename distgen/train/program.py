@@ -63,7 +63,7 @@ def save_program(model: nn.Module, schema: Schema, length: int, path: Path) -> t
     """Write a model and its encoder as a program of torch.export, for any number of windows and planes of any size.
 
     Args:
-        model, schema, length: as `Program` takes them; the model is on the CPU.
+        model, schema, length: as `Program` takes them; the model is on the CPU, and its weights are laid out anew in memory.
         path: of the file, `.pt2`.
 
     Returns:
@@ -73,6 +73,8 @@ def save_program(model: nn.Module, schema: Schema, length: int, path: Path) -> t
         ConfigError: torch cannot export it.
     """
     program = Program(model, schema, length).eval()
+    for parameter in model.parameters():
+        parameter.data = parameter.data.contiguous()  # what else it writes whole, and warns of
     rows, ends = 3, torch.tensor([0, 4 * length])
     examples = {
         "plane": torch.zeros(length, dtype=torch.uint8),

@@ -91,5 +91,7 @@ def save_program(model: nn.Module, schema: Schema, length: int, path: Path) -> t
         made = torch.export.export(
             program, tuple(examples[name] for name in taken), dynamic_shapes=tuple({0: sizes[name]} for name in taken)
         )
+    for node in made.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine are nobody's business
     torch.export.save(made, path)
     return taken

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from distgen.errors import ConfigError
 from distgen.models.schema import Schema
-from distgen.models.strands import other_inputs, other_outputs
+from distgen.models.strands import other_inputs, other_outputs, rearranged
 from distgen.objectives import Objective
 
 
@@ -24,21 +24,15 @@ class BothStrands(nn.Module):
         ConfigError: what is asked has an answer on one strand alone.
     """
 
-    inputs: Tensor
-    outputs: Tensor
-
     def __init__(self, model: nn.Module, schema: Schema, objective: Objective):
         super().__init__()
         self.model, self._objective = model, objective
-        orders = {"inputs": other_inputs(schema), "outputs": other_outputs(schema)}
-        device = next(model.parameters()).device
-        for name, order in orders.items():
-            self.register_buffer(name, torch.tensor(order, device=device), persistent=False)
+        self._inputs, self._outputs = other_inputs(schema), other_outputs(schema)
 
     def forward(self, x_BCL: Tensor) -> Tensor:
         here_BOL = self.model(x_BCL)
-        there_BOL = self.model(x_BCL.index_select(1, self.inputs).flip(2))
-        back_BOL = there_BOL.index_select(1, self.outputs).flip(2)
+        there_BOL = self.model(rearranged(x_BCL, 1, self._inputs).flip(2))
+        back_BOL = rearranged(there_BOL, 1, self._outputs).flip(2)
         return self._objective.average(torch.stack([here_BOL.float(), back_BOL.float()]))
 
 

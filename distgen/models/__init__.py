@@ -44,7 +44,7 @@ def build(config: ModelConfig, schema: Schema, context: Context | None = None) -
         ConfigError: both strands are to be alike, and cannot; names the key.
     """
     if getattr(config, "rc", None):
-        check_schema(schema, config.multiple)
+        check_schema(schema, config.multiple, getattr(config, "causal", False))
     model: nn.Module = FAMILIES[type(config)](config, schema, context)
     return model
 

@@ -26,7 +26,7 @@ class Pooled(Linear):
         order: which output takes the place of each on the other strand, if both share the weights.
     """
 
-    def __init__(self, size: int, outputs: int, order: list[int] | None = None):
+    def __init__(self, size: int, outputs: int, order: tuple[int, ...] | None = None):
         super().__init__(2 * size, outputs, shared=None if order is None else Last(order, of=2))
 
     def forward(self, x_BLD: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ has them with the halves of what comes in swapped and the kernel reversed. A hea
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +23,12 @@ from distgen.models.schema import Schema
 _COMPLEMENT = {"A": "T", "C": "G", "G": "C", "T": "A"}
 
 
-def other_inputs(schema: Schema) -> list[int]:
+def other_inputs(schema: Schema) -> tuple[int, ...]:
     """Which input channel is read in place of each on the other strand; of what is no base (a mask) the same."""
-    return [schema.inputs.index(_COMPLEMENT.get(name, name)) for name in schema.inputs]
+    return tuple(schema.inputs.index(_COMPLEMENT.get(name, name)) for name in schema.inputs)
 
 
-def other_outputs(schema: Schema) -> list[int]:
+def other_outputs(schema: Schema) -> tuple[int, ...]:
     """Which output takes the place of each on the other strand.
 
     Raises:
@@ -36,7 +37,20 @@ def other_outputs(schema: Schema) -> list[int]:
     if schema.swap is None:
         raise ConfigError("what is asked has an answer on the window's own strand alone, so the two cannot be alike")
     partner = dict(schema.swap) | {other: name for name, other in schema.swap}
-    return [schema.outputs.index(partner.get(name, name)) for name in schema.outputs]
+    return tuple(schema.outputs.index(partner.get(name, name)) for name in schema.outputs)
+
+
+def rearranged(x: Tensor, axis: int, order: tuple[int, ...]) -> Tensor:
+    """The entries `order` of an axis. They are cut in slices as long as can be: an index would have to come from the host."""
+    parts, first = [], 0
+    while first < len(order):
+        end, step = first + 1, -1 if order[first + 1 : first + 2] == (order[first] - 1,) else 1
+        while end < len(order) and order[end] == order[end - 1] + step:
+            end += 1
+        part = x.narrow(axis, min(order[first], order[end - 1]), end - first)
+        parts.append(part.flip(axis) if step < 0 else part)
+        first = end
+    return parts[0] if len(parts) == 1 else torch.cat(parts, axis)
 
 
 def check_sizes(even: dict[str, int], reaches: Iterable[tuple[str, int, int]] = ()) -> None:
@@ -61,15 +75,20 @@ def _near(size: int) -> str:
     return f"{size - 1} or {size + 1}" if size > 1 else f"{size + 1}"
 
 
-def check_schema(schema: Schema, multiple: int) -> None:
+def check_schema(schema: Schema, multiple: int, causal: bool = False) -> None:
     """Refuse questions and windows that a model cannot answer alike on both strands.
 
     Args:
         multiple: bases that its windows are multiples of.
+        causal: its outputs see what is before them alone.
 
     Raises:
         ConfigError: names the key, and what would fit.
     """
+    if causal:
+        raise ConfigError(
+            "what is before a base on one strand is after it on the other: not with causal", key="model.rc"
+        )
     try:
         other_outputs(schema)
     except ConfigError as error:
@@ -82,7 +101,8 @@ def check_schema(schema: Schema, multiple: int) -> None:
         )
 
 
-class Inside(nn.Module):
+@dataclass(frozen=True)
+class Inside:
     """The weights of a layer between stem and head, or of the stem, from those of the first half of its outputs.
 
     Args:
@@ -92,36 +112,34 @@ class Inside(nn.Module):
         order: which input takes the place of each, where inputs have names, instead of `of`.
     """
 
-    order: Tensor | None
-
-    def __init__(self, groups: int = 1, of: int = 1, turned: bool = False, order: list[int] | None = None):
-        super().__init__()
-        self._groups, self._of, self._turned = groups, of, turned
-        # No parameter and nothing to keep, but wherever the model is: an index from the host would be waited for.
-        self.register_buffer("order", None if order is None else torch.tensor(order), persistent=False)
+    groups: int = 1
+    of: int = 1
+    turned: bool = False
+    order: tuple[int, ...] | None = None
 
     def keep(self, tensor: Tensor) -> nn.Parameter:
         """Of the numbers (out, ...) of a whole layer those of one strand: (out / 2, ...)."""
-        return nn.Parameter(tensor.detach().unflatten(0, (self._groups, 2, -1))[:, 0].flatten(0, 1).clone())
+        return nn.Parameter(tensor.detach().unflatten(0, (self.groups, 2, -1))[:, 0].flatten(0, 1).clone())
 
     def whole(self, half: Tensor) -> Tensor:
         """What `keep` kept, of both strands: a bias (out / 2,), a matrix (out / 2, in), a kernel (out / 2, in, 1, width)."""
         other = half if half.ndim == 1 else self._swapped(half.flip(3) if half.ndim == 4 else half)
-        if self._groups == 1:
+        if self.groups == 1:
             return torch.cat([half, other])
-        parts = [part.unflatten(0, (self._groups, -1)) for part in (half, other)]
+        parts = [part.unflatten(0, (self.groups, -1)) for part in (half, other)]
         return torch.stack(parts, 1).flatten(0, 2)
 
     def _swapped(self, weight: Tensor) -> Tensor:
         if self.order is not None:
-            return weight.index_select(1, self.order)
-        if self._of == 1:
+            return rearranged(weight, 1, self.order)
+        if self.of == 1:
             return weight.roll(weight.shape[1] // 2, 1)
-        halves: Tensor = weight.unflatten(1, (self._of, 2, -1))
-        return halves.flip((1, 2) if self._turned else 2).flatten(1, 3)
+        halves: Tensor = weight.unflatten(1, (self.of, 2, -1))
+        return halves.flip((1, 2) if self.turned else 2).flatten(1, 3)
 
 
-class Last(nn.Module):
+@dataclass(frozen=True)
+class Last:
     """The weights of a head from those of the first half of its inputs.
 
     Args:
@@ -129,23 +147,19 @@ class Last(nn.Module):
         of: groups of input channels; in each the other strand swaps the halves.
     """
 
-    order: Tensor
-
-    def __init__(self, order: list[int], of: int = 1):
-        super().__init__()
-        self._of = of
-        self.register_buffer("order", torch.tensor(order), persistent=False)
+    order: tuple[int, ...]
+    of: int = 1
 
     def keep(self, weight: Tensor) -> nn.Parameter:
         """Of the weights (out, in) of a whole layer those of one strand: (out, in / 2)."""
-        return nn.Parameter(weight.detach().unflatten(1, (self._of, 2, -1))[:, :, 0].flatten(1, 2).clone())
+        return nn.Parameter(weight.detach().unflatten(1, (self.of, 2, -1))[:, :, 0].flatten(1, 2).clone())
 
     def whole(self, half: Tensor) -> Tensor:
         """What `keep` kept, of both strands; of a bias (out,) outputs that change places have the mean of both."""
-        other = half.index_select(0, self.order)
+        other = rearranged(half, 0, self.order)
         if half.ndim == 1:
             return (half + other) / 2
-        parts = [part.unflatten(1, (self._of, -1)) for part in (half, other)]
+        parts = [part.unflatten(1, (self.of, -1)) for part in (half, other)]
         return torch.stack(parts, 2).flatten(1, 3)
 
 

@@ -169,8 +169,10 @@ def evaluate(
         raise run.error("data.packed", "rows that hold several samples cannot be told apart by contig")
     model, both_strands = found.model, run.train.both_strands if both_strands is None else both_strands
     if both_strands:
-        with run.at("train.both_strands"):
+        try:
             check_strands(schema_of(found.objective), run.data.strand)
+        except ConfigError as error:
+            raise ConfigError(f"both strands cannot be asked: {error.problem}") from None
         model = BothStrands(model, schema_of(found.objective), found.objective)
     units = Units(loader) if by_contig else None
     values = measure(model, found.objective, loader, run.precision(found.device), units)

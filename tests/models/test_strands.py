@@ -10,7 +10,7 @@ from distgen.config import Finetune, checked
 from distgen.errors import ConfigError
 from distgen.models import CnnConfig, DilatedConfig, TransformerConfig
 from distgen.models.schema import Schema
-from distgen.models.strands import Inside, Last, other_inputs, other_outputs
+from distgen.models.strands import Inside, Last, check_schema, other_inputs, other_outputs, rearranged
 from distgen.train.flops import Flops
 from distgen.train.model import adapt, merge
 
@@ -44,8 +44,8 @@ def windows(schema, rows=2):
 def far(model, x_BCL, schema):
     """How far the answer for the other strand is from the answer, turned; by the largest of it."""
     with torch.no_grad():
-        y_BOL, other_BOL = model(x_BCL), model(x_BCL[:, other_inputs(schema)].flip(2))
-    return float((other_BOL[:, other_outputs(schema)].flip(2) - y_BOL).abs().max() / y_BOL.abs().max())
+        y_BOL, other_BOL = model(x_BCL), model(x_BCL[:, list(other_inputs(schema))].flip(2))
+    return float((other_BOL[:, list(other_outputs(schema))].flip(2) - y_BOL).abs().max() / y_BOL.abs().max())
 
 
 def trained(model, x_BCL, steps=3):
@@ -125,13 +125,20 @@ def test_inner_weights_are_those_that_commute_with_the_other_strand(groups, of, 
     assert torch.equal(halves(out, groups) @ bias_O, bias_O)
 
 
-@given(of=st.integers(1, 3), half=st.integers(1, 3), order=st.sampled_from([[0], [1, 0], [0, 1], [2, 1, 0, 3]]))
+@given(of=st.integers(1, 3), half=st.integers(1, 3), order=st.sampled_from([(0,), (1, 0), (0, 1), (2, 1, 0, 3)]))
 def test_heads_are_those_that_commute_with_the_other_strand(of, half, order):
     last, into = Last(order, of), 2 * half * of
     made_OI = last.whole(last.keep(torch.randn(len(order), into, dtype=torch.float64))).detach()
+    order = list(order)
     assert torch.equal(made_OI[order] @ halves(into, of), made_OI)
     bias_O = last.whole(torch.randn(len(order)))
     assert torch.equal(bias_O[order], bias_O)
+
+
+@given(st.permutations(range(7)), st.integers(0, 7))
+def test_an_axis_is_rearranged_as_an_index_would(order, entries):
+    x, order = torch.rand(2, 7, 3), order[:entries] or [0]
+    assert torch.equal(rearranged(x, 1, tuple(order)), x[:, order])
 
 
 def test_low_rank_sums_leave_both_strands_alike_and_add_up_to_plain_weights():
@@ -183,6 +190,8 @@ def test_questions_and_windows_that_strands_cannot_share_are_refused():
     own = Schema(LABEL.inputs, LABEL.outputs, 46, None)
     with pytest.raises(ConfigError, match=r"model\.rc: .* on the window's own strand alone.* Leave it out"):
         models.build(shared("dilated"), own)
+    with pytest.raises(ConfigError, match=r"model\.rc: .* not with causal"):
+        check_schema(LABEL, 1, causal=True)
     odd = Schema(LABEL.inputs, LABEL.outputs, 101, ())
     with pytest.raises(ConfigError, match=r"model\.rc: 101 bases have no middle .* Use data\.window = 102"):
         models.build(shared("transformer"), odd)

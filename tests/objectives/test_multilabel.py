@@ -82,3 +82,9 @@ def _objective(kind="binary", outputs=("1",), **config):
     objective = object.__new__(Multilabel)
     objective._config, objective.outputs = MultilabelConfig(kind=kind, **config), outputs
     return objective
+
+
+def test_answers_of_strands_change_places_on_the_other(annotated):
+    config = MultilabelConfig(kind="multilabel", target="track:genes")
+    objective = Multilabel(config, annotated, Sample(window=5, target_length=1))
+    assert dict(objective.swap) == {"cds+": "cds-", "cds-": "cds+"}

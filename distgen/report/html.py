@@ -72,7 +72,8 @@ def page(out: Path, parts: list[str]) -> Path:
 
 def evaluation_rows(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
     """An evaluation as rows of name and value, nested metrics as "auroc cds+"."""
-    rows = [(name, f"{value:.4f}") for name, value in _flat_metrics(evaluation["metrics"])]
+    rows = [("strands", "both, averaged")] if evaluation.get("both_strands") else []
+    rows += [(name, f"{value:.4f}") for name, value in _flat_metrics(evaluation["metrics"])]
     rows += [(f"bits_per_base, {name}", f"{bits:.4f}") for name, bits in evaluation.get("baselines", {}).items()]
     return rows
 

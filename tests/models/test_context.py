@@ -116,8 +116,8 @@ def _differences(context: Context, config, B: int, length: int) -> dict[str, flo
 
     torch.manual_seed(1)
     # In float64, where rounding hides nothing; trainings in float32 are in tests/train/test_context.py.
-    alone = models.build(config, schema(4, 3)).double()
-    shared = models.build(config, schema(4, 3), context).double()
+    alone = models.build(config, schema(4, 3, swap=())).double()
+    shared = models.build(config, schema(4, 3, swap=()), context).double()
     shared.load_state_dict(alone.state_dict())
     x_BCL, target_BOL = torch.randn(B, 4, length).double(), torch.randn(B, 3, length).double()
     y_BOL = alone(x_BCL)
@@ -184,6 +184,13 @@ def test_long_convolutions_on_slices_equal_one_device(workers, size, own, B, wid
     for found in workers(_differences, size, config, B, own * size):
         # Filters are drawn in float64 and kept in float32, and so are their gradients.
         assert max(found.values()) < 1e-5, found
+
+
+@pytest.mark.parametrize("family", [DilatedConfig, TransformerConfig])
+def test_models_that_both_strands_share_equal_one_device(workers, family):
+    (name,) = family.model_fields["family"].annotation.__args__
+    for found in workers(_differences, 2, family(family=name, channels=8, rc="share"), 1, 64):
+        assert max(found.values()) < 1e-9, found
 
 
 @pytest.mark.parametrize(

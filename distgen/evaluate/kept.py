@@ -64,10 +64,11 @@ class Kept:
     Args:
         kind: of answers.
         unit: the unit that a window lies in; None: each is one by itself, as the sequences of a table are.
+        logs: what is predicted is the log of what is true, as of Poisson rates.
     """
 
-    def __init__(self, kind: Kind, unit: Callable[[Interval], str] | None = None):
-        self._kind, self._unit = kind, unit
+    def __init__(self, kind: Kind, unit: Callable[[Interval], str] | None = None, *, logs: bool = False):
+        self._kind, self._unit, self._logs = kind, unit, logs
         self._scores: list[Floats] = []
         self._answers: list[Answers] = []
         self._units: list[str] = []
@@ -76,7 +77,8 @@ class Kept:
     def update(self, objective: Objective, batch: Batch, logits: Tensor, target: Tensor, valid: Tensor) -> None:
         """Add a batch of predictions (B, O, 1)."""
         served, self._outputs = int((batch.weight > 0).sum()), objective.outputs
-        self._scores.append(logits[:served, :, 0].detach().cpu().double().numpy())
+        scores = logits[:served, :, 0].detach().cpu().double()
+        self._scores.append((scores.exp() if self._logs else scores).numpy())
         self._answers.append(answers_of(self._kind, target[:served], valid[:served], len(objective.outputs)))
         if self._unit is not None:
             self._units += [self._unit(place) for place in batch.where()[:served]]

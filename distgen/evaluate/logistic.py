@@ -96,6 +96,12 @@ def fit(rows: Sparse, answers: Answers, held_out: Bits) -> Linear:
     return Linear(weights, bias, tuple(chosen.tolist()))
 
 
+def refit(rows: Sparse, answers: Answers, chosen: Linear) -> Linear:
+    """Fit to all rows, with the penalties of a model of some of them."""
+    start = np.concatenate([chosen.weights, chosen.bias[None]])
+    return Linear(*_Problem(rows, answers).solve(np.array(chosen.strengths), start), chosen.strengths)
+
+
 class _Problem:
     """The penalised mean loss over rows, in the weights of columns without their means: those are the bias's to explain."""
 
@@ -111,7 +117,7 @@ class _Problem:
             begins[-1] = (self._answers.values * self._answers.weights).sum(0) / self._known
         return begins
 
-    def solve(self, strength: float, start: Floats) -> tuple[Floats, Floats]:
+    def solve(self, strength: float | Floats, start: Floats) -> tuple[Floats, Floats]:
         """Weights and bias of the columns as they are, from others on."""
         parameters = torch.from_numpy(start.copy())
         parameters[-1] += torch.from_numpy((self._means * start[:-1]).sum(0))
@@ -128,12 +134,12 @@ class _Problem:
         weights, bias = parameters.numpy()[:-1], parameters.numpy()[-1]
         return weights.copy(), bias - (self._means * weights).sum(0)
 
-    def _loss(self, parameters: Floats, strength: float) -> tuple[float, Floats]:
+    def _loss(self, parameters: Floats, strength: float | Floats) -> tuple[float, Floats]:
         weights, bias = parameters[:-1], parameters[-1]
         scores = self._rows.times(weights) - (self._means * weights).sum(0) + bias
         losses, slopes = self._answers.losses(scores)
         slopes /= self._known
-        loss = (losses.sum(0) / self._known).sum() + strength / 2 * (weights**2).sum()
+        loss = (losses.sum(0) / self._known).sum() + (strength * weights**2).sum() / 2
         totals = slopes.sum(0)
         gradient = self._rows.transposed_times(slopes) - self._means * totals + strength * weights
         return float(loss), np.concatenate([gradient, totals[None]])

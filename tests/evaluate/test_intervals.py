@@ -86,6 +86,8 @@ def test_classes_are_measured_exactly_on_each_resample():
         accuracy = multiclass_accuracy(called, right, 3, average="micro")
         assert found["accuracy"][draw] == pytest.approx(float(accuracy))
         assert found["mcc"][draw] == pytest.approx(float(multiclass_matthews_corrcoef(called, right, 3)), abs=1e-6)
+        wrong = float((called[right == 2] != 2).double().mean())
+        assert found["error.o2"][draw] == pytest.approx(100 * wrong)
         auroc = binary_auroc(scores[:, 1] / 100 + 0.5, truth[:, 1].long())
         assert found["auroc.o1"][draw] == pytest.approx(float(auroc), abs=1e-6)
 

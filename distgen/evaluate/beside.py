@@ -53,7 +53,7 @@ class Fitted:
 
 def codes_of(batch: Batch) -> Bytes:
     """The bases of a batch's windows as uint8 (n, L), without the rows that only pad it."""
-    return kernels.tokens(**batch.packed)[: int((batch.weight > 0).sum())].cpu().numpy()
+    return kernels.tokens(**batch.packed)[batch.weight > 0].cpu().numpy()
 
 
 def windows(loader: Loader) -> Iterator[Bytes]:
@@ -67,11 +67,11 @@ def predict(fitted: Fitted, objective: Objective, loader: Loader, keep: Sequence
     """Give the predictions of one epoch of a loader to collectors, as `measure` gives those of a network."""
     loader.epoch, loader.position = 0, 0
     for batch in loader:
-        served = int((batch.weight > 0).sum())
         _, target, valid = objective.encode(batch, torch.float32, evaluating=True)
-        logits = fitted.logits(codes_of(batch)).to(target.device)
+        logits = torch.zeros(len(batch), objective.out_channels, 1)
+        logits[(batch.weight > 0).cpu()] = fitted.logits(codes_of(batch))
         for collector in keep:
-            collector.update(objective, batch, logits, target[:served], valid[:served])
+            collector.update(objective, batch, logits.to(loader.device), target, valid)
 
 
 def fit_windows(
@@ -130,18 +130,16 @@ def _draw(kind: Kind, entries: int, objective: Objective, loader: Loader) -> tup
     yes: list[Bits] = []
     loader.epoch, loader.position = 0, 0
     for batch in loader:
-        served = int((batch.weight > 0).sum())
-        _, target, valid = objective.encode(batch, torch.float32, evaluating=True)
-        answers = answers_of(kind, target[:served], valid[:served], objective.out_channels)
-        some = (answers.values * answers.weights > 0).any(1) if kind == "binary" else np.zeros(served, np.bool_)
-        yes.append(some)
-    positive = np.concatenate(yes)
-    room, held = _MOST // entries, int(positive.sum())
+        answers = _answers(kind, objective, batch)
+        positive = np.asarray((answers.values * answers.weights > 0).any(1))
+        yes.append(positive if kind == "binary" else np.zeros_like(positive))
+    found = np.concatenate(yes)
+    room, held = _MOST // entries, int(found.sum())
     share_yes = min(1.0, room / 2 / max(held, 1))
-    share_no = min(1.0, (room - share_yes * held) / max(len(positive) - held, 1))
-    share = np.where(positive, share_yes, share_no)
-    chosen = np.random.default_rng(0).random(len(positive)) < share
-    return chosen, 1 / share[chosen], len(positive)
+    share_no = min(1.0, (room - share_yes * held) / max(len(found) - held, 1))
+    share = np.where(found, share_yes, share_no)
+    chosen = np.random.default_rng(0).random(len(found)) < share
+    return chosen, 1 / share[chosen], len(found)
 
 
 def _collect(
@@ -157,8 +155,14 @@ def _collect(
         here = np.ones(served, np.bool_) if chosen is None else chosen[seen : seen + served]
         seen += served
         if here.any():
-            _, target, valid = objective.encode(batch, torch.float32, evaluating=True)
-            found.append(answers_of(kind, target[:served], valid[:served], objective.out_channels).of(here))
+            found.append(_answers(kind, objective, batch).of(here))
             rows.append(features(codes_of(batch)[here]))
     values, weights = (np.concatenate([getattr(part, name) for part in found]) for name in ("values", "weights"))
     return Sparse.joined(rows), Answers(kind, values, weights)
+
+
+def _answers(kind: Kind, objective: Objective, batch: Batch) -> Answers:
+    """Those of a batch's windows."""
+    _, target, valid = objective.encode(batch, torch.float32, evaluating=True)
+    counted = batch.weight > 0
+    return answers_of(kind, target[counted], valid[counted], objective.out_channels)

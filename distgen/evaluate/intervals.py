@@ -93,9 +93,9 @@ def _metrics(model: Predictions, times_RU: Times) -> dict[str, Floats]:
         for metric, values in of_output(scores, truth, model.units[known], times_RU).items():
             columns.setdefault(metric, []).append(values)
             found[f"{metric}.{name}"] = values
-    for metric, values in columns.items():
-        defined = ~np.isnan(values)
-        total = np.where(defined, values, 0).sum(0)
+    for metric, of_outputs in columns.items():
+        defined = ~np.isnan(of_outputs)
+        total = np.where(defined, of_outputs, 0).sum(0)
         found[metric] = np.where(defined.any(0), total / np.maximum(defined.sum(0), 1), np.nan)
     return found
 

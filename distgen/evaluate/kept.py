@@ -76,12 +76,13 @@ class Kept:
 
     def update(self, objective: Objective, batch: Batch, logits: Tensor, target: Tensor, valid: Tensor) -> None:
         """Add a batch of predictions (B, O, 1)."""
-        served, self._outputs = int((batch.weight > 0).sum()), objective.outputs
-        scores = logits[:served, :, 0].detach().cpu().double()
+        counted, self._outputs = batch.weight > 0, objective.outputs
+        scores = logits[counted, :, 0].detach().cpu().double()
         self._scores.append((scores.exp() if self._logs else scores).numpy())
-        self._answers.append(answers_of(self._kind, target[:served], valid[:served], len(objective.outputs)))
+        self._answers.append(answers_of(self._kind, target[counted], valid[counted], len(objective.outputs)))
         if self._unit is not None:
-            self._units += [self._unit(place) for place in batch.where()[:served]]
+            some = counted.cpu().tolist()
+            self._units += [self._unit(place) for place, counts in zip(batch.where(), some, strict=True) if counts]
 
     def predictions(self) -> Predictions:
         """All of them, in the order in which they came."""

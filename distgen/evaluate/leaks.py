@@ -89,5 +89,6 @@ def _sift(found: Numbers, bits: int, sieve: Bytes) -> int:
     for word in found:
         at = (word * _MULTIPLIER) >> np.uint64(64 - bits)
         found[end] = word
-        end += np.int64(sieve[at >> np.uint64(3)] >> (at & np.uint64(7))) & 1
+        if sieve[at >> np.uint64(3)] >> (at & np.uint64(7)) & 1:
+            end += 1
     return end

@@ -123,10 +123,10 @@ class Chosen:
     def update(self, objective: Objective, batch: Batch, logits: Tensor, target: Tensor, valid: Tensor) -> None:
         """Add a batch of predictions."""
         if self._rows is not None:
-            served = int((batch.weight > 0).sum())
-            here = torch.from_numpy(self._rows[self._seen : self._seen + served]).to(logits.device)
-            self._seen += served
-            logits, target, valid = (rows[:served][here] for rows in (logits, target, valid))
+            counted = torch.nonzero(batch.weight > 0)[:, 0]
+            here = torch.from_numpy(self._rows[self._seen : self._seen + len(counted)]).to(logits.device)
+            self._seen += len(counted)
+            logits, target, valid = (tensor[counted[here]] for tensor in (logits, target, valid))
         if len(logits):
             self._metrics.update(logits, target, valid)
 

@@ -107,7 +107,8 @@ def _weights(share: Floats, shorter: Floats, cell: npt.NDArray[np.int64]) -> Flo
         mine = w[cell] * share
         total = mine + (1 - w[cell]) * shorter
         w = (np.bincount(cell, mine / total, _CELLS) + _PRIOR * _PRIOR_WEIGHT) / (count + _PRIOR)
-    return np.minimum(w, 1 - 1e-6)  # what was never seen stays possible
+    below: Floats = np.minimum(w, 1 - 1e-6)  # what was never seen stays possible
+    return below
 
 
 def _seen(fit: list[Bytes], asked: Bytes, longest: int) -> Iterator[tuple[Any, Any, Any]]:
@@ -129,7 +130,7 @@ def _seen(fit: list[Bytes], asked: Bytes, longest: int) -> Iterator[tuple[Any, A
 
 
 @compiled
-def _slot(keys: Any, context: Any) -> int:
+def _slot(keys: Any, context: Any) -> Any:
     """Where a context stands, or where it would: keys are one more than contexts, and 0 where there is none."""
     last = np.uint64(keys.size - 1)
     at = ((context * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(20)) & last

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from distgen import kernels
+from distgen.evaluate.contexts import Contexts
 from distgen.evaluate.kept import answers_of
 from distgen.evaluate.kmers import Floats, Sparse
 from distgen.evaluate.logistic import Answers, Kind, Linear, fit, refit
@@ -63,15 +66,39 @@ def windows(loader: Loader) -> Iterator[Bytes]:
         yield codes_of(batch)
 
 
-def predict(fitted: Fitted, objective: Objective, loader: Loader, keep: Sequence[Collector]) -> None:
+class Predictor(Protocol):
+    """Says of windows what a network would."""
+
+    def logits(self, codes: Bytes) -> Tensor:
+        """float32 (n, O, L) or (n, O, 1) of codes uint8 (n, L)."""
+
+
+def predict(fitted: Predictor, objective: Objective, loader: Loader, keep: Sequence[Collector]) -> None:
     """Give the predictions of one epoch of a loader to collectors, as `measure` gives those of a network."""
     loader.epoch, loader.position = 0, 0
     for batch in loader:
         _, target, valid = objective.encode(batch, torch.float32, evaluating=True)
-        logits = torch.zeros(len(batch), objective.out_channels, 1)
-        logits[(batch.weight > 0).cpu()] = fitted.logits(codes_of(batch))
+        own = fitted.logits(codes_of(batch))
+        logits = torch.zeros(len(batch), *own.shape[1:])
+        logits[(batch.weight > 0).cpu()] = own
         for collector in keep:
             collector.update(objective, batch, logits.to(loader.device), target, valid)
+
+
+def count_contexts(objective: Objective, train: Loader, widest: int) -> Contexts:
+    """What the words around bases of the training part say of classes along the genome; a bin's are those of its bases."""
+
+    def served() -> Iterator[tuple[Bytes, Bits, Bits]]:
+        train.epoch, train.position = 0, 0
+        for batch in train:
+            _, target_BTC, valid_BT = objective.encode(batch, torch.float32, evaluating=True)
+            counted, margin = batch.weight > 0, (batch.length - batch.target_length) // 2
+            around = (0, 0, margin, margin)
+            classes = F.pad((target_BTC[counted] > 0).repeat_interleave(objective.bin_bp, 1), around)
+            known = F.pad(valid_BT[counted].repeat_interleave(objective.bin_bp, 1), around[2:])
+            yield codes_of(batch), classes.cpu().numpy(), known.cpu().numpy()
+
+    return Contexts(served(), widest)
 
 
 def fit_windows(

@@ -25,7 +25,10 @@ _SIZES = 12  # by powers of two, of how often a context has been seen
 _CELLS = _SIZES * 4 * 2
 _ROUNDS = 40
 _PRIOR, _PRIOR_WEIGHT = 5.0, 0.2  # observations that a weight begins with
-_SHARE = 10  # of which one is held out of the training part, where nothing else is
+_SHARE, _BLOCK = (
+    10,
+    1 << 16,
+)  # blocks of so many bases, of which one is held out of the training part, where nothing else is
 
 
 def mixture(fit: list[Bytes], valid: list[Bytes], score: list[Bytes], longest: int = LONGEST) -> list[Floats]:
@@ -65,12 +68,13 @@ def _joined(stretches: list[Bytes]) -> Bytes:
 
 
 def _held_out(fit: list[Bytes]) -> tuple[list[Bytes], list[Bytes]]:
-    """Stretches without the last tenth of each, and that."""
-    cuts = [len(codes) - len(codes) // _SHARE for codes in fit]
-    return (
-        [codes[:cut] for codes, cut in zip(fit, cuts, strict=True)],
-        [codes[cut:] for codes, cut in zip(fit, cuts, strict=True)],
-    )
+    """Stretches without every tenth block, and these blocks: ends of chromosomes, say, are no sample of them."""
+    counted, held = [], []
+    for codes in fit:
+        block = max(min(_BLOCK, len(codes) // _SHARE), 1)
+        for number, first in enumerate(range(0, len(codes), block)):
+            (held if number % _SHARE == _SHARE // 2 else counted).append(codes[first : first + block])
+    return counted, held
 
 
 def _mix(

@@ -12,8 +12,9 @@ import numpy as np
 from distgen.errors import ConfigError
 from distgen.evaluate import leaks
 from distgen.evaluate.baselines import Scored, baselines, mixed
-from distgen.evaluate.beside import Fitted, codes_of, fit_windows, predict, windows
+from distgen.evaluate.beside import Fitted, codes_of, count_contexts, fit_windows, predict, windows
 from distgen.evaluate.bootstrap import FEWEST, paired_bootstrap
+from distgen.evaluate.contexts import WIDEST
 from distgen.evaluate.intervals import enough, interval, paired, resampled
 from distgen.evaluate.kept import KINDS, Kept, Predictions
 from distgen.evaluate.kmers import LONGEST, Sparse, Words
@@ -26,6 +27,7 @@ from distgen.store.reader import Store
 from distgen.train.run import Part, Run, Stores
 
 _LANGUAGE = ("masked_lm", "causal_lm")
+_CLASSES = "base_classes"
 _MEANS = ("loss", "bits_per_base", "accuracy")  # over targets: of a unit they are means, so of many units as well
 
 
@@ -80,7 +82,7 @@ class Comparison:
         if (asked.leak_k or asked.baseline) and run.data.packed:
             raise run.error("data.packed", "of rows that hold several samples no one can be left out or fitted to")
         language = run.objective.kind in _LANGUAGE and isinstance(self._store, Store)
-        if asked.baseline and self._kind is None and not language:
+        if asked.baseline and self._kind is None and not language and run.objective.kind != _CLASSES:
             problem = f'there is no baseline of "{run.objective.kind}" on {self._store.path}'
             raise run.error("objective.kind", f"{problem}: leave out --baseline")
         if asked.motifs and self._kind != "binary":
@@ -130,7 +132,7 @@ class Comparison:
         if self._run.objective.kind in _LANGUAGE and isinstance(self._store, Store):
             found = self._language()
         elif self._units is not None:
-            found = {"intervals": _unit_intervals(self._units)}
+            found = {"intervals": _unit_intervals(self._units), "baselines": self._along()}
         else:
             found = self._windows(values)
         if self._leaked is not None and self._without is not None:
@@ -198,6 +200,21 @@ class Comparison:
         scale = np.maximum(first.std(0), 1e-6)
         return lambda codes: Sparse.of(motifs.scan(codes) / scale)
 
+    # ---- classes along the genome
+
+    def _along(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        widths = {"prevalence": 0, f"{WIDEST} bases around": WIDEST} if self._asked.baseline else {}
+        for name, widest in widths.items():
+            counted = count_contexts(self._objective, self._serve("train"), widest)
+            whole = Chosen(self._objective.metrics(self._loader.device))
+            units = Units(self._loader)
+            predict(counted, self._objective, self._loader, [whole, units])
+            found[name] = {"metrics": whole.compute()}
+            assert self._units is not None
+            found[name] |= _means_compared(self._units.compute(), units.compute(), "loss")
+        return found
+
     # ---- language models
 
     def _language(self) -> dict[str, Any]:
@@ -214,9 +231,8 @@ class Comparison:
         if self._units is None:
             return {"baselines": found}
         mine = self._units.compute()
-        if len(mine) >= FEWEST:
-            for name, scored_one in scored.items():
-                found[name] |= self._by_unit(mine, scored_one)
+        for name, scored_one in scored.items():
+            found[name] |= self._by_unit(mine, scored_one)
         return {"intervals": _unit_intervals(self._units), "baselines": found}
 
     def _by_unit(self, mine: dict[str, dict[str, Any]], scored: Scored) -> dict[str, Any]:
@@ -236,18 +252,23 @@ class Comparison:
             for place, bits, bases in zip(places, *scored.within(starts, stops), strict=True):
                 if (unit := self._units.name(place)) in sums:
                     sums[unit] += bits, bases
-        units = [unit for unit in mine if sums[unit][1] > 0]
-        targets = np.array([mine[unit]["targets"] for unit in units], float)
-        one = np.array([mine[unit]["bits_per_base"] for unit in units])
-        other = np.array([sums[unit][0] / sums[unit][1] for unit in units])
-        own, difference = paired_bootstrap(other, 0 * other, targets), paired_bootstrap(one, other, targets)
-        return {
-            "intervals": {"bits_per_base": [own.low, own.high]},
-            "difference": {
-                "bits_per_base": {"value": difference.value, "low": difference.low, "high": difference.high}
-            },
-            "p": {"bits_per_base": difference.p},
-        }
+        theirs = {unit: {"bits_per_base": bits / bases} for unit, (bits, bases) in sums.items() if bases}
+        return _means_compared(mine, theirs, "bits_per_base")
+
+
+def _means_compared(mine: dict[str, Any], theirs: dict[str, Any], metric: str) -> dict[str, Any]:
+    """The interval of a baseline, and the difference from it, of a metric that is a mean over targets, by units."""
+    units = sorted(mine.keys() & theirs.keys())
+    if len(units) < FEWEST:
+        return {}
+    targets = np.array([mine[unit]["targets"] for unit in units], float)
+    one, other = (np.array([side[unit][metric] for unit in units], float) for side in (mine, theirs))
+    own, difference = paired_bootstrap(other, 0 * other, targets), paired_bootstrap(one, other, targets)
+    return {
+        "intervals": {metric: [own.low, own.high]},
+        "difference": {metric: {"value": difference.value, "low": difference.low, "high": difference.high}},
+        "p": {metric: difference.p},
+    }
 
 
 def _compared(

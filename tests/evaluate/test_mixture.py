@@ -73,3 +73,11 @@ def test_nothing_is_learned_from_what_is_measured():
     assert np.array_equal(alone, mixture(fit, [], [one, other])[0], equal_nan=True)
     assert np.array_equal(np.isnan(alone), one == 4)
     assert np.nanmean(alone) == pytest.approx(-sum(p * math.log2(p) for p in (0.3, 0.2, 0.2, 0.3)), abs=0.05)
+
+
+def test_blocks_that_are_held_out_are_not_counted_and_nothing_is_lost():
+    fit = [drawn(1, 1005), drawn(2, 4)]
+    counted, held = module._held_out(fit)
+    assert sum(map(len, held)) == 100
+    assert sum(map(len, counted + held)) == 1009
+    assert any(np.array_equal(block, fit[0][500:600]) for block in held)

@@ -150,6 +150,21 @@ def test_a_language_model_stands_beside_mixed_orders(run_file, tmp_path):
     assert mixed["p"]["bits_per_base"] < 0.05
 
 
+def test_classes_along_the_genome_stand_beside_their_prevalence(run_file, tmp_path):
+    classes = ["objective.kind=base_classes", "objective.track=genes", "train.steps=1"]
+    run = Run.read(run_file, classes)
+    fit(run, tmp_path / "out")
+    run.write(tmp_path / "out/run.toml")
+    _, found = evaluation.evaluate(tmp_path / "out", "train", beside=Beside(baseline=True))
+    none, words = found["baselines"]["prevalence"], found["baselines"]["9 bases around"]
+    assert none["metrics"]["auroc"]["cds-"] == 0.5
+    assert words["metrics"]["auroc"]["cds-"] > 0.5
+    assert words["metrics"]["loss"] < none["metrics"]["loss"] < found["metrics"]["loss"]
+    assert none["difference"]["loss"]["value"] == pytest.approx(
+        found["metrics"]["loss"] - none["metrics"]["loss"], abs=1e-5
+    )
+
+
 @pytest.mark.parametrize(
     ("overrides", "asked", "message"),
     [

@@ -2,8 +2,9 @@
 (B, outputs, 1).
 
 A family is a config and a module. The config says what lengths of windows are a `multiple` of where every base has an answer,
-and the `receptive_field` where it is finite; the module has its repeated parts in `.blocks`, which are compiled, recomputed
-and sharded one by one, and calls its first layer `stem` and its last `head`.
+and the `receptive_field` where it is finite; its `resolution` is how many bases share an answer, 1 if it has none; it has a
+key `causal` if it can keep its outputs from what comes after them. The module has its repeated parts in `.blocks`, which
+are compiled, recomputed and sharded one by one, and calls its first layer `stem` and its last `head`.
 """
 
 from __future__ import annotations

@@ -16,13 +16,14 @@ from distgen.models.schema import Schema
 
 
 class DilatedConfig(Section):
-    """Sizes: `dilations` has one entry for each residual block."""
+    """Sizes: `dilations` has one entry for each residual block. `causal`: a base sees itself and what is before it."""
 
     family: Literal["dilated"]
     channels: Positive = 64
     stem_width: Positive = 9
     width: Positive = 3
     dilations: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)] = (1, 2, 4, 8, 16, 32, 64, 128, 1, 3)
+    causal: bool = False
 
     @property
     def multiple(self) -> int:
@@ -47,8 +48,10 @@ class Dilated(nn.Module):
     def __init__(self, config: DilatedConfig, schema: Schema, context: Context | None = None):
         super().__init__()
         D, depth = config.channels, len(config.dilations)
-        self.stem = Convolution(len(schema.inputs), D, config.stem_width, context=context)
-        self.blocks = nn.ModuleList(Residual(D, config.width, d, depth, context) for d in config.dilations)
+        self.stem = Convolution(len(schema.inputs), D, config.stem_width, context=context, causal=config.causal)
+        self.blocks = nn.ModuleList(
+            Residual(D, config.width, d, depth, context, config.causal) for d in config.dilations
+        )
         self.norm = nn.LayerNorm(D)
         self.head = head(D, schema)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -30,7 +30,8 @@ class TransformerConfig(Section):
     Convolutions are `width` wide, the first one `stem_width`. `depth` layers attend from all positions to all with `heads`
     heads; their angles turn with frequencies from 1 to 1 / `rotary_base`. The inner layer of each feed-forward part is
     `expansion` times as wide, and of "swiglu" two thirds of that, which has as many weights. `dropout` is the share of
-    what layers add that is left out in training.
+    what layers add that is left out in training. `causal`: a base sees itself and
+    what is before it; `pool` is then 1, as bases that share a position would see one another.
     """
 
     family: Literal["transformer"]
@@ -45,9 +46,12 @@ class TransformerConfig(Section):
     expansion: Positive = 4
     rotary_base: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 10_000.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    causal: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> TransformerConfig:
+        if self.causal and self.pool > 1:
+            raise TableError(f"of {self.pool} bases that share a position, the first would see the last. Use 1", "pool")
         if self.pool & (self.pool - 1):
             below = 1 << (self.pool.bit_length() - 1)
             raise TableError(f"{self.pool} is no power of two. Use {below} or {2 * below}", "pool")
@@ -99,7 +103,7 @@ class Transformer(nn.Module):
         super().__init__()
         D, sizes = config.channels, config.levels
         self._pool, self._halvings, self._pads = config.pool, len(sizes) - 1, schema.window is not None
-        self.stem = Convolution(len(schema.inputs), D, config.stem_width, context=context)
+        self.stem = Convolution(len(schema.inputs), D, config.stem_width, context=context, causal=config.causal)
         self.enter = nn.Identity() if self._halvings or config.dim == D else nn.Linear(D, config.dim)
         steps = list(pairwise(sizes))
         blocks: list[nn.Module] = [_Down(*step, config.width, 2 * len(steps), context) for step in steps]
@@ -166,6 +170,7 @@ class _Layer(nn.Module):
         super().__init__()
         D, self._gated = config.dim, config.mlp == "swiglu"
         self.context, self._heads, self._base = context, config.heads, config.rotary_base
+        self._causal = config.causal
         self.norm, self.mlp_norm = nn.LayerNorm(D), nn.LayerNorm(D)
         self.query, self.key, self.value, self.out = (nn.Linear(D, D, bias=False) for _ in range(4))
         self.rise = nn.Linear(D, config.hidden * (1 + self._gated))
@@ -195,7 +200,11 @@ class _Layer(nn.Module):
             both = self.context.whole(torch.cat([key_BTD, value_BTD], dim=-1))
             key_BTD, value_BTD = both.chunk(2, dim=-1)
         parts = (part.unflatten(-1, (self._heads, -1)).transpose(1, 2) for part in (query_BTD, key_BTD, value_BTD))
-        seen_BHTE = F.scaled_dot_product_attention(*parts)
+        if self._causal and first:  # `is_causal` counts queries and keys from the same first position
+            before_TS = torch.ones(x_BTD.shape[1], key_BTD.shape[1], dtype=torch.bool, device=x_BTD.device).tril(first)
+            seen_BHTE = F.scaled_dot_product_attention(*parts, attn_mask=before_TS)
+        else:
+            seen_BHTE = F.scaled_dot_product_attention(*parts, is_causal=self._causal)
         out: Tensor = self.out(seen_BHTE.transpose(1, 2).flatten(2))
         return out
 

@@ -145,7 +145,7 @@ def evaluate(path: Path, part: str, *, by_contig: bool = False) -> tuple[Path, d
         by_contig: also measure each contig by itself; see `distgen.evaluate.metrics.Units`.
 
     Returns:
-        The directory, and {"split", "checkpoint", "step", "metrics", "baselines" for masked_lm, "units" and "by_unit" where
+        The directory, and {"split", "checkpoint", "step", "metrics", "baselines" for language models, "units" and "by_unit" where
         asked for}.
 
     Raises:
@@ -165,7 +165,7 @@ def evaluate(path: Path, part: str, *, by_contig: bool = False) -> tuple[Path, d
     if units:
         result |= {"units": units.kind, "by_unit": units.compute()}
     # An export has no other bases than those of its windows: nothing to count in; and of many stores, none is the one.
-    if run.objective.kind == "masked_lm" and isinstance(store, Store):
+    if run.objective.kind in ("masked_lm", "causal_lm") and isinstance(store, Store):
         regions = {p: store.regions(p, run.data.split) for p in ("train", part)}
         result["baselines"] = baselines(store, regions["train"], regions[part])
     return found.folder, result

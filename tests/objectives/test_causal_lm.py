@@ -89,7 +89,7 @@ def test_slices_of_windows_are_encoded_as_the_windows_are(small, evaluating):
         assert torch.equal(torch.cat([part[number] for part in parts], axis), whole[number])
 
 
-def learned(objective, config, inputs, steps=60):
+def learned(objective, config, inputs, steps=40):
     """Bits per base of a model after some steps on fresh random bases, of which nothing can be known."""
     torch.manual_seed(0)
     model = models.build(config, Schema(inputs, ("A", "C", "G", "T")))
@@ -99,7 +99,7 @@ def learned(objective, config, inputs, steps=60):
         x, target = F.one_hot(codes[:, :-1], 4).transpose(1, 2).float(), codes[:, 1:]
         logits, valid = model(x), torch.ones_like(target, dtype=torch.bool)
         total, count = objective.loss(logits, target, valid)
-        if step >= steps - 20:
+        if step >= steps - 10:
             metrics.update(logits.detach(), target, valid)
         adam.zero_grad()
         (total / count).backward()

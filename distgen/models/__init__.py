@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import nn
 
+from distgen.config import Section
 from distgen.models.cnn import Cnn, CnnConfig
 from distgen.models.context import Context
 from distgen.models.dilated import Dilated, DilatedConfig
@@ -25,7 +26,7 @@ ModelConfig = Annotated[
     Field(discriminator="family"),
 ]
 
-FAMILIES: dict[type, Any] = {
+FAMILIES: dict[type[Section], Any] = {
     CnnConfig: Cnn,
     DilatedConfig: Dilated,
     TransformerConfig: Transformer,

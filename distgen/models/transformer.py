@@ -199,12 +199,14 @@ class _Layer(nn.Module):
         if self.context is not None:  # one exchange for both
             both = self.context.whole(torch.cat([key_BTD, value_BTD], dim=-1))
             key_BTD, value_BTD = both.chunk(2, dim=-1)
-        parts = (part.unflatten(-1, (self._heads, -1)).transpose(1, 2) for part in (query_BTD, key_BTD, value_BTD))
+        query_BHTE, key_BHTE, value_BHTE = (
+            part.unflatten(-1, (self._heads, -1)).transpose(1, 2) for part in (query_BTD, key_BTD, value_BTD)
+        )
+        before_TS = None
         if self._causal and first:  # `is_causal` counts queries and keys from the same first position
             before_TS = torch.ones(x_BTD.shape[1], key_BTD.shape[1], dtype=torch.bool, device=x_BTD.device).tril(first)
-            seen_BHTE = F.scaled_dot_product_attention(*parts, attn_mask=before_TS)
-        else:
-            seen_BHTE = F.scaled_dot_product_attention(*parts, is_causal=self._causal)
+        plain = self._causal and before_TS is None
+        seen_BHTE = F.scaled_dot_product_attention(query_BHTE, key_BHTE, value_BHTE, before_TS, is_causal=plain)
         out: Tensor = self.out(seen_BHTE.transpose(1, 2).flatten(2))
         return out
 

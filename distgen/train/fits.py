@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import get_args
 
 from distgen import models, objectives
 from distgen.config import Lengths
@@ -44,8 +45,8 @@ def _check_causal(model: models.ModelConfig) -> None:
     problem = f'"{model.family}" looks at both sides of a base and would see what it is to guess'
     if "causal" in type(model).model_fields:
         raise ConfigError(f"{problem}. Use true", key="model.causal")
-    able = [kind.model_fields["family"].annotation for kind in models.FAMILIES if "causal" in kind.model_fields]
-    names = " or ".join(f'"{name.__args__[0]}"' for name in able if name is not None)
+    able = [kind.model_fields for kind in models.FAMILIES if "causal" in kind.model_fields]
+    names = " or ".join(f'"{get_args(fields["family"].annotation)[0]}"' for fields in able)
     raise ConfigError(f"{problem}. Use {names} with causal = true", key="model.family")
 
 

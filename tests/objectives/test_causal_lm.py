@@ -6,11 +6,16 @@ import torch.nn.functional as F
 
 from distgen import GenomeLoader, kernels, models
 from distgen.config import checked
+from distgen.errors import ConfigError
+from distgen.genome import Interval
 from distgen.models.context import Context
 from distgen.models.dilated import DilatedConfig
 from distgen.models.schema import Schema
 from distgen.models.transformer import TransformerConfig
 from distgen.objectives.causal_lm import CausalLM, CausalLMConfig
+from distgen.train.evaluation import evaluate
+from distgen.train.run import Run
+from tests.conftest import fit
 
 CONFIG = CausalLMConfig(kind="causal_lm")
 OBJECTIVE = CausalLM(CONFIG)
@@ -53,8 +58,6 @@ def test_each_base_of_overlapping_windows_is_scored_once_with_as_much_before_it(
             scored[reverse, at] += 1
     known = torch.zeros(small.length, dtype=torch.bool)
     for row, offset in enumerate(small.contigs.offsets.tolist()):
-        from distgen.genome import Interval
-
         codes = small.codes(Interval(small.contigs.names[row], 0, int(small.contigs.lengths[row])))
         known[offset : offset + len(codes)] = torch.from_numpy(codes < 4)
     assert torch.equal(scored[0], known.long())
@@ -114,6 +117,16 @@ def test_random_bases_cost_two_bits_and_a_model_that_sees_both_sides_gives_itsel
     assert learned(OBJECTIVE, two_sided, OBJECTIVE.inputs) < 1.5
 
 
+def test_training_tells_bits_and_evaluation_stands_beside_counting(run_file, tmp_path):
+    run = Run.read(run_file, ["objective.kind=causal_lm", "model.causal=true", "data.target_length=32"])
+    run.check()
+    shown = fit(run, tmp_path / "out")
+    assert shown[0]["bits_per_base"] == pytest.approx(shown[0]["loss"] / math.log(2))
+    _, found = evaluate(tmp_path / "out", "valid")
+    assert 1.5 < found["metrics"]["bits_per_base"] < 3
+    assert found["baselines"].keys() >= {"markov order 0", "markov order 11"}
+
+
 def test_it_has_no_options():
-    with pytest.raises(Exception, match="rate"):
+    with pytest.raises(ConfigError, match="rate"):
         checked(CausalLMConfig, {"kind": "causal_lm", "rate": 0.1})

@@ -121,6 +121,7 @@ def test_training_tells_bits_and_evaluation_stands_beside_counting(run_file, tmp
     run = Run.read(run_file, ["objective.kind=causal_lm", "model.causal=true", "data.target_length=32"])
     run.check()
     shown = fit(run, tmp_path / "out")
+    run.write(tmp_path / "out/run.toml")
     assert shown[0]["bits_per_base"] == pytest.approx(shown[0]["loss"] / math.log(2))
     _, found = evaluate(tmp_path / "out", "valid")
     assert 1.5 < found["metrics"]["bits_per_base"] < 3

@@ -211,3 +211,30 @@ def fit_until(run: Run, out: Path, step: int) -> None:
 
     out.mkdir()
     train(run, Worker(0, 1, torch.device("cpu"), out, show=show))
+
+
+# ---- tables of sequences ----------------------------------------------------------------------
+
+
+def table_store(folder: Path, kind: str, parts: dict[str, list[tuple[str, object]]]) -> Store:
+    """The store of a table: sequences and labels of each part."""
+    files = ""
+    for part, rows in parts.items():
+        lines = "".join(f"{sequence},{label}\n" for sequence, label in rows)
+        (folder / f"{part}.csv").write_text(f"sequence,label\n{lines}")
+        files += f'{part} = "{part}.csv"\n'
+    (folder / "t.toml").write_text(f'format = 1\n[sequences]\nname = "t"\nkind = "{kind}"\n{files}')
+    build(read(folder / "t.toml", Recipe), folder / "t.zarr")
+    return open_store(folder / "t.zarr")
+
+
+def motifs(seed: int, count: int, length: int = 40, motif: str = "GATTACAG") -> list[tuple[str, int]]:
+    """Random sequences, of which every other one has a motif somewhere, and whether it has."""
+    random, rows = np.random.default_rng(seed), []
+    for number in range(count):
+        letters = random.choice(list("ACGT"), length)
+        if number % 2:
+            at = random.integers(length - len(motif) + 1)
+            letters[at : at + len(motif)] = list(motif)
+        rows.append(("".join(letters), number % 2))
+    return rows

@@ -235,7 +235,7 @@ class _Policy(ControllerCallback, WorkerGroupCallback):
         if time.monotonic() - self._since > self._start:
             wanted = cluster.asked(self._each, self._fewest, self._placement)
             last = getattr(current_state, "training_failed_error", None)
-            reason = f". Ray says: {_line(last)}" if last is not None else ""
+            reason = f". Ray says: {in_a_line(last)}" if last is not None else ""
             raise LostError(f"no workers could be started in {self._start:.0f} s: {wanted}{reason}")
         if type(previous_state) is type(current_state):
             time.sleep(_POLL)  # an elastic training looks for room without a pause
@@ -341,14 +341,14 @@ def _listening(desk: Any, rank: int) -> Iterator[Callable[[], bool]]:
 def _explained(error: Exception) -> Exception:
     """What ended a training, in the words of whoever knows it: one worker does, the others only lost it."""
     if isinstance(error, RayError):
-        return LostError(f"Ray was lost ({_line(error)}); go on with --resume, or let cluster.restarts do it")
+        return LostError(f"Ray was lost ({in_a_line(error)}); go on with --resume, or let cluster.restarts do it")
     cause = getattr(error, "controller_failure", error)
     if isinstance(error, WorkerGroupError):
         cause = min(error.worker_failures.values(), key=_distance)
     if isinstance(cause, DistgenError):
         return cause
     kind = LostError if _distance(cause) != _OWN or isinstance(error, ControllerError) else TrainError
-    return kind(f"training failed: {_line(cause)}")
+    return kind(f"training failed: {in_a_line(cause)}")
 
 
 _OWN = 2
@@ -365,7 +365,7 @@ def _distance(error: Exception) -> int:
     return 3 if any(words in str(error) for words in lost) else _OWN
 
 
-def _line(error: BaseException) -> str:
+def in_a_line(error: BaseException) -> str:
     """An error in one line."""
     inner = getattr(error, "health_check_failure", error)
     said = str(inner).splitlines()

@@ -49,13 +49,14 @@ def sweep(asked: Sweep, out: Path, show: Show) -> list[Trial]:
     each = _resources(asked, run.cluster)
     from ray.exceptions import RayError
 
+    from distgen.train.ray import in_a_line
+
     with taken(out), asked_to_leave() as leaving:
         plan.begin()
         try:
             _tune(plan, out, each, run.cluster.max_failures, show, _Here(leaving))
         except RayError as error:
-            problem = f"Ray was lost ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
-            raise LostError(f"{problem}; go on with --resume") from None
+            raise LostError(f"Ray was lost ({in_a_line(error)}); go on with --resume") from None
         if leaving() and plan.most:
             raise PreemptedError(f"asked to leave, with {plan.most} trials that have not ended; go on with --resume")
     return plan.trials

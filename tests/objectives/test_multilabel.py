@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distgen import GenomeLoader, kernels
+from distgen.config import Sample
+from distgen.objectives.multilabel import Multilabel, MultilabelConfig
+from tests.conftest import motifs, table_store
+from tests.objectives.test_base_classes import auroc
+
+BINARY = MultilabelConfig(kind="binary")
+
+
+@pytest.fixture
+def table(tmp_path):
+    return table_store(tmp_path, "binary", {"train": [*motifs(0, 20), ("ACGT", "")], "test": motifs(1, 8)})
+
+
+def test_a_batch_has_its_windows_and_their_labels(table):
+    objective = Multilabel(BINARY, table, Sample())
+    assert (objective.window, objective.outputs, objective.out_channels) == (40, ("1",), 1)
+    batch = GenomeLoader(table, batch_size=32, last="pad", order="sequential").batch(0, 0)
+    x, target, valid = objective.encode(batch, torch.float32)
+    assert torch.equal(x, kernels.one_hot(**batch.packed, dtype=torch.float32))
+    assert target[:20, 0].tolist() == [0, 1] * 10
+    assert valid[:, 0].tolist() == [True] * 20 + [False] * 12  # the last is not labelled, and others only pad
+
+
+def test_the_loss_is_the_sum_over_known_answers():
+    torch.manual_seed(0)
+    logits, target = torch.randn(5, 2, 1), torch.randint(0, 2, (5, 2), dtype=torch.uint8)
+    valid = torch.rand(5, 2) < 0.7
+    p = torch.sigmoid(logits[..., 0])
+    plain = -(target * p.log() + (1 - target) * (1 - p).log())
+    for config, losses, weights in (
+        ({}, plain, torch.ones(5, 2)),
+        ({"positive_weight": 3.0}, plain, 1.0 + 2 * target),
+        ({"focal": 2.0}, plain * torch.where(target > 0, 1 - p, p) ** 2, torch.ones(5, 2)),
+        ({"smoothing": 0.2}, 0.9 * plain - 0.1 * (target * (1 - p).log() + (1 - target) * p.log()), torch.ones(5, 2)),
+    ):
+        total, count = _objective(**config).loss(logits, target, valid)
+        assert float(total) == pytest.approx(float((losses * weights * valid).sum()), rel=1e-5)
+        assert float(count) == pytest.approx(float((weights * valid).sum()))
+
+
+def test_an_ensemble_averages_probabilities():
+    torch.manual_seed(0)
+    logits = torch.randn(3, 4, 2, 1)
+    assert torch.allclose(torch.sigmoid(_objective().average(logits)), torch.sigmoid(logits).mean(0), atol=1e-6)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_metrics_are_those_of_all_batches_together(seed):
+    random = np.random.default_rng(seed)
+    scores, truth = random.normal(size=(3, 20, 2)).astype(np.float32), random.integers(0, 2, (3, 20, 2))
+    valid = random.random((3, 20, 2)) < 0.8
+    metrics = _objective(kind="multilabel", outputs=("a", "b")).metrics(torch.device("cpu"))
+    for part in range(3):
+        metrics.update(torch.tensor(scores[part])[..., None], torch.tensor(truth[part]), torch.tensor(valid[part]))
+    found = metrics.compute()
+    known = torch.tensor(valid)
+    expected = F.binary_cross_entropy_with_logits(torch.tensor(scores)[known], torch.tensor(truth)[known].float())
+    assert found["loss"] == pytest.approx(float(expected), rel=1e-5)
+    for column, name in enumerate("ab"):
+        one = valid[..., column]
+        mine, yes = scores[..., column][one], truth[..., column][one] > 0
+        assert found["auroc"][name] == pytest.approx(auroc(mine, yes), abs=1e-5)
+        assert found["accuracy"][name] == pytest.approx(((mine > 0) == yes).mean(), abs=1e-6)
+
+
+def test_a_question_that_was_answered_one_way_only_has_no_rank():
+    metrics = _objective(kind="multilabel", outputs=("a", "b")).metrics(torch.device("cpu"))
+    truth = torch.tensor([[0, 1], [1, 1]])
+    metrics.update(torch.zeros(2, 2, 1), truth, torch.ones(2, 2, dtype=torch.bool))
+    assert set(metrics.compute()["auroc"]) == {"a"}
+
+
+def _objective(kind="binary", outputs=("1",), **config):
+    objective = object.__new__(Multilabel)
+    objective._config, objective.outputs = MultilabelConfig(kind=kind, **config), outputs
+    return objective

@@ -4,7 +4,8 @@
 A family is a config and a module. The config says what lengths of windows are a `multiple` of where every base has an answer,
 and the `receptive_field` where it is finite; its `resolution` is how many bases share an answer, 1 if it has none; it has a
 key `causal` if it can keep its outputs from what comes after them. The module has its repeated parts in `.blocks`, which
-are compiled, recomputed and sharded one by one, and calls its first layer `stem` and its last `head`.
+are compiled, recomputed and sharded one by one, and calls its first layer `stem` and its last `head`. A config
+with `shares_windows = False` is of a module that takes whole windows only.
 """
 
 from __future__ import annotations
@@ -18,17 +19,23 @@ from distgen.config import Section
 from distgen.models.cnn import Cnn, CnnConfig
 from distgen.models.context import Context
 from distgen.models.dilated import Dilated, DilatedConfig
+from distgen.models.hopfield import Hopfield, HopfieldConfig
+from distgen.models.mlp import Mlp, MlpConfig
+from distgen.models.recurrent import Recurrent, RecurrentConfig
 from distgen.models.schema import Schema
 from distgen.models.transformer import Transformer, TransformerConfig
 
 ModelConfig = Annotated[
-    CnnConfig | DilatedConfig | TransformerConfig,
+    CnnConfig | DilatedConfig | HopfieldConfig | MlpConfig | RecurrentConfig | TransformerConfig,
     Field(discriminator="family"),
 ]
 
 FAMILIES: dict[type[Section], Any] = {
     CnnConfig: Cnn,
     DilatedConfig: Dilated,
+    HopfieldConfig: Hopfield,
+    MlpConfig: Mlp,
+    RecurrentConfig: Recurrent,
     TransformerConfig: Transformer,
 }
 

@@ -19,7 +19,6 @@ Values: TypeAlias = dict[str, "float | dict[str, float]"]
 _FEWEST, _MOST, _BLOCKS = 6, 256, 32  # contigs to resample, units to keep apart, and about how many blocks
 
 
-@torch.no_grad()
 def measure(
     model: nn.Module,
     objective: Objective,
@@ -27,6 +26,18 @@ def measure(
     precision: torch.dtype,
     units: Units | None = None,
 ) -> Values:
+    """The values of `collect`."""
+    return collect(model, objective, loader, precision, units).compute()
+
+
+@torch.no_grad()
+def collect(
+    model: nn.Module,
+    objective: Objective,
+    loader: Loader | Sampled,
+    precision: torch.dtype,
+    units: Units | None = None,
+) -> Metrics:
     """Metrics over one epoch of a loader, exact over all ranks (predictions are pooled, not averaged).
 
     Args:
@@ -48,7 +59,7 @@ def measure(
         if units:
             units.update(objective, batch, logits.float(), target, valid)
     model.train(was_training)
-    return metrics.compute()
+    return metrics
 
 
 class Units:

@@ -347,12 +347,12 @@ class Plan:
 
     def _listed(self, regions: config.Regions) -> Regions:
         with _named("source"):
-            return self._read(regions.source, regions.at == "summit")
+            return self._read(regions.source, regions.at)
 
     @cached_property
-    def _read(self) -> Callable[[str, bool], Regions]:
+    def _read(self) -> Callable[[str, config.At], Regions]:
         store = genome(self.store, "a window at a region", "regions")
-        return cache(lambda source, summit: read_regions(source, store, summit=summit))
+        return cache(lambda source, at: read_regions(source, store, at=at))
 
 
 @contextmanager

@@ -20,13 +20,22 @@ from distgen.models.cnn import Cnn, CnnConfig
 from distgen.models.context import Context
 from distgen.models.dilated import Dilated, DilatedConfig
 from distgen.models.hopfield import Hopfield, HopfieldConfig
+from distgen.models.longconv import LongConv, LongConvConfig
 from distgen.models.mlp import Mlp, MlpConfig
 from distgen.models.recurrent import Recurrent, RecurrentConfig
 from distgen.models.schema import Schema
+from distgen.models.ssm import Ssm, SsmConfig
 from distgen.models.transformer import Transformer, TransformerConfig
 
 ModelConfig = Annotated[
-    CnnConfig | DilatedConfig | HopfieldConfig | MlpConfig | RecurrentConfig | TransformerConfig,
+    CnnConfig
+    | DilatedConfig
+    | HopfieldConfig
+    | LongConvConfig
+    | MlpConfig
+    | RecurrentConfig
+    | SsmConfig
+    | TransformerConfig,
     Field(discriminator="family"),
 ]
 
@@ -34,8 +43,10 @@ FAMILIES: dict[type[Section], Any] = {
     CnnConfig: Cnn,
     DilatedConfig: Dilated,
     HopfieldConfig: Hopfield,
+    LongConvConfig: LongConv,
     MlpConfig: Mlp,
     RecurrentConfig: Recurrent,
+    SsmConfig: Ssm,
     TransformerConfig: Transformer,
 }
 

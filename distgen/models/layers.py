@@ -38,6 +38,7 @@ class Convolution(nn.Conv2d):
         width, dilation: of the kernel, in positions.
         context: the workers that share each window; None where each has whole ones.
         causal: a position sees itself and what is before it.
+        groups: of channels, each of which becomes as many others and sees none of the other groups.
     """
 
     def __init__(
@@ -48,8 +49,9 @@ class Convolution(nn.Conv2d):
         dilation: int = 1,
         context: Context | None = None,
         causal: bool = False,
+        groups: int = 1,
     ):
-        super().__init__(in_channels, out_channels, (1, width), padding="same", dilation=(1, dilation))
+        super().__init__(in_channels, out_channels, (1, width), padding="same", dilation=(1, dilation), groups=groups)
         reach = dilation * (width - 1)
         left = (
             reach if causal else reach // 2
@@ -60,7 +62,7 @@ class Convolution(nn.Conv2d):
         if self._sides == (0, 0) or (self.context is None and self._plain):
             return super().forward(x_BC1L)
         wide = F.pad(x_BC1L, self._sides) if self.context is None else self._widened(x_BC1L)
-        return F.conv2d(wide, self.weight, self.bias, dilation=self.dilation)
+        return F.conv2d(wide, self.weight, self.bias, dilation=self.dilation, groups=self.groups)
 
     def _widened(self, x_BC1L: Tensor) -> Tensor:
         assert self.context is not None

@@ -11,12 +11,12 @@ from torch import nn
 
 from distgen.errors import ConfigError, suggest
 from distgen.evaluate.baselines import baselines
-from distgen.evaluate.metrics import Units, measure
+from distgen.evaluate.metrics import Units, collect, measure
 from distgen.ingest.objects import locate
 from distgen.loader.loader import GenomeLoader
 from distgen.loader.mixture import MixtureLoader
 from distgen.loader.sampled import Sampled
-from distgen.objectives import Objective
+from distgen.objectives import Calibrated, Objective
 from distgen.store.reader import Store
 from distgen.store.splits import PARTS
 from distgen.train import ensemble
@@ -145,7 +145,8 @@ def evaluate(path: Path, part: str, *, by_contig: bool = False) -> tuple[Path, d
         by_contig: also measure each contig by itself; see `distgen.evaluate.metrics.Units`.
 
     Returns:
-        The directory, and {"split", "checkpoint", "step", "metrics", "baselines" for language models, "units" and "by_unit" where
+        The directory, and {"split", "checkpoint", "step", "metrics", "reliability" of probabilities (see
+        `distgen.objectives.Calibrated`), "baselines" for language models, "units" and "by_unit" where
         asked for}.
 
     Raises:
@@ -160,8 +161,10 @@ def evaluate(path: Path, part: str, *, by_contig: bool = False) -> tuple[Path, d
     if by_contig and run.data.packed:
         raise run.error("data.packed", "rows that hold several samples cannot be told apart by contig")
     units = Units(loader) if by_contig else None
-    values = measure(found.model, found.objective, loader, run.precision(found.device), units)
-    result: dict[str, Any] = {"split": part, **found.said, "metrics": values}
+    metrics = collect(found.model, found.objective, loader, run.precision(found.device), units)
+    result: dict[str, Any] = {"split": part, **found.said, "metrics": metrics.compute()}
+    if isinstance(metrics, Calibrated):
+        result["reliability"] = metrics.reliability()
     if units:
         result |= {"units": units.kind, "by_unit": units.compute()}
     # An export has no other bases than those of its windows: nothing to count in; and of many stores, none is the one.

@@ -20,6 +20,7 @@ from distgen.evaluate.metrics import measure
 from distgen.loader.base import Loader
 from distgen.loader.batch import Batch
 from distgen.loader.mixture import MixtureLoader
+from distgen.objectives import Measured
 from distgen.train.aside import Aside
 from distgen.train.checkpoint import Checkpoint, Checkpoints
 from distgen.train.clock import Clock
@@ -228,6 +229,7 @@ class State:
                 "run": self.run.hash(),
                 "store": self.run.identity(self._store, self.learner.objective),
                 "schema": asdict(schema_of(self.learner.objective)),
+                "units": self.learner.objective.units if isinstance(self.learner.objective, Measured) else None,
                 "loader": self.loader.state_dict(),
                 "best": None if math.isinf(self._best) else self._best,
                 "worse": self.worse,

@@ -77,7 +77,8 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     Returns:
         The model in evaluation mode, float32 on the CPU: (B, inputs, L) to logits (B, outputs, L). And its configuration:
         "inputs" and "outputs" name the channels, "model" and "objective" are those of the run, "window" and "target_length"
-        count bases, and "per_window" those of windows that have one answer each.
+        count bases, and "per_window" those of windows that have one answer each; "units" of regression say what answers are
+        in the store's unit (`shift + scale * v`).
 
     Raises:
         CheckpointError: it is damaged. ConfigError: there are no weights.
@@ -159,6 +160,7 @@ def _trained(path: Path) -> Weights:
         "outputs": schema.outputs,
         "per_window": schema.window,
         "swap": schema.swap,
+        "units": found.state.get("units"),
         "window": schema.window or run.data.window,
         "target_length": run.data.target_length or run.data.window,
         "strand": run.data.strand,

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distgen import models
-from distgen.models import DilatedConfig, TransformerConfig
+from distgen.models import DilatedConfig, LongConvConfig, TransformerConfig
 from distgen.models.context import Context
 from distgen.models.hopfield import HopfieldConfig
 from distgen.models.mlp import MlpConfig
@@ -167,6 +167,23 @@ def test_transformers_on_slices_equal_one_device(workers, size, positions, B, po
     )
     for found in workers(_differences, size, config, B, positions * pool * size):
         assert max(found.values()) < 1e-9, found
+
+
+@given(
+    size=st.sampled_from([2, 4]),
+    own=st.integers(1, 20),
+    B=st.integers(1, 3),
+    width=st.integers(1, 6),
+    causal=st.booleans(),
+)
+@settings(max_examples=10)
+def test_long_convolutions_on_slices_equal_one_device(workers, size, own, B, width, causal):
+    config = LongConvConfig(
+        family="longconv", channels=6, stem_width=5, width=width, depth=2, reach=16, bands=2, causal=causal
+    )
+    for found in workers(_differences, size, config, B, own * size):
+        # Filters are drawn in float64 and kept in float32, and so are their gradients.
+        assert max(found.values()) < 1e-5, found
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,12 @@ from distgen.objectives.masked_lm import MaskedLM, MaskedLMConfig
 from distgen.objectives.multilabel import Multilabel, MultilabelConfig
 from distgen.objectives.regression import Regression, RegressionConfig
 from distgen.objectives.source import Stores
+from distgen.objectives.track import TrackConfig, TrackSignal
 
 __all__ = ["Answered", "Calibrated", "Measured", "Metrics", "Objective", "ObjectiveConfig", "build"]
 
 ObjectiveConfig = Annotated[
-    BaseClassesConfig | ClassesConfig | MaskedLMConfig | MultilabelConfig | RegressionConfig,
+    BaseClassesConfig | ClassesConfig | MaskedLMConfig | MultilabelConfig | RegressionConfig | TrackConfig,
     Field(discriminator="kind"),
 ]
 
@@ -117,4 +118,6 @@ def build(
         return Regression(config, store, data, served)
     if isinstance(config, MaskedLMConfig):
         return MaskedLM(config, context)
+    if isinstance(config, TrackConfig):
+        return TrackSignal(config, store, context)
     return BaseClasses(config, store, context)

@@ -50,7 +50,7 @@ class Multilabel:
     in_channels = 4
     bin_bp = 1
     window: int | None
-    swap: tuple[tuple[str, str], ...] | None = ()
+    swap: tuple[tuple[str, str], ...] | None
 
     def __init__(self, config: MultilabelConfig, store: Stores, data: Sample, served: Served):
         """Raises ConfigError: the store has no such answers, or something is said of other questions than there are."""
@@ -58,6 +58,7 @@ class Multilabel:
         kinds = ("classes",) if self._pools else ("binary",) if config.kind == "binary" else ("multilabel", "binary")
         self._answers = answers(config.target, store, data, kinds)
         self._config, self.tracks, self.window = config, self._answers.tracks, self._answers.window
+        self.swap = self._answers.swap
         # Of a binary label, `columns` are what 0 and 1 mean.
         names = self._answers.columns
         self.outputs = names[1:] if self._answers.kind == "binary" else names

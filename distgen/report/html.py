@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from distgen.errors import ConfigError, DistgenError
 from distgen.report import curves
+from distgen.report.evaluations import evaluation_rows, flat
 from distgen.report.figures import BARS, LINES, Bar, contig_bars, coverage_figure, reliability_figure, shown, store_bar
 from distgen.report.verdict import judge
 from distgen.report.windows import describe, serve_most, tables
@@ -68,13 +69,6 @@ def page(out: Path, parts: list[str]) -> Path:
         f"<style>{_STYLE}</style><body><h1>{name}</h1>{''.join(parts)}</body></html>\n"
     )
     return path
-
-
-def evaluation_rows(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
-    """An evaluation as rows of name and value, nested metrics as "auroc cds+"."""
-    rows = [(name, f"{value:.4f}") for name, value in _flat_metrics(evaluation["metrics"])]
-    rows += [(f"bits_per_base, {name}", f"{bits:.4f}") for name, bits in evaluation.get("baselines", {}).items()]
-    return rows
 
 
 def _reliability(found: dict[str, Any]) -> list[str]:
@@ -148,18 +142,9 @@ def _last(records: list[dict[str, Any]]) -> str:
         for part in ("valid", "train"):
             if part in record:
                 head.append(f"{part}, {name}")
-                cells.append(dict(_flat_metrics(record[part])))
+                cells.append(dict(flat(record[part])))
     rows = [(metric, *(f"{column[metric]:.4f}" if metric in column else "" for column in cells)) for metric in cells[0]]
     return table(tuple(head), rows)
-
-
-def _flat_metrics(metrics: dict[str, Any]) -> list[tuple[str, float]]:
-    """Metrics by names such as "auroc cds+"."""
-    found = []
-    for name, value in metrics.items():
-        nested = value.items() if isinstance(value, dict) else [("", value)]
-        found += [(f"{name} {inner}".strip(), float(number)) for inner, number in nested]
-    return found
 
 
 def _throughput(steps: list[dict[str, Any]]) -> str:

@@ -28,7 +28,7 @@ from distgen.config import (
     fitting_shards,
     read,
 )
-from distgen.errors import ConfigError
+from distgen.errors import ConfigError, suggest
 from distgen.ingest.objects import Place, locate
 from distgen.loader.batch import Batch
 from distgen.loader.loader import GenomeLoader
@@ -285,6 +285,10 @@ class Run(File):
         windows that it has."""
         data = self._data()
         sample = {key: getattr(data, key) for key in Sample.model_fields.keys() - Windows.model_fields.keys()}
+        windows = {key: getattr(data, key) for key in Windows.model_fields}
+        regions = self._measured(data)
+        if not training and data.measured != "pools":
+            windows |= {"pool": (), "regions": regions}
         if not training:
             sample |= _WHOLE | {"strand": "region" if data.strand == "region" else "forward"}
         if isinstance(store, Collection):
@@ -304,10 +308,23 @@ class Run(File):
                 placement=data.placement,
                 device=device,
                 tracks=objective.tracks,
-                windows=Windows(**{key: getattr(data, key) for key in Windows.model_fields}),
+                windows=Windows(**windows),
                 on_corrupt=data.on_corrupt,
                 **sample,
             )
+
+    def _measured(self, data: Data) -> Regions | None:
+        """Where the windows lie that are measured, if that is other than in training. Raises ConfigError: they are none."""
+        if data.measured == "pools":
+            return None
+        placed = {pool.name: pool.regions for pool in data.pool if pool.regions}
+        if not placed:
+            raise self.error("data.measured", "without [[data.pool]] all windows are measured. Leave it out")
+        if getattr(self.objective, "target", None) == "pool":
+            raise self.error("data.measured", 'windows of no pool have no answer to "pool". Use "pools"')
+        if data.measured != "all" and data.measured not in placed:
+            raise self.error("data.measured", suggest(data.measured, ("pools", "all", *placed)))
+        return placed.get(data.measured)
 
     def loaders(self, store: Stores) -> dict[str, GenomeLoader | MixtureLoader | ConfigError]:
         """What serves each part of the split that holds anything, for who asks which windows there are; of a held-out part

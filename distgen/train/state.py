@@ -24,6 +24,7 @@ from distgen.objectives import Measured
 from distgen.train.aside import Aside
 from distgen.train.checkpoint import Checkpoint, Checkpoints
 from distgen.train.clock import Clock
+from distgen.train.evaluation import asked_model
 from distgen.train.model import schema_of
 from distgen.train.optimizer import learning_rate
 from distgen.train.profile import Profile
@@ -192,7 +193,8 @@ class State:
         if not self._judged or self._aside:
             return bool(self._judged)
         with self.clock.paused(), self._watch.paused(), self.learner.updater.averaged():
-            model, objective, precision = self.learner.parallel.model, self.learner.objective, self.learner.precision
+            objective, precision = self.learner.objective, self.learner.precision
+            model = asked_model(self.run, self.learner.parallel.model, objective)
             found = {part: measure(model, objective, loader, precision.dtype) for part, loader in self._judged.items()}
         better = self._judge(self.step, found)
         self.enough |= self._impatient

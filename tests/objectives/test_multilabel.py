@@ -140,3 +140,9 @@ def _objective(kind="binary", outputs=("1",), **config):
     objective._positive = (objective._config.positive_weight,) * len(outputs)
     objective._weights = weights_of(objective._config.weights, outputs)
     return objective
+
+
+def test_answers_of_strands_change_places_on_the_other(annotated):
+    config = MultilabelConfig(kind="multilabel", target="track:genes")
+    objective = Multilabel(config, annotated, Sample(window=5, target_length=1))
+    assert dict(objective.swap) == {"cds+": "cds-", "cds-": "cds+"}

@@ -23,7 +23,7 @@ def test_the_page_is_whole_and_loads_nothing(tmp_path):
             {
                 "split": "test",
                 "metrics": {"bits_per_base": 1.81, "auroc": {"cds+": 0.99}},
-                "baselines": {"markov order 0": 2.0},
+                "baselines": {"markov order 0": {"metrics": {"bits_per_base": 2.0}}},
                 "reliability": {
                     "bound": {"confidence": [0.2], "share": [0.3], "count": [4]},
                     "never": {"confidence": [], "share": [], "count": []},

@@ -144,5 +144,5 @@ def _objective(kind="binary", outputs=("1",), **config):
 
 def test_answers_of_strands_change_places_on_the_other(annotated):
     config = MultilabelConfig(kind="multilabel", target="track:genes")
-    objective = Multilabel(config, annotated, Sample(window=5, target_length=1))
+    objective = Multilabel(config, annotated, Sample(window=5, target_length=1), served(annotated))
     assert dict(objective.swap) == {"cds+": "cds-", "cds-": "cds+"}

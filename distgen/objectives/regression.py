@@ -50,12 +50,13 @@ class Regression:
     in_channels = 4
     bin_bp = 1
     window: int | None
-    swap: tuple[tuple[str, str], ...] | None = ()
+    swap: tuple[tuple[str, str], ...] | None
 
     def __init__(self, config: RegressionConfig, store: Stores, data: Sample, served: Served):
         """Raises ConfigError: the store has no such answers, or the training part says too little of a column."""
         self._answers = answers(config.target, store, data, ("regression",))
         self._config, self.tracks, self.window = config, self._answers.tracks, self._answers.window
+        self.swap = self._answers.swap
         self.outputs = self._answers.columns
         self.out_channels = len(self.outputs)
         self._weights = weights_of(config.weights, self.outputs)

@@ -117,6 +117,13 @@ def evaluate(
         typer.Option("--without-leaks", help="Also without windows that share --leak-k bases with the training part."),
     ] = False,
     leak_k: Annotated[int, typer.Option(help="On either strand; 8 to 31.")] = 31,
+    both_strands: Annotated[
+        bool | None,
+        typer.Option(
+            help="Ask each window and its reverse complement, and average. [default: as the run's train.both_strands]",
+            show_default=False,
+        ),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Measure a trained model on held-out sequence, beside simple baselines."""
@@ -128,8 +135,9 @@ def evaluate(
     from distgen.train.evaluation import evaluate
 
     beside = Beside(intervals=True, baseline=baseline, motifs=motifs, leak_k=leak_k if without_leaks else None)
-    folder, found = evaluate(checkpoint, split, by_contig=by_contig, beside=beside)
-    (folder / f"evaluate-{split}.json").write_text(json.dumps(found, indent=1) + "\n")
+    folder, found = evaluate(checkpoint, split, by_contig=by_contig, both_strands=both_strands, beside=beside)
+    kept = folder / f"evaluate-{split}{'-both-strands' * found.get('both_strands', False)}.json"
+    kept.write_text(json.dumps(found, indent=1) + "\n")
     page = write_ensemble(folder) if (folder / FILE).is_file() else write_report(folder)
     if json_:
         typer.echo(json.dumps(found))
@@ -138,7 +146,7 @@ def evaluate(
     for line in lost(found):
         typer.echo(line)
     if by_contig:
-        typer.echo(f"{found['units']:<10}  {folder / f'evaluate-{split}.json'}")
+        typer.echo(f"{found['units']:<10}  {kept}")
     if (folder / FILE).is_file():
         typer.echo(f"report      {page}")
         return
@@ -157,12 +165,15 @@ def export_weights(
     trained: Annotated[
         bool, typer.Option("--trained", help="The trained weights, also where averaged ones are kept.")
     ] = False,
+    program: Annotated[
+        bool, typer.Option("--program", help="Also model.pt2: model and encoder by torch.export, from packed bases on.")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Write a trained model as model.safetensors and config.json."""
     from distgen.train.weights import export_weights
 
-    config = export_weights(checkpoint, out, averaged=not trained)
+    config = export_weights(checkpoint, out, averaged=not trained, program=program)
     if json_:
         typer.echo(json.dumps(config))
         return

@@ -26,7 +26,6 @@ class Collector(Protocol):
         """Add a batch of predictions; see `distgen.objectives.Metrics`. Of rows that only pad it nothing is valid."""
 
 
-@torch.no_grad()
 def measure(
     model: nn.Module,
     objective: Objective,
@@ -34,6 +33,18 @@ def measure(
     precision: torch.dtype,
     keep: Sequence[Collector] = (),
 ) -> Values:
+    """The values of `collect`."""
+    return collect(model, objective, loader, precision, keep).compute()
+
+
+@torch.no_grad()
+def collect(
+    model: nn.Module,
+    objective: Objective,
+    loader: Loader | Sampled,
+    precision: torch.dtype,
+    keep: Sequence[Collector] = (),
+) -> Metrics:
     """Metrics over one epoch of a loader, exact over all ranks (predictions are pooled, not averaged).
 
     Args:
@@ -55,7 +66,7 @@ def measure(
         for collector in keep:
             collector.update(objective, batch, logits.float(), target, valid)
     model.train(was_training)
-    return metrics.compute()
+    return metrics
 
 
 class Units:

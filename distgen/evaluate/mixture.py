@@ -69,7 +69,8 @@ def _joined(stretches: list[Bytes]) -> Bytes:
 
 def _held_out(fit: list[Bytes]) -> tuple[list[Bytes], list[Bytes]]:
     """Stretches without every tenth block, and these blocks: ends of chromosomes, say, are no sample of them."""
-    counted, held = [], []
+    counted: list[Bytes] = []
+    held: list[Bytes] = []
     for codes in fit:
         block = max(min(_BLOCK, len(codes) // _SHARE), 1)
         for number, first in enumerate(range(0, len(codes), block)):

@@ -12,7 +12,8 @@ _HEADLINES = {"bits_per_base": -1, "auroc": 1, "pearson": 1, "accuracy": 1}  # w
 def evaluation_rows(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
     """An evaluation as rows of name and value, nested metrics as "auroc cds+"."""
     intervals = evaluation.get("intervals", {})
-    rows = [
+    rows = [("strands", "both, averaged")] if evaluation.get("both_strands") else []
+    rows += [
         (name, _value(value, intervals.get(name.replace(" ", ".", 1)))) for name, value in flat(evaluation["metrics"])
     ]
     rows += _means(evaluation["metrics"], intervals)

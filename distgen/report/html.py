@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from distgen.errors import ConfigError, DistgenError
 from distgen.report import curves
 from distgen.report.evaluations import evaluation_rows, flat
-from distgen.report.figures import BARS, Bar, contig_bars, coverage_figure, shown, store_bar
+from distgen.report.figures import BARS, LINES, Bar, contig_bars, coverage_figure, reliability_figure, shown, store_bar
 from distgen.report.verdict import judge
 from distgen.report.windows import describe, serve_most, tables
 from distgen.train.records import read_records
@@ -55,6 +55,7 @@ def write_report(out: Path) -> Path:
         evaluation = json.loads(path.read_text())
         parts.append(f"<h2>Evaluation on {html.escape(str(evaluation['split']))}</h2>")
         parts.append(table(("metric", "value"), evaluation_rows(evaluation)))
+        parts += _reliability(evaluation.get("reliability", {}))
     parts += ["<h2>Windows</h2>", _windows(out / "run.toml")]
     parts += ["<h2>Run</h2>", f"<pre>{html.escape((out / 'run.toml').read_text())}</pre>"]
     return page(out, parts)
@@ -68,6 +69,16 @@ def page(out: Path, parts: list[str]) -> Path:
         f"<style>{_STYLE}</style><body><h1>{name}</h1>{''.join(parts)}</body></html>\n"
     )
     return path
+
+
+def _reliability(found: dict[str, Any]) -> list[str]:
+    """How far the confidence of answers can be trusted."""
+    found = {name: bins for name, bins in found.items() if bins["count"]}
+    if not found:
+        return []
+    less = len(found) - LINES
+    rest = f"<p>{less:,} questions that fewer windows answered are not shown.</p>" if less > 0 else ""
+    return ["<h3>Reliability</h3>", reliability_figure(found), rest]
 
 
 def _windows(run_file: Path) -> str:

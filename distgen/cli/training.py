@@ -100,6 +100,13 @@ def evaluate(
     by_contig: Annotated[
         bool, typer.Option(help="Also measure each contig by itself (with --json, or in DIR).")
     ] = False,
+    both_strands: Annotated[
+        bool | None,
+        typer.Option(
+            help="Ask each window and its reverse complement, and average. [default: as the run's train.both_strands]",
+            show_default=False,
+        ),
+    ] = None,
     baseline: Annotated[
         bool,
         typer.Option(
@@ -117,13 +124,6 @@ def evaluate(
         typer.Option("--without-leaks", help="Also without windows that share --leak-k bases with the training part."),
     ] = False,
     leak_k: Annotated[int, typer.Option(help="On either strand; 8 to 31.")] = 31,
-    both_strands: Annotated[
-        bool | None,
-        typer.Option(
-            help="Ask each window and its reverse complement, and average. [default: as the run's train.both_strands]",
-            show_default=False,
-        ),
-    ] = None,
     json_: Json = False,
 ) -> None:
     """Measure a trained model on held-out sequence, beside simple baselines."""

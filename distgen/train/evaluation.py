@@ -144,12 +144,7 @@ _NOTHING = Beside()
 
 
 def evaluate(
-    path: Path,
-    part: str,
-    *,
-    by_contig: bool = False,
-    both_strands: bool | None = None,
-    beside: Beside = _NOTHING,
+    path: Path, part: str, *, by_contig: bool = False, both_strands: bool | None = None, beside: Beside = _NOTHING
 ) -> tuple[Path, dict[str, Any]]:
     """Metrics of a checkpoint, or of an ensemble, on one part of the split it was trained on.
 

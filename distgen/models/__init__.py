@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import nn
 
+from distgen.models.boltzmann import Boltzmann, BoltzmannConfig
 from distgen.models.cnn import Cnn, CnnConfig
 from distgen.models.context import Context
 from distgen.models.dilated import Dilated, DilatedConfig
@@ -20,11 +21,12 @@ from distgen.models.schema import Schema
 from distgen.models.transformer import Transformer, TransformerConfig
 
 ModelConfig = Annotated[
-    CnnConfig | DilatedConfig | TransformerConfig,
+    BoltzmannConfig | CnnConfig | DilatedConfig | TransformerConfig,
     Field(discriminator="family"),
 ]
 
 FAMILIES: dict[type, Any] = {
+    BoltzmannConfig: Boltzmann,
     CnnConfig: Cnn,
     DilatedConfig: Dilated,
     TransformerConfig: Transformer,

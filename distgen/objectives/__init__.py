@@ -12,12 +12,13 @@ from distgen.config import Sample
 from distgen.loader.batch import Batch
 from distgen.models.context import Context
 from distgen.objectives.base_classes import BaseClasses, BaseClassesConfig
+from distgen.objectives.contrastive import Contrastive, ContrastiveConfig
 from distgen.objectives.masked_lm import MaskedLM, MaskedLMConfig
 from distgen.objectives.multilabel import Multilabel, MultilabelConfig
 from distgen.objectives.source import Stores
 
 ObjectiveConfig = Annotated[
-    BaseClassesConfig | MaskedLMConfig | MultilabelConfig,
+    BaseClassesConfig | ContrastiveConfig | MaskedLMConfig | MultilabelConfig,
     Field(discriminator="kind"),
 ]
 
@@ -82,6 +83,8 @@ def build(config: ObjectiveConfig, store: Stores, data: Sample, context: Context
     """
     if isinstance(config, MultilabelConfig):
         return Multilabel(config, store, data)
+    if isinstance(config, ContrastiveConfig):
+        return Contrastive(store, data)
     if isinstance(config, MaskedLMConfig):
         return MaskedLM(config, context)
     return BaseClasses(config, store, context)

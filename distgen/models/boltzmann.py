@@ -9,6 +9,7 @@ of chains, which Gibbs sampling carries on from step to step, goes up.
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Annotated, Literal
 
 import torch
@@ -119,7 +120,9 @@ class Boltzmann(nn.Module):
 
     def forward(self, x_BIL: Tensor) -> Tensor:
         if self.alone:
-            with torch.autocast(x_BIL.device.type, enabled=False):
+            # A window's free energy is hundreds of nats, of which a few count. (Where nothing is computed, nothing is cast.)
+            kind = x_BIL.device.type
+            with nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False):
                 return self._energies(x_BIL.float())
         scores_BLH = self._scores(x_BIL)
         logits_BLO: Tensor = self.head(self._likely(scores_BLH).to(scores_BLH.dtype))
@@ -188,11 +191,13 @@ class Boltzmann(nn.Module):
         pool, L = self._config.pool, scores_BLH.shape[1]
         if L % pool:
             scores_BLH = F.pad(scores_BLH, (0, 0, 0, -L % pool), value=-math.inf)
-        return scores_BLH.unflatten(1, (-1, pool)).unflatten(3, (2, -1)).flatten(2, 3)
+        grouped_BTUK: Tensor = scores_BLH.unflatten(1, (-1, pool)).unflatten(3, (2, -1)).flatten(2, 3)
+        return grouped_BTUK
 
     def _groups(self, scores_BLH: Tensor) -> Tensor:
         """(B, T, motifs): log of the summed exp of a group's units."""
-        return self._grouped(scores_BLH).float().logsumexp(2)
+        summed_BTK: Tensor = self._grouped(scores_BLH).float().logsumexp(2)
+        return summed_BTK
 
     def _likely(self, scores_BLH: Tensor) -> Tensor:
         """How likely each unit is on, float32 (B, L, 2 * motifs)."""
@@ -202,7 +207,8 @@ class Boltzmann(nn.Module):
 
     def _flat(self, grouped_BTUK: Tensor, length: int) -> Tensor:
         """The inverse of `_grouped`."""
-        return grouped_BTUK.unflatten(2, (-1, 2)).flatten(1, 2).flatten(2)[:, :length]
+        flat_BLH: Tensor = grouped_BTUK.unflatten(2, (-1, 2)).flatten(1, 2).flatten(2)
+        return flat_BLH[:, :length]
 
     def _free(self, x_BIL: Tensor, scores_BLH: Tensor) -> Tensor:
         on_B = F.softplus(self._groups(scores_BLH)).sum((1, 2))

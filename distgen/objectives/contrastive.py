@@ -70,25 +70,26 @@ class ContrastiveMetrics:
     images, which have the same bases and no motif; and the share that is below its mirror image."""
 
     def __init__(self, device: torch.device):
-        self._pseudo, self._rebuilt = mean(device), mean(device)
-        self._chains, self._mirrored, self._below = mean(device), mean(device), mean(device)
+        # Sums over all bases as means over windows, one by the other: torchmetrics weighs nothing where NaN is let through.
+        self._known, self._below = mean(device), mean(device)
+        self._of = {name: mean(device) for name in ("pseudo", "rebuilt", "chains", "mirrored")}
 
     def update(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> None:
-        known_B = target[valid].double()
-        energy_B, chains_B, _, pseudo_B, rebuilt_B, mirrored_B = logits_BOL[valid, :, 0].double().unbind(1)
-        self._pseudo.update(pseudo_B / known_B, known_B)
-        self._rebuilt.update(rebuilt_B / known_B, known_B)
-        self._chains.update((chains_B - energy_B) / known_B, known_B)
-        self._mirrored.update((mirrored_B - energy_B) / known_B, known_B)
+        energy_B, chains_B, _, pseudo_B, rebuilt_B, mirrored_B = logits_BOL[valid][..., 0].double().unbind(1)
+        self._known.update(target[valid])
         self._below.update((mirrored_B > energy_B).double())
+        found = (pseudo_B, rebuilt_B, chains_B - energy_B, mirrored_B - energy_B)
+        for metric, value_B in zip(self._of.values(), found, strict=True):
+            metric.update(value_B)
 
     def compute(self) -> dict[str, float | dict[str, float]]:
-        nats = float(self._pseudo.compute())
+        known = self._known.compute()
+        a_base = {name: float(metric.compute() / known) for name, metric in self._of.items()}
         return {
-            "loss": nats,
-            "bits_per_base": nats / math.log(2),
-            "rebuilt_bits_per_base": float(self._rebuilt.compute()) / math.log(2),
-            "gap_to_chains": float(self._chains.compute()),
-            "gap_to_mirrored": float(self._mirrored.compute()),
+            "loss": a_base["pseudo"],
+            "bits_per_base": a_base["pseudo"] / math.log(2),
+            "rebuilt_bits_per_base": a_base["rebuilt"] / math.log(2),
+            "gap_to_chains": a_base["chains"],
+            "gap_to_mirrored": a_base["mirrored"],
             "below_mirrored": float(self._below.compute()),
         }

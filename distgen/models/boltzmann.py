@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from itertools import accumulate
 from typing import Annotated, Literal
 
 import torch
@@ -73,7 +74,9 @@ class Motifs(Convolution):
 
     def both(self) -> Tensor:
         """The weights of both strands, (2 * motifs, inputs, 1, width)."""
-        return torch.cat([self.weight, self.weight[:, self.complement].flip(3)])
+        # By slices: a list of indices would be sent to the device each time, which waits for it.
+        turned = torch.cat([self.weight[:, i : i + 1] for i in self.complement], dim=1).flip(3)
+        return torch.cat([self.weight, turned])
 
     def forward(self, x_BI1L: Tensor) -> Tensor:
         assert self.bias is not None
@@ -137,11 +140,11 @@ class Boltzmann(nn.Module):
         if self.training:
             found = [energy_B, self._carry_on().expand_as(energy_B), self._penalty(scores_BLH)]
             return torch.stack([*found, *[nothing_B] * 3], dim=1).unsqueeze(2)
-        known_BL = x_BIL.sum(1)
-        pseudo_BL = -(x_BIL * self.conditionals(x_BIL).log_softmax(1)).sum(1)
-        rebuilt_BL = -(x_BIL * self._visible(self._likely(scores_BLH)).log_softmax(1)).sum(1)
+        # Of what is unknown (all 0) nothing is counted.
+        pseudo_B = -(x_BIL * self.conditionals(x_BIL).log_softmax(1)).sum((1, 2))
+        rebuilt_B = -(x_BIL * self._visible(self._likely(scores_BLH)).log_softmax(1)).sum((1, 2))
         found = [energy_B, self.free_energy(self.dreams()).mean().expand_as(energy_B), nothing_B]
-        found += [(pseudo_BL * known_BL).sum(1), (rebuilt_BL * known_BL).sum(1), self.free_energy(x_BIL.flip(2))]
+        found += [pseudo_B, rebuilt_B, self.free_energy(x_BIL.flip(2))]
         return torch.stack(found, dim=1).unsqueeze(2)
 
     def free_energy(self, x_BIL: Tensor) -> Tensor:
@@ -168,15 +171,16 @@ class Boltzmann(nn.Module):
             other_IBIL = x_BIL.repeat(C, 1, 1, 1)
             other_IBIL[:, :, :, at] = torch.eye(C, device=x_BIL.device)[:, None, :, None]
             on_BT = F.softplus(self._groups(self._scores(other_IBIL.flatten(0, 1)))).sum(-1)
-            sums_BT = F.pad(on_BT.double().cumsum(1), (1, 0))
-            begin, end = (at - right).clamp(min=0) // pool, (at + left).clamp(max=L - 1) // pool + 1
-            around_IBN = (sums_BT[:, end] - sums_BT[:, begin]).float().unflatten(0, (C, B))
+            begin = (first - right) // pool  # the first group that sees the first of them
+            size = len(at) * apart // pool
+            around_BT = F.pad(on_BT, (-begin, size - (on_BT.shape[1] - begin)))
+            around_IBN = around_BT.unflatten(1, (len(at), -1)).sum(2).unflatten(0, (C, B))
             found_BIL[:, :, at] = around_IBN.transpose(0, 1) + base_I[:, None]
         return found_BIL
 
     def _base(self) -> Tensor:
         """What each base is worth, alike on both strands."""
-        return (self.base + self.base[self.stem.complement]) / 2
+        return (self.base + torch.stack([self.base[i] for i in self.stem.complement])) / 2
 
     def _bases(self, codes_BL: Tensor) -> Tensor:
         codes_I1 = torch.arange(len(self.base), device=codes_BL.device)[:, None]
@@ -243,10 +247,15 @@ class Boltzmann(nn.Module):
         """Hidden units given the bases, then the bases given these: uint8 codes (B, L)."""
         L = x_BIL.shape[2]
         likely_BLH = self._likely(self._scores(x_BIL))
-        upto_BTUK = self._grouped(likely_BLH).clamp(min=0).cumsum(2)  # -inf stands beyond the window's end
+        upto_BTUK = _upto(self._grouped(likely_BLH).clamp(min=0), 2)  # -inf stands beyond the window's end
         drawn_BT1K = torch.rand_like(upto_BTUK[:, :, :1])
         below_BTUK = drawn_BT1K < upto_BTUK
         on_BTUK = below_BTUK & ~F.pad(below_BTUK[:, :, :-1], (0, 0, 1, 0))  # the first whose turn it is, or none
         logits_BIL = self._visible(self._flat(on_BTUK.float(), L))
-        upto_BIL = logits_BIL.softmax(1).cumsum(1)
+        upto_BIL = _upto(logits_BIL.softmax(1), 1)
         return (torch.rand_like(upto_BIL[:, :1]) >= upto_BIL[:, :-1]).sum(1).to(torch.uint8)
+
+
+def _upto(likely: Tensor, axis: int) -> Tensor:
+    """Sums up to each entry of a short axis. (torch's own are summed in no fixed order on the GPU, or refused.)"""
+    return torch.stack(list(accumulate(likely.unbind(axis))), dim=axis)

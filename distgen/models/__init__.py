@@ -3,7 +3,8 @@
 
 A family is a config and a module. The config says what lengths of windows are a `multiple` of where every base has an answer,
 and the `receptive_field` where it is finite; the module has its repeated parts in `.blocks`, which are compiled, recomputed
-and sharded one by one, and calls its first layer `stem` and its last `head`.
+and sharded one by one, and calls its first layer `stem` and its last `head`. A config with `shares_windows = False` is of a
+module that takes whole windows only.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from distgen.models.boltzmann import Boltzmann, BoltzmannConfig
 from distgen.models.cnn import Cnn, CnnConfig
 from distgen.models.context import Context
 from distgen.models.dilated import Dilated, DilatedConfig
+from distgen.models.hopfield import Hopfield, HopfieldConfig
+from distgen.models.mlp import Mlp, MlpConfig
+from distgen.models.recurrent import Recurrent, RecurrentConfig
 from distgen.models.schema import Schema
 from distgen.models.transformer import Transformer, TransformerConfig
 
 ModelConfig = Annotated[
-    BoltzmannConfig | CnnConfig | DilatedConfig | TransformerConfig,
+    BoltzmannConfig | CnnConfig | DilatedConfig | HopfieldConfig | MlpConfig | RecurrentConfig | TransformerConfig,
     Field(discriminator="family"),
 ]
 
@@ -29,6 +33,9 @@ FAMILIES: dict[type, Any] = {
     BoltzmannConfig: Boltzmann,
     CnnConfig: Cnn,
     DilatedConfig: Dilated,
+    HopfieldConfig: Hopfield,
+    MlpConfig: Mlp,
+    RecurrentConfig: Recurrent,
     TransformerConfig: Transformer,
 }
 

@@ -92,6 +92,8 @@ def check(run: Run, objective: Objective, fewest: int, device: torch.device | No
     with torch.device("meta"):
         model = build_model(run.model, schema_of(objective))
     family = f'family "{run.model.family}"'
+    if run.cluster.context > 1 and not getattr(run.model, "shares_windows", True):
+        raise run.error("cluster.context", f"{family} takes whole windows, which workers cannot share: leave it out")
     if train.activation_checkpointing and not len(getattr(model, "blocks", [])):
         raise run.error("train.activation_checkpointing", f"{family} has no blocks that could be computed again")
     if optimizer.kind == "muon":

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from distgen import models
 from distgen.models import DilatedConfig, TransformerConfig
 from distgen.models.context import Context
+from distgen.models.hopfield import HopfieldConfig
+from distgen.models.mlp import MlpConfig
 from tests.schemas import schema
 
 WORKERS = 4
@@ -165,6 +167,19 @@ def test_transformers_on_slices_equal_one_device(workers, size, positions, B, po
     )
     for found in workers(_differences, size, config, B, positions * pool * size):
         assert max(found.values()) < 1e-9, found
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        MlpConfig(family="mlp", hidden=(6, 5), width=11, dropout=0.0),
+        MlpConfig(family="mlp", hidden=(6,), width=8, k=(1, 3), both_strands=True, dropout=0.0),
+        HopfieldConfig(family="hopfield", channels=6, stem_width=5, width=3, dim=4, heads=2, hidden=5, dropout=0.0),
+    ],
+)
+def test_what_sees_so_many_bases_of_a_slice_equals_one_device(workers, config):
+    for found in workers(_differences, 2, config, 2, 16):
+        assert max(found.values()) < (1e-5 if config.family == "mlp" else 1e-9), found  # k-mers are float32
 
 
 def _computed_otherwise(context: Context, config, how: str) -> dict[str, float]:

@@ -37,8 +37,8 @@ def motifs(
     json_: Json = False,
 ) -> None:
     """Write the motifs that a trained model's first layer looks for."""
+    from distgen.evaluate.filters import find_motifs
     from distgen.evaluate.meme import read_meme, write_meme
-    from distgen.evaluate.motifs import find_motifs
     from distgen.evaluate.similarity import compare
     from distgen.store.splits import PARTS
     from distgen.train.evaluation import open_trained

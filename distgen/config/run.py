@@ -17,6 +17,8 @@ class Data(Sample):
     weights, and an epoch has `epoch_batches` batches, or as many as an epoch of each store has together.
     `cache` is the folder that keeps what is read of a store elsewhere, at most `cache_gb` of it.
     `on_corrupt` says what becomes of samples that need a damaged or missing shard: the run stops, or they weigh nothing.
+    `measured` says of a training on pools which windows of the held-out parts are measured: those of all pools in their
+    shares ("pools"), all there are ("all"), or those at the regions of one pool, by its name.
     """
 
     store: str
@@ -26,3 +28,4 @@ class Data(Sample):
     cache: str | None = None
     cache_gb: Annotated[float, Field(gt=0)] = 64.0
     on_corrupt: Literal["stop", "skip"] = "stop"
+    measured: Name = "pools"

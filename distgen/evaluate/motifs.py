@@ -1,120 +1,137 @@
-"""What the filters of a first layer look for: the sites where each fits best, one under the other, as Alipanahi et al. 2015
-(DeepBind) and Kelley et al. 2016 (Basset) read them."""
+"""A scan with motif matrices: how well the best place of a window fits each, on either strand.
+
+Matrices are read from JASPAR's text (counts) or MEME's (probabilities). A base scores the log2 of how much more probable a
+motif makes it than the background (Stormo 2000); an ambiguous base scores 0. Compiled by numba on first use.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+import numpy.typing as npt
 
-from distgen import kernels
+from distgen.compiled import compiled
 from distgen.errors import ConfigError
-from distgen.evaluate.meme import Matrix
-from distgen.loader.base import Loader
-from distgen.loader.batch import Batch
+from distgen.evaluate.kmers import Floats, Values
+from distgen.genome import Bytes, Int64
 
-_BASES = "ACGT"
-
-
-@dataclass
-class _Sites:
-    """The best sites of a filter so far.
-
-    Args:
-        scores: float32 (n,), falling.
-        starts: int64 (n,), in the assembly's flat coordinate; each is there once.
-        codes: uint8 (n, W), as the filter reads them.
-    """
-
-    scores: NDArray[np.float32]
-    starts: NDArray[np.int64]
-    codes: NDArray[np.uint8]
-
-    def add(self, other: _Sites, most: int) -> _Sites:
-        scores = np.concatenate([self.scores, other.scores])
-        starts, codes = np.concatenate([self.starts, other.starts]), np.concatenate([self.codes, other.codes])
-        order = np.argsort(-scores, kind="stable")
-        _, first = np.unique(starts[order], return_index=True)  # the same site in another window counts once
-        kept = order[np.sort(first)[:most]]
-        return _Sites(scores[kept], starts[kept], codes[kept])
+_PSEUDO = 0.8  # sites that look like the background are added: what JASPAR's own tools add
+_SITES = 20  # of a matrix of probabilities that does not say of how many it is; MEME's own default
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
 
-@torch.no_grad()
-def find_motifs(
-    model: nn.Module, inputs: tuple[str, ...], loader: Loader, sites: int = 1000
-) -> tuple[list[Matrix], NDArray[np.float64]]:
-    """A motif for each filter of a model's first layer.
-
-    Of each window the best site is taken; of all these the `sites` best of a filter, where it gives more than nothing and
-    more than half of what it gives at its best site.
+@dataclass(frozen=True)
+class Motifs:
+    """Some motifs.
 
     Args:
-        model: with a convolution `stem` on bases.
-        inputs: names of the model's channels; those that are no bases are 0.
-        loader: whose windows are read, all of one epoch.
-        sites: the most that are counted.
-
-    Returns:
-        The motifs called `filter-N`, without those that nothing fits; and the frequencies (4,) of the bases there.
-
-    Raises:
-        ConfigError: the model's first layer is no convolution on bases.
+        names: of each, "ID NAME" where it has both.
+        scores: float64 (bases of all motifs, 4), log2 odds of A, C, G and T.
+        starts: int64 (M + 1,). Motif m has the rows starts[m] to starts[m + 1].
     """
-    stem = getattr(model, "stem", None)
-    if not isinstance(stem, nn.Conv2d) or not set(_BASES) <= set(inputs):
-        raise ConfigError(
-            f"{type(model).__name__} begins with no convolution on bases: there are no filters to make motifs of"
-        )
-    filters, width = stem.weight.shape[0], stem.weight.shape[3]
-    best = [_Sites(*_nothing(width)) for _ in range(filters)]
-    background_4 = np.zeros(4)
-    loader.epoch, loader.position = 0, 0
-    for batch in loader:
-        codes_BL = kernels.tokens(**batch.packed)
-        background_4 += np.bincount(codes_BL[batch.weight > 0].flatten().cpu().numpy(), minlength=5)[:4]
-        x_BIL = _channels(batch, inputs)
-        scores_BH1L = stem(x_BIL.unsqueeze(2).contiguous(memory_format=torch.channels_last))
-        for k, found in enumerate(_best(scores_BH1L[:, :, 0].float(), codes_BL, batch, filters, width)):
-            best[k] = best[k].add(found, sites)
-    motifs = [_motif(f"filter-{k}", found) for k, found in enumerate(best)]
-    return [motif for motif in motifs if motif.sites], background_4 / max(background_4.sum(), 1)
+
+    names: tuple[str, ...]
+    scores: Floats
+    starts: Int64
+
+    @classmethod
+    def read(cls, path: Path) -> Motifs:
+        """The motifs of a file.
+
+        Raises:
+            ConfigError: there is no such file, or it holds no motif, or one that is none; names the motif.
+        """
+        try:
+            text = path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"motifs {path} cannot be read: {error}") from None
+        found, background = (_meme if "letter-probability matrix" in text else _jaspar)(text, path)
+        if not found:
+            raise ConfigError(
+                f"motifs {path}: there is no motif in it. JASPAR's text begins each with >ID NAME, MEME's with MOTIF ID NAME"
+            )
+        scores = []
+        for name, (counts, sites) in found.items():
+            total = counts.sum(1, keepdims=True)
+            if counts.ndim != 2 or counts.shape[1] != 4 or (counts < 0).any() or (total <= 0).any():
+                raise ConfigError(f"motifs {path}: {name} is no matrix of four numbers, none below 0, for each base")
+            n = total if sites is None else np.full_like(total, sites)
+            odds = (counts / total * n + _PSEUDO * background) / (n + _PSEUDO) / background
+            scores.append(np.log2(odds))
+        lengths = [len(matrix) for matrix in scores]
+        return cls(tuple(found), np.concatenate(scores), np.cumsum([0, *lengths]))
+
+    def scan(self, codes: Bytes) -> Values:
+        """The best score of each motif on either strand: codes uint8 (N, L), 4 and more ambiguous; float32 (N, M).
+
+        A window that is shorter than a motif has score 0 for it.
+        """
+        found = np.zeros((len(codes), len(self.names)), np.float32)
+        padded = np.zeros((len(self.scores), 5))
+        padded[:, :4] = self.scores
+        _scan(codes, padded, self.starts, found)
+        return found
 
 
-def _nothing(width: int) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.uint8]]:
-    return np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros((0, width), np.uint8)
+Matrices = dict[str, tuple[Floats, float | None]]
 
 
-def _channels(batch: Batch, inputs: tuple[str, ...]) -> Tensor:
-    bases_B4L = kernels.one_hot(**batch.packed, dtype=torch.float32)
-    x_BIL = bases_B4L.new_zeros(len(bases_B4L), len(inputs), batch.length)
-    x_BIL[:, [inputs.index(base) for base in _BASES]] = bases_B4L
-    return x_BIL
+def _jaspar(text: str, path: Path) -> tuple[Matrices, Floats]:
+    """Counts: ">ID NAME" and a line for each of A, C, G and T."""
+    found: Matrices = {}
+    for part in text.split(">")[1:]:
+        head, *lines = [line for line in part.splitlines() if line.strip()]
+        rows = [[float(number) for number in _NUMBER.findall(line.lstrip(" ACGT\t"))] for line in lines[:4]]
+        name = " ".join(head.split())
+        if len(rows) < 4 or len({len(row) for row in rows}) != 1 or not rows[0]:
+            raise ConfigError(f"motifs {path}: {name} has not four lines of as many counts each")
+        found[name] = np.array(rows).T, None
+    return found, np.full(4, 0.25)
 
 
-def _best(scores_BHL: Tensor, codes_BL: Tensor, batch: Batch, filters: int, width: int) -> list[_Sites]:
-    """The best site of each filter in each window that has one: all of it in the window, and all its bases known."""
-    left = (width - 1) // 2
-    sites_BPW = codes_BL.unfold(1, width, 1)
-    whole_BP = (sites_BPW < 4).all(2) & (batch.weight > 0)[:, None]
-    scores_BHP = scores_BHL[:, :, left : left + whole_BP.shape[1]].masked_fill(~whole_BP[:, None], -torch.inf)
-    # Filters that are read on both strands have the other strand's scores after those of the first.
-    scores_BKU = scores_BHP.unflatten(1, (-1, filters)).transpose(1, 2).flatten(2)
-    best_BK, at_BK = scores_BKU.max(2)
-    strand_BK, place_BK = at_BK // whole_BP.shape[1], at_BK % whole_BP.shape[1]
-    rows_B1 = torch.arange(len(codes_BL), device=codes_BL.device)[:, None]
-    found_BKW = sites_BPW[rows_B1, place_BK]
-    found_BKW = torch.where((strand_BK > 0)[..., None], 3 - found_BKW.flip(2), found_BKW)
-    backward = batch.length - width - place_BK
-    starts_BK = batch.positions[:, None] + torch.where(batch.reverse[:, None], backward, place_BK).cpu()
-    there_BK = best_BK.isfinite().cpu().numpy()
-    columns = [tensor.cpu().numpy() for tensor in (best_BK, starts_BK, found_BKW)]
-    return [_Sites(*(column[there_BK[:, k], k] for column in columns)) for k in range(filters)]
+def _meme(text: str, path: Path) -> tuple[Matrices, Floats]:
+    """Probabilities: "MOTIF ID NAME", "letter-probability matrix: ... w= 10 nsites= 20" and a line for each base."""
+    background = np.full(4, 0.25)
+    if given := re.search(
+        r"Background letter frequencies[^\n]*\n\s*A\s+(\S+)\s+C\s+(\S+)\s+G\s+(\S+)\s+T\s+(\S+)", text
+    ):
+        background = np.array([float(number) for number in given.groups()])
+        background = background / background.sum()
+    found: Matrices = {}
+    for part in re.split(r"^MOTIF\s+", text, flags=re.MULTILINE)[1:]:
+        name = " ".join(part.splitlines()[0].split())
+        if not (head := re.search(r"letter-probability matrix:([^\n]*)\n", part)):
+            raise ConfigError(f"motifs {path}: {name} has no letter-probability matrix")
+        sites = re.search(r"nsites=\s*(\S+)", head[1])
+        rows = []
+        for line in part[head.end() :].splitlines():
+            numbers = [float(number) for number in _NUMBER.findall(line)]
+            if len(numbers) != 4 or re.search(r"[A-DF-Za-df-z]", line):
+                break
+            rows.append(numbers)
+        if not rows:
+            raise ConfigError(f"motifs {path}: {name} has no line of four probabilities")
+        found[name] = np.array(rows), float(sites[1]) if sites else float(_SITES)
+    return found, background
 
 
-def _motif(name: str, found: _Sites) -> Matrix:
-    fits = found.scores > max(found.scores.max(initial=0) / 2, 0)
-    counts_W4 = (found.codes[fits][:, :, None] == np.arange(4)).sum(0)
-    return Matrix(name, counts_W4 / max(fits.sum(), 1), int(fits.sum()))
+@compiled
+def _scan(codes: Bytes, scores: Floats, starts: Int64, found: npt.NDArray[np.float32]) -> None:
+    length = codes.shape[1]
+    for motif in range(starts.size - 1):
+        first, width = starts[motif], starts[motif + 1] - starts[motif]
+        if width > length:
+            continue
+        for row in range(codes.shape[0]):
+            best = -np.inf
+            for begin in range(length - width + 1):
+                forward, backward = 0.0, 0.0
+                for i in range(width):
+                    code = min(codes[row, begin + i], 4)
+                    forward += scores[first + i, code]
+                    backward += scores[first + width - 1 - i, 3 - code if code < 4 else 4]
+                best = max(best, forward, backward)
+            found[row, motif] = best

@@ -142,7 +142,7 @@ def _read(path: Path, wanted: _Wanted, names: Names, seen: set[str]) -> Iterator
     transcript (a hash); `seen` gets the types of all lines."""
     form = form_of(path)
     for table in read_columns(path, FORMATS[form], "features"):
-        table = _transcripts(path, table) if form == "table" else checked(path, table)
+        table = transcripts(path, table) if form == "table" else checked(path, table)
         seen.update(kind.lower() for kind in table["type"].unique())
         types = pl.col("type").str.to_lowercase().cast(pl.Enum(wanted.types), strict=False)
         table = table.with_columns(type=types).filter(pl.col("type").is_not_null())
@@ -197,7 +197,7 @@ def _keyed(path: Path, table: pl.DataFrame, form: str, wanted: _Wanted) -> pl.Da
     return table.with_columns(transcript=pl.when(grouped).then(transcript.hash()))
 
 
-def _transcripts(path: Path, table: pl.DataFrame) -> pl.DataFrame:
+def transcripts(path: Path, table: pl.DataFrame) -> pl.DataFrame:
     """SpliceAI's lines as exons, genes and transcripts."""
     table = table.rename({"CHROM": "contig", "STRAND": "strand"})
     first, last, starts, ends = (pl.col(name) for name in _TABLE[3:])

@@ -1,8 +1,8 @@
-"""Regions that have a name: BED by its column 4, genes of a GTF or GFF3 by their gene_id.
+"""Regions that have a name: BED by its column 4, genes of a GTF or GFF3 by their gene_id, or of SpliceAI's table of transcripts.
 
 A gene reaches from its first to its last base over all lines of a GTF that carry its gene_id, and over the lines of a
-GFF3 whose type is "gene", "pseudogene" or ends in "_gene", by their gene_id or else their ID. A name that stands at two
-places (on two contigs, or both strands) makes two regions.
+GFF3 whose type is "gene", "pseudogene" or ends in "_gene", by their gene_id or else their ID; SpliceAI's table has a line for
+each. A name that stands at two places (on two contigs, or both strands) makes two regions.
 
 Specifications: BED 1.0 (GA4GH), GTF 2.2 (mblab.wustl.edu/GTF22.html), GFF3 1.26 (Sequence Ontology).
 """
@@ -20,7 +20,7 @@ import polars as pl
 
 from distgen.errors import SourceError
 from distgen.genome import Contigs, Int64
-from distgen.ingest.annotation import FORMATS, checked, form_of
+from distgen.ingest.annotation import FORMATS, checked, form_of, transcripts
 from distgen.ingest.lines import read_columns, read_lines, refuse
 
 _BED = ("contig", "start", "end", "name", "score", "strand", "more")
@@ -52,7 +52,7 @@ def read_regions(path: Path, contigs: Contigs) -> Regions:
     """The named regions of a file, plain, gzip or bgzip, sorted by contig, position and name.
 
     Args:
-        path: BED with four columns or more, if its name says so; otherwise GTF or GFF3.
+        path: BED with four columns or more, if its name says so; otherwise GTF, GFF3 or SpliceAI's table.
         contigs: the assembly's.
 
     Raises:
@@ -107,9 +107,12 @@ def _bed(path: Path) -> Iterator[pl.DataFrame]:
 
 def _genes(path: Path) -> Iterator[pl.DataFrame]:
     form = form_of(path)
-    if form == "table":
-        raise SourceError(f"{path}: a table of transcripts names no genes that could be joined; give BED, GTF or GFF3")
     for lines in read_columns(path, FORMATS[form], "features"):
+        if form == "table":
+            named = lines.select("line", id="NAME")
+            spans = transcripts(path, lines).filter(pl.col("type") == "gene").join(named, on="line")
+            yield spans.select("line", "contig", "start", "end", "id", strand=pl.col("strand").cast(pl.String))
+            continue
         table = checked(path, lines)
         name = pl.col("attributes").str.extract(_GENE_ID)
         if form == "gff3":

@@ -45,21 +45,26 @@ class Regions:
         return len(self.intervals)
 
 
-def read_regions(source: str | Path, store: Store, *, summit: bool = False) -> Regions:
+def read_regions(source: str | Path, store: Store, *, at: At = "middle") -> Regions:
     """The regions that `regions.source` of a run names.
 
     Args:
-        source: the path of a BED or narrowPeak file, or of a GTF or GFF3 file, whose genes are taken; "matrix:NAME"; or
-            "contigs".
+        source: the path of a BED or narrowPeak file, or of a GTF or GFF3 file or SpliceAI's table (.tsv), whose genes are
+            taken; "matrix:NAME"; or "contigs".
         store: whose contigs, matrices or sequences they are.
-        summit: read the summits of narrowPeak, too.
+        at: where windows lie: "summit" reads the summits of narrowPeak, too, and "exon" takes exons instead of genes.
 
     Raises:
-        ConfigError: the store has no such matrix, or what is named has no summits. SourceError: the file is malformed,
+        ConfigError: the store has no such matrix, or what is named has no summits or exons. SourceError: the file is malformed,
             of another assembly, or has no summits.
     """
     contigs, name = store.contigs, str(source)
-    genes = name.lower().removesuffix(".gz").removesuffix(".bgz").endswith((".gtf", ".gff", ".gff3"))
+    genes = name.lower().removesuffix(".gz").removesuffix(".bgz").endswith((".gtf", ".gff", ".gff3", ".tsv"))
+    if at == "exon":
+        if not genes:
+            raise ConfigError(f'{name} has no exons: an annotation does. Use "middle"', key="at")
+        return _exons(Path(source), store)
+    summit = at == "summit"
     if summit and (name == CONTIGS or name.startswith(MATRIX) or genes):
         raise ConfigError(f'{name} has no summits: narrowPeak files do. Use "middle"', key="at")
     if name == CONTIGS:
@@ -90,6 +95,16 @@ def _genes(path: Path, store: Store) -> Regions:
     origins = store.contigs.offsets[found.contig[rows]]
     intervals = np.stack([found.start, found.end], axis=1)[rows] + origins[:, None]
     return Regions(intervals, origins, found.strand[rows], rows, None, Counter(filter(None, found.elsewhere)))
+
+
+def _exons(path: Path, store: Store) -> Regions:
+    from distgen.ingest.annotation import read_annotation
+
+    found = read_annotation(path, ("exon+", "exon-"), store.contigs)
+    origins = store.contigs.offsets[found.contig]
+    intervals = np.stack([found.start, found.end], axis=1) + origins[:, None]
+    strands = np.where(found.klass == 0, 1, -1).astype(np.int8)
+    return Regions(intervals, origins, strands, np.arange(len(intervals)), None, found.skipped)
 
 
 class Places(Windows):
@@ -160,7 +175,7 @@ def _centred(regions: Regions, stretches: Int64, geometry: Geometry, at: At) -> 
     (first, last), minus = regions.intervals.T, regions.strands < 0
     length, unit = geometry.target_length, geometry.unit
     # Twice the centre, so that a middle between two bases is a number; what is rounded goes the region's way.
-    if at == "middle":
+    if at in ("middle", "exon"):
         centre = first + last
     elif at == "summit":
         if regions.summits is None:

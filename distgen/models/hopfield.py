@@ -108,7 +108,7 @@ class _Pooling(nn.Module):
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         config = self._config
-        states_BPE = self.states.to(x_BLD.dtype).expand(len(x_BLD), -1, -1)
+        states_BPE = self.states.to(x_BLD.dtype).expand(x_BLD.shape[0], -1, -1)
         found_BPE = retrieve(states_BPE, self.key(x_BLD), self.value(x_BLD), config.heads, config.beta, config.updates)
         return found_BPE.flatten(1).unsqueeze(1)
 
@@ -127,7 +127,7 @@ class _Memory(nn.Module):
         config = self._config
         query_BLE = self.query(x_BLD)
         keys_BPE, values_BPE = (
-            learned.to(query_BLE.dtype).expand(len(x_BLD), -1, -1) for learned in (self.keys, self.values)
+            learned.to(query_BLE.dtype).expand(x_BLD.shape[0], -1, -1) for learned in (self.keys, self.values)
         )
         found_BLE = retrieve(query_BLE, keys_BPE, values_BPE, config.heads, config.beta, config.updates)
         added: Tensor = x_BLD + self.out(found_BLE)

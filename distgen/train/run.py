@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias, TypeVar
+from typing import Any, Literal, Self, TypeAlias, TypeVar, cast
 
 import tomli_w
 import torch
@@ -28,8 +28,9 @@ from distgen.config import (
     fitting_shards,
     read,
 )
-from distgen.errors import ConfigError
+from distgen.errors import ConfigError, suggest
 from distgen.ingest.objects import Place, locate
+from distgen.loader.batch import Batch
 from distgen.loader.loader import GenomeLoader
 from distgen.loader.mixture import MixtureLoader
 from distgen.loader.regions import CONTIGS, MATRIX
@@ -157,12 +158,14 @@ class Run(File):
             # Where a window has one answer, models pad it.
             multiple = self.model.multiple if objective.window is None else 1
             check_windows(loader.lengths, multiple, objective.bin_bp, self.cluster.context)
+        self._check_answers(store, objective, "train")
         steps = self.train.steps or loader.plan.steps(self.train.epochs or 0)
         if self.log.profile and self.log.profile[1] > steps:
             raise self.error("log.profile", f"there is no step {self.log.profile[1]:,} to trace: the last is {steps:,}")
         if self.has("valid", store):
             for part in ("valid", "train") if self.log.gap_batches else ("valid",):
                 self.loader(store, objective, part, world_size=world_size)
+            self._check_answers(store, objective, "valid")
         elif self.train.valid_every:
             raise self.error("train.valid_every", f'split "{self.data.split}" of {store.path} has no part "valid"')
         if self.finetune != Finetune():
@@ -170,6 +173,13 @@ class Run(File):
 
             check(self, schema_of(objective), begins=begins)
         return {"run": self.hash(), "store": self.identity(store, objective)}
+
+    def _check_answers(self, store: Stores, objective: Objective, part: Part) -> None:
+        """Raise ConfigError: of a part not enough is known to learn from it, or to measure by it."""
+        if isinstance(objective, objectives.Answered) and (
+            problem := objective.lacks(self.loader(store, objective, part))
+        ):
+            raise self.error("data.split", f'part "{part}" of "{self.data.split}" is of no use: {problem}')
 
     def _check_shards(self, fewest: int, most: int) -> None:
         """Raise ConfigError: some number of workers makes no groups of `cluster.shards`."""
@@ -208,8 +218,16 @@ class Run(File):
         if self.data.inputs:
             problem = "a GenomeLoader serves them, but no model that a run can name takes any. Leave them out."
             raise self.error("data.inputs", problem)
+        # Where bases wait says nothing about windows.
+        run = self.model_copy(update={"data": self.data.model_copy(update={"placement": "host"})})
+
+        def served(objective: Objective, part: str) -> Iterable[Batch]:
+            if not self.has(cast(Part, part), store):
+                raise self.error("data.split", f'"{self.data.split}" of {store.path} has no part "{part}"')
+            return run.loader(store, objective, cast(Part, part))
+
         with self.at(""):  # it names whole keys, of several tables
-            objective = objectives.build(self.objective, store, self.data, context)
+            objective = objectives.build(self.objective, store, self.data, served, context)
         if self.cluster.context > 1 and objective.window is not None:
             problem = "windows that have one answer are not shared by workers: leave it out"
             raise self.error("cluster.context", problem)
@@ -272,6 +290,10 @@ class Run(File):
         windows that it has."""
         data = self._data()
         sample = {key: getattr(data, key) for key in Sample.model_fields.keys() - Windows.model_fields.keys()}
+        windows = {key: getattr(data, key) for key in Windows.model_fields}
+        regions = self._measured(data)
+        if not training and data.measured != "pools":
+            windows |= {"pool": (), "regions": regions}
         if not training:
             sample |= _WHOLE | {"strand": "region" if data.strand == "region" else "forward"}
         if isinstance(store, Collection):
@@ -291,10 +313,23 @@ class Run(File):
                 placement=data.placement,
                 device=device,
                 tracks=objective.tracks,
-                windows=Windows(**{key: getattr(data, key) for key in Windows.model_fields}),
+                windows=Windows(**windows),
                 on_corrupt=data.on_corrupt,
                 **sample,
             )
+
+    def _measured(self, data: Data) -> Regions | None:
+        """Where the windows lie that are measured, if that is other than in training. Raises ConfigError: they are none."""
+        if data.measured == "pools":
+            return None
+        placed = {pool.name: pool.regions for pool in data.pool if pool.regions}
+        if not placed:
+            raise self.error("data.measured", "without [[data.pool]] all windows are measured. Leave it out")
+        if getattr(self.objective, "target", None) == "pool":
+            raise self.error("data.measured", 'windows of no pool have no answer to "pool". Use "pools"')
+        if data.measured != "all" and data.measured not in placed:
+            raise self.error("data.measured", suggest(data.measured, ("pools", "all", *placed)))
+        return placed.get(data.measured)
 
     def loaders(self, store: Stores) -> dict[str, GenomeLoader | MixtureLoader | ConfigError]:
         """What serves each part of the split that holds anything, for who asks which windows there are; of a held-out part

@@ -1,97 +1,96 @@
+"""Motif matrices, against a scan in plain Python."""
+
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
-from distgen import GenomeLoader, models
 from distgen.errors import ConfigError
-from distgen.evaluate.motifs import find_motifs
-from distgen.models.boltzmann import BoltzmannConfig
-from distgen.models.cnn import CnnConfig
-from tests.conftest import flat_codes, table_store
-from tests.schemas import schema
+from distgen.evaluate.motifs import Motifs
 
-SITE = "GATTCA"
-CODES = np.array(["ACGT".index(letter) for letter in SITE])
-INPUTS = ("A", "C", "G", "T")
+JASPAR = """>MA0001.1\tFIRST
+A  [ 8  0  2 ]
+C  [ 0 10  2 ]
+G  [ 1  0  3 ]
+T  [ 1  0  3 ]
+>MA0002.1 SECOND
+10 0
+0 0
+0 10
+0 0
+"""
+MEME = """MEME version 4
 
+ALPHABET= ACGT
+strands: + -
+Background letter frequencies
+A 0.3 C 0.2 G 0.2 T 0.3
 
-def tuned(stem, number=0):
-    """A filter that gives as many as there are letters of the site, less three and a half."""
-    with torch.no_grad():
-        stem.weight.zero_()
-        stem.bias.fill_(-100)
-        stem.bias[number] = -3.5
-        stem.weight[number, CODES, 0, torch.arange(6)] = 1
-    return stem
+MOTIF M1 first
+letter-probability matrix: alength= 4 w= 3 nsites= 10 E= 0
+ 0.8 0.0 0.1 0.1
+ 0.0 1.0 0.0 0
+ 2e-1 0.2 0.3 0.3
+URL http://example.org/M1
 
-
-def table(tmp_path, sequences):
-    return table_store(tmp_path, "binary", {"train": [(sequence, 0) for sequence in sequences]})
-
-
-def loader(store, **others):
-    return GenomeLoader(store, batch_size=4, last="pad", order="sequential", **others)
-
-
-def test_sites_are_counted_once_each_and_what_does_not_fit_is_not(tmp_path):
-    plain = "CCCCCCCC"
-    sequences = [
-        plain + SITE + plain,
-        plain + "GATTCC" + plain,  # five of six
-        plain + "GATCCC" + plain,  # four, which is less than half of what six give
-        plain + "GATNCA" + plain,  # an unknown base
-        "TTCA" + plain + plain,  # not all of it in the window
-        plain * 2,
-    ]
-    model = models.build(CnnConfig(family="cnn", channels=(3,), widths=(6,), pools=(2,)), schema(4, 1, window=22))
-    tuned(model.stem, 1)
-    (found,), background = find_motifs(model, INPUTS, loader(table(tmp_path, sequences)))
-    assert (found.name, found.sites) == ("filter-1", 2)
-    assert found.consensus[:5] == "GATTC"
-    assert found.frequency[5].tolist() == [0.5, 0.5, 0, 0]
-    letters = "".join(sequences)
-    assert background == pytest.approx([letters.count(base) / sum(map(letters.count, INPUTS)) for base in INPUTS])
+MOTIF M2
+letter-probability matrix: alength= 4 w= 2
+1 0 0 0
+0 0 1 0
+"""
 
 
-def test_a_machine_reads_both_strands(tmp_path):
-    model = models.build(BoltzmannConfig(family="boltzmann", motifs=2, width=6), schema(4, 1, window=16))
-    tuned(model.stem)
-    store = table(tmp_path, ["CCCCC" + SITE + "CCCCC", "CCCCCTGAATCCCCCC"])
-    (found,), _ = find_motifs(model, INPUTS, loader(store))
-    assert (found.consensus, found.sites) == (SITE, 2)
+def obvious(matrix, row):
+    """The best place on both strands; an ambiguous base scores 0."""
+    best = -np.inf
+    for strand in (row, [3 - code if code < 4 else 4 for code in row[::-1]]):
+        for begin in range(len(row) - len(matrix) + 1):
+            best = max(best, sum(matrix[i][strand[begin + i]] for i in range(len(matrix)) if strand[begin + i] < 4))
+    return best
 
 
-def test_of_windows_that_overlap_a_site_counts_once(small):
-    torch.manual_seed(0)
-    model = nn.Module()
-    model.stem = nn.Conv2d(5, 1, (1, 6), padding="same").requires_grad_(False)
-    model.stem.bias.fill_(1)
-    windows = loader(small, window=64, stride=16)
-    channels = ("C", "A", "mask", "G", "T")
-    weight = model.stem.weight[0, [channels.index(base) for base in INPUTS], 0].numpy()
-    codes, best = flat_codes(small), {}
-    for batch in windows:
-        for first in batch.positions[batch.weight > 0].tolist():
-            starts = range(max(first, 0), min(first + 64, len(codes)) - 5)
-            inside = [start for start in starts if (codes[start : start + 6] < 4).all()]
-            scores = {i: weight[codes[i : i + 6], np.arange(6)].sum() + 1 for i in inside}
-            if scores:
-                at = max(scores, key=scores.get)
-                best[at] = scores[at]
-    expected = sum(score > max(best.values()) / 2 for score in best.values())
-    (found,), _ = find_motifs(model, channels, windows, sites=10_000)
-    assert found.sites == expected < sum(len(batch) for batch in windows)
+def test_jaspar_counts_are_log_odds(tmp_path):
+    (tmp_path / "a.jaspar").write_text(JASPAR)
+    motifs = Motifs.read(tmp_path / "a.jaspar")
+    assert motifs.names == ("MA0001.1 FIRST", "MA0002.1 SECOND")
+    assert motifs.starts.tolist() == [0, 3, 5]
+    assert motifs.scores[0, 0] == pytest.approx(np.log2((8 + 0.2) / 10.8 / 0.25))
+    assert motifs.scores[4, 2] == pytest.approx(np.log2((10 + 0.2) / 10.8 / 0.25))
 
 
-def test_the_best_are_taken(tmp_path):
-    model = models.build(BoltzmannConfig(family="boltzmann", motifs=1, width=6), schema(4, 1, window=16))
-    tuned(model.stem)
-    store = table(tmp_path, [*["CCCCCGATTCGCCCCC"] * 3, *["CCCCC" + SITE + "CCCCC"] * 5])
-    (found,), _ = find_motifs(model, INPUTS, loader(store), sites=5)
-    assert (found.consensus, found.sites) == (SITE, 5)
+def test_meme_probabilities_are_log_odds_over_its_background(tmp_path):
+    (tmp_path / "a.meme").write_text(MEME)
+    motifs = Motifs.read(tmp_path / "a.meme")
+    assert motifs.names == ("M1 first", "M2")
+    assert motifs.starts.tolist() == [0, 3, 5]
+    assert motifs.scores[2, 0] == pytest.approx(np.log2((0.2 * 10 + 0.8 * 0.3) / 10.8 / 0.3))
+    assert motifs.scores[4, 1] == pytest.approx(np.log2(0.8 * 0.2 / 20.8 / 0.2))
 
 
-def test_who_has_no_filters_is_told(small):
-    with pytest.raises(ConfigError, match="Linear begins with no convolution on bases"):
-        find_motifs(nn.Linear(2, 2), INPUTS, loader(small, window=64))
+def test_a_scan_equals_one_in_plain_python(tmp_path):
+    (tmp_path / "a.jaspar").write_text(JASPAR)
+    motifs = Motifs.read(tmp_path / "a.jaspar")
+    codes = np.random.default_rng(0).choice(5, (30, 12), p=[0.24, 0.24, 0.24, 0.24, 0.04]).astype(np.uint8)
+    found = motifs.scan(codes)
+    for m, (first, end) in enumerate(((0, 3), (3, 5))):
+        expected = [obvious(motifs.scores[first:end].tolist(), row.tolist()) for row in codes]
+        assert found[:, m] == pytest.approx(expected, abs=1e-5)
+    assert np.array_equal(found, motifs.scan(np.where(codes < 4, 3 - codes, 4)[:, ::-1].astype(np.uint8)))
+    assert motifs.scan(codes[:, :2])[:, 0].tolist() == [0] * 30
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "there is no motif in it"),
+        (">A\n1 2\n3 4\n", "A has not four lines"),
+        (">A\n1 2\n3 4\n1 2\n3\n", "A has not four lines"),
+        (">A\n0 2\n0 4\n0 2\n0 3\n", "A is no matrix"),
+        ("MOTIF A\nMOTIF B\nletter-probability matrix: w= 1\n", "A has no letter-probability matrix"),
+        ("MOTIF B\nletter-probability matrix: w= 1\nURL x\n", "B has no line of four probabilities"),
+    ],
+)
+def test_what_is_no_motif_is_named(tmp_path, text, message):
+    (tmp_path / "a.txt").write_text(text)
+    with pytest.raises(ConfigError, match=f"a.txt: {message}"):
+        Motifs.read(tmp_path / "a.txt")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Motifs.read(tmp_path / "none.txt")

@@ -68,6 +68,14 @@ def test_genes_of_a_gff3_go_by_gene_id_or_else_by_id(tmp_path):
     assert rows(read(tmp_path, GFF3, "a.gff3")) == [("g1", 0, 10, 40, 1, ""), ("g 2", 1, 0, 500, -1, "")]
 
 
+def test_a_line_of_the_table_of_transcripts_is_a_gene(tmp_path):
+    header = "#NAME\tCHROM\tSTRAND\tTX_START\tTX_END\tEXON_START\tEXON_END\n"
+    text = header + "B\tchr2\t-\t5\t40\t5,30,\t9,40,\n" + "A\tchr1\t+\t0\t7\t0,\t7,\n"
+    assert rows(read(tmp_path, text, "a.tsv")) == [("A", 0, 0, 7, 1, ""), ("B", 1, 5, 40, -1, "")]
+    with pytest.raises(SourceError, match=r"a\.tsv:2: the strand must be \+ or -"):
+        read(tmp_path, header + "B\tchr2\t.\t5\t40\t5,30,\t9,40,\n", "a.tsv")
+
+
 def test_a_gene_at_two_places_is_two_regions(tmp_path):
     found = read(tmp_path, GTF + 'chr2\ts\texon\t3\t9\t.\t+\t.\tgene_id "g1";\n', "a.gtf")
     assert [row[:2] for row in rows(found) if row[0] == "g1"] == [("g1", 0), ("g1", 1)]
@@ -92,7 +100,7 @@ def test_a_gene_at_two_places_is_two_regions(tmp_path):
         (
             "a.tsv",
             "#NAME\tCHROM\tSTRAND\tTX_START\tTX_END\tEXON_START\tEXON_END\n",
-            r"a\.tsv: a table of transcripts names no genes",
+            r"a\.tsv: the file holds no ",
         ),
     ],
 )

@@ -181,10 +181,26 @@ def test_the_genes_of_an_annotation_are_regions(small: Store, tmp_path):
     assert genes.skipped == {"chrX": 1}
 
 
+def test_the_genes_of_a_table_of_transcripts_are_regions(small: Store, tmp_path):
+    header = "#NAME\tCHROM\tSTRAND\tTX_START\tTX_END\tEXON_START\tEXON_END\n"
+    second = small.contigs.names[1]
+    (tmp_path / "a.tsv").write_text(f"{header}B\t{second}\t-\t5\t40\t5,30,\t9,40,\n")
+    genes, offset = read_regions(tmp_path / "a.tsv", small), int(small.contigs.offsets[1])
+    assert (genes.intervals.tolist(), genes.strands.tolist()) == ([[offset + 5, offset + 40]], [-1])
+    exons = read_regions(tmp_path / "a.tsv", small, at="exon")
+    assert exons.intervals.tolist() == [[offset + 5, offset + 9], [offset + 30, offset + 40]]
+    assert exons.strands.tolist() == [-1, -1]
+    whole = np.array([[offset, offset + 60]])
+    middles = [Places(exons, whole, Geometry(4, 2, 2), at=at).runs.starts.tolist() for at in ("exon", "middle")]
+    assert middles[0] == middles[1] == [offset + 6, offset + 34]
+    with pytest.raises(ConfigError, match=r"at: .*peaks.bed has no exons"):
+        read_regions(tmp_path / "peaks.bed", small, at="exon")
+
+
 def test_a_summit_is_asked_of_regions_that_have_one(small: Store):
     for source in ("contigs", "matrix:expr", "a.gtf.gz"):
         with pytest.raises(ConfigError, match=f"at: {source} has no summits"):
-            read_regions(source, small, summit=True)
+            read_regions(source, small, at="summit")
     with pytest.raises(ConfigError, match="at: the regions were read without"):
         Places(regions([(3, 9)], [0]), CONTIGS.whole(), Geometry(4, 4, 4), at="summit")
 

@@ -77,6 +77,55 @@ def test_a_bin_scores_as_its_highest_base(small_recipe, tmp_path):
         GenomeLoader(store, window=64, jitter=12, tracks=("genes",))
 
 
+@given(st.integers(0, 2**32 - 1))
+def test_top_k_is_the_share_of_sites_among_as_many_highest_scores_of_both_strands(small, seed):
+    rng = np.random.default_rng(seed)
+    metrics = BaseClasses(CONFIG, small).metrics(torch.device("cpu"))
+    scores = rng.permutation(160).reshape(2, 2, 40).astype(np.float32) / 20  # no two alike
+    truth, valid = (rng.random((2, 40, 2)) < 0.1).astype(np.uint8), rng.random((2, 40)) < 0.8
+    truth[0, 0, 0], truth[0, 1, 0], valid[0, :2] = 1, 0, True
+    for row in range(2):
+        metrics.update(*(torch.tensor(x[row : row + 1]) for x in (scores, truth, valid)))
+    flat, labels = scores.transpose(0, 2, 1)[valid].ravel(), truth[valid].ravel()
+    first = np.argsort(-flat)[: labels.sum()]
+    assert metrics.compute()["top_k"] == {"cds": pytest.approx(labels[first].mean())}
+
+
+def test_some_of_a_tracks_classes_are_learned(small):
+    config = BaseClassesConfig(kind="base_classes", track="genes", classes=("cds-",))
+    some, every = BaseClasses(config, small), BaseClasses(CONFIG, small)
+    assert (some.outputs, some.swap, some.out_channels) == (("cds-",), None, 1)
+    both = BaseClassesConfig(kind="base_classes", track="genes", classes=("cds-", "cds+"))
+    assert dict(BaseClasses(both, small).swap) == {"cds-": "cds+", "cds+": "cds-"}
+    loader = GenomeLoader(small, window=60, batch_size=4, tracks=some.tracks, split=None)
+    batch = next(iter(loader))
+    for one, other in zip(some.encode(batch, torch.float32), every.encode(batch, torch.float32), strict=True):
+        assert torch.equal(one, other[..., 1:] if one.shape[-1] == 1 else other)
+    metrics = some.metrics(torch.device("cpu"))
+    target = torch.zeros(4, 60, 1, dtype=torch.uint8)
+    target[0, 3] = 1
+    metrics.update(torch.randn(4, 1, 60), target, torch.ones(4, 60, dtype=torch.bool))
+    assert metrics.compute()["top_k"].keys() == {"cds-"}
+    with pytest.raises(ConfigError, match=r'objective.classes: track "genes" has no class "cds". .*cds'):
+        BaseClasses(BaseClassesConfig(kind="base_classes", track="genes", classes=("cds",)), small)
+
+
+def test_a_yes_weighs_more_and_what_is_learned_already_less(small):
+    config = BaseClassesConfig(kind="base_classes", track="genes", positive_weight=5, focal=2)
+    logits, target = torch.randn(2, 2, 20), torch.randint(0, 2, (2, 20, 2), dtype=torch.uint8)
+    valid = torch.rand(2, 20) < 0.7
+    total, weight = BaseClasses(config, small).loss(logits, target, valid)
+    expected, weights = 0.0, 0
+    for b, t in valid.nonzero().tolist():
+        for c in range(2):
+            yes = int(target[b, t, c])
+            p = float(torch.sigmoid(logits[b, c, t])) if yes else 1 - float(torch.sigmoid(logits[b, c, t]))
+            expected -= (5 if yes else 1) * (1 - p) ** 2 * np.log(p)
+            weights += 5 if yes else 1
+    assert float(total) == pytest.approx(expected, rel=1e-4)
+    assert float(weight) == weights
+
+
 def test_a_track_of_signals_is_refused(annotated):
     with pytest.raises(ConfigError, match='track "signal" holds signals, not classes'):
         BaseClasses(BaseClassesConfig(kind="base_classes", track="signal"), annotated)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from distgen.errors import ConfigError
-from distgen.evaluate.motifs import find_motifs
+from distgen.evaluate.filters import find_motifs
 from distgen.models.context import dealt
 from distgen.train.evaluation import evaluate, open_trained
 from distgen.train.flops import Flops

@@ -134,6 +134,25 @@ def test_evaluation_serves_every_window_once_as_its_region_is_read(folder):
     assert found == [(131, "-", 1.0)]  # base 150 is the first after the middle, as it is read
 
 
+def test_a_training_on_pools_may_measure_all_windows(folder):
+    plain = written(folder)
+    pools = written(folder, KINDS["pools"], HEAD + 'measured = "all"\n', "pools.toml")
+    for part in ("valid", "test"):
+        places = [
+            [place for batch in opened(run, part, training=False) for place in batch.where()] for run in (plain, pools)
+        ]
+        assert places[0] == places[1]
+    assert "pool" in next(iter(opened(pools))).targets
+    bound = written(folder, KINDS["pools"], HEAD + 'measured = "bound"\n', "bound.toml")
+    tiles = written(folder, KINDS["regions"].replace("pad = 12\n", ""), name="tiles.toml")
+    found, expected = (next(iter(opened(run, "valid", training=False))).where() for run in (bound, tiles))
+    assert found == expected
+    with pytest.raises(ConfigError, match=r'data\.measured: .*Did you mean "bound"'):
+        opened(written(folder, KINDS["pools"], HEAD + 'measured = "bond"\n'))
+    with pytest.raises(ConfigError, match=r"data\.measured: without \[\[data.pool\]\] all windows are measured"):
+        opened(written(folder, "", HEAD + 'measured = "all"\n'))
+
+
 @pytest.mark.parametrize("kind", ["regions", "genes", "pools", "exclude"])
 def test_moved_files_are_the_same_run_and_other_content_is_refused(folder, kind):
     run = written(folder, KINDS[kind])

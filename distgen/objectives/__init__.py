@@ -12,6 +12,7 @@ from distgen.config import Sample
 from distgen.loader.batch import Batch
 from distgen.models.context import Context
 from distgen.objectives.base_classes import BaseClasses, BaseClassesConfig
+from distgen.objectives.causal_lm import CausalLM, CausalLMConfig
 from distgen.objectives.classes import Classes, ClassesConfig
 from distgen.objectives.contrastive import Contrastive, ContrastiveConfig
 from distgen.objectives.known import Answered, Served
@@ -25,6 +26,7 @@ __all__ = ["Answered", "Calibrated", "Measured", "Metrics", "Objective", "Object
 
 ObjectiveConfig = Annotated[
     BaseClassesConfig
+    | CausalLMConfig
     | ClassesConfig
     | ContrastiveConfig
     | MaskedLMConfig
@@ -123,6 +125,8 @@ def build(
         return Classes(config, store, data, served)
     if isinstance(config, RegressionConfig):
         return Regression(config, store, data, served)
+    if isinstance(config, CausalLMConfig):
+        return CausalLM(config, context)
     if isinstance(config, ContrastiveConfig):
         return Contrastive(store, data)
     if isinstance(config, MaskedLMConfig):

@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 
-from distgen.cli import build, info, stores, sweep, training  # noqa: F401 - importing them registers the commands
+from distgen.cli import build, info, motifs, stores, sweep, training  # noqa: F401 - importing them registers the commands
 from distgen.cli.app import app, say_error
 from distgen.errors import DistgenError
 

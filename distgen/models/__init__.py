@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import nn
 
 from distgen.config import Section
+from distgen.models.boltzmann import Boltzmann, BoltzmannConfig
 from distgen.models.cnn import Cnn, CnnConfig
 from distgen.models.context import Context
 from distgen.models.dilated import Dilated, DilatedConfig
@@ -29,7 +30,8 @@ from distgen.models.strands import check_schema
 from distgen.models.transformer import Transformer, TransformerConfig
 
 ModelConfig = Annotated[
-    CnnConfig
+    BoltzmannConfig
+    | CnnConfig
     | DilatedConfig
     | HopfieldConfig
     | LongConvConfig
@@ -41,6 +43,7 @@ ModelConfig = Annotated[
 ]
 
 FAMILIES: dict[type[Section], Any] = {
+    BoltzmannConfig: Boltzmann,
     CnnConfig: Cnn,
     DilatedConfig: Dilated,
     HopfieldConfig: Hopfield,

@@ -96,3 +96,10 @@ class _Exchange(torch.autograd.Function):
 
 def _size(interval: Interval) -> int:
     return interval[1] - interval[0]
+
+
+def dealt(count: int) -> tuple[int, int, int]:
+    """Of so many things that all workers deal among them, those [first, end) that are this one's; and how many workers
+    there are."""
+    rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    return rank * count // size, (rank + 1) * count // size, size

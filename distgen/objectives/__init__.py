@@ -14,6 +14,7 @@ from distgen.models.context import Context
 from distgen.objectives.base_classes import BaseClasses, BaseClassesConfig
 from distgen.objectives.causal_lm import CausalLM, CausalLMConfig
 from distgen.objectives.classes import Classes, ClassesConfig
+from distgen.objectives.contrastive import Contrastive, ContrastiveConfig
 from distgen.objectives.known import Answered, Served
 from distgen.objectives.masked_lm import MaskedLM, MaskedLMConfig
 from distgen.objectives.multilabel import Multilabel, MultilabelConfig
@@ -27,6 +28,7 @@ ObjectiveConfig = Annotated[
     BaseClassesConfig
     | CausalLMConfig
     | ClassesConfig
+    | ContrastiveConfig
     | MaskedLMConfig
     | MultilabelConfig
     | RegressionConfig
@@ -125,6 +127,8 @@ def build(
         return Regression(config, store, data, served)
     if isinstance(config, CausalLMConfig):
         return CausalLM(config, context)
+    if isinstance(config, ContrastiveConfig):
+        return Contrastive(store, data)
     if isinstance(config, MaskedLMConfig):
         return MaskedLM(config, context)
     if isinstance(config, TrackConfig):

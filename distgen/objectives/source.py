@@ -63,21 +63,30 @@ def answers(target: str, store: Stores, data: Sample, kinds: Collection[str]) ->
     Raises:
         ConfigError: there is no such thing, or it is of another kind; names the key.
     """
-    if not isinstance(store, Store):
-        what = "an export" if isinstance(store, Export) else "a collection"
-        raise ConfigError(
-            f"{store.path} is {what}: questions about whole windows are asked of one store", key="objective.target"
-        )
-    if data.packed:
-        raise ConfigError("rows of several windows have no answer each. Use false", key="data.packed")
-    if data.curriculum:
-        raise ConfigError("windows that have one answer are all of one length: leave it out", key="data.curriculum")
+    store = whole_windows(store, data, "objective.target")
     found = _find(target, store, data)
     if found.kind not in kinds:
         raise ConfigError(
             f'"{target}" are of kind "{found.kind}", and this asks for {" or ".join(kinds)}', key="objective.target"
         )
     return found
+
+
+def whole_windows(store: Stores, data: Sample, key: str) -> Store:
+    """The one store whose windows are asked about, each by itself.
+
+    Raises:
+        ConfigError: there are several, or windows are not one row each of one length; names the key, which is that of the
+            question where it is the store.
+    """
+    if not isinstance(store, Store):
+        what = "an export" if isinstance(store, Export) else "a collection"
+        raise ConfigError(f"{store.path} is {what}: questions about whole windows are asked of one store", key=key)
+    if data.packed:
+        raise ConfigError("rows of several windows have no answer each. Use false", key="data.packed")
+    if data.curriculum:
+        raise ConfigError("windows that have one answer are all of one length: leave it out", key="data.curriculum")
+    return store
 
 
 def _find(target: str, store: Store, data: Sample) -> Answers:

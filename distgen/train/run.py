@@ -218,9 +218,6 @@ class Run(File):
 
     def build_objective(self, store: Stores, context: Context | None = None) -> Objective:
         """The objective on the tracks of the stores; see `distgen.objectives.build`."""
-        if self.cluster.context > 1 and getattr(self.objective, "target", None):
-            problem = "windows that have one answer are not shared by workers: leave it out"
-            raise self.error("cluster.context", problem)
         if self.data.inputs:
             problem = "a GenomeLoader serves them, but no model that a run can name takes any. Leave them out."
             raise self.error("data.inputs", problem)
@@ -233,7 +230,15 @@ class Run(File):
             return run.loader(store, objective, cast(Part, part))
 
         with self.at(""):  # it names whole keys, of several tables
-            return objectives.build(self.objective, store, self.data, served, context)
+            objective = objectives.build(self.objective, store, self.data, served, context)
+        if self.cluster.context > 1 and objective.window is not None:
+            problem = "windows that have one answer are not shared by workers: leave it out"
+            raise self.error("cluster.context", problem)
+        asks: str | None = getattr(objective, "family", None)
+        if asks and self.model.family != asks:
+            problem = f'objective "{self.objective.kind}" is of family "{asks}" alone, not of "{self.model.family}"'
+            raise self.error("model.family", problem)
+        return objective
 
     def open_store(self) -> Stores:
         """The store this run trains on, the export of one, or a collection.

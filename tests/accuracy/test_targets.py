@@ -43,3 +43,16 @@ def test_quickstart_beats_every_baseline(tmp_path):
 def test_yeast_coding_tells_the_strands_apart(data: Path, tmp_path):
     found = measure(tmp_path, "sacCer3-genes.toml", "yeast-coding.toml")
     assert min(found["metrics"]["auroc"][name] for name in ("cds+", "cds-")) > 0.985
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_machine_finds_what_ctcf_binds_without_being_told(data: Path, tmp_path):
+    store, run = tmp_path / "a.zarr", ROOT / "launch/runs/ctcf-motifs.toml"
+    distgen("build", ROOT / "shards/recipes/human-chr20.toml", "--out", store, cwd=tmp_path, DISTGEN_DATA=str(data))
+    there = {"cwd": tmp_path, "timeout": 1500, "DISTGEN_DATA": str(data)}
+    distgen("train", run, f"data.store={store}", "--out", "out", **there)
+    known = ROOT / "shards/sources/known-motifs.meme"
+    found = json.loads(distgen("motifs", "out", "--out", "m.meme", "--compare", known, "--json", **there))
+    assert min(motif["p"] for motif in found["motifs"] if motif["match"] == "CTCF") < 1e-6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from hypothesis import HealthCheck, settings
 from distgen.config import Recipe, read
 from distgen.genome import Contigs
 from distgen.ingest.packing import CODES
+from distgen.loader.loader import GenomeLoader
+from distgen.objectives import Objective
 from distgen.store import format, planes
 from distgen.store.build import build
 from distgen.store.reader import Store, open_store
@@ -238,3 +241,13 @@ def motifs(seed: int, count: int, length: int = 40, motif: str = "GATTACAG") -> 
             letters[at : at + len(motif)] = list(motif)
         rows.append(("".join(letters), number % 2))
     return rows
+
+
+def served(store: Store, **options: object) -> Callable[..., GenomeLoader]:
+    """What serves a part of a split to an objective that asks what its answers are like."""
+
+    def serve(objective: Objective, part: str) -> GenomeLoader:
+        asked = {"split": f"default/{part}", "batch_size": 7, "order": "sequential", "last": "pad"}
+        return GenomeLoader(store, **asked, tracks=objective.tracks, **options)
+
+    return serve

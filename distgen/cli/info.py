@@ -28,16 +28,22 @@ def info(
     against: Annotated[
         str | None, typer.Option(metavar="STORE", help="With --leakage: what resembles this other store.")
     ] = None,
+    families: Annotated[
+        bool, typer.Option("--families", help="Instead: the families of models, with the sizes they have by default.")
+    ] = False,
     json_: Json = False,
 ) -> None:
-    """Say what is in a store, in the index of a collection, or which windows a run has."""
+    """Say what is in a store, in the index of a collection, which windows a run has, or which families of models there are."""
     from distgen.ingest.objects import locate
     from distgen.store.collection import is_index
 
     if against is not None and leakage is None:
         raise ConfigError("--against needs a split of the first store: add --leakage SPLIT")
-    if (store is None) == (windows is None):
-        raise ConfigError("give either a store, or --windows with a run file or a run directory")
+    if (store is not None) + (windows is not None) + families != 1:
+        raise ConfigError("give either a store, or --windows with a run file or a run directory, or --families")
+    if families:
+        _say_families(json_)
+        return
     if windows is not None:
         if leakage is not None:
             raise ConfigError("--leakage takes a store: distgen info STORE --leakage SPLIT")
@@ -126,6 +132,21 @@ def _say_windows(run: Path, json_: bool) -> None:
     for about, rows in tables(found):
         show.table(f"{title}{about}", rows)
         title = ""  # of the run, which the first is about
+
+
+def _say_families(json_: bool) -> None:
+    from distgen.report.windows import families
+
+    found = families()
+    if json_:
+        typer.echo(json.dumps(found))
+        return
+    rows = []
+    for model in found["families"]:
+        sees = model["receptive_field"]
+        field = "the whole window" if sees is None else f"{sees:,} bases"
+        rows.append((model["family"], f"{model['parameters']:,} parameters; receptive field of a position: {field}"))
+    show.table(f"families with the sizes they have by default, one answer for {found['window']:,} bases", rows)
 
 
 def _say_leakage(store: str, split: str, json_: bool) -> None:

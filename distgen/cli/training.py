@@ -100,28 +100,53 @@ def evaluate(
     by_contig: Annotated[
         bool, typer.Option(help="Also measure each contig by itself (with --json, or in DIR).")
     ] = False,
+    both_strands: Annotated[
+        bool | None,
+        typer.Option(
+            help="Ask each window and its reverse complement, and average. [default: as the run's train.both_strands]",
+            show_default=False,
+        ),
+    ] = None,
+    baseline: Annotated[
+        bool,
+        typer.Option(
+            "--baseline", help="Beside what anyone can fit in a minute: k-mer regression, or Markov models, mixed."
+        ),
+    ] = False,
+    motifs: Annotated[
+        Path | None,
+        typer.Option(
+            help="Beside a scan with the motif matrices of a file (JASPAR or MEME).", parser=local, metavar="FILE"
+        ),
+    ] = None,
+    without_leaks: Annotated[
+        bool,
+        typer.Option("--without-leaks", help="Also without windows that share --leak-k bases with the training part."),
+    ] = False,
+    leak_k: Annotated[int, typer.Option(help="On either strand; 8 to 31.")] = 31,
     json_: Json = False,
 ) -> None:
     """Measure a trained model on held-out sequence, beside simple baselines."""
-    from distgen.report.html import evaluation_rows, write_report
+    from distgen.report.evaluations import evaluation_rows, lost
+    from distgen.report.html import write_report
     from distgen.report.sweep import write_ensemble
+    from distgen.train.beside import Beside
     from distgen.train.ensemble import FILE
     from distgen.train.evaluation import evaluate
 
-    folder, found = evaluate(checkpoint, split, by_contig=by_contig)
-    (folder / f"evaluate-{split}.json").write_text(json.dumps(found, indent=1) + "\n")
+    beside = Beside(intervals=True, baseline=baseline, motifs=motifs, leak_k=leak_k if without_leaks else None)
+    folder, found = evaluate(checkpoint, split, by_contig=by_contig, both_strands=both_strands, beside=beside)
+    kept = folder / f"evaluate-{split}{'-both-strands' * found.get('both_strands', False)}.json"
+    kept.write_text(json.dumps(found, indent=1) + "\n")
     page = write_ensemble(folder) if (folder / FILE).is_file() else write_report(folder)
     if json_:
         typer.echo(json.dumps(found))
         return
     show.table(f"{folder.name} on {split}", evaluation_rows(found))
-    for name, bits in found.get("baselines", {}).items():
-        if bits <= found["metrics"]["bits_per_base"]:
-            typer.echo(
-                f"The network loses to the baseline {name}: {found['metrics']['bits_per_base']:.4f} against {bits:.4f} bits."
-            )
+    for line in lost(found):
+        typer.echo(line)
     if by_contig:
-        typer.echo(f"{found['units']:<10}  {folder / f'evaluate-{split}.json'}")
+        typer.echo(f"{found['units']:<10}  {kept}")
     if (folder / FILE).is_file():
         typer.echo(f"report      {page}")
         return
@@ -140,12 +165,15 @@ def export_weights(
     trained: Annotated[
         bool, typer.Option("--trained", help="The trained weights, also where averaged ones are kept.")
     ] = False,
+    program: Annotated[
+        bool, typer.Option("--program", help="Also model.pt2: model and encoder by torch.export, from packed bases on.")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Write a trained model as model.safetensors and config.json."""
     from distgen.train.weights import export_weights
 
-    config = export_weights(checkpoint, out, averaged=not trained)
+    config = export_weights(checkpoint, out, averaged=not trained, program=program)
     if json_:
         typer.echo(json.dumps(config))
         return

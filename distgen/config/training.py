@@ -57,7 +57,8 @@ class Train(Section):
 
     `valid_every` and `checkpoint_every` count steps; the last step is always validated and saved. The newest `keep`
     checkpoints stay, and the `keep_best` best. `patience` ends the training after so many validations in a row without a
-    better one. `checkpoints` is where they are kept instead of in the run directory: a folder or `s3://bucket/name`, of
+    better one. With `both_strands` validation asks each window and its reverse complement, and averages what is predicted.
+    `checkpoints` is where they are kept instead of in the run directory: a folder or `s3://bucket/name`, of
     this run alone.
 
     `precision` is what is computed in; weights stay float32. `auto` is bfloat16 where the hardware multiplies it, else
@@ -84,6 +85,7 @@ class Train(Section):
     keep: Positive = 2
     keep_best: Positive = 1
     patience: Positive | None = None
+    both_strands: bool = False
     checkpoints: Text | None = None
 
     @model_validator(mode="after")

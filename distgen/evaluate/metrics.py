@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from distgen.genome import Interval
+from distgen.genome import Bits, Interval
 from distgen.loader.base import Loader
 from distgen.loader.batch import Batch
 from distgen.loader.sampled import Sampled
@@ -19,14 +19,32 @@ Values: TypeAlias = dict[str, "float | dict[str, float]"]
 _FEWEST, _MOST, _BLOCKS = 6, 256, 32  # contigs to resample, units to keep apart, and about how many blocks
 
 
-@torch.no_grad()
+class Collector(Protocol):
+    """Takes predictions as they come, for more than the metrics of all."""
+
+    def update(self, objective: Objective, batch: Batch, logits: Tensor, target: Tensor, valid: Tensor) -> None:
+        """Add a batch of predictions; see `distgen.objectives.Metrics`. Of rows that only pad it nothing is valid."""
+
+
 def measure(
     model: nn.Module,
     objective: Objective,
     loader: Loader | Sampled,
     precision: torch.dtype,
-    units: Units | None = None,
+    keep: Sequence[Collector] = (),
 ) -> Values:
+    """The values of `collect`."""
+    return collect(model, objective, loader, precision, keep).compute()
+
+
+@torch.no_grad()
+def collect(
+    model: nn.Module,
+    objective: Objective,
+    loader: Loader | Sampled,
+    precision: torch.dtype,
+    keep: Sequence[Collector] = (),
+) -> Metrics:
     """Metrics over one epoch of a loader, exact over all ranks (predictions are pooled, not averaged).
 
     Args:
@@ -34,7 +52,7 @@ def measure(
         objective: says what is predicted.
         loader: with `order="sequential"` and `last="pad"`, so that every window counts once; or a sample of its batches.
         precision: bfloat16 runs the model under autocast.
-        units: keeps the predictions of each unit as well; not on several ranks, which see different ones.
+        keep: what else takes the predictions; not on several ranks, which see different ones.
     """
     was_training = model.training
     model.eval()
@@ -45,10 +63,10 @@ def measure(
         with torch.autocast(loader.device.type, precision, enabled=precision != torch.float32):
             logits = model(x)
         metrics.update(logits.float(), target, valid)
-        if units:
-            units.update(objective, batch, logits.float(), target, valid)
+        for collector in keep:
+            collector.update(objective, batch, logits.float(), target, valid)
     model.train(was_training)
-    return metrics.compute()
+    return metrics
 
 
 class Units:
@@ -60,6 +78,7 @@ class Units:
 
     Attributes:
         kind: "contigs", "blocks" or "groups of contigs".
+        name: the unit that a window lies in.
     """
 
     def __init__(self, loader: Loader):
@@ -68,23 +87,23 @@ class Units:
             for place in loader.places(0, position)[1]:
                 first, end = contigs.get(place.contig, (place.start, place.end))
                 contigs[place.contig] = min(first, place.start), max(end, place.end)
-        self._unit: Callable[[Interval], str] = lambda place: place.contig
+        self.name: Callable[[Interval], str] = lambda place: place.contig
         self.kind = "contigs"
         if len(contigs) < _FEWEST:
             # A power of two, so that other windows on the same split fall into the same blocks.
             size = 1 << max(sum(end - first for first, end in contigs.values()) // _BLOCKS, 1).bit_length()
-            self.kind, self._unit = "blocks", lambda place: _block(place, size)
+            self.kind, self.name = "blocks", lambda place: _block(place, size)
         elif len(contigs) > _MOST:
             group = {name: f"group {number % _MOST}" for number, name in enumerate(sorted(contigs))}
-            self.kind, self._unit = "groups of contigs", lambda place: group[place.contig]
+            self.kind, self.name = "groups of contigs", lambda place: group[place.contig]
         self._found: dict[str, Metrics] = {}
         self._targets: defaultdict[str, int] = defaultdict(int)
 
-    def update(self, objective: Objective, batch: Batch, logits: Any, target: Any, valid: Any) -> None:
+    def update(self, objective: Objective, batch: Batch, logits: Tensor, target: Tensor, valid: Tensor) -> None:
         """Add a batch of predictions; see `distgen.objectives.Metrics`."""
         rows: defaultdict[str, list[int]] = defaultdict(list)
         for row, place in enumerate(batch.where()):
-            rows[self._unit(place)].append(row)
+            rows[self.name(place)].append(row)
         for unit, some in rows.items():
             chosen = torch.tensor(some, device=logits.device)
             counted = int((valid[chosen] > 0).sum())
@@ -99,6 +118,32 @@ class Units:
         return {
             unit: {"targets": self._targets[unit], **metrics.compute()} for unit, metrics in sorted(self._found.items())
         }
+
+
+class Chosen:
+    """Metrics of some of the windows.
+
+    Args:
+        metrics: empty ones.
+        rows: bool (N,), of all windows in the order in which they come; None: all.
+    """
+
+    def __init__(self, metrics: Metrics, rows: Bits | None = None):
+        self._metrics, self._rows, self._seen = metrics, rows, 0
+
+    def update(self, objective: Objective, batch: Batch, logits: Tensor, target: Tensor, valid: Tensor) -> None:
+        """Add a batch of predictions."""
+        if self._rows is not None:
+            counted = torch.nonzero(batch.weight > 0)[:, 0]
+            here = torch.from_numpy(self._rows[self._seen : self._seen + len(counted)]).to(logits.device)
+            self._seen += len(counted)
+            logits, target, valid = (tensor[counted[here]] for tensor in (logits, target, valid))
+        if len(logits):
+            self._metrics.update(logits, target, valid)
+
+    def compute(self) -> Values:
+        """The metrics."""
+        return self._metrics.compute()
 
 
 def _block(place: Interval, size: int) -> str:

@@ -36,7 +36,7 @@ from distgen.store.exported import Export
 if TYPE_CHECKING:
     from distgen.loader.haplotypes import Haplotypes
 
-_WINDOW = 1024
+WINDOW = 1024
 _LANES = 8
 
 
@@ -50,7 +50,7 @@ def window_of(store: Source, asked: config.Sample) -> int:
     """Bases of a window where a sample says, and where it leaves that out."""
     if isinstance(store, Export):
         return store.window
-    longest = int(store.contigs.lengths.max()) if store.is_table else _WINDOW
+    longest = int(store.contigs.lengths.max()) if store.is_table else WINDOW
     return longest if asked.window is None else asked.window
 
 

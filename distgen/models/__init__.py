@@ -3,7 +3,8 @@
 
 A family is a config and a module. The config says what lengths of windows are a `multiple` of where every base has an answer,
 and the `receptive_field` where it is finite; the module has its repeated parts in `.blocks`, which are compiled, recomputed
-and sharded one by one, and calls its first layer `stem` and its last `head`.
+and sharded one by one, and calls its first layer `stem` and its last `head`. A config with `shares_windows = False` is of a
+module that takes whole windows only.
 """
 
 from __future__ import annotations
@@ -16,17 +17,35 @@ from torch import nn
 from distgen.models.cnn import Cnn, CnnConfig
 from distgen.models.context import Context
 from distgen.models.dilated import Dilated, DilatedConfig
+from distgen.models.hopfield import Hopfield, HopfieldConfig
+from distgen.models.longconv import LongConv, LongConvConfig
+from distgen.models.mlp import Mlp, MlpConfig
+from distgen.models.recurrent import Recurrent, RecurrentConfig
 from distgen.models.schema import Schema
+from distgen.models.ssm import Ssm, SsmConfig
+from distgen.models.strands import check_schema
 from distgen.models.transformer import Transformer, TransformerConfig
 
 ModelConfig = Annotated[
-    CnnConfig | DilatedConfig | TransformerConfig,
+    CnnConfig
+    | DilatedConfig
+    | HopfieldConfig
+    | LongConvConfig
+    | MlpConfig
+    | RecurrentConfig
+    | SsmConfig
+    | TransformerConfig,
     Field(discriminator="family"),
 ]
 
 FAMILIES: dict[type, Any] = {
     CnnConfig: Cnn,
     DilatedConfig: Dilated,
+    HopfieldConfig: Hopfield,
+    LongConvConfig: LongConv,
+    MlpConfig: Mlp,
+    RecurrentConfig: Recurrent,
+    SsmConfig: Ssm,
     TransformerConfig: Transformer,
 }
 
@@ -38,7 +57,12 @@ def build(config: ModelConfig, schema: Schema, context: Context | None = None) -
         config: of a family.
         schema: what goes in and comes out, as the objective has it.
         context: the workers that share each window, of which each takes and gives a slice; None: whole windows.
+
+    Raises:
+        ConfigError: both strands are to be alike, and cannot; names the key.
     """
+    if getattr(config, "rc", None):
+        check_schema(schema, config.multiple, getattr(config, "causal", False))
     model: nn.Module = FAMILIES[type(config)](config, schema, context)
     return model
 

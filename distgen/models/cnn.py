@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from distgen.config import Positive, Section
 from distgen.config.file import TableError
 from distgen.models.context import Context
-from distgen.models.layers import Convolution, positions, rows, whole
+from distgen.models.layers import Convolution, LayerNorm, Linear, margins, positions, rows, whole
 from distgen.models.schema import Schema
+from distgen.models.strands import Inside, Last, check_sizes, other_inputs, other_outputs
 
 Widths = Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
@@ -27,7 +28,8 @@ class CnnConfig(Section):
 
     After it, the highest of `pools` positions each goes on. `hidden` units see all that is left of a window that has one
     answer; where every base has one, they see one position each. `dropout` is the share of what goes into them that is left
-    out in training, and half of it of what goes into the convolutions after the first.
+    out in training, and half of it of what goes into the convolutions after the first. With `rc = "share"` a window and its
+    reverse complement have the same answers (`distgen.models.strands`).
     """
 
     family: Literal["cnn"]
@@ -36,6 +38,7 @@ class CnnConfig(Section):
     pools: Widths = (4, 4, 2)
     hidden: Positive = 128
     dropout: Dropout = 0.3
+    rc: Literal["share"] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> CnnConfig:
@@ -44,6 +47,9 @@ class CnnConfig(Section):
                 raise TableError(
                     f"has {len(getattr(self, key))} entries and channels {len(self.channels)}: one each", key
                 )
+        if self.rc:
+            sizes = {"hidden": self.hidden} | {f"channels.{n}": size for n, size in enumerate(self.channels)}
+            check_sizes(sizes, [(f"widths.{n}", width, 1) for n, width in enumerate(self.widths)])
         return self
 
     @property
@@ -75,21 +81,25 @@ class Cnn(nn.Module):
         super().__init__()
         first, sizes, H = config.channels[0], list(zip(config.widths, config.pools, strict=True)), config.hidden
         self._multiple, self._first_pool, self._window = config.multiple, config.pools[0], schema.window
-        self.stem = Convolution(len(schema.inputs), first, config.widths[0], context=context)
+        self._shared = shared = config.rc == "share"
+        strands = Inside(order=other_inputs(schema)) if shared else None
+        self.stem = Convolution(len(schema.inputs), first, config.widths[0], context=context, shared=strands)
         self.blocks = nn.ModuleList(
-            _Block(*channels, width, pool, config.dropout / 2, context)
+            _Block(*channels, width, pool, config.dropout / 2, context, shared)
             for channels, (width, pool) in zip(pairwise(config.channels), sizes[1:], strict=True)
         )
-        left = 1 if schema.window is None else -(-schema.window // self._multiple)
-        self.norm = nn.LayerNorm(config.channels[-1])
+        left = 1
+        if schema.window is not None:
+            left = (schema.window + sum(margins(schema.window, self._multiple, shared))) // self._multiple
+        self.norm = LayerNorm(config.channels[-1], shared)
         self.dropout = nn.Dropout(config.dropout)
-        self.hidden = nn.Linear(config.channels[-1] * left, H)
-        self.head = nn.Linear(H, len(schema.outputs))
+        self.hidden = Linear(config.channels[-1] * left, H, shared=Inside(of=left, turned=True) if shared else None)
+        self.head = Linear(H, len(schema.outputs), shared=Last(other_outputs(schema)) if shared else None)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x_BCL: Tensor) -> Tensor:
         if self._window is not None:
-            x_BCL = whole(x_BCL, self._multiple)
+            x_BCL = whole(x_BCL, self._multiple, self._shared)
         x_BD1L = self.stem(x_BCL.unsqueeze(2).contiguous(memory_format=torch.channels_last))
         x_BTD = highest(positions(F.gelu(x_BD1L, approximate="tanh")), self._first_pool)
         for block in self.blocks:
@@ -107,12 +117,14 @@ class Cnn(nn.Module):
 class _Block(nn.Module):
     """(B, T, from) to (B, T / pool, to): highest(skip(x) + gelu(conv(norm(x))))."""
 
-    def __init__(self, size: int, wider: int, width: int, pool: int, dropout: float, context: Context | None):
+    def __init__(
+        self, size: int, wider: int, width: int, pool: int, dropout: float, context: Context | None, shared: bool
+    ):
         super().__init__()
         self._pool = pool
-        self.norm, self.dropout = nn.LayerNorm(size), nn.Dropout(dropout)
-        self.conv = Convolution(size, wider, width, context=context)
-        self.skip = nn.Identity() if size == wider else nn.Linear(size, wider)
+        self.norm, self.dropout = LayerNorm(size, shared), nn.Dropout(dropout)
+        self.conv = Convolution(size, wider, width, context=context, shared=Inside() if shared else None)
+        self.skip = nn.Identity() if size == wider else Linear(size, wider, shared=Inside() if shared else None)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         normed_BD1T = rows(self.dropout(self.norm(x_BTD)))

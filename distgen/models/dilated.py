@@ -5,24 +5,34 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from distgen.config import Positive, Section
 from distgen.models.context import Context
 from distgen.models.heads import head
-from distgen.models.layers import Convolution, Residual, positions
+from distgen.models.layers import Convolution, LayerNorm, Residual, positions
 from distgen.models.schema import Schema
+from distgen.models.strands import Inside, check_sizes, other_inputs
 
 
 class DilatedConfig(Section):
-    """Sizes: `dilations` has one entry for each residual block."""
+    """Sizes: `dilations` has one entry for each residual block. With `rc = "share"` a window and its reverse complement have
+    the same answers (`distgen.models.strands`)."""
 
     family: Literal["dilated"]
     channels: Positive = 64
     stem_width: Positive = 9
     width: Positive = 3
     dilations: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)] = (1, 2, 4, 8, 16, 32, 64, 128, 1, 3)
+    rc: Literal["share"] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> DilatedConfig:
+        if self.rc:
+            kernels = [("width", self.width, dilation) for dilation in self.dilations]
+            check_sizes({"channels": self.channels}, [("stem_width", self.stem_width, 1), *kernels])
+        return self
 
     @property
     def multiple(self) -> int:
@@ -46,11 +56,14 @@ class Dilated(nn.Module):
 
     def __init__(self, config: DilatedConfig, schema: Schema, context: Context | None = None):
         super().__init__()
-        D, depth = config.channels, len(config.dilations)
-        self.stem = Convolution(len(schema.inputs), D, config.stem_width, context=context)
-        self.blocks = nn.ModuleList(Residual(D, config.width, d, depth, context) for d in config.dilations)
-        self.norm = nn.LayerNorm(D)
-        self.head = head(D, schema)
+        D, depth, shared = config.channels, len(config.dilations), config.rc == "share"
+        strands = Inside(order=other_inputs(schema)) if shared else None
+        self.stem = Convolution(len(schema.inputs), D, config.stem_width, context=context, shared=strands)
+        self.blocks = nn.ModuleList(
+            Residual(D, config.width, d, depth, context, shared=shared) for d in config.dilations
+        )
+        self.norm = LayerNorm(D, shared)
+        self.head = head(D, schema, shared)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x_BCL: Tensor) -> Tensor:

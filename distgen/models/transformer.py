@@ -20,8 +20,9 @@ from distgen.config import Positive, Section
 from distgen.config.file import TableError
 from distgen.models.context import Context
 from distgen.models.heads import head
-from distgen.models.layers import Convolution, Residual, positions, rows, whole
+from distgen.models.layers import Convolution, LayerNorm, Linear, Residual, positions, rows, whole
 from distgen.models.schema import Schema
+from distgen.models.strands import Inside, check_sizes, other_inputs
 
 
 class TransformerConfig(Section):
@@ -30,7 +31,8 @@ class TransformerConfig(Section):
     Convolutions are `width` wide, the first one `stem_width`. `depth` layers attend from all positions to all with `heads`
     heads; their angles turn with frequencies from 1 to 1 / `rotary_base`. The inner layer of each feed-forward part is
     `expansion` times as wide, and of "swiglu" two thirds of that, which has as many weights. `dropout` is the share of
-    what layers add that is left out in training.
+    what layers add that is left out in training. With `rc = "share"` a window and its reverse complement have the same
+    answers (`distgen.models.strands`).
     """
 
     family: Literal["transformer"]
@@ -45,6 +47,7 @@ class TransformerConfig(Section):
     expansion: Positive = 4
     rotary_base: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 10_000.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    rc: Literal["share"] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> TransformerConfig:
@@ -59,6 +62,9 @@ class TransformerConfig(Section):
                 f"{self.dim} does not divide into {self.heads} heads of an even size (angles turn pairs). Use {good}"
             )
             raise TableError(problem, "dim")
+        if self.rc:
+            kernels = [("stem_width", self.stem_width, 1), ("width", self.width, 1)]
+            check_sizes({"channels": self.channels}, kernels)
         return self
 
     @property
@@ -99,21 +105,24 @@ class Transformer(nn.Module):
         super().__init__()
         D, sizes = config.channels, config.levels
         self._pool, self._halvings, self._pads = config.pool, len(sizes) - 1, schema.window is not None
-        self.stem = Convolution(len(schema.inputs), D, config.stem_width, context=context)
-        self.enter = nn.Identity() if self._halvings or config.dim == D else nn.Linear(D, config.dim)
+        self._shared = shared = config.rc == "share"
+        strands = Inside(order=other_inputs(schema)) if shared else None
+        self.stem = Convolution(len(schema.inputs), D, config.stem_width, context=context, shared=strands)
+        same = self._halvings or config.dim == D
+        self.enter = nn.Identity() if same else Linear(D, config.dim, shared=Inside() if shared else None)
         steps = list(pairwise(sizes))
-        blocks: list[nn.Module] = [_Down(*step, config.width, 2 * len(steps), context) for step in steps]
+        blocks: list[nn.Module] = [_Down(*step, config.width, 2 * len(steps), context, shared) for step in steps]
         blocks += [_Layer(config, context) for _ in range(config.depth)]
-        blocks += [_Up(*step, config.width, 2 * len(steps), context) for step in reversed(steps)]
+        blocks += [_Up(*step, config.width, 2 * len(steps), context, shared) for step in reversed(steps)]
         self.blocks = nn.ModuleList(blocks)
         out = D if self._halvings else config.dim
-        self.norm = nn.LayerNorm(out)
-        self.head = head(out, schema)
+        self.norm = LayerNorm(out, shared)
+        self.head = head(out, schema, shared)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x_BCL: Tensor) -> Tensor:
         if self._pads:
-            x_BCL = whole(x_BCL, self._pool)
+            x_BCL = whole(x_BCL, self._pool, self._shared)
         if x_BCL.shape[2] % self._pool:
             raise ValueError(f"{x_BCL.shape[2]} bases are no multiple of pool {self._pool}")
         n, blocks = self._halvings, list(self.blocks)
@@ -135,10 +144,10 @@ class Transformer(nn.Module):
 class _Down(nn.Module):
     """(B, L, from) to (B, L / 2, to), each the higher of two positions; and what it was before, to come back to."""
 
-    def __init__(self, size: int, wider: int, width: int, depth: int, context: Context | None):
+    def __init__(self, size: int, wider: int, width: int, depth: int, context: Context | None, shared: bool):
         super().__init__()
-        self.residual = Residual(size, width, 1, depth, context)
-        self.mix = nn.Linear(size, wider)
+        self.residual = Residual(size, width, 1, depth, context, shared=shared)
+        self.mix = Linear(size, wider, shared=Inside() if shared else None)
 
     def forward(self, x_BLD: Tensor) -> tuple[Tensor, Tensor]:
         skip_BLD = positions(self.residual(rows(x_BLD)))
@@ -149,10 +158,10 @@ class _Down(nn.Module):
 class _Up(nn.Module):
     """(B, L / 2, from) to (B, L, to): each position twice, plus what was there on the way down."""
 
-    def __init__(self, size: int, wider: int, width: int, depth: int, context: Context | None):
+    def __init__(self, size: int, wider: int, width: int, depth: int, context: Context | None, shared: bool):
         super().__init__()
-        self.mix = nn.Linear(wider, size)
-        self.residual = Residual(size, width, 1, depth, context)
+        self.mix = Linear(wider, size, shared=Inside() if shared else None)
+        self.residual = Residual(size, width, 1, depth, context, shared=shared)
 
     def forward(self, x_BlD: Tensor, skip_BLD: Tensor) -> Tensor:
         twice_BLD = self.mix(x_BlD).unsqueeze(2).expand(-1, -1, 2, -1).flatten(1, 2)
@@ -166,10 +175,17 @@ class _Layer(nn.Module):
         super().__init__()
         D, self._gated = config.dim, config.mlp == "swiglu"
         self.context, self._heads, self._base = context, config.heads, config.rotary_base
-        self.norm, self.mlp_norm = nn.LayerNorm(D), nn.LayerNorm(D)
-        self.query, self.key, self.value, self.out = (nn.Linear(D, D, bias=False) for _ in range(4))
-        self.rise = nn.Linear(D, config.hidden * (1 + self._gated))
-        self.fall = nn.Linear(config.hidden, D)
+        shared, H = config.rc == "share", config.heads
+        self.norm, self.mlp_norm = LayerNorm(D, shared), LayerNorm(D, shared)
+        # Reversed positions turn a head's pairs (e, e + E/2) by opposite angles. As numbers x_e + i x_(e + E/2) they become
+        # their conjugates; to swap the halves is that, times i, and products of queries and keys stay what they are.
+        # Values swap halves inside heads as well: each head has its own weights.
+        into, back = (Inside(groups=H), Inside(of=H)) if shared else (None, None)
+        self.query, self.key, self.value = (Linear(D, D, bias=False, shared=into) for _ in range(3))
+        self.out = Linear(D, D, bias=False, shared=back)
+        gates = 1 + self._gated
+        self.rise = Linear(D, config.hidden * gates, shared=Inside(groups=gates) if shared else None)
+        self.fall = Linear(config.hidden, D, shared=Inside() if shared else None)
         self.dropout = nn.Dropout(config.dropout)
         with torch.no_grad():  # so that the sum over all layers starts with the variance of one
             for last in (self.out, self.fall):
@@ -216,7 +232,8 @@ def rotated(x_BTD: Tensor, heads: int, first: int, base: float) -> Tensor:
     position_T = torch.arange(first, first + x_BTD.shape[1], device=x_BTD.device, dtype=torch.float64)
     half = one_BTHE.shape[-1]
     frequency_E = base ** (-torch.arange(half, device=x_BTD.device, dtype=torch.float64) / half)
-    angle_T1E = (position_T[:, None, None] * frequency_E).remainder(2 * math.pi).float()
+    angle_T1E = (position_T[:, None, None] * frequency_E).remainder(2 * math.pi)
+    angle_T1E = angle_T1E.to(torch.promote_types(x_BTD.dtype, torch.float32))
     cos, sin = angle_T1E.cos(), angle_T1E.sin()
     turned = torch.cat([one_BTHE * cos - other_BTHE * sin, other_BTHE * cos + one_BTHE * sin], dim=-1)
     return turned.flatten(2).to(x_BTD.dtype)

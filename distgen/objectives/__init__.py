@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -12,13 +12,18 @@ from distgen.config import Sample
 from distgen.loader.batch import Batch
 from distgen.models.context import Context
 from distgen.objectives.base_classes import BaseClasses, BaseClassesConfig
+from distgen.objectives.classes import Classes, ClassesConfig
+from distgen.objectives.known import Answered, Served
 from distgen.objectives.masked_lm import MaskedLM, MaskedLMConfig
 from distgen.objectives.multilabel import Multilabel, MultilabelConfig
+from distgen.objectives.regression import Regression, RegressionConfig
 from distgen.objectives.source import Stores
 from distgen.objectives.track import TrackConfig, TrackSignal
 
+__all__ = ["Answered", "Calibrated", "Measured", "Metrics", "Objective", "ObjectiveConfig", "build"]
+
 ObjectiveConfig = Annotated[
-    BaseClassesConfig | MaskedLMConfig | MultilabelConfig | TrackConfig,
+    BaseClassesConfig | ClassesConfig | MaskedLMConfig | MultilabelConfig | RegressionConfig | TrackConfig,
     Field(discriminator="kind"),
 ]
 
@@ -32,6 +37,23 @@ class Metrics(Protocol):
 
     def compute(self) -> dict[str, float | dict[str, float]]:
         """Metrics by name, some of them by class; "loss" (nats per target) is always among them."""
+
+
+@runtime_checkable
+class Calibrated(Protocol):
+    """Metrics of answers that are given with a probability."""
+
+    def reliability(self) -> dict[str, dict[str, list[float]]]:
+        """By question, for bins of confidence that hold any: mean "confidence", "share" of right answers, "count"."""
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A question whose answers are numbers in a unit of their own."""
+
+    @property
+    def units(self) -> dict[str, tuple[float, ...]]:
+        """ "shift" and "scale" of each output: an answer v (of rates: whose exponential is v) is `shift + scale * v`."""
 
 
 class Objective(Protocol):
@@ -69,20 +91,31 @@ class Objective(Protocol):
         """New, empty metrics that take predictions on a device."""
 
 
-def build(config: ObjectiveConfig, store: Stores, data: Sample, context: Context | None = None) -> Objective:
+def build(
+    config: ObjectiveConfig,
+    store: Stores,
+    data: Sample,
+    served: Served,
+    context: Context | None = None,
+) -> Objective:
     """The objective that a run's `[objective]` describes.
 
     Args:
         config: of a question.
         store: whose tracks or labels are meant, or a collection's.
         data: `[data]` of the run.
+        served: serves a part of its split, each window once, for what is to be known of its answers.
         context: the workers that share each window, of which each encodes a slice; None: whole windows.
 
     Raises:
         ConfigError: there is nothing in the store that answers it; names the key.
     """
     if isinstance(config, MultilabelConfig):
-        return Multilabel(config, store, data)
+        return Multilabel(config, store, data, served)
+    if isinstance(config, ClassesConfig):
+        return Classes(config, store, data, served)
+    if isinstance(config, RegressionConfig):
+        return Regression(config, store, data, served)
     if isinstance(config, MaskedLMConfig):
         return MaskedLM(config, context)
     if isinstance(config, TrackConfig):

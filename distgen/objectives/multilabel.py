@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -11,24 +12,35 @@ from torch import Tensor
 
 from distgen import kernels
 from distgen.config import Sample, Section
+from distgen.errors import ConfigError, some
 from distgen.loader.batch import Batch
+from distgen.objectives.known import MOST, Served, constants, counts, weights_of
 from distgen.objectives.mean import mean
-from distgen.objectives.source import Stores, answers
+from distgen.objectives.source import POOL, Stores, answers
+
+if TYPE_CHECKING:
+    from distgen.objectives.calibration import Calibration
+
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class MultilabelConfig(Section):
-    """`target` says what the answers are: `labels` of a table of sequences, or `track:NAME`, whose one bin a window predicts.
+    """`target` says what the answers are: `labels` of a table of sequences, or `track:NAME`, whose one bin a window predicts;
+    of `binary` also `pool`, where there are two: windows of the first are a yes.
 
     `smoothing` is the share of each answer that is taken to be drawn evenly from yes and no (Szegedy et al. 2016). With
     `focal` above 0 an answer weighs (1 - p) ** focal, where p is what the model gives to it: what is learned already weighs
-    less (Lin et al. 2017). `positive_weight` is what a yes weighs. Validation measures without any of them.
+    less (Lin et al. 2017). `positive_weight` is what a yes weighs; "balanced": as much as makes all that are known of the
+    training part together weigh as all noes, question by question, a hundredfold at most. `weights` says what questions weigh
+    among others, 1 if they are not named. Validation measures without any of them.
     """
 
     kind: Literal["binary", "multilabel"]
     target: str = "labels"
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     focal: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    positive_weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    positive_weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["balanced"] = 1.0
+    weights: dict[str, Weight] = Field(default_factory=dict)
 
 
 class Multilabel:
@@ -38,20 +50,52 @@ class Multilabel:
     in_channels = 4
     bin_bp = 1
     window: int | None
-    swap: tuple[tuple[str, str], ...] | None = ()
+    swap: tuple[tuple[str, str], ...] | None
 
-    def __init__(self, config: MultilabelConfig, store: Stores, data: Sample):
-        """Raises ConfigError: the store has no such answers."""
-        kinds = ("binary",) if config.kind == "binary" else ("multilabel", "binary")
+    def __init__(self, config: MultilabelConfig, store: Stores, data: Sample, served: Served):
+        """Raises ConfigError: the store has no such answers, or something is said of other questions than there are."""
+        self._pools = config.kind == "binary" and config.target == POOL
+        kinds = ("classes",) if self._pools else ("binary",) if config.kind == "binary" else ("multilabel", "binary")
         self._answers = answers(config.target, store, data, kinds)
         self._config, self.tracks, self.window = config, self._answers.tracks, self._answers.window
+        self.swap = self._answers.swap
         # Of a binary label, `columns` are what 0 and 1 mean.
         names = self._answers.columns
         self.outputs = names[1:] if self._answers.kind == "binary" else names
+        if self._pools:
+            if len(names) != 2:
+                problem = f'"pool" is a yes or no between two, and there are {len(names)}: {some(list(names))}'
+                raise ConfigError(f'{problem}. Use kind = "classes"', key="objective.target")
+            self.outputs = names[:1]
         self.out_channels = len(self.outputs)
+        self._weights = weights_of(config.weights, self.outputs)
+        asked = config.positive_weight
+        self._positive = (asked,) * self.out_channels if asked != "balanced" else self._balanced(data, served)
+
+    def _balanced(self, data: Sample, served: Served) -> tuple[float, ...]:
+        """What a yes of each question weighs to make all of them weigh as much as all noes. Pools are drawn by their shares."""
+        if self._pools:
+            return (data.pool[1].share / data.pool[0].share,)
+        yes, known = counts(self._answers, served(self, "train"))
+        return tuple(((known - yes) / yes.clamp(min=1)).clamp(1 / MOST, MOST).tolist())
+
+    def lacks(self, batches: Iterable[Batch]) -> str:
+        """Questions that a part answers one way only, or never."""
+        if self._pools:  # an empty pool is refused by who draws from it
+            return ""
+        yes, known = counts(self._answers, batches, until_mixed=True)
+        rows = list(zip(self.outputs, yes.tolist(), known.tolist(), strict=True))
+        never = [name for name, said, _ in rows if not said]
+        always = [name for name, said, of in rows if said == of and said]
+        said = [f"no window is a yes to {some(never)}"] * bool(never) + [f"every one is to {some(always)}"] * bool(
+            always
+        )
+        return "; ".join(said)
 
     def encode(self, batch: Batch, dtype: torch.dtype, *, evaluating: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         target_BO, valid_BO = self._answers.of(batch)
+        if self._pools:
+            target_BO, valid_BO = (target_BO == 0).to(torch.uint8)[:, None], valid_BO[:, None]
         return kernels.one_hot(**batch.packed, dtype=dtype), target_BO, valid_BO
 
     def loss(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,7 +105,8 @@ class Multilabel:
         if config.focal:
             other_BO = torch.sigmoid(torch.where(target > 0, -scores_BO, scores_BO))
             losses_BO = losses_BO * other_BO**config.focal
-        weight_BO = valid * torch.where(target > 0, config.positive_weight, 1.0)
+        weight_BO = valid * torch.where(target > 0, constants(self._positive, scores_BO), 1.0)
+        weight_BO = weight_BO * constants(self._weights, scores_BO)
         return (losses_BO * weight_BO).sum(), weight_BO.sum()
 
     def average(self, logits_MBOL: Tensor) -> Tensor:
@@ -84,16 +129,17 @@ class MultilabelMetrics:
             BinaryAccuracy,
             BinaryAUROC,
             BinaryAveragePrecision,
-            BinaryCalibrationError,
             BinaryMatthewsCorrCoef,
         )
+
+        from distgen.objectives.calibration import Calibration
 
         kinds = {
             "auroc": BinaryAUROC,
             "auprc": BinaryAveragePrecision,
             "mcc": BinaryMatthewsCorrCoef,
             "accuracy": BinaryAccuracy,
-            "ece": BinaryCalibrationError,
+            "ece": Calibration,
         }
         self._kinds, self._binary, self._loss = tuple(kinds), binary, mean(device)
         self._of = {name: MetricCollection({k: kind() for k, kind in kinds.items()}).to(device) for name in names}
@@ -117,3 +163,8 @@ class MultilabelMetrics:
             values = {name: float(by_name[name][kind]) for name in mixed}
             found |= {kind: next(iter(values.values()))} if self._binary and values else {kind: values}
         return found
+
+    def reliability(self) -> dict[str, dict[str, list[float]]]:
+        """Bins of the probability of a yes, by question."""
+        asked = [name for name, share in self._share.items() if share.update_called]
+        return {name: cast("Calibration", self._of[name]["ece"]).bins() for name in asked}

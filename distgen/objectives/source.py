@@ -30,6 +30,7 @@ class Answers:
         columns: what each column is, or each class.
         tracks: that the loader must serve.
         window: bases of the windows that have one answer each.
+        swap: pairs of columns that change places on the other strand; see `distgen.models.schema.Schema`.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Answers:
     columns: tuple[str, ...]
     tracks: tuple[str, ...]
     window: int
+    swap: tuple[tuple[str, str], ...] = ()
 
     def of(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The answers (B, columns), or (B,) of classes, and which of them are known: bool, likewise. Rows that only pad a
@@ -112,7 +114,8 @@ def _track(name: str, store: Store, data: Sample, window: int) -> Answers:
     if data.target_length != track.bin_bp:
         problem = f'one answer for a window is one bin of track "{name}". Use {track.bin_bp}'
         raise ConfigError(problem, key="data.target_length")
-    return Answers(name, "multilabel" if track.is_classes else "regression", track.columns, (name,), window)
+    swap = tuple((column, track.columns[other]) for column, other in zip(track.columns, track.swap, strict=True))
+    return Answers(name, "multilabel" if track.is_classes else "regression", track.columns, (name,), window, swap)
 
 
 def named_track(name: str, store: Stores, key: str) -> Track:

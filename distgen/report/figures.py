@@ -136,3 +136,35 @@ def _steps(
     edges, foot = np.r_[edges[:-1][new], edges[-1]], row + 0.35
     low, high = (foot - 0.7 * np.r_[values[new], values[-1]] for values in (bottom, top))
     axes.fill_between(edges, low, high, step="post", color=colour, linewidth=0)
+
+
+LINES = 8  # of questions in one figure, at most
+
+
+def reliability_figure(found: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    """A reliability diagram of the questions that most windows answered: what share of the answers that were given with some
+    confidence is right, over that confidence; points by how many there are (Niculescu-Mizil and Caruana 2005).
+
+    Args:
+        found: of each question the "confidence", "share" and "count" of bins.
+    """
+    return svg(reliability(found))
+
+
+def reliability(found: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
+    """The figure of `reliability_figure`."""
+    figure, axes = axes_of(4.2)
+    axes.plot([0, 1], [0, 1], color=_GREY, linewidth=3, zorder=0)
+    names = sorted(found, key=lambda name: -sum(found[name]["count"]))[:LINES]
+    for name in names:
+        bins = found[name]
+        counts = np.array(bins["count"], float)
+        (line,) = axes.plot(bins["confidence"], bins["share"], linewidth=1, label=name)
+        axes.scatter(bins["confidence"], bins["share"], 8 + 120 * counts / counts.sum(), color=line.get_color())
+    axes.set_xlim(0, 1)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_aspect("equal")
+    axes.set_xlabel("confidence")
+    axes.set_ylabel("share that is right")
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from distgen.errors import ConfigError, DistgenError
 from distgen.report import curves
-from distgen.report.figures import BARS, Bar, contig_bars, coverage_figure, shown, store_bar
+from distgen.report.evaluations import evaluation_rows, flat
+from distgen.report.figures import BARS, LINES, Bar, contig_bars, coverage_figure, reliability_figure, shown, store_bar
 from distgen.report.verdict import judge
 from distgen.report.windows import describe, serve_most, tables
 from distgen.train.records import read_records
@@ -54,6 +55,7 @@ def write_report(out: Path) -> Path:
         evaluation = json.loads(path.read_text())
         parts.append(f"<h2>Evaluation on {html.escape(str(evaluation['split']))}</h2>")
         parts.append(table(("metric", "value"), evaluation_rows(evaluation)))
+        parts += _reliability(evaluation.get("reliability", {}))
     parts += ["<h2>Windows</h2>", _windows(out / "run.toml")]
     parts += ["<h2>Run</h2>", f"<pre>{html.escape((out / 'run.toml').read_text())}</pre>"]
     return page(out, parts)
@@ -69,11 +71,14 @@ def page(out: Path, parts: list[str]) -> Path:
     return path
 
 
-def evaluation_rows(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
-    """An evaluation as rows of name and value, nested metrics as "auroc cds+"."""
-    rows = [(name, f"{value:.4f}") for name, value in _flat_metrics(evaluation["metrics"])]
-    rows += [(f"bits_per_base, {name}", f"{bits:.4f}") for name, bits in evaluation.get("baselines", {}).items()]
-    return rows
+def _reliability(found: dict[str, Any]) -> list[str]:
+    """How far the confidence of answers can be trusted."""
+    found = {name: bins for name, bins in found.items() if bins["count"]}
+    if not found:
+        return []
+    less = len(found) - LINES
+    rest = f"<p>{less:,} questions that fewer windows answered are not shown.</p>" if less > 0 else ""
+    return ["<h3>Reliability</h3>", reliability_figure(found), rest]
 
 
 def _windows(run_file: Path) -> str:
@@ -137,18 +142,9 @@ def _last(records: list[dict[str, Any]]) -> str:
         for part in ("valid", "train"):
             if part in record:
                 head.append(f"{part}, {name}")
-                cells.append(dict(_flat_metrics(record[part])))
+                cells.append(dict(flat(record[part])))
     rows = [(metric, *(f"{column[metric]:.4f}" if metric in column else "" for column in cells)) for metric in cells[0]]
     return table(tuple(head), rows)
-
-
-def _flat_metrics(metrics: dict[str, Any]) -> list[tuple[str, float]]:
-    """Metrics by names such as "auroc cds+"."""
-    found = []
-    for name, value in metrics.items():
-        nested = value.items() if isinstance(value, dict) else [("", value)]
-        found += [(f"{name} {inner}".strip(), float(number)) for inner, number in nested]
-    return found
 
 
 def _throughput(steps: list[dict[str, Any]]) -> str:

@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from distgen.report.html import evaluation_rows, page, table
+from distgen.report.evaluations import evaluation_rows
+from distgen.report.html import page, table
 from distgen.report.verdict import judge
 from distgen.train.records import read_records
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 if TYPE_CHECKING:
     from distgen.errors import ConfigError
@@ -67,6 +67,25 @@ def _model(run: Run, source: Stores) -> dict[str, Any]:
     sizes = shapes(run.model, schema_of(run.build_objective(source))).values()
     sees = run.model.receptive_field
     return {"family": run.model.family, "parameters": sum(map(math.prod, sizes)), "receptive_field": sees}
+
+
+def families() -> dict[str, Any]:
+    """Every family of models with the sizes it has by default: {"window", "families": as "model" of `describe`}, for one
+    answer to windows of 1,024 bases."""
+    from distgen.loader.plan import WINDOW
+    from distgen.models import FAMILIES
+    from distgen.models.schema import Schema
+    from distgen.train.model import shapes
+
+    schema, found = Schema(("A", "C", "G", "T"), ("answer",), WINDOW, ()), []
+    kind: Any
+    for kind in FAMILIES:
+        (name,) = get_args(kind.model_fields["family"].annotation)
+        config = kind(family=name)
+        sizes = shapes(config, schema).values()
+        sees = config.receptive_field
+        found.append({"family": name, "parameters": sum(map(math.prod, sizes)), "receptive_field": sees})
+    return {"window": WINDOW, "families": found}
 
 
 def _said_of_model(model: dict[str, Any]) -> str:

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from distgen.errors import ConfigError, suggest
-from distgen.evaluate.baselines import baselines
-from distgen.evaluate.metrics import Units, measure
+from distgen.evaluate.metrics import Units, collect, measure
+from distgen.evaluate.strands import BothStrands, check_strands
 from distgen.ingest.objects import locate
 from distgen.loader.loader import GenomeLoader
 from distgen.loader.mixture import MixtureLoader
 from distgen.loader.sampled import Sampled
-from distgen.objectives import Objective
-from distgen.store.reader import Store
+from distgen.objectives import Calibrated, Objective
 from distgen.store.splits import PARTS
 from distgen.train import ensemble
+from distgen.train.beside import Beside, Comparison
 from distgen.train.checkpoint import Checkpoint, open_checkpoint
 from distgen.train.finetune import start_model
 from distgen.train.heap import keep_heap
 from distgen.train.model import schema_of
-from distgen.train.run import Run, Stores
+from distgen.train.run import Part, Run, Stores
 from distgen.train.weights import load_weights, trained_checkpoint
 
 
@@ -99,9 +99,13 @@ def validate(run: Run, path: str, device: torch.device) -> dict[str, Any]:
     place = locate(path)
     found = _open_checkpoint(run, Path(), open_checkpoint(place), device)
     parts = validation_loaders(run, found.store, found.objective, device=device)
-    return {
-        part: measure(found.model, found.objective, loader, run.precision(device)) for part, loader in parts.items()
-    }
+    model = asked_model(run, found.model, found.objective)
+    return {part: measure(model, found.objective, loader, run.precision(device)) for part, loader in parts.items()}
+
+
+def asked_model(run: Run, model: nn.Module, objective: Objective) -> nn.Module:
+    """What the validation of a run asks: a model, or both strands by it."""
+    return BothStrands(model, schema_of(objective), objective) if run.train.both_strands else model
 
 
 def validation_loaders(
@@ -136,36 +140,56 @@ def _asked(trained: Trained) -> dict[str, Any]:
     }
 
 
-def evaluate(path: Path, part: str, *, by_contig: bool = False) -> tuple[Path, dict[str, Any]]:
+_NOTHING = Beside()
+
+
+def evaluate(
+    path: Path, part: str, *, by_contig: bool = False, both_strands: bool | None = None, beside: Beside = _NOTHING
+) -> tuple[Path, dict[str, Any]]:
     """Metrics of a checkpoint, or of an ensemble, on one part of the split it was trained on.
 
     Args:
         path: a run directory (its best checkpoint is taken), one checkpoint in it, or an ensemble's directory.
         part: "train", "valid" or "test".
         by_contig: also measure each contig by itself; see `distgen.evaluate.metrics.Units`.
+        both_strands: ask each window and its reverse complement, and average; None: as the run validates.
+        beside: what else is measured.
 
     Returns:
-        The directory, and {"split", "checkpoint", "step", "metrics", "baselines" for masked_lm, "units" and "by_unit" where
-        asked for}.
+        The directory, and {"split", "checkpoint", "step", "metrics", "both_strands" where these were asked, "reliability" of
+        probabilities (see `distgen.objectives.Calibrated`), "units" and "by_unit" where asked for}; and what is beside
+        it: {"intervals": {metric: [low, high]}, "baselines": {name: {"metrics", "intervals", "difference", "p"}} (always of
+        language models), "without_leaks": {"k", "windows", "leaked", and the same once more}}. Metrics by name there are
+        "auroc.NAME" of one output, and "auroc" of their mean; a difference is what the model is above a baseline.
 
     Raises:
         CheckpointError: there is no whole checkpoint, or the store has changed since.
-        ConfigError: there is no such run or part.
+        ConfigError: there is no such run or part, or what is asked has an answer on one strand alone.
     """
     if part not in PARTS:
         raise ConfigError(f'there is no part "{part}" of a split. {suggest(part, PARTS)}')
     found = open_trained(path)
     run, store = found.run, found.store
-    loader = run.loader(store, found.objective, cast(Literal["train", "valid", "test"], part), device=found.device)
+    loader = run.loader(store, found.objective, cast(Part, part), device=found.device)
     if by_contig and run.data.packed:
         raise run.error("data.packed", "rows that hold several samples cannot be told apart by contig")
+    model, both_strands = found.model, run.train.both_strands if both_strands is None else both_strands
+    if both_strands:
+        try:
+            check_strands(schema_of(found.objective), run.data.strand)
+        except ConfigError as error:
+            raise ConfigError(f"both strands cannot be asked: {error.problem}") from None
+        model = BothStrands(model, schema_of(found.objective), found.objective)
     units = Units(loader) if by_contig else None
-    values = measure(found.model, found.objective, loader, run.precision(found.device), units)
+    comparison = Comparison(run, store, found.objective, cast(Part, part), loader, beside)
+    keep = [*([units] if units else []), *comparison.keep]
+    metrics = collect(model, found.objective, loader, run.precision(found.device), keep)
+    values = metrics.compute()
     result: dict[str, Any] = {"split": part, **found.said, "metrics": values}
+    result |= {"both_strands": True} if both_strands else {}
+    if isinstance(metrics, Calibrated):
+        result["reliability"] = metrics.reliability()
     if units:
         result |= {"units": units.kind, "by_unit": units.compute()}
-    # An export has no other bases than those of its windows: nothing to count in; and of many stores, none is the one.
-    if run.objective.kind == "masked_lm" and isinstance(store, Store):
-        regions = {p: store.regions(p, run.data.split) for p in ("train", part)}
-        result["baselines"] = baselines(store, regions["train"], regions[part])
+    result |= comparison.result(values)
     return found.folder, result

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from distgen.evaluate.strands import check_strands
+from distgen.models.schema import Schema
 from distgen.train.model import build_model, schema_of
 from distgen.train.optimizer import ENDS, is_hidden
 from distgen.train.precision import check_precision
@@ -64,6 +66,8 @@ def to_float8(model: nn.Module, **config: Any) -> None:
 def _fits_float8(module: nn.Module, name: str) -> bool:
     if not isinstance(module, nn.Linear) or name.split(".")[0] in ENDS:
         return False
+    if getattr(module, "shared", None):  # what replaces it would take a part of the weights for all
+        return False
     return module.in_features % _EIGHT_BITS == 0 and module.out_features % _EIGHT_BITS == 0
 
 
@@ -88,10 +92,13 @@ def check(run: Run, objective: Objective, fewest: int, device: torch.device | No
     Raises:
         ConfigError: names the key, and what can be asked for.
     """
-    train, optimizer = run.train, run.optimizer
-    with torch.device("meta"):
-        model = build_model(run.model, schema_of(objective))
+    train, optimizer, schema = run.train, run.optimizer, schema_of(objective)
+    with torch.device("meta"), run.at(""):  # it names whole keys
+        model = build_model(run.model, schema)
+    _check_strands(run, schema)
     family = f'family "{run.model.family}"'
+    if run.cluster.context > 1 and not getattr(run.model, "shares_windows", True):
+        raise run.error("cluster.context", f"{family} takes whole windows, which workers cannot share: leave it out")
     if train.activation_checkpointing and not len(getattr(model, "blocks", [])):
         raise run.error("train.activation_checkpointing", f"{family} has no blocks that could be computed again")
     if optimizer.kind == "muon":
@@ -100,6 +107,10 @@ def check(run: Run, objective: Objective, fewest: int, device: torch.device | No
         if not any(is_hidden(name, parameter) for name, parameter in model.named_parameters()):
             raise run.error("optimizer.kind", f'{family} has no matrix between its first and last layer: use "adamw"')
     if train.precision == "fp8":
+        if getattr(run.model, "rc", None):
+            raise run.error(
+                "train.precision", 'layers that both strands share (model.rc) have no eight bits: use "bf16"'
+            )
         if not any(_fits_float8(module, name) for name, module in model.named_modules()):
             problem = f"{family} of these sizes has no linear layer but its last whose sizes divide by {_EIGHT_BITS}"
             raise run.error("train.precision", f'"fp8" would change nothing: {problem}. Use "bf16".')
@@ -118,6 +129,17 @@ def check(run: Run, objective: Objective, fewest: int, device: torch.device | No
             check_precision(train.precision, device)
         if train.compile and (missing := _missing_compiler(device)):
             raise run.error("train.compile", f"{missing}. Install one, or leave compile out.")
+
+
+def _check_strands(run: Run, schema: Schema) -> None:
+    """Raise ConfigError: what both strands are to answer alike, or are asked both, has an answer on one alone."""
+    asked = {"model.rc": getattr(run.model, "rc", None), "train.both_strands": run.train.both_strands}
+    for key in (key for key, value in asked.items() if value):
+        with run.at(key):
+            check_strands(schema, run.data.strand)
+    if run.train.both_strands and run.cluster.context > 1:
+        problem = "windows that workers share are not turned: leave it out, and ask distgen evaluate --both-strands"
+        raise run.error("train.both_strands", problem)
 
 
 def _check_micro_batch(run: Run, fewest: int) -> None:

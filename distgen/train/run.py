@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias, TypeVar
+from typing import Any, Literal, Self, TypeAlias, TypeVar, cast
 
 import tomli_w
 import torch
@@ -30,6 +30,7 @@ from distgen.config import (
 )
 from distgen.errors import ConfigError, suggest
 from distgen.ingest.objects import Place, locate
+from distgen.loader.batch import Batch
 from distgen.loader.loader import GenomeLoader
 from distgen.loader.mixture import MixtureLoader
 from distgen.loader.regions import CONTIGS, MATRIX
@@ -157,12 +158,14 @@ class Run(File):
             # Where a window has one answer, models pad it.
             multiple = self.model.multiple if objective.window is None else 1
             check_windows(loader.lengths, multiple, objective.bin_bp, self.cluster.context)
+        self._check_answers(store, objective, "train")
         steps = self.train.steps or loader.plan.steps(self.train.epochs or 0)
         if self.log.profile and self.log.profile[1] > steps:
             raise self.error("log.profile", f"there is no step {self.log.profile[1]:,} to trace: the last is {steps:,}")
         if self.has("valid", store):
             for part in ("valid", "train") if self.log.gap_batches else ("valid",):
                 self.loader(store, objective, part, world_size=world_size)
+            self._check_answers(store, objective, "valid")
         elif self.train.valid_every:
             raise self.error("train.valid_every", f'split "{self.data.split}" of {store.path} has no part "valid"')
         if self.finetune != Finetune():
@@ -170,6 +173,13 @@ class Run(File):
 
             check(self, schema_of(objective), begins=begins)
         return {"run": self.hash(), "store": self.identity(store, objective)}
+
+    def _check_answers(self, store: Stores, objective: Objective, part: Part) -> None:
+        """Raise ConfigError: of a part not enough is known to learn from it, or to measure by it."""
+        if isinstance(objective, objectives.Answered) and (
+            problem := objective.lacks(self.loader(store, objective, part))
+        ):
+            raise self.error("data.split", f'part "{part}" of "{self.data.split}" is of no use: {problem}')
 
     def _check_shards(self, fewest: int, most: int) -> None:
         """Raise ConfigError: some number of workers makes no groups of `cluster.shards`."""
@@ -211,8 +221,16 @@ class Run(File):
         if self.data.inputs:
             problem = "a GenomeLoader serves them, but no model that a run can name takes any. Leave them out."
             raise self.error("data.inputs", problem)
+        # Where bases wait says nothing about windows.
+        run = self.model_copy(update={"data": self.data.model_copy(update={"placement": "host"})})
+
+        def served(objective: Objective, part: str) -> Iterable[Batch]:
+            if not self.has(cast(Part, part), store):
+                raise self.error("data.split", f'"{self.data.split}" of {store.path} has no part "{part}"')
+            return run.loader(store, objective, cast(Part, part))
+
         with self.at(""):  # it names whole keys, of several tables
-            return objectives.build(self.objective, store, self.data, context)
+            return objectives.build(self.objective, store, self.data, served, context)
 
     def open_store(self) -> Stores:
         """The store this run trains on, the export of one, or a collection.

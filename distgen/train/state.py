@@ -20,9 +20,11 @@ from distgen.evaluate.metrics import measure
 from distgen.loader.base import Loader
 from distgen.loader.batch import Batch
 from distgen.loader.mixture import MixtureLoader
+from distgen.objectives import Measured
 from distgen.train.aside import Aside
 from distgen.train.checkpoint import Checkpoint, Checkpoints
 from distgen.train.clock import Clock
+from distgen.train.evaluation import asked_model
 from distgen.train.model import schema_of
 from distgen.train.optimizer import learning_rate
 from distgen.train.profile import Profile
@@ -191,7 +193,8 @@ class State:
         if not self._judged or self._aside:
             return bool(self._judged)
         with self.clock.paused(), self._watch.paused(), self.learner.updater.averaged():
-            model, objective, precision = self.learner.parallel.model, self.learner.objective, self.learner.precision
+            objective, precision = self.learner.objective, self.learner.precision
+            model = asked_model(self.run, self.learner.parallel.model, objective)
             found = {part: measure(model, objective, loader, precision.dtype) for part, loader in self._judged.items()}
         better = self._judge(self.step, found)
         self.enough |= self._impatient
@@ -228,6 +231,7 @@ class State:
                 "run": self.run.hash(),
                 "store": self.run.identity(self._store, self.learner.objective),
                 "schema": asdict(schema_of(self.learner.objective)),
+                "units": self.learner.objective.units if isinstance(self.learner.objective, Measured) else None,
                 "loader": self.loader.state_dict(),
                 "best": None if math.isinf(self._best) else self._best,
                 "worse": self.worse,

@@ -2,7 +2,8 @@
 
 An export is a folder of two files. `model.safetensors` has the model's tensors by their names, averaged ones where the
 training kept them, and low-rank sums added. `config.json` says what they are: the model's sizes, what goes in and comes out,
-how its windows were cut, and where it comes from.
+how its windows were cut, and where it comes from. Where it is asked for there is `model.pt2` as well: model and encoder
+as a program of torch.export. Nothing here reads it.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from distgen.config import Finetune
 from distgen.errors import CheckpointError, ConfigError
 from distgen.ingest.objects import Place
 from distgen.ingest.open import sha256
+from distgen.loader.plan import WINDOW
 from distgen.models.schema import Schema
 from distgen.train.checkpoint import Checkpoint, open_checkpoint
 from distgen.train.model import adapt, build_model, merge, outputs
 from distgen.train.run import Run
 
-_FORMAT, _CONFIG, _TENSORS = 1, "config.json", "model.safetensors"
+_FORMAT, _CONFIG, _TENSORS, _PROGRAM = 1, "config.json", "model.safetensors", "model.pt2"
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     Returns:
         The model in evaluation mode, float32 on the CPU: (B, inputs, L) to logits (B, outputs, L). And its configuration:
         "inputs" and "outputs" name the channels, "model" and "objective" are those of the run, "window" and "target_length"
-        count bases, and "per_window" those of windows that have one answer each.
+        count bases, and "per_window" those of windows that have one answer each; "units" of regression say what answers are
+        in the store's unit (`shift + scale * v`).
 
     Raises:
         CheckpointError: it is damaged. ConfigError: there are no weights.
@@ -85,30 +88,39 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     return open_weights(Path(path)).load()
 
 
-def export_weights(path: Path, out: Path, *, averaged: bool = True) -> dict[str, Any]:
+def export_weights(path: Path, out: Path, *, averaged: bool = True, program: bool = False) -> dict[str, Any]:
     """Write the weights of a training for others to load.
 
     Args:
         path: a run directory (its best checkpoint), or one checkpoint in it.
         out: a new folder.
         averaged: take the averaged weights, where there are some.
+        program: also write model and encoder as one program; see `distgen.train.program`.
 
     Returns:
         What `config.json` says.
 
     Raises:
-        ConfigError: there is no such training, or `out` exists. CheckpointError: the checkpoint is damaged.
+        ConfigError: there is no such training, `out` exists, or there is no such program. CheckpointError: the checkpoint is damaged.
     """
     if out.exists():
         raise ConfigError(f"{out} exists. Give another --out")
-    model, config = open_weights(path).load(averaged=averaged)
+    weights = open_weights(path)
+    model, config = weights.load(averaged=averaged)
     draft = out.with_name(f".{out.name}.writing")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, draft / _TENSORS)
     config |= {"sha256": sha256(draft / _TENSORS)}
+    if program:
+        from distgen.train.program import save_program  # torch.export takes a second to import
+
+        length = config["window"] or WINDOW
+        takes = save_program(model, weights.schema, length, draft / _PROGRAM)
+        config |= {"program": {"takes": takes, "length": length, "sha256": sha256(draft / _PROGRAM)}}
     (draft / _CONFIG).write_text(json.dumps(config, indent=1) + "\n")
-    (draft / _TENSORS).chmod((draft / _CONFIG).stat().st_mode)  # safetensors lets its owner alone read a file
+    for file in draft.iterdir():
+        file.chmod((draft / _CONFIG).stat().st_mode)  # safetensors lets its owner alone read a file
     draft.rename(out)
     return config
 
@@ -159,6 +171,7 @@ def _trained(path: Path) -> Weights:
         "outputs": schema.outputs,
         "per_window": schema.window,
         "swap": schema.swap,
+        "units": found.state.get("units"),
         "window": schema.window or run.data.window,
         "target_length": run.data.target_length or run.data.window,
         "strand": run.data.strand,

@@ -23,7 +23,7 @@ def measure(tmp_path, recipe, run, *overrides):
 
 def test_a_sample_of_the_quickstart_learns_what_order_3_knows(tmp_path):
     found = measure(tmp_path, "ecoli536.toml", "quickstart.toml", "train.steps=100", "optimizer.warmup_steps=10")
-    assert found["metrics"]["bits_per_base"] < found["baselines"]["markov order 3"]
+    assert found["metrics"]["bits_per_base"] < found["baselines"]["markov order 3"]["metrics"]["bits_per_base"]
 
 
 @pytest.mark.slow
@@ -32,7 +32,9 @@ def test_quickstart_beats_every_baseline(tmp_path):
     found = measure(tmp_path, "ecoli536.toml", "quickstart.toml")
     precision = Run.read(ROOT / "launch/runs/quickstart.toml").precision(torch.device("cpu"))
     assert found["metrics"]["bits_per_base"] < (1.85 if precision == torch.bfloat16 else 1.88)
-    assert found["metrics"]["bits_per_base"] < min(found["baselines"].values())
+    assert found["metrics"]["bits_per_base"] < min(
+        entry["metrics"]["bits_per_base"] for entry in found["baselines"].values()
+    )
 
 
 @pytest.mark.data

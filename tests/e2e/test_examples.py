@@ -17,9 +17,11 @@ def test_the_quickstart(ecoli, tmp_path):
     found = json.loads(distgen("evaluate", "out", "--json", cwd=tmp_path))
     assert 1.8 < found["metrics"]["bits_per_base"] < 2.5
     # Facts of the genome and of the split, not of the network.
-    assert found["baselines"]["markov order 0"] == pytest.approx(2.0001, abs=1e-4)
-    assert found["baselines"]["markov order 8"] == pytest.approx(1.9351, abs=1e-3)
-    assert found["baselines"]["counts, 4 bases either side"] == pytest.approx(1.8549, abs=1e-3)
+    assert found["baselines"]["markov order 0"]["metrics"]["bits_per_base"] == pytest.approx(2.0001, abs=1e-4)
+    assert found["baselines"]["markov order 8"]["metrics"]["bits_per_base"] == pytest.approx(1.9351, abs=1e-3)
+    assert found["baselines"]["counts, 4 bases either side"]["metrics"]["bits_per_base"] == pytest.approx(
+        1.8549, abs=1e-3
+    )
 
 
 @pytest.mark.data

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from distgen.config import Recipe, read
-from distgen.evaluate.baselines import _PRIOR, baselines
+from distgen.evaluate.baselines import _PRIOR, baselines, mixed
 from distgen.store.build import build
 from distgen.store.reader import open_store
 
@@ -20,6 +20,11 @@ def store(tmp_path):
     (tmp_path / "a.toml").write_text('format = 1\n[assembly]\nname = "a"\nfasta = "a.fa"\n[split]\ntest = ["b"]\n')
     build(read(tmp_path / "a.toml", Recipe), tmp_path / "a.zarr")
     return open_store(tmp_path / "a.zarr")
+
+
+def means(store):
+    found = baselines(store, store.regions("train"), store.regions("test"))
+    return {name: scored.mean() for name, scored in found.items()}
 
 
 def obvious_markov(train, test, order):
@@ -45,12 +50,29 @@ def test_markov_models_equal_counting_with_dictionaries(store):
 
     train = store.sequence(Interval("a", 0, 40_000))
     test = store.sequence(Interval("b", 0, 20_004))
-    found = baselines(store, store.regions("train"), store.regions("test"))
+    found = means(store)
     for order in (0, 3):
         assert found[f"markov order {order}"] == pytest.approx(obvious_markov(train, test, order), abs=1e-4)
 
 
 def test_two_sides_see_what_one_side_cannot(store):
-    found = baselines(store, store.regions("train"), store.regions("test"))
+    found = means(store)
     assert found["markov order 0"] == pytest.approx(2, abs=0.01)
     assert found["counts, 4 bases either side"] < found["markov order 3"] - 0.05
+
+
+def test_all_orders_together_are_better_than_each(store):
+    alone = means(store)
+    (together,) = mixed(store, store.regions("train"), None, store.regions("test")).values()
+    assert together.mean() < min(alone[f"markov order {order}"] for order in (0, 3, 8, 11)) + 0.005
+    assert together.mean() < 1.9
+
+
+def test_bits_of_stretches_are_sums_of_those_of_bases(store):
+    scored = baselines(store, store.regions("train"), store.regions("test"))["markov order 3"]
+    ((first, end),) = scored.intervals.tolist()
+    starts = np.array([first, first + 100, end - 8])
+    bits, bases = scored.within(starts, starts + np.array([100, 50, 100]))
+    (own,) = scored.bits
+    assert bases.tolist() == [100, 50, 4]  # the last four are N
+    assert bits == pytest.approx([own[:100].sum(), own[100:150].sum(), np.nansum(own[-8:])])

@@ -46,7 +46,9 @@ def parts(run_file):
 
 
 def values(objective, loader, units=None):
-    return measure(Fixed(objective.in_channels, objective.out_channels), objective, loader, torch.float32, units)
+    return measure(
+        Fixed(objective.in_channels, objective.out_channels), objective, loader, torch.float32, [units] if units else []
+    )
 
 
 def test_units_pooled_by_their_targets_are_the_whole(parts):
@@ -67,7 +69,7 @@ def test_a_unit_has_the_metrics_of_its_predictions_alone(parts):
     classes = ["objective.kind=base_classes", "objective.track=genes", "data.jitter=0"]
     objective, loader = parts(classes)
     units = Units(loader)
-    units._unit = lambda place: place.contig
+    units.name = lambda place: place.contig
     values(objective, loader, units)
     found = units.compute()
     assert set(found) == {"chr1", "chr2"}
@@ -99,7 +101,7 @@ def test_padding_counts_nowhere(parts):
 def test_contigs_are_units_where_there_are_enough():
     units = Units(Places([Interval(f"chr{number}", 0, 10) for number in range(6)]))
     assert units.kind == "contigs"
-    assert units._unit(Interval("chr3", 5, 10)) == "chr3"
+    assert units.name(Interval("chr3", 5, 10)) == "chr3"
 
 
 @pytest.mark.parametrize("begin", [0, 10_000_000])
@@ -112,14 +114,14 @@ def test_few_contigs_are_cut_into_blocks_that_other_windows_share(begin):
     one, other = blocks(1000), blocks(2000)
     assert one.kind == other.kind == "blocks"
     middle = (begin + end) // 2
-    assert one._unit(Interval("chr1", middle, middle + 1000)) == other._unit(Interval("chr1", middle, middle + 2000))
-    assert 16 <= len({one._unit(Interval("chr1", start, start + 1)) for start in range(begin, end, 500)}) <= 64
+    assert one.name(Interval("chr1", middle, middle + 1000)) == other.name(Interval("chr1", middle, middle + 2000))
+    assert 16 <= len({one.name(Interval("chr1", start, start + 1)) for start in range(begin, end, 500)}) <= 64
 
 
 def test_many_contigs_share_units():
     units = Units(Places([Interval(f"s{number}", 0, 10) for number in range(1000)]))
     assert units.kind == "groups of contigs"
-    assert len({units._unit(Interval(f"s{number}", 0, 10)) for number in range(1000)}) == 256
+    assert len({units.name(Interval(f"s{number}", 0, 10)) for number in range(1000)}) == 256
 
 
 def test_a_metric_is_found_by_its_name():

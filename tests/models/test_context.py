@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distgen import models
-from distgen.models import DilatedConfig, TransformerConfig
+from distgen.models import DilatedConfig, LongConvConfig, TransformerConfig
 from distgen.models.context import Context
+from distgen.models.hopfield import HopfieldConfig
+from distgen.models.mlp import MlpConfig
 from tests.schemas import schema
 
 WORKERS = 4
@@ -114,8 +116,8 @@ def _differences(context: Context, config, B: int, length: int) -> dict[str, flo
 
     torch.manual_seed(1)
     # In float64, where rounding hides nothing; trainings in float32 are in tests/train/test_context.py.
-    alone = models.build(config, schema(4, 3)).double()
-    shared = models.build(config, schema(4, 3), context).double()
+    alone = models.build(config, schema(4, 3, swap=())).double()
+    shared = models.build(config, schema(4, 3, swap=()), context).double()
     shared.load_state_dict(alone.state_dict())
     x_BCL, target_BOL = torch.randn(B, 4, length).double(), torch.randn(B, 3, length).double()
     y_BOL = alone(x_BCL)
@@ -165,6 +167,43 @@ def test_transformers_on_slices_equal_one_device(workers, size, positions, B, po
     )
     for found in workers(_differences, size, config, B, positions * pool * size):
         assert max(found.values()) < 1e-9, found
+
+
+@given(
+    size=st.sampled_from([2, 4]),
+    own=st.integers(1, 20),
+    B=st.integers(1, 3),
+    width=st.integers(1, 6),
+    causal=st.booleans(),
+)
+@settings(max_examples=10)
+def test_long_convolutions_on_slices_equal_one_device(workers, size, own, B, width, causal):
+    config = LongConvConfig(
+        family="longconv", channels=6, stem_width=5, width=width, depth=2, reach=16, bands=2, causal=causal
+    )
+    for found in workers(_differences, size, config, B, own * size):
+        # Filters are drawn in float64 and kept in float32, and so are their gradients.
+        assert max(found.values()) < 1e-5, found
+
+
+@pytest.mark.parametrize("family", [DilatedConfig, TransformerConfig])
+def test_models_that_both_strands_share_equal_one_device(workers, family):
+    (name,) = family.model_fields["family"].annotation.__args__
+    for found in workers(_differences, 2, family(family=name, channels=8, rc="share"), 1, 64):
+        assert max(found.values()) < 1e-9, found
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        MlpConfig(family="mlp", hidden=(6, 5), width=11, dropout=0.0),
+        MlpConfig(family="mlp", hidden=(6,), width=8, k=(1, 3), both_strands=True, dropout=0.0),
+        HopfieldConfig(family="hopfield", channels=6, stem_width=5, width=3, dim=4, heads=2, hidden=5, dropout=0.0),
+    ],
+)
+def test_what_sees_so_many_bases_of_a_slice_equals_one_device(workers, config):
+    for found in workers(_differences, 2, config, 2, 16):
+        assert max(found.values()) < (1e-5 if config.family == "mlp" else 1e-9), found  # k-mers are float32
 
 
 def _computed_otherwise(context: Context, config, how: str) -> dict[str, float]:

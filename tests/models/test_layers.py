@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from distgen.models.layers import Convolution, whole
+from distgen.models.layers import Convolution, margins, whole
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -24,3 +24,18 @@ def test_windows_become_whole_with_n():
     assert torch.equal(whole(x, 8)[..., :10], x)
     assert whole(x, 8).shape == (2, 4, 16)
     assert not whole(x, 8)[..., 10:].any()
+
+
+@pytest.mark.parametrize(
+    ("length", "unit", "expected"), [(10, 5, (0, 0)), (10, 8, (3, 3)), (7, 3, (1, 1)), (8, 3, (2, 2)), (101, 9, (8, 8))]
+)
+def test_windows_alike_from_both_strands_have_as_much_n_before_as_after(length, unit, expected):
+    before, after = margins(length, unit, alike=True)
+    assert (before, after) == expected
+    x = torch.rand(1, 4, length)
+    assert torch.equal(whole(x.flip(2), unit, alike=True), whole(x, unit, alike=True).flip(2))
+
+
+def test_an_odd_window_among_even_positions_is_refused():
+    with pytest.raises(ValueError, match="101 bases have no middle between positions of 4"):
+        margins(101, 4, alike=True)

@@ -27,6 +27,13 @@ def test_one_bin_of_a_track_is_the_answer_of_a_window(annotated):
     assert known.any()
 
 
+def test_classes_of_a_track_that_belong_to_strands_change_places(annotated):
+    found = answers("track:genes", annotated, sample(window=5, target_length=1), ("multilabel",))
+    assert dict(found.swap) == {"cds+": "cds-", "cds-": "cds+"}
+    signal = answers("track:signal", annotated, sample(window=16, target_length=4), ("regression",))
+    assert dict(signal.swap) == {"a": "a"}
+
+
 def test_a_row_of_a_matrix_is_the_answer_at_its_region(annotated):
     found = answers("matrix:expr", annotated, sample(window=32, **EXPR), ("regression",))
     loader = GenomeLoader(annotated, window=32, batch_size=4, windows=EXPR, split=None)

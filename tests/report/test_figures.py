@@ -6,7 +6,7 @@ from matplotlib.colors import to_hex
 
 from distgen.genome import Contigs
 from distgen.loader.windows import Geometry, Tiles
-from distgen.report.figures import COLOURS, contig_bars, coverage, coverage_figure, shown, store_bar
+from distgen.report.figures import COLOURS, LINES, contig_bars, coverage, coverage_figure, reliability, shown, store_bar
 
 
 def areas(figure):
@@ -65,3 +65,17 @@ def test_the_same_windows_give_the_same_picture_which_loads_nothing():
     assert one == other
     assert one.startswith("<svg")
     assert not re.search(r"(?:src|href)=\"(?!#)", one)
+
+
+def test_a_reliability_diagram_has_each_bin_at_its_confidence_and_share():
+    bins = {"confidence": [0.1, 0.9], "share": [0.2, 0.7], "count": [30, 10]}
+    (points,) = reliability({"yes": bins}).axes[0].collections
+    assert points.get_offsets().tolist() == [[0.1, 0.2], [0.9, 0.7]]
+    large, small = points.get_sizes()
+    assert large - 8 == pytest.approx(3 * (small - 8))
+
+
+def test_of_many_questions_those_are_drawn_that_most_windows_answered():
+    found = {f"q{n}": {"confidence": [0.5], "share": [0.5], "count": [n + 1]} for n in range(LINES + 2)}
+    legend = reliability(found).axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == [f"q{n}" for n in range(LINES + 1, 1, -1)]

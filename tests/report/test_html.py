@@ -23,13 +23,18 @@ def test_the_page_is_whole_and_loads_nothing(tmp_path):
             {
                 "split": "test",
                 "metrics": {"bits_per_base": 1.81, "auroc": {"cds+": 0.99}},
-                "baselines": {"markov order 0": 2.0},
+                "baselines": {"markov order 0": {"metrics": {"bits_per_base": 2.0}}},
+                "reliability": {
+                    "bound": {"confidence": [0.2], "share": [0.3], "count": [4]},
+                    "never": {"confidence": [], "share": [], "count": []},
+                },
             }
         )
     )
     page = write_report(tmp_path).read_text()
     assert "<svg" in page
     assert "a&lt;b" in page
+    assert "Reliability" in page
     for cell in ("200,000", "1.0%", "auroc cds+", "0.9900", "bits_per_base, markov order 0", "2.0000"):
         assert f"<td>{cell}</td>" in page
     assert not re.search(r"(?:src|href)=\"(?!#)", page)

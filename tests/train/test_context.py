@@ -97,6 +97,9 @@ def test_what_workers_cannot_share_is_refused_with_what_would_fit(small, tmp_pat
     assert "cluster.workers: 2 workers share each window, and of 2 to 4" in refused(file, "cluster.workers=[2, 4]")
     assert "no multiple of the 4 bases" in refused(file, "data.window=62", "cluster.context=1")
     assert "Use a number from 1 to 4." in refused(file, "train.micro_batch=auto")
+    scanned = written(tmp_path, small, "scans", 'family = "ssm"\n', MASKED)
+    Run.read(scanned, ["cluster.workers=4"]).check()
+    assert 'cluster.context: family "ssm" takes whole windows, which workers cannot share' in refused(scanned)
     # Four workers that share windows in pairs deal the rows of a batch in two.
     Run.read(file, ["cluster.workers=4", "cluster.context=2", "data.batch_size=2"]).check()
     assert "data.batch_size: 1 leaves some of 2 workers" in refused(file, "data.batch_size=1")

@@ -284,3 +284,22 @@ def test_workers_that_share_windows_also_share_models(run_file, tmp_path, kind):
     losses, valid = on_ranks(4, tmp_path / "four", sharing_windows, run_file, overrides)[0]
     assert [loss for _, loss in losses] == pytest.approx([loss for _, loss in one[0]], rel=1e-5)
     assert valid == pytest.approx(one[1], rel=1e-5)
+
+
+FAMILIES = {
+    "longconv": "reach = 32\n",
+    "ssm": "heads = 2\nstates = 4\n",
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_with_filters_and_states_are_sharded_as_one_process(run_file, tmp_path, family):
+    text = run_file.read_text().replace('family = "dilated"', f'family = "{family}"\ndepth = 2')
+    run_file.write_text(text.replace("dilations = [1, 2]\n", FAMILIES[family]))
+    overrides = ["train.steps=6", *RAGGED]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    one = records(Worker(0, 1, torch.device("cpu"), tmp_path / "one"), run_file, overrides)
+    losses, valid = on_ranks(2, tmp_path / "two", records, run_file, [*overrides, *KINDS["fsdp"]])[0]
+    assert [loss for _, loss in losses] == pytest.approx([loss for _, loss in one[0]], rel=1e-5)
+    assert valid == pytest.approx(one[1], rel=1e-5)

@@ -2,8 +2,11 @@ import pytest
 import torch
 from torch import nn
 
+from distgen import models
 from distgen.errors import ConfigError
 from distgen.models.dilated import Dilated, DilatedConfig
+from distgen.models.longconv import LongConvConfig
+from distgen.models.ssm import SsmConfig
 from distgen.train import prepare as module
 from distgen.train.loop import train
 from distgen.train.optimizer import Updater
@@ -70,6 +73,20 @@ def test_a_compiled_run_ends_about_where_one_that_is_not_does(run_file, tmp_path
     assert expected.keys() == weights_compiled.keys()
     for name, value in expected.items():
         torch.testing.assert_close(weights_compiled[name], value, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [LongConvConfig(family="longconv", depth=1), SsmConfig(family="ssm", depth=1)])
+def test_blocks_with_filters_and_states_are_compiled_and_computed_again(run_file, config):
+    torch.manual_seed(0)
+    plain, compiled = models.build(config, schema(4, 2)), models.build(config, schema(4, 2))
+    compiled.load_state_dict(plain.state_dict())
+    prepare(compiled, Run.read(run_file, ["train.compile=true", "train.activation_checkpointing=true"]))
+    x = torch.rand(2, 4, 200)
+    (one, expected), (other, found) = gradients(plain, x), gradients(compiled, x)
+    torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-4)
+    for here, there in zip(found, expected, strict=True):
+        assert (here - there).abs().max() < 1e-4 * there.abs().max().clamp(min=1e-2)
 
 
 def trained(worker, file, out, changes):

@@ -71,3 +71,39 @@ def test_workers_do_not_share_windows_that_have_one_answer(folder):
     run = Run.read(folder / "run.toml", ["cluster.workers=2", "cluster.context=2"])
     with pytest.raises(ConfigError, match="cluster.context: windows that have one answer are not shared by workers"):
         run.check()
+
+
+def test_evaluation_says_how_far_probabilities_can_be_trusted(folder):
+    _, found = evaluate(folder / "out", "test")
+    bins = found["reliability"]["1"]
+    assert sum(bins["count"]) == 101
+    yes = sum(count * share for count, share in zip(bins["count"], bins["share"], strict=True))
+    assert yes == pytest.approx(50)
+
+
+def test_a_part_that_answers_one_way_only_is_refused_before_training(folder, tmp_path):
+    only_no = [row for row in motifs(3, 20) if not row[1]]
+    table_store(tmp_path, "binary", {"train": motifs(0, 100), "valid": only_no})
+    (tmp_path / "run.toml").write_text(RUN)
+    problem = 'data.split: part "valid" of "default" is of no use: no window is a yes to 1'
+    with pytest.raises(ConfigError, match=problem):
+        Run.read(tmp_path / "run.toml").check()
+
+
+def test_numbers_are_learned_in_their_own_unit(tmp_path):
+    def rows(seed, count):
+        return [(letters, 1000 + 50.0 * yes) for letters, yes in motifs(seed, count)]
+
+    table_store(tmp_path, "regression", {"train": rows(0, 1000), "valid": rows(1, 50), "test": rows(2, 101)})
+    (tmp_path / "run.toml").write_text(RUN.replace('"binary"', '"regression"'))
+    run = Run.read(tmp_path / "run.toml")
+    run.check()
+    (tmp_path / "out").mkdir()
+    run.write(tmp_path / "out/run.toml")
+    fit(run, tmp_path / "out")
+    _, found = evaluate(tmp_path / "out", "test")
+    assert found["metrics"]["pearson"] > 0.8
+    assert 0 < found["metrics"]["rmse"] < 20
+    export_weights(tmp_path / "out", tmp_path / "exported")
+    units = json.loads((tmp_path / "exported/config.json").read_text())["units"]
+    assert units == {"shift": [pytest.approx(1025)], "scale": [pytest.approx(25)]}

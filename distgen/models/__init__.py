@@ -2,9 +2,10 @@
 (B, outputs, 1).
 
 A family is a config and a module. The config says what lengths of windows are a `multiple` of where every base has an answer,
-and the `receptive_field` where it is finite; the module has its repeated parts in `.blocks`, which are compiled, recomputed
-and sharded one by one, and calls its first layer `stem` and its last `head`. A config with `shares_windows = False` is of a
-module that takes whole windows only.
+and the `receptive_field` where it is finite; its `resolution` is how many bases share an answer, 1 if it has none; it has a
+key `causal` if it can keep its outputs from what comes after them. The module has its repeated parts in `.blocks`, which
+are compiled, recomputed and sharded one by one, and calls its first layer `stem` and its last `head`. A config
+with `shares_windows = False` is of a module that takes whole windows only.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import nn
 
+from distgen.config import Section
 from distgen.models.cnn import Cnn, CnnConfig
 from distgen.models.context import Context
 from distgen.models.dilated import Dilated, DilatedConfig
@@ -38,7 +40,7 @@ ModelConfig = Annotated[
     Field(discriminator="family"),
 ]
 
-FAMILIES: dict[type, Any] = {
+FAMILIES: dict[type[Section], Any] = {
     CnnConfig: Cnn,
     DilatedConfig: Dilated,
     HopfieldConfig: Hopfield,

@@ -58,6 +58,11 @@ class CnnConfig(Section):
         return math.prod(self.pools)
 
     @property
+    def resolution(self) -> int:
+        """Bases that share one answer, where every base has one."""
+        return self.multiple
+
+    @property
     def receptive_field(self) -> int | None:
         """Bases that one position after all pooling can see; None where that is the whole window."""
         sees, step = 1, 1

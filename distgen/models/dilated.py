@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -17,21 +17,22 @@ from distgen.models.strands import Inside, check_sizes, other_inputs
 
 
 class DilatedConfig(Section):
-    """Sizes: `dilations` has one entry for each residual block. With `rc = "share"` a window and its reverse complement have
-    the same answers (`distgen.models.strands`)."""
+    """Sizes: `dilations` has one entry for each residual block. `causal`: a base sees itself and what is before it. With
+    `rc = "share"` a window and its reverse complement have the same answers (`distgen.models.strands`)."""
 
     family: Literal["dilated"]
     channels: Positive = 64
     stem_width: Positive = 9
     width: Positive = 3
     dilations: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)] = (1, 2, 4, 8, 16, 32, 64, 128, 1, 3)
+    causal: bool = False
     rc: Literal["share"] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> DilatedConfig:
         if self.rc:
             kernels = [("width", self.width, dilation) for dilation in self.dilations]
-            check_sizes({"channels": self.channels}, [("stem_width", self.stem_width, 1), *kernels])
+            check_sizes({"channels": self.channels}, [("stem_width", self.stem_width, 1), *kernels], self.causal)
         return self
 
     @property
@@ -58,9 +59,10 @@ class Dilated(nn.Module):
         super().__init__()
         D, depth, shared = config.channels, len(config.dilations), config.rc == "share"
         strands = Inside(order=other_inputs(schema)) if shared else None
-        self.stem = Convolution(len(schema.inputs), D, config.stem_width, context=context, shared=strands)
+        sides: dict[str, Any] = {"context": context, "causal": config.causal}
+        self.stem = Convolution(len(schema.inputs), D, config.stem_width, **sides, shared=strands)
         self.blocks = nn.ModuleList(
-            Residual(D, config.width, d, depth, context, shared=shared) for d in config.dilations
+            Residual(D, config.width, d, depth, **sides, shared=shared) for d in config.dilations
         )
         self.norm = LayerNorm(D, shared)
         self.head = head(D, schema, shared)

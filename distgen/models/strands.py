@@ -53,16 +53,19 @@ def rearranged(x: Tensor, axis: int, order: tuple[int, ...]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, axis)
 
 
-def check_sizes(even: dict[str, int], reaches: Iterable[tuple[str, int, int]] = ()) -> None:
-    """Refuse sizes of which no half is the other strand's, and kernels without a middle.
+def check_sizes(even: dict[str, int], reaches: Iterable[tuple[str, int, int]] = (), causal: bool = False) -> None:
+    """Refuse sizes of which no half is the other strand's, kernels without a middle, and models that see one side alone.
 
     Args:
         even: what is halved, by key.
         reaches: key, width and dilation of each kernel.
+        causal: a base sees what is before it alone.
 
     Raises:
         TableError: names the key, and what would fit.
     """
+    if causal:
+        raise TableError("a causal model reads one strand, and the other from its end. Leave out one of both", "rc")
     problems = [(key, size, "is no pair of halves, one for each strand") for key, size in even.items() if size % 2] + [
         (key, width, "has no middle to turn the kernel about") for key, width, step in reaches if step * (width - 1) % 2
     ]

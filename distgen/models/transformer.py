@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,8 @@ class TransformerConfig(Section):
     Convolutions are `width` wide, the first one `stem_width`. `depth` layers attend from all positions to all with `heads`
     heads; their angles turn with frequencies from 1 to 1 / `rotary_base`. The inner layer of each feed-forward part is
     `expansion` times as wide, and of "swiglu" two thirds of that, which has as many weights. `dropout` is the share of
-    what layers add that is left out in training. With `rc = "share"` a window and its reverse complement have the same
+    what layers add that is left out in training. `causal`: a base sees itself and what is before it; `pool` is then 1, as
+    bases that share a position would see one another. With `rc = "share"` a window and its reverse complement have the same
     answers (`distgen.models.strands`).
     """
 
@@ -47,10 +48,13 @@ class TransformerConfig(Section):
     expansion: Positive = 4
     rotary_base: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 10_000.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    causal: bool = False
     rc: Literal["share"] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> TransformerConfig:
+        if self.causal and self.pool > 1:
+            raise TableError(f"of {self.pool} bases that share a position, the first would see the last. Use 1", "pool")
         if self.pool & (self.pool - 1):
             below = 1 << (self.pool.bit_length() - 1)
             raise TableError(f"{self.pool} is no power of two. Use {below} or {2 * below}", "pool")
@@ -64,7 +68,7 @@ class TransformerConfig(Section):
             raise TableError(problem, "dim")
         if self.rc:
             kernels = [("stem_width", self.stem_width, 1), ("width", self.width, 1)]
-            check_sizes({"channels": self.channels}, kernels)
+            check_sizes({"channels": self.channels}, kernels, self.causal)
         return self
 
     @property
@@ -107,7 +111,8 @@ class Transformer(nn.Module):
         self._pool, self._halvings, self._pads = config.pool, len(sizes) - 1, schema.window is not None
         self._shared = shared = config.rc == "share"
         strands = Inside(order=other_inputs(schema)) if shared else None
-        self.stem = Convolution(len(schema.inputs), D, config.stem_width, context=context, shared=strands)
+        sides: dict[str, Any] = {"context": context, "causal": config.causal}
+        self.stem = Convolution(len(schema.inputs), D, config.stem_width, **sides, shared=strands)
         same = self._halvings or config.dim == D
         self.enter = nn.Identity() if same else Linear(D, config.dim, shared=Inside() if shared else None)
         steps = list(pairwise(sizes))
@@ -175,6 +180,7 @@ class _Layer(nn.Module):
         super().__init__()
         D, self._gated = config.dim, config.mlp == "swiglu"
         self.context, self._heads, self._base = context, config.heads, config.rotary_base
+        self._causal = config.causal
         shared, H = config.rc == "share", config.heads
         self.norm, self.mlp_norm = LayerNorm(D, shared), LayerNorm(D, shared)
         # Reversed positions turn a head's pairs (e, e + E/2) by opposite angles. As numbers x_e + i x_(e + E/2) they become
@@ -210,8 +216,14 @@ class _Layer(nn.Module):
         if self.context is not None:  # one exchange for both
             both = self.context.whole(torch.cat([key_BTD, value_BTD], dim=-1))
             key_BTD, value_BTD = both.chunk(2, dim=-1)
-        parts = (part.unflatten(-1, (self._heads, -1)).transpose(1, 2) for part in (query_BTD, key_BTD, value_BTD))
-        seen_BHTE = F.scaled_dot_product_attention(*parts)
+        query_BHTE, key_BHTE, value_BHTE = (
+            part.unflatten(-1, (self._heads, -1)).transpose(1, 2) for part in (query_BTD, key_BTD, value_BTD)
+        )
+        before_TS = None
+        if self._causal and first:  # `is_causal` counts queries and keys from the same first position
+            before_TS = torch.ones(x_BTD.shape[1], key_BTD.shape[1], dtype=torch.bool, device=x_BTD.device).tril(first)
+        plain = self._causal and before_TS is None
+        seen_BHTE = F.scaled_dot_product_attention(query_BHTE, key_BHTE, value_BHTE, before_TS, is_causal=plain)
         out: Tensor = self.out(seen_BHTE.transpose(1, 2).flatten(2))
         return out
 

@@ -12,6 +12,7 @@ from distgen.config import Sample
 from distgen.loader.batch import Batch
 from distgen.models.context import Context
 from distgen.objectives.base_classes import BaseClasses, BaseClassesConfig
+from distgen.objectives.causal_lm import CausalLM, CausalLMConfig
 from distgen.objectives.classes import Classes, ClassesConfig
 from distgen.objectives.known import Answered, Served
 from distgen.objectives.masked_lm import MaskedLM, MaskedLMConfig
@@ -23,7 +24,13 @@ from distgen.objectives.track import TrackConfig, TrackSignal
 __all__ = ["Answered", "Calibrated", "Measured", "Metrics", "Objective", "ObjectiveConfig", "build"]
 
 ObjectiveConfig = Annotated[
-    BaseClassesConfig | ClassesConfig | MaskedLMConfig | MultilabelConfig | RegressionConfig | TrackConfig,
+    BaseClassesConfig
+    | CausalLMConfig
+    | ClassesConfig
+    | MaskedLMConfig
+    | MultilabelConfig
+    | RegressionConfig
+    | TrackConfig,
     Field(discriminator="kind"),
 ]
 
@@ -116,6 +123,8 @@ def build(
         return Classes(config, store, data, served)
     if isinstance(config, RegressionConfig):
         return Regression(config, store, data, served)
+    if isinstance(config, CausalLMConfig):
+        return CausalLM(config, context)
     if isinstance(config, MaskedLMConfig):
         return MaskedLM(config, context)
     if isinstance(config, TrackConfig):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -14,7 +12,7 @@ from distgen import kernels
 from distgen.config import Positive, Rate, Section
 from distgen.loader.batch import Batch
 from distgen.models.context import Context
-from distgen.objectives.mean import mean
+from distgen.objectives.guesses import BaseGuesses
 
 
 class MaskedLMConfig(Section):
@@ -39,16 +37,11 @@ class MaskedLMConfig(Section):
         return self
 
 
-class MaskedLM:
+class MaskedLM(BaseGuesses):
     """Five input channels: A, C, G, T and the mask; an ambiguous base is all zeros."""
 
     inputs: tuple[str, ...] = ("A", "C", "G", "T", "mask")
-    outputs: tuple[str, ...] = ("A", "C", "G", "T")
     in_channels = 5
-    out_channels = 4
-    tracks: tuple[str, ...] = ()
-    bin_bp = 1
-    window: int | None = None
     swap: tuple[tuple[str, str], ...] | None = (("A", "T"), ("C", "G"))
 
     def __init__(self, config: MaskedLMConfig, context: Context | None = None):
@@ -91,31 +84,3 @@ class MaskedLM:
         if batch.softmask is None or (config.softmask_rate in (None, config.rate) and config.softmask_weight == 1):
             return None
         return kernels.bits(batch.softmask, batch.starts, batch.length, reverse=batch.reverse, limits=batch.limits)
-
-    def loss(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        losses_BL = F.cross_entropy(logits_BOL.float(), target, ignore_index=kernels.IGNORE_INDEX, reduction="none")
-        return (losses_BL * valid).sum(), valid.sum()
-
-    def average(self, logits_MBOL: Tensor) -> Tensor:
-        """The logarithms of the mean probabilities of the four bases."""
-        return logits_MBOL.float().log_softmax(2).logsumexp(0) - math.log(len(logits_MBOL))
-
-    def metrics(self, device: torch.device) -> MaskedLMMetrics:
-        return MaskedLMMetrics(device)
-
-
-class MaskedLMMetrics:
-    """Bits per hidden base and the share guessed right."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._bits, self._right = mean(device), mean(device)
-
-    def update(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> None:
-        counts = valid > 0
-        chosen = logits_BOL.transpose(1, 2)[counts].float()
-        self._bits.update(F.cross_entropy(chosen, target[counts], reduction="none") / math.log(2))
-        self._right.update((chosen.argmax(1) == target[counts]).float())
-
-    def compute(self) -> dict[str, float | dict[str, float]]:
-        bits = float(self._bits.compute())
-        return {"loss": bits * math.log(2), "bits_per_base": bits, "accuracy": float(self._right.compute())}

@@ -41,6 +41,7 @@ from distgen.store.cache import ShardCache, default_folder
 from distgen.store.collection import Collection, is_index, open_collection
 from distgen.train import prepare
 from distgen.train.context import check_windows, check_workers
+from distgen.train.fits import check_model
 from distgen.train.model import schema_of
 from distgen.train.precision import multiplied
 from distgen.train.sinks import missing
@@ -158,6 +159,8 @@ class Run(File):
             # Where a window has one answer, models pad it.
             multiple = self.model.multiple if objective.window is None else 1
             check_windows(loader.lengths, multiple, objective.bin_bp, self.cluster.context)
+        with self.at(""):
+            check_model(self.model, self.objective, objective, loader.lengths)
         self._check_answers(store, objective, "train")
         steps = self.train.steps or loader.plan.steps(self.train.epochs or 0)
         if self.log.profile and self.log.profile[1] > steps:

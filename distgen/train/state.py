@@ -173,7 +173,7 @@ class State:
         }
         if self.learner.precision.dtype == torch.float16:
             record |= {"skipped": int(sums.skipped), "scale": self.learner.precision.scale}
-        if self.run.objective.kind == "masked_lm":
+        if self.run.objective.kind in ("masked_lm", "causal_lm"):
             record["bits_per_base"] = loss / math.log(2)
         if isinstance(self.loader, MixtureLoader):
             epochs = self.loader.own_epochs(list(of)).items()

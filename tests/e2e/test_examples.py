@@ -37,6 +37,22 @@ def test_yeast_coding(data, tmp_path):
 
 
 @pytest.mark.data
+def test_language_models_of_yeast(data, tmp_path):
+    fasta = data / "sacCer3/sacCer3.fa.gz"
+    split = '[split]\nvalid = ["chrV:0-100000"]\ntest = ["chrII", "chrXIV"]\n'
+    (tmp_path / "a.toml").write_text(f'format = 1\n[assembly]\nname = "yeast"\nfasta = "{fasta}"\n{split}')
+    distgen("build", "a.toml", "--out", "a.zarr", cwd=tmp_path)
+    for kind in ("masked", "causal"):
+        run = ROOT / f"launch/runs/yeast-{kind}-lm.toml"
+        distgen(
+            "train", run, f"data.store={tmp_path}/a.zarr", *TINY, "train.valid_every=3", "--out", kind, cwd=tmp_path
+        )
+        found = json.loads(distgen("evaluate", kind, "--split", "valid", "--json", cwd=tmp_path))
+        assert 1.8 < found["metrics"]["bits_per_base"] < 2.5
+        assert 1.85 < found["baselines"]["markov order 11"] < found["baselines"]["markov order 0"] < 2
+
+
+@pytest.mark.data
 def test_bases_that_code_on_both_strands_keep_both_classes(data, tmp_path):
     from distgen.store.reader import open_store
 

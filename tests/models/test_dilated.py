@@ -24,6 +24,16 @@ def test_an_output_sees_its_receptive_field_and_no_more():
     assert (int(seen.min()), int(seen.max())) == (50 - 13, 50 + 13)
 
 
+def test_a_causal_output_sees_itself_and_what_is_before_it():
+    torch.manual_seed(0)
+    model = Dilated(CONFIG.model_copy(update={"causal": True}), schema(4, 1))
+    x = torch.rand(1, 4, 60, requires_grad=True)
+    for at in range(60):
+        (gradient,) = torch.autograd.grad(model(x)[0, 0, at], x)
+        seen = gradient.abs().sum((0, 1)).nonzero().flatten()
+        assert (int(seen.min()), int(seen.max())) == (max(at - CONFIG.receptive_field + 1, 0), at)
+
+
 def test_the_output_does_not_depend_on_the_batch():
     model = Dilated(CONFIG, schema(4, 3))
     x = torch.rand(5, 4, 64)

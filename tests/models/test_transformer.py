@@ -39,6 +39,15 @@ def test_every_output_sees_every_base():
     assert (x.grad.abs().sum((0, 1)) > 0).all()
 
 
+def test_a_causal_output_sees_itself_and_all_that_is_before_it():
+    torch.manual_seed(0)
+    model = models.build(config(pool=1, causal=True), schema(4, 1))
+    x = torch.rand(1, 4, 40, requires_grad=True)
+    for at in range(40):
+        (gradient,) = torch.autograd.grad(model(x)[0, 0, at], x)
+        assert torch.equal(gradient.abs().sum((0, 1)) > 0, torch.arange(40) <= at)
+
+
 def test_outputs_tell_the_bases_of_a_position_apart():
     torch.manual_seed(0)
     y = models.build(config(), schema(4, 1))(torch.rand(1, 4, 64))
@@ -82,6 +91,7 @@ def test_rotated_products_depend_on_how_far_apart_positions_are_and_on_nothing_e
         ({"pool": 12}, "12 is no power of two. Use 8 or 16"),
         ({"dim": 10, "heads": 2}, "Use 8 or 12"),
         ({"dim": 2, "heads": 4}, "Use 8"),
+        ({"causal": True, "pool": 2}, "of 2 bases that share a position, the first would see the last. Use 1"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused_with_those_that_do(sizes, message):

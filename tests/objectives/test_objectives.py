@@ -7,6 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from distgen.config import Sample
 from distgen.objectives import build
 from distgen.objectives.base_classes import BaseClassesConfig
+from distgen.objectives.causal_lm import CausalLMConfig
 from distgen.objectives.classes import ClassesConfig
 from distgen.objectives.masked_lm import MaskedLMConfig
 from distgen.objectives.multilabel import MultilabelConfig
@@ -15,6 +16,7 @@ from tests.conftest import served, table_store
 
 KINDS = {
     "masked_lm": MaskedLMConfig(kind="masked_lm"),
+    "causal_lm": CausalLMConfig(kind="causal_lm"),
     "base_classes": BaseClassesConfig(kind="base_classes", track="genes"),
     "multilabel": MultilabelConfig(
         kind="multilabel", target="track:genes", positive_weight="balanced", weights={"cds+": 2}
@@ -34,6 +36,7 @@ def test_no_shape_of_a_loss_follows_from_numbers_for_which_the_host_would_wait(s
     objective = build(KINDS[kind], store, data, served(store, **options))
     targets = {
         "masked_lm": (torch.int64, (2, 64)),
+        "causal_lm": (torch.int64, (2, 64)),
         "base_classes": (torch.uint8, (2, 64, 2)),
         "multilabel": (torch.uint8, (2, 2)),
         "classes": (torch.int64, (2,)),

@@ -30,6 +30,8 @@ DILATED = 'family = "dilated"\nchannels = 8\nstem_width = 3\ndilations = [1, 2]\
 PAIRS = {  # of workers
     "masked": [DILATED, MASKED],
     "attending": [TRANSFORMER, MASKED],
+    "causal": [DILATED + "causal = true\n", '"causal_lm"'],
+    "attending back": [TRANSFORMER.replace("pool = 4", "pool = 1\ncausal = true"), '"causal_lm"'],
 }
 FOURS = {
     "two by two": [TRANSFORMER, CLASSES, "data.target_length=48", "data.batch_size=7", "train.micro_batch=2"],

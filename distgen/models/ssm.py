@@ -138,7 +138,8 @@ class _Layer(nn.Module):
         else:
             turned_BTD = normed_BTD.flip(1)
             if self.backward_scan is None:
-                found_BTD, back_BTD = self.forward_scan(torch.cat([normed_BTD, turned_BTD])).chunk(2)
+                both_2BTD = self.forward_scan(torch.cat([normed_BTD, turned_BTD]))
+                found_BTD, back_BTD = both_2BTD.unflatten(0, (2, -1)).unbind()
             else:
                 found_BTD, back_BTD = self.forward_scan(normed_BTD), self.backward_scan(turned_BTD)
             found_BTD = found_BTD + back_BTD.flip(1)

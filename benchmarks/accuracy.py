@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from benchmarks.measure import machine, table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results/accuracy"
+_LEFT_OUT = ("checkpoint", "step", "reliability", "by_unit", "units")
 
 
 @dataclass(frozen=True)
@@ -30,28 +32,46 @@ class Row:
     """One question.
 
     Args:
-        recipe, run: files of shards/recipes and launch/runs, without ".toml".
+        recipe: a file of shards/recipes, without ".toml".
+        runs: files of launch/runs, likewise; several are averaged.
         shown: metrics of the table, by their dotted names.
-        folds: splits that are trained and tested one after another.
+        folds: splits that are trained and tested one after another; "" is the run's own.
         options: of `distgen evaluate`.
-        overrides: of the run.
+        overrides: of the runs.
     """
 
     recipe: str
-    run: str
+    runs: tuple[str, ...]
     shown: tuple[str, ...]
-    folds: tuple[str, ...] = ("default",)
+    folds: tuple[str, ...] = ("",)
     options: tuple[str, ...] = ("--baseline",)
     overrides: tuple[str, ...] = ()
 
 
-_TF = ("auroc", "mcc")
+_FAMILIES = ("hopfield", "longconv", "mlp", "recurrent", "ssm", "transformer")
+_TEN = tuple(f"default-{fold}" for fold in range(10))
+_GUE: dict[str, Any] = {
+    "runs": ("gue-tf0", "gue-tf0-mlp", "gue-tf0-recurrent"),
+    "shown": ("auroc", "mcc"),
+    "options": ("--baseline", "--without-leaks"),
+    "overrides": ("data.strand=random",),
+}
 _LEAKS = ("--baseline", "--without-leaks")
 ROWS = {
-    "gue-tf0": Row("gue-tf0", "gue-tf0", _TF, options=_LEAKS),
-    "gue-tf1": Row("gue-tf1", "gue-tf0", _TF, options=_LEAKS),
-    "gue-tf2": Row("gue-tf2", "gue-tf0", _TF, options=_LEAKS),
-    "gue-tata": Row("gue-prom-core-tata", "gue-tf0", _TF, options=_LEAKS),
+    "uci-splice": Row("uci-splice", ("uci-splice",), ("error.N", "error.EI", "error.IE"), _TEN),
+    "ienhancer": Row("ienhancer", ("ienhancer",), ("accuracy", "auroc"), options=_LEAKS),
+    "gue-tf0": Row("gue-tf0", **_GUE),
+    "gue-tf1": Row("gue-tf1", **_GUE),
+    "gue-tf2": Row("gue-tf2", **_GUE),
+    "gue-tata": Row("gue-prom-core-tata", **_GUE),
+    "yeast-promoters": Row("yeast-promoters", ("yeast-promoters",), ("pearson", "spearman"), _TEN),
+    "chr20-splice": Row("chr20-splice", ("chr20-splice",), ("top_k", "auprc")),
+    "chr20-ctcf": Row("chr20-ctcf", ("chr20-ctcf",), ("auprc", "auroc")),
+    "chr20-factors": Row("chr20-factors", ("chr20-factors",), ("auroc", "auprc")),
+    "yeast-mnase": Row("sacCer3-mnase", ("yeast-mnase",), ("pearson", "spearman"), options=()),
+    "yeast-masked-lm": Row("sacCer3", ("yeast-masked-lm",), ("bits_per_base",)),
+    "yeast-causal-lm": Row("sacCer3", ("yeast-causal-lm",), ("bits_per_base",)),
+    **{f"gue-tf0-{family}": Row("gue-tf0", (f"gue-tf0-{family}",), ("auroc", "mcc")) for family in _FAMILIES},
 }
 
 
@@ -77,19 +97,30 @@ def measure(name: str, row: Row, seeds: int) -> None:
     found = []
     for seed in range(seeds):
         for fold in row.folds:
-            out = ROOT / f"runs/accuracy/{name}/{fold}-{seed}"
             began = time.perf_counter()
-            asked = (f"data.store={store}", f"data.split={fold}", f"data.seed={seed}", *row.overrides)
-            if not (out / "run.toml").exists():
-                distgen("train", f"launch/runs/{row.run}.toml", *asked, "--out", out)
+            out = trained(name, row, store, seed, fold)
             seconds = time.perf_counter() - began
             measured = json.loads(distgen("evaluate", out, "--json", *row.options))
-            kept = {key: value for key, value in measured.items() if key not in ("checkpoint", "by_unit")}
+            kept = {key: value for key, value in measured.items() if key not in _LEFT_OUT}
             found.append({"seed": seed, "fold": fold, "seconds": round(seconds, 1), **kept})
             print(f"{name} {fold} seed {seed}, {seconds:.0f} s: {_said(row, measured['metrics'])}", flush=True)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    result = {"row": name, "run": row.run, "overrides": row.overrides, "machine": machine(), "found": found}
+    result = {"row": name, "runs": row.runs, "overrides": row.overrides, "machine": machine(), "found": found}
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def trained(name: str, row: Row, store: Path, seed: int, fold: str) -> Path:
+    """The directory of a trained run, or of the ensemble of several."""
+    folder = ROOT / "runs/accuracy" / name / f"{fold}-{seed}".lstrip("-")
+    asked = [f"data.store={store}", f"data.seed={seed}", *row.overrides, *([f"data.split={fold}"] if fold else [])]
+    members = [folder / run for run in row.runs]
+    for run, out in zip(row.runs, members, strict=True):
+        distgen("train", f"launch/runs/{run}.toml", *asked, "--out", out, *["--resume"] * (out / "run.toml").exists())
+    if len(members) == 1:
+        return members[0]
+    if not (folder / "all").exists():
+        distgen("ensemble", *members, "--out", folder / "all")
+    return folder / "all"
 
 
 def show() -> None:
@@ -102,7 +133,7 @@ def show() -> None:
             columns[name] = [one["baselines"][name]["metrics"] for one in found]
         if "without_leaks" in found[0]:
             columns["without leaks"] = [one["without_leaks"]["metrics"] for one in found]
-        print(f"\n### {result['row']} ({result['run']}, {result['machine']})\n")
+        print(f"\n### {result['row']} ({', '.join(result['runs'])}; {result['machine']})\n")
         seeds = [one["seed"] for one in found]
         rows = [(name, *(_spread(values, seeds, key) for key in row.shown)) for name, values in columns.items()]
         table(("", *row.shown), rows)
@@ -118,10 +149,12 @@ def _spread(values: list[dict[str, Any]], seeds: list[int], key: str) -> str:
 
 
 def _value(metrics: dict[str, Any], key: str) -> float:
-    """One metric by its dotted name, the mean over columns of one that has several."""
-    for part in key.split("."):
-        metrics = metrics[part]
-    return float(statistics.mean(metrics.values()) if isinstance(metrics, dict) else metrics)
+    """One metric by its dotted name, the mean over columns of one that has several; NaN where there is none."""
+    if key not in metrics and "." in key:
+        first, key = key.split(".", 1)
+        metrics = metrics.get(first, {})
+    found = metrics.get(key, math.nan)
+    return float(statistics.mean(found.values()) if isinstance(found, dict) else found)
 
 
 def _said(row: Row, metrics: dict[str, Any]) -> str:

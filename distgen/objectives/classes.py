@@ -126,12 +126,11 @@ class ClassesMetrics:
         self._calibration = Calibration().to(device)
 
     def update(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> None:
-        if not valid.any():
-            return
+        # Also where none is known: all ranks must have collected the same kinds of numbers.
         scores_NO, truth_N = logits_BOL[..., 0].float()[valid], target[valid]
         p_NO = scores_NO.softmax(1)
         self._loss.update(F.cross_entropy(scores_NO, truth_N, reduction="none"))
-        self._confusion.update(scores_NO, truth_N)
+        self._confusion.update(scores_NO.argmax(1), truth_N)
         for column, metric in enumerate(self._auroc.values()):
             metric.update(p_NO[:, column], (truth_N == column).long())
         most = p_NO.max(1)

@@ -125,12 +125,7 @@ class MultilabelMetrics:
     def __init__(self, names: tuple[str, ...], binary: bool, device: torch.device):
         # Imported where a metric is wanted: it takes as long as importing torch does, and the first step waits for neither.
         from torchmetrics import MetricCollection
-        from torchmetrics.classification import (
-            BinaryAccuracy,
-            BinaryAUROC,
-            BinaryAveragePrecision,
-            BinaryMatthewsCorrCoef,
-        )
+        from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision, BinaryMatthewsCorrCoef
 
         from distgen.objectives.calibration import Calibration
 
@@ -138,33 +133,34 @@ class MultilabelMetrics:
             "auroc": BinaryAUROC,
             "auprc": BinaryAveragePrecision,
             "mcc": BinaryMatthewsCorrCoef,
-            "accuracy": BinaryAccuracy,
             "ece": Calibration,
         }
-        self._kinds, self._binary, self._loss = tuple(kinds), binary, mean(device)
+        self._binary, self._loss = binary, mean(device)
         self._of = {name: MetricCollection({k: kind() for k, kind in kinds.items()}).to(device) for name in names}
-        self._share = {name: mean(device) for name in names}
+        # torchmetrics' own accuracy takes no batch of which nothing is known.
+        self._share, self._right = ({name: mean(device) for name in names} for _ in range(2))
 
     def update(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> None:
         scores_BO = logits_BOL[..., 0].float()
         self._loss.update(F.binary_cross_entropy_with_logits(scores_BO[valid], target[valid].float(), reduction="none"))
         for column, name in enumerate(self._of):
-            known_B = valid[:, column]
-            if known_B.any():
-                truth = target[known_B, column].long()
-                self._of[name].update(scores_BO[known_B, column].sigmoid(), truth)
-                self._share[name].update(truth.double())
+            known_B = valid[:, column]  # also where it is none: all ranks must have collected the same kinds of numbers
+            truth = target[known_B, column].long()
+            p = scores_BO[known_B, column].sigmoid()
+            self._of[name].update(p, truth)
+            self._right[name].update(((p > 0.5) == truth).double())
+            self._share[name].update(truth.double())
 
     def compute(self) -> dict[str, float | dict[str, float]]:
         mixed = [name for name, share in self._share.items() if 0 < float(share.compute()) < 1]
-        by_name = {name: self._of[name].compute() for name in mixed}
+        by_name = {name: self._of[name].compute() | {"accuracy": self._right[name].compute()} for name in mixed}
         found: dict[str, float | dict[str, float]] = {"loss": float(self._loss.compute())}
-        for kind in self._kinds:
+        for kind in ("auroc", "auprc", "mcc", "accuracy", "ece"):
             values = {name: float(by_name[name][kind]) for name in mixed}
             found |= {kind: next(iter(values.values()))} if self._binary and values else {kind: values}
         return found
 
     def reliability(self) -> dict[str, dict[str, list[float]]]:
         """Bins of the probability of a yes, by question."""
-        asked = [name for name, share in self._share.items() if share.update_called]
-        return {name: cast("Calibration", self._of[name]["ece"]).bins() for name in asked}
+        by_name = {name: cast("Calibration", of["ece"]).bins() for name, of in self._of.items()}
+        return {name: bins for name, bins in by_name.items() if bins["count"]}

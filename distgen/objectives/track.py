@@ -23,7 +23,7 @@ from distgen.objectives import along
 from distgen.objectives.mean import mean
 from distgen.objectives.source import Stores, named_track
 
-_LEAST = 1e-6  # of a rate, in units of `scale`: its logarithm stays finite
+_LEAST = 1e-6  # is added to a rate, in units of `scale`: its logarithm stays finite, and its gradient is not lost
 
 
 class TrackConfig(Section):
@@ -113,13 +113,13 @@ def losses(config: TrackConfig, rate_BTC: Tensor, target_BTC: Tensor, valid_BTC:
     y_BTC = target_BTC.float() / config.scale * known_BTC
     if config.loss == "mse":
         return (rate_BTC - y_BTC).square() * known_BTC
-    y_BTC, rate_BTC = y_BTC.clamp(min=0), rate_BTC.clamp(min=_LEAST)
+    y_BTC, rate_BTC = y_BTC.clamp(min=0), rate_BTC + _LEAST
     if config.loss == "poisson":
         return deviance(y_BTC, rate_BTC) * known_BTC
     rate_BTC = rate_BTC * known_BTC
     count_B1C, total_B1C, found_B1C = (x.sum(1, keepdim=True) for x in (known_BTC, y_BTC, rate_BTC))
     # A Poisson deviance of bins with predictions that have the window's true total is the multinomial's.
-    fitted_BTC = (rate_BTC * (total_B1C / found_B1C.clamp(min=_LEAST))).clamp(min=_LEAST)
+    fitted_BTC = rate_BTC * (total_B1C / found_B1C.clamp(min=_LEAST)) + _LEAST
     where_BTC = deviance(y_BTC, fitted_BTC) * known_BTC
     seen_B1C = count_B1C.clamp(min=1)
     if config.total == "poisson":

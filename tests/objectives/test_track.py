@@ -114,6 +114,16 @@ def test_the_loss_of_a_window_without_signal_and_of_extreme_outputs_is_finite(an
             assert torch.isfinite(logits.grad).all()
 
 
+def test_a_rate_next_to_nothing_still_learns(annotated):
+    for options in EVERY[:3]:
+        logits = torch.full((1, asked(annotated).out_channels, 16), -16.0)
+        logits[..., 8:] = 2  # of the multinomial, where in the window it is
+        logits.requires_grad_()
+        target = torch.full((1, 4, logits.shape[1]), 3.0)
+        asked(annotated, **options).loss(logits, target, target > 0)[0].backward()
+        assert (logits.grad[..., :8] < -1e-3).all()
+
+
 @given(seed=st.integers(0, 2**32 - 1))
 def test_metrics_are_those_of_all_known_bins_together(annotated, seed):
     objective = asked(annotated, scale=3.0)

@@ -46,7 +46,6 @@ class MaskedLM(BaseGuesses):
 
     def __init__(self, config: MaskedLMConfig, context: Context | None = None):
         self._config, self._context = config, context
-        self._channels = torch.tensor([0, 1, 2, 3, kernels.MASK_ID], dtype=torch.uint8)
 
     def encode(self, batch: Batch, dtype: torch.dtype, *, evaluating: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Evaluation hides every chosen base, so that nothing is scored that the model could see."""
@@ -75,7 +74,9 @@ class MaskedLM(BaseGuesses):
             # Draws are keyed by where a base stands in its window: all are made, a byte each, and only a slice is spread.
             part = slice(*self._context.part(batch.length))
             inputs_BL, target_BL, weight_BL = inputs_BL[:, part], target_BL[:, part], weight_BL[:, part]
-        channels = self._channels.to(inputs_BL.device)
+        # Made where they are compared: to copy them there, the host would wait for the device.
+        channels = torch.arange(self.in_channels, dtype=torch.uint8, device=inputs_BL.device)
+        channels[4:] = kernels.MASK_ID
         return (inputs_BL[:, None, :] == channels[:, None]).to(dtype), target_BL, weight_BL
 
     def _softmask(self, batch: Batch) -> Tensor | None:

@@ -12,6 +12,7 @@ from distgen.config import Sample
 from distgen.errors import ConfigError, suggest
 from distgen.loader.batch import Batch
 from distgen.loader.plan import window_of
+from distgen.objectives import along
 from distgen.store import collection
 from distgen.store.exported import Export
 from distgen.store.reader import Store, Track
@@ -123,8 +124,8 @@ def _track(name: str, store: Store, data: Sample, window: int) -> Answers:
     if data.target_length != track.bin_bp:
         problem = f'one answer for a window is one bin of track "{name}". Use {track.bin_bp}'
         raise ConfigError(problem, key="data.target_length")
-    swap = tuple((column, track.columns[other]) for column, other in zip(track.columns, track.swap, strict=True))
-    return Answers(name, "multilabel" if track.is_classes else "regression", track.columns, (name,), window, swap)
+    kind = "multilabel" if track.is_classes else "regression"
+    return Answers(name, kind, track.columns, (name,), window, along.swapped(track))
 
 
 def named_track(name: str, store: Stores, key: str) -> Track:

@@ -16,6 +16,7 @@ from distgen.loader.batch import Batch
 from distgen.models.context import Context
 from distgen.objectives import along
 from distgen.objectives.mean import mean
+from distgen.objectives.options import Focal
 from distgen.objectives.source import Stores, named_track
 
 
@@ -31,7 +32,7 @@ class BaseClassesConfig(Section):
     track: str
     classes: Strings = ()
     positive_weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    focal: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    focal: Focal = 0.0
 
 
 class BaseClasses:

@@ -16,9 +16,8 @@ from distgen.errors import ConfigError, some
 from distgen.loader.batch import Batch
 from distgen.objectives.known import MOST, Served, constants, counts
 from distgen.objectives.mean import mean
+from distgen.objectives.options import Focal, Weight
 from distgen.objectives.source import POOL, Stores, answers
-
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class ClassesConfig(Section):
@@ -34,7 +33,7 @@ class ClassesConfig(Section):
     kind: Literal["classes"]
     target: str = "labels"
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    focal: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    focal: Focal = 0.0
     class_weights: Literal["balanced"] | Annotated[tuple[Weight, ...], Field(strict=False)] | None = None
     top_k: Positive | None = None
 

@@ -16,12 +16,11 @@ from distgen.errors import ConfigError, some
 from distgen.loader.batch import Batch
 from distgen.objectives.known import MOST, Served, constants, counts, weights_of
 from distgen.objectives.mean import mean
+from distgen.objectives.options import Focal, Weight
 from distgen.objectives.source import POOL, Stores, answers
 
 if TYPE_CHECKING:
     from distgen.objectives.calibration import Calibration
-
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class MultilabelConfig(Section):
@@ -38,7 +37,7 @@ class MultilabelConfig(Section):
     kind: Literal["binary", "multilabel"]
     target: str = "labels"
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    focal: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    focal: Focal = 0.0
     positive_weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["balanced"] = 1.0
     weights: dict[str, Weight] = Field(default_factory=dict)
 

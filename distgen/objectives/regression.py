@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +18,8 @@ from distgen.errors import ConfigError, some
 from distgen.loader.batch import Batch
 from distgen.objectives.known import Moments, Served, constants, moments, weights_of
 from distgen.objectives.mean import mean
+from distgen.objectives.options import Weight
 from distgen.objectives.source import Stores, answers
-
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class RegressionConfig(Section):

@@ -113,7 +113,7 @@ def build(
         config: of a question.
         store: whose tracks or labels are meant, or a collection's.
         data: `[data]` of the run.
-        served: serves a part of its split, each window once, for what is to be known of its answers.
+        served: serves a part of its split, that of training as it is trained on, for what is to be known of its answers.
         context: the workers that share each window, of which each encodes a slice; None: whole windows.
 
     Raises:

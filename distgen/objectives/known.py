@@ -1,6 +1,7 @@
 """What the answers of the training part are like: how often each is yes, which classes there are, where values lie.
 
-Counted over the windows themselves, each once and as they are, so that regions, strides and exclusions count as they train.
+Counted over the windows of an epoch, as often as a training draws them, but neither moved nor turned: so pools and their shares,
+regions, strides and exclusions count as they train.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ from distgen.train.sinks import missing
 Part = Literal["train", "valid", "test"]
 T = TypeVar("T", Pool, Regions)
 Stores: TypeAlias = Source | Collection
-_WHOLE = {"stride": None, "jitter": 0, "order": "sequential", "lanes": None, "curriculum": (), "last": "pad"}
+_PLAIN = {"jitter": 0, "order": "sequential", "lanes": None, "curriculum": (), "last": "pad"}
 
 
 class Run(File):
@@ -180,7 +180,7 @@ class Run(File):
     def _check_answers(self, store: Stores, objective: Objective, part: Part) -> None:
         """Raise ConfigError: of a part not enough is known to learn from it, or to measure by it."""
         if isinstance(objective, objectives.Answered) and (
-            problem := objective.lacks(self.loader(store, objective, part))
+            problem := objective.lacks(self.loader(store, objective, part, training=part == "train", plain=True))
         ):
             raise self.error("data.split", f'part "{part}" of "{self.data.split}" is of no use: {problem}')
 
@@ -227,7 +227,7 @@ class Run(File):
         def served(objective: Objective, part: str) -> Iterable[Batch]:
             if not self.has(cast(Part, part), store):
                 raise self.error("data.split", f'"{self.data.split}" of {store.path} has no part "{part}"')
-            return run.loader(store, objective, cast(Part, part))
+            return run.loader(store, objective, cast(Part, part), training=part == "train", plain=True)
 
         with self.at(""):  # it names whole keys, of several tables
             objective = objectives.build(self.objective, store, self.data, served, context)
@@ -285,12 +285,14 @@ class Run(File):
         part: Part,
         *,
         training: bool = False,
+        plain: bool = False,
         rank: int = 0,
         world_size: int = 1,
         device: torch.device | str = "cpu",
     ) -> GenomeLoader | MixtureLoader:
         """The loader of one part: shuffled and augmented for training, else whole and along the assembly; of an export, the
-        windows that it has."""
+        windows that it has. Those of a training that are `plain` are as it draws them in an epoch, but in order, neither moved
+        nor turned: for what is counted."""
         data = self._data()
         sample = {key: getattr(data, key) for key in Sample.model_fields.keys() - Windows.model_fields.keys()}
         windows = {key: getattr(data, key) for key in Windows.model_fields}
@@ -298,9 +300,11 @@ class Run(File):
         if not training and data.measured != "pools":
             windows |= {"pool": (), "regions": regions}
         if not training:
-            sample |= _WHOLE | {"strand": "region" if data.strand == "region" else "forward"}
+            sample["stride"] = None
+        if plain or not training:
+            sample |= _PLAIN | {"strand": "region" if data.strand == "region" else "forward"}
         if isinstance(store, Collection):
-            epoch = data.epoch_batches if training else None
+            epoch = data.epoch_batches if training and not plain else None
             made: Callable[..., GenomeLoader | MixtureLoader] = partial(MixtureLoader, store, epoch_batches=epoch)
         elif data.epoch_batches is not None:
             raise self.error(

@@ -153,6 +153,25 @@ def test_a_training_on_pools_may_measure_all_windows(folder):
         opened(written(folder, "", HEAD + 'measured = "all"\n'))
 
 
+@pytest.mark.parametrize("measured", ["all", "pools"])
+def test_a_yes_is_weighed_by_the_windows_that_are_trained_on(folder, measured):
+    head = (
+        HEAD.replace("random", "forward").replace("window = 40", "window = 41")
+        + f'target_length = 1\nstride = 20\nmeasured = "{measured}"\n'
+    )
+    text = head.replace("wrap", "pad") + KINDS["pools"] + TAIL
+    asked = 'kind = "multilabel"\ntarget = "track:genes"\npositive_weight = "balanced"'
+    (folder / "run.toml").write_text(text.replace('kind = "masked_lm"', asked))
+    run = Run.read(folder / "run.toml")
+    store = run.open_store()
+    objective = run.build_objective(store)
+    yes = known = 0
+    for batch in run.loader(store, objective, "train", training=True):
+        _, target, valid = objective.encode(batch, torch.float32)
+        yes, known = yes + (target * valid).sum(0), known + valid.sum(0)
+    assert objective._positive == pytest.approx(((known - yes) / yes).tolist())
+
+
 @pytest.mark.parametrize("kind", ["regions", "genes", "pools", "exclude"])
 def test_moved_files_are_the_same_run_and_other_content_is_refused(folder, kind):
     run = written(folder, KINDS[kind])

@@ -14,6 +14,7 @@ from distgen import kernels
 from distgen.config import Sample, Section
 from distgen.errors import ConfigError, some
 from distgen.loader.batch import Batch
+from distgen.objectives.classes import matthews
 from distgen.objectives.known import MOST, Served, constants, counts, weights_of
 from distgen.objectives.mean import mean
 from distgen.objectives.source import POOL, Stores, answers
@@ -129,7 +130,7 @@ class MultilabelMetrics:
             BinaryAccuracy,
             BinaryAUROC,
             BinaryAveragePrecision,
-            BinaryMatthewsCorrCoef,
+            BinaryConfusionMatrix,
         )
 
         from distgen.objectives.calibration import Calibration
@@ -137,7 +138,7 @@ class MultilabelMetrics:
         kinds = {
             "auroc": BinaryAUROC,
             "auprc": BinaryAveragePrecision,
-            "mcc": BinaryMatthewsCorrCoef,
+            "mcc": BinaryConfusionMatrix,
             "accuracy": BinaryAccuracy,
             "ece": Calibration,
         }
@@ -160,7 +161,9 @@ class MultilabelMetrics:
         by_name = {name: self._of[name].compute() for name in mixed}
         found: dict[str, float | dict[str, float]] = {"loss": float(self._loss.compute())}
         for kind in self._kinds:
-            values = {name: float(by_name[name][kind]) for name in mixed}
+            # torchmetrics' own is far from 0 where only one answer is ever given.
+            value = {"mcc": lambda found: matthews(found.double())}.get(kind, float)
+            values = {name: value(by_name[name][kind]) for name in mixed}
             found |= {kind: next(iter(values.values()))} if self._binary and values else {kind: values}
         return found
 

@@ -16,6 +16,7 @@ from torchmetrics.functional.classification import (
 from distgen.evaluate import intervals
 from distgen.evaluate.intervals import interval, paired, resampled
 from distgen.evaluate.kept import Predictions
+from distgen.objectives.multilabel import MultilabelMetrics
 
 ROWS = 60
 
@@ -102,6 +103,29 @@ def test_a_resample_without_a_yes_has_no_auroc():
     assert low <= found["auroc"][0] <= high
     assert interval(np.full(5, np.nan)) is None
     assert paired(np.full(5, np.nan), np.zeros(5)) is None
+
+
+def test_one_answer_to_all_has_no_correlation_and_counts_in_the_mean_as_in_the_metrics():
+    model = made("binary", 3)
+    scores = np.where(np.arange(3) == 1, -1.0, model.scores)  # never a yes
+    truth = np.where(np.arange(3) == 2, 0.0, model.truth)  # never true
+    (found,) = resampled([Predictions("binary", model.outputs, scores, truth, model.known, model.units)], 20)
+    assert found["mcc.o1"].tolist() == [0.0] * 21
+    assert found["mcc"] == pytest.approx(found["mcc.o0"] / 2)
+    metrics = MultilabelMetrics(model.outputs, False, torch.device("cpu"))
+    metrics.update(torch.from_numpy(scores)[..., None], torch.from_numpy(truth), torch.from_numpy(model.known))
+    for name in ("mcc", "accuracy", "auroc", "auprc"):
+        values = metrics.compute()[name]
+        assert found[name][0] == pytest.approx(sum(values.values()) / len(values), abs=1e-6), name
+    one_class = Predictions(
+        "classes",
+        model.outputs,
+        np.eye(3)[[0] * ROWS],
+        made("classes", 3).truth,
+        made("classes", 3).known,
+        np.arange(ROWS),
+    )
+    assert resampled([one_class], 5)[0]["mcc"].tolist() == [0.0] * 6
 
 
 def test_pairs_share_their_resamples():

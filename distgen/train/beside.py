@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +12,7 @@ import numpy as np
 from distgen.errors import ConfigError
 from distgen.evaluate import leaks
 from distgen.evaluate.baselines import Scored, baselines, mixed
-from distgen.evaluate.beside import Fitted, codes_of, count_contexts, fit_windows, predict, windows
+from distgen.evaluate.beside import Fitted, codes_of, count_contexts, fit_windows, predict, stretches, windows
 from distgen.evaluate.bootstrap import FEWEST, paired_bootstrap
 from distgen.evaluate.contexts import WIDEST
 from distgen.evaluate.intervals import enough, interval, paired, resampled
@@ -23,6 +23,7 @@ from distgen.evaluate.motifs import Motifs
 from distgen.genome import Bits, Bytes, Interval
 from distgen.loader.base import Loader
 from distgen.objectives import Objective
+from distgen.store.collection import Collection
 from distgen.store.reader import Store
 from distgen.train.run import Part, Run, Stores
 
@@ -121,7 +122,19 @@ class Comparison:
         return self._run.loader(self._store, self._objective, part, device=self._loader.device)
 
     def _find_leaks(self, k: int) -> Bits:
-        return leaks.leaked(windows(self._loader), windows(self._serve("train")), k)
+        return leaks.leaked(windows(self._loader), self._trained_on(k), k)
+
+    def _trained_on(self, k: int) -> Iterator[Bytes]:
+        """All that a training can have seen: of a genome its whole training part, whatever windows one epoch draws there;
+        what its windows hold where there is no more, and as samples have them."""
+        store, run = self._store, self._run
+        stores = [store.store(row) for row in range(len(store))] if isinstance(store, Collection) else [store]
+        genomes = [one for one in stores if isinstance(one, Store) and not one.is_table]
+        for genome in genomes:
+            if "train" in genome.parts(run.data.split):
+                yield from stretches(genome, genome.regions("train", run.data.split), k)
+        if len(genomes) < len(stores) or run.data.personal:
+            yield from windows(self._serve("train"))
 
     def result(self, values: Values) -> dict[str, Any]:
         """{"intervals", "baselines", "without_leaks"}, each where there is one.

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from distgen.config import Recipe, read
+from distgen.config import Pool, Recipe, read
 from distgen.errors import ConfigError
 from distgen.store.build import build
 from distgen.train import evaluation
-from distgen.train.beside import Beside
+from distgen.train.beside import Beside, Comparison
 from distgen.train.run import Run
 from tests.conftest import ROOT, fit
 from tests.evaluate.test_leaks import obvious
@@ -163,6 +163,31 @@ def test_classes_along_the_genome_stand_beside_their_prevalence(run_file, tmp_pa
     assert none["difference"]["loss"]["value"] == pytest.approx(
         found["metrics"]["loss"] - none["metrics"]["loss"], abs=1e-5
     )
+
+
+def test_leaks_are_looked_for_in_the_whole_training_part(run_file, tmp_path):
+    """Pools say which windows an epoch draws, and a training sees those of many."""
+    run = Run.read(run_file, ["train.steps=1"])
+    store = run.open_store()
+    contig, (first, *_) = store.contigs, store.regions("train", run.data.split).tolist()
+    row = int(contig.locate(first[0]))
+    at = first[0] - int(contig.offsets[row])
+    window = run.data.window or 1024
+    (tmp_path / "one.bed").write_text(f"{contig.names[row]}\t{at + 2 * window}\t{at + 3 * window}\n")
+    fit(run, tmp_path / "out")
+    table = run.model_copy(
+        update={"data": run.data.model_copy(update={"pool": (Pool(name="one", source=str(tmp_path / "one.bed")),)})}
+    )
+    table.write(tmp_path / "out/run.toml")
+    _, whole = evaluation.evaluate(tmp_path / "out", "train", beside=Beside(leak_k=16))
+    assert whole["without_leaks"]["leaked"] == whole["without_leaks"]["windows"] >= 1
+    pooled = Run.read(tmp_path / "out/run.toml")
+    objective = pooled.build_objective(store)
+    everything = run.model_copy(update={"data": run.data.model_copy(update={"strand": "forward"})})
+    loader = everything.loader(store, everything.build_objective(store), "train")
+    found = Comparison(pooled, store, objective, "train", loader, Beside(leak_k=16))._leaked
+    assert len(found) > 1
+    assert found.mean() > 0.9  # of the pool's window alone it would be one
 
 
 @pytest.mark.parametrize(

@@ -143,8 +143,9 @@ def fit_windows(
     answers = replace(answers, weights=answers.weights * weights[:, None])
     own = len(rows)
     if valid is not None:
-        chosen, _, _ = _draw(kind, 4 * entries, objective, valid)
+        chosen, weights, _ = _draw(kind, 4 * entries, objective, valid)
         others, theirs = _collect(kind, features, objective, valid, chosen)
+        theirs = replace(theirs, weights=theirs.weights * weights[:, None])
         rows = Sparse.joined([rows, others])
         answers = Answers(
             kind,

@@ -7,6 +7,8 @@ import pytest
 
 from distgen.config import Pool, Recipe, read
 from distgen.errors import ConfigError
+from distgen.evaluate import beside
+from distgen.evaluate.kmers import Sparse
 from distgen.store.build import build
 from distgen.train import evaluation
 from distgen.train.beside import Beside, Comparison
@@ -110,6 +112,23 @@ def test_a_planted_motif_is_found_and_leaks_are_counted_exactly(tmp_path):
         less["metrics"]["auroc"] - rest["metrics"]["auroc"], abs=1e-5
     )
     assert json.loads(json.dumps(found)) == found
+
+
+def test_drawn_windows_weigh_what_they_stand_for_in_both_parts(tmp_path, monkeypatch):
+    planted(tmp_path)
+    run = Run.read(tmp_path / "run.toml")
+    store = run.open_store()
+    objective = run.build_objective(store)
+    seen = []
+    monkeypatch.setattr(beside, "fit", lambda rows, answers, held_out: seen.append((answers, held_out)))
+    monkeypatch.setattr(beside, "_MOST", 5000)  # numbers: 500 of the 600 windows, and 125 of the 150
+    train, valid = (run.loader(store, objective, part) for part in ("train", "valid"))
+    features = lambda codes: Sparse.of((codes[:, :10] == 0).astype(float))  # noqa: E731
+    beside.fit_windows("binary", features, 10, objective, train, valid, together=False)
+    ((answers, held_out),) = seen
+    for rows, windows in ((~held_out, 600), (held_out, 150)):
+        assert rows.sum() < windows
+        assert answers.weights[rows].sum() == pytest.approx(windows, rel=0.1)
 
 
 def test_without_a_part_to_choose_on_some_of_the_training_part_does(tmp_path):

@@ -180,7 +180,7 @@ class Comparison:
         features: dict[str, tuple[Callable[[Bytes], Sparse], int]] = {}
         if self._asked.baseline:
             # Where both strands are answered alike and both are trained on, words are counted on both.
-            both = self._objective.swap == () and self._run.data.strand in ("random", "both")
+            both = _same_on_both(self._objective.swap) and self._run.data.strand in ("random", "both")
             words = Words.of(LONGEST, both_strands=both)
             name = "k-mer ridge regression" if self._kind == "regression" else "k-mer logistic regression"
             features[name] = words.count, words.entries(self._loader.lengths[-1].window)
@@ -267,6 +267,11 @@ class Comparison:
                     sums[unit] += bits, bases
         theirs = {unit: {"bits_per_base": bits / bases} for unit, (bits, bases) in sums.items() if bases}
         return _means_compared(mine, theirs, "bits_per_base")
+
+
+def _same_on_both(swap: tuple[tuple[str, str], ...] | None) -> bool:
+    """Whether each output answers for both strands at once; see `distgen.models.schema.Schema`."""
+    return swap is not None and all(one == other for one, other in swap)
 
 
 def _means_compared(mine: dict[str, Any], theirs: dict[str, Any], metric: str) -> dict[str, Any]:

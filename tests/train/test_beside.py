@@ -11,7 +11,7 @@ from distgen.evaluate import beside
 from distgen.evaluate.kmers import Sparse
 from distgen.store.build import build
 from distgen.train import evaluation
-from distgen.train.beside import Beside, Comparison
+from distgen.train.beside import Beside, Comparison, _same_on_both
 from distgen.train.run import Run
 from tests.conftest import ROOT, fit
 from tests.evaluate.test_leaks import obvious
@@ -129,6 +129,13 @@ def test_drawn_windows_weigh_what_they_stand_for_in_both_parts(tmp_path, monkeyp
     for rows, windows in ((~held_out, 600), (held_out, 150)):
         assert rows.sum() < windows
         assert answers.weights[rows].sum() == pytest.approx(windows, rel=0.1)
+
+
+def test_a_column_that_changes_places_with_itself_is_the_same_on_both_strands():
+    assert _same_on_both(())
+    assert _same_on_both((("a", "a"), ("b", "b")))
+    assert not _same_on_both((("a", "b"), ("b", "a")))
+    assert not _same_on_both(None)
 
 
 def test_without_a_part_to_choose_on_some_of_the_training_part_does(tmp_path):

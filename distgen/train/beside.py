@@ -12,7 +12,7 @@ import numpy as np
 from distgen.errors import ConfigError
 from distgen.evaluate import leaks
 from distgen.evaluate.baselines import Scored, baselines, mixed
-from distgen.evaluate.beside import Fitted, codes_of, count_contexts, fit_windows, predict, stretches, windows
+from distgen.evaluate.beside import Fitted, count_contexts, fit_windows, predict, stretches, windows
 from distgen.evaluate.bootstrap import FEWEST, paired_bootstrap
 from distgen.evaluate.contexts import WIDEST
 from distgen.evaluate.intervals import enough, interval, paired, resampled
@@ -208,9 +208,14 @@ class Comparison:
 
     def _scaled(self, motifs: Motifs) -> Callable[[Bytes], Sparse]:
         """Best scores, in units that differ as much from window to window for each motif."""
-        train = self._serve("train")
-        first = motifs.scan(codes_of(next(iter(train))))
-        scale = np.maximum(first.std(0), 1e-6)
+        count, (sums, squares) = 0, np.zeros((2, len(motifs.names)))
+        low, high = np.full(len(sums), np.inf), np.full(len(sums), -np.inf)
+        for codes in windows(self._serve("train")):
+            scores = motifs.scan(codes).astype(float)
+            count, sums, squares = count + len(scores), sums + scores.sum(0), squares + (scores**2).sum(0)
+            low, high = np.minimum(low, scores.min(0)), np.maximum(high, scores.max(0))
+        variance = np.maximum(squares / count - (sums / count) ** 2, 1e-12)
+        scale = np.where(high > low, np.sqrt(variance), 1.0)
         return lambda codes: Sparse.of(motifs.scan(codes) / scale)
 
     # ---- classes along the genome

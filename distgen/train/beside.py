@@ -57,17 +57,27 @@ class Comparison:
         part: of the split.
         loader: serves it whole.
         asked: what is to be found.
+        units: takes the model's predictions already, if they are asked for by themselves.
 
     Attributes:
-        keep: what takes the model's predictions.
+        keep: what else takes the model's predictions.
 
     Raises:
         ConfigError: what is asked for is nothing that this question has.
     """
 
-    def __init__(self, run: Run, store: Stores, objective: Objective, part: Part, loader: Loader, asked: Beside):
+    def __init__(
+        self,
+        run: Run,
+        store: Stores,
+        objective: Objective,
+        part: Part,
+        loader: Loader,
+        asked: Beside,
+        units: Units | None = None,
+    ):
         self._run, self._store, self._objective, self._part = run, store, objective, part
-        self._loader, self._asked = loader, asked
+        self._loader, self._asked, self._given = loader, asked, units
         self._kind = None if objective.window is None else KINDS.get(run.objective.kind)
         self._refuse()
         self._motifs = None if asked.motifs is None else Motifs.read(asked.motifs)
@@ -98,11 +108,13 @@ class Comparison:
 
     def _keep(self, whole: bool) -> tuple[Kept | None, Units | None, Chosen | None]:
         kept = self._new_kept() if self._wanted and whole else None
-        units = Units(self._loader) if self._wanted and not whole and not self._run.data.packed else None
+        units = (
+            (self._given or Units(self._loader)) if self._wanted and not whole and not self._run.data.packed else None
+        )
         without = None
         if self._leaked is not None:
             without = Chosen(self._objective.metrics(self._loader.device), ~self._leaked)
-        self.keep += [collector for collector in (kept, units, without) if collector is not None]
+        self.keep += [taker for taker in (kept, units, without) if taker is not None and taker is not self._given]
         return kept, units, without
 
     def _new_kept(self) -> Kept:
@@ -115,7 +127,7 @@ class Comparison:
         if isinstance(self._store, Store) and self._store.is_table:
             return None
         if not hasattr(self, "_named"):
-            self._named = Units(self._loader).name
+            self._named = (self._given or Units(self._loader)).name
         return self._named
 
     def _serve(self, part: Part) -> Loader:

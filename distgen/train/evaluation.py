@@ -181,7 +181,7 @@ def evaluate(
             raise ConfigError(f"both strands cannot be asked: {error.problem}") from None
         model = BothStrands(model, schema_of(found.objective), found.objective)
     units = Units(loader) if by_contig else None
-    comparison = Comparison(run, store, found.objective, cast(Part, part), loader, beside)
+    comparison = Comparison(run, store, found.objective, cast(Part, part), loader, beside, units)
     keep = [*([units] if units else []), *comparison.keep]
     metrics = collect(model, found.objective, loader, run.precision(found.device), keep)
     values = metrics.compute()

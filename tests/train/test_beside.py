@@ -8,7 +8,9 @@ import pytest
 from distgen.config import Pool, Recipe, read
 from distgen.errors import ConfigError
 from distgen.evaluate import beside
+from distgen.evaluate.beside import windows
 from distgen.evaluate.kmers import Sparse
+from distgen.evaluate.leaks import leaked, words
 from distgen.store.build import build
 from distgen.train import evaluation
 from distgen.train.beside import Beside, Comparison, _same_on_both
@@ -126,9 +128,9 @@ def test_drawn_windows_weigh_what_they_stand_for_in_both_parts(tmp_path, monkeyp
     features = lambda codes: Sparse.of((codes[:, :10] == 0).astype(float))  # noqa: E731
     beside.fit_windows("binary", features, 10, objective, train, valid, together=False)
     ((answers, held_out),) = seen
-    for rows, windows in ((~held_out, 600), (held_out, 150)):
-        assert rows.sum() < windows
-        assert answers.weights[rows].sum() == pytest.approx(windows, rel=0.1)
+    for rows, count in ((~held_out, 600), (held_out, 150)):
+        assert rows.sum() < count
+        assert answers.weights[rows].sum() == pytest.approx(count, rel=0.1)
 
 
 def test_a_column_that_changes_places_with_itself_is_the_same_on_both_strands():
@@ -193,27 +195,30 @@ def test_classes_along_the_genome_stand_beside_their_prevalence(run_file, tmp_pa
 
 def test_leaks_are_looked_for_in_the_whole_training_part(run_file, tmp_path):
     """Pools say which windows an epoch draws, and a training sees those of many."""
-    run = Run.read(run_file, ["train.steps=1"])
+    run = Run.read(run_file)
     store = run.open_store()
-    contig, (first, *_) = store.contigs, store.regions("train", run.data.split).tolist()
-    row = int(contig.locate(first[0]))
-    at = first[0] - int(contig.offsets[row])
-    window = run.data.window or 1024
-    (tmp_path / "one.bed").write_text(f"{contig.names[row]}\t{at + 2 * window}\t{at + 3 * window}\n")
-    fit(run, tmp_path / "out")
-    table = run.model_copy(
-        update={"data": run.data.model_copy(update={"pool": (Pool(name="one", source=str(tmp_path / "one.bed")),)})}
-    )
-    table.write(tmp_path / "out/run.toml")
-    _, whole = evaluation.evaluate(tmp_path / "out", "train", beside=Beside(leak_k=16))
-    assert whole["without_leaks"]["leaked"] == whole["without_leaks"]["windows"] >= 1
-    pooled = Run.read(tmp_path / "out/run.toml")
-    objective = pooled.build_objective(store)
-    everything = run.model_copy(update={"data": run.data.model_copy(update={"strand": "forward"})})
-    loader = everything.loader(store, everything.build_objective(store), "train")
-    found = Comparison(pooled, store, objective, "train", loader, Beside(leak_k=16))._leaked
-    assert len(found) > 1
-    assert found.mean() > 0.9  # of the pool's window alone it would be one
+    start, end = max(store.regions("train", run.data.split).tolist(), key=lambda region: region[1] - region[0])
+    row = int(store.contigs.locate(start))
+    middle = (start + end) // 2 - int(store.contigs.offsets[row])
+    (tmp_path / "one.bed").write_text(f"{store.contigs.names[row]}\t{middle}\t{middle + 10}\n")
+    pool = {"pool": (Pool(name="one", source=str(tmp_path / "one.bed")),)}
+    pooled = run.model_copy(update={"data": run.data.model_copy(update=pool)})
+    objective = run.build_objective(store)
+    loader = run.loader(store, objective, "train")
+    expected = np.concatenate([sizes > 0 for codes in windows(loader) for _, sizes in [words(codes, 8)]])
+    assert leaked(windows(loader), windows(pooled.loader(store, objective, "train")), 8).sum() < expected.sum()
+    found = Comparison(pooled, store, objective, "train", loader, Beside(leak_k=8))._leaked
+    assert found.tolist() == expected.tolist()
+
+
+def test_stretches_have_each_word_whole_in_one_of_them(small, monkeypatch):
+    monkeypatch.setattr(beside, "_STRETCH", 100)
+    regions = small.contigs.whole()
+    found = np.concatenate([words(codes, 16)[0] for codes in beside.stretches(small, regions, 16)])
+    monkeypatch.setattr(beside, "_STRETCH", 1 << 20)
+    whole = np.concatenate([words(codes, 16)[0] for codes in beside.stretches(small, regions, 16)])
+    assert found.tolist() == whole.tolist()
+    assert len(found) > 100
 
 
 @pytest.mark.parametrize(

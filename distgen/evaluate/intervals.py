@@ -13,13 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from distgen.compiled import compiled
-from distgen.evaluate.bootstrap import FEWEST
+from distgen.evaluate.bootstrap import FEWEST, RESAMPLES
 from distgen.evaluate.kept import Predictions
 from distgen.evaluate.kmers import Floats
 from distgen.genome import Int64
 
 Times = npt.NDArray[np.int32]
-RESAMPLES = 1000
 _TOGETHER = 1 << 24  # numbers of times a unit is drawn, that are in memory at the same time
 
 
@@ -43,25 +42,6 @@ def resampled(models: Sequence[Predictions], resamples: int = RESAMPLES, seed: i
         for model, parts in zip(models, found, strict=True):
             parts.append(_metrics(model, times_RU))
     return [{name: np.concatenate([part[name] for part in parts]) for name in parts[0]} for parts in found]
-
-
-def interval(values: Floats) -> list[float] | None:
-    """What 95 % of the resamples lie between; None where the metric is defined on none. The first value is no resample."""
-    drawn = values[1:][~np.isnan(values[1:])]
-    return np.quantile(drawn, [0.025, 0.975]).tolist() if len(drawn) else None
-
-
-def paired(one: Floats, other: Floats) -> tuple[dict[str, float], float] | None:
-    """How much one model is above another: the value on the windows as they are, and `low` and `high` of 95 % of the resamples;
-    and p, two-sided, of there being no difference, never below what resampling can tell from 0."""
-    differences = (one - other)[1:]
-    differences = differences[~np.isnan(differences)]
-    if not len(differences):
-        return None
-    low, high = np.quantile(differences, [0.025, 0.975]).tolist()
-    above, below = int((differences >= 0).sum()), int((differences <= 0).sum())
-    p = min(1.0, 2 * (min(above, below) + 1) / (len(differences) + 1))
-    return {"value": float(one[0] - other[0]), "low": low, "high": high}, p
 
 
 def enough(predictions: Predictions) -> bool:

@@ -13,9 +13,9 @@ from distgen.errors import ConfigError
 from distgen.evaluate import leaks
 from distgen.evaluate.baselines import Scored, baselines, mixed
 from distgen.evaluate.beside import Fitted, count_contexts, fit_windows, predict, stretches, windows
-from distgen.evaluate.bootstrap import FEWEST, paired_bootstrap
+from distgen.evaluate.bootstrap import FEWEST, Difference, interval, paired, resampled_means
 from distgen.evaluate.contexts import WIDEST
-from distgen.evaluate.intervals import enough, interval, paired, resampled
+from distgen.evaluate.intervals import enough, resampled
 from distgen.evaluate.kept import KINDS, Kept, Predictions
 from distgen.evaluate.kmers import LONGEST, Sparse, Words
 from distgen.evaluate.metrics import Chosen, Collector, Units, Values, named_value
@@ -298,12 +298,14 @@ def _means_compared(mine: dict[str, Any], theirs: dict[str, Any], metric: str) -
         return {}
     targets = np.array([mine[unit]["targets"] for unit in units], float)
     one, other = (np.array([side[unit][metric] for unit in units], float) for side in (mine, theirs))
-    own, difference = paired_bootstrap(other, 0 * other, targets), paired_bootstrap(one, other, targets)
-    return {
-        "intervals": {metric: [own.low, own.high]},
-        "difference": {metric: {"value": difference.value, "low": difference.low, "high": difference.high}},
-        "p": {metric: difference.p},
-    }
+    model, baseline = (resampled_means(values, targets) for values in (one, other))
+    return {"intervals": {metric: interval(baseline)}} | _differences({metric: paired(model, baseline)})
+
+
+def _differences(found: dict[str, Difference | None]) -> dict[str, Any]:
+    """As an evaluation keeps them, by metric."""
+    known = {metric: difference._asdict() for metric, difference in found.items() if difference is not None}
+    return {"p": {metric: table.pop("p") for metric, table in known.items()}, "difference": known}
 
 
 def _compared(
@@ -317,25 +319,20 @@ def _compared(
     names = [name for name in mine if named_value(dict(values), name) is not None]
     found["intervals"] = {name: interval(mine[name]) for name in names}
     for name, their in zip(others, theirs, strict=True):
-        pairs = {metric: both for metric in names if (both := paired(mine[metric], their[metric])) is not None}
-        found["baselines"][name] |= {
-            "intervals": {metric: interval(their[metric]) for metric in names},
-            "difference": {metric: difference for metric, (difference, _) in pairs.items()},
-            "p": {metric: p for metric, (_, p) in pairs.items()},
-        }
+        found["baselines"][name] |= {"intervals": {metric: interval(their[metric]) for metric in names}}
+        found["baselines"][name] |= _differences({metric: paired(mine[metric], their[metric]) for metric in names})
     return found
 
 
-def _unit_intervals(units: Units) -> dict[str, list[float]]:
+def _unit_intervals(units: Units) -> dict[str, list[float] | None]:
     """Intervals of the metrics that are means over targets."""
     by_unit = list(units.compute().values())
     if len(by_unit) < FEWEST:
         return {}
     targets = np.array([unit["targets"] for unit in by_unit], float)
-    found = {}
+    found: dict[str, list[float] | None] = {}
     for name in _MEANS:
         if all(isinstance(unit.get(name), float) for unit in by_unit):
             values = np.array([unit[name] for unit in by_unit])
-            own = paired_bootstrap(values, 0 * values, targets)
-            found[name] = [own.low, own.high]
+            found[name] = interval(resampled_means(values, targets))
     return found

@@ -14,7 +14,8 @@ from torchmetrics.functional.classification import (
 )
 
 from distgen.evaluate import intervals
-from distgen.evaluate.intervals import interval, paired, resampled
+from distgen.evaluate.bootstrap import interval, paired
+from distgen.evaluate.intervals import resampled
 from distgen.evaluate.kept import Predictions
 from distgen.objectives.multilabel import MultilabelMetrics
 
@@ -131,11 +132,11 @@ def test_one_answer_to_all_has_no_correlation_and_counts_in_the_mean_as_in_the_m
 def test_pairs_share_their_resamples():
     good, same, bad = (made("binary", seed=1, skill=skill) for skill in (3.0, 3.0, 0.0))
     one, two, three = resampled([good, same, bad], 300)
-    assert paired(one["auroc"], two["auroc"]) == ({"value": 0, "low": 0, "high": 0}, 1)
-    difference, p = paired(one["auroc"], three["auroc"])
-    assert difference["low"] < difference["value"] < difference["high"]
-    assert difference["low"] > 0.1
-    assert p == pytest.approx(2 / 301)
+    assert paired(one["auroc"], two["auroc"]) == (0, 0, 0, 1)
+    difference = paired(one["auroc"], three["auroc"])
+    assert difference.low < difference.value < difference.high
+    assert difference.low > 0.1
+    assert difference.p == pytest.approx(2 / 301)
 
 
 def test_the_interval_covers_as_often_as_it_says():

@@ -23,6 +23,7 @@ def compiled(tmp_path_factory):
     return [json.loads(line) for line in said.stdout.splitlines()]
 
 
+@pytest.mark.slow  # compiles each kernel for three generations of GPUs: two minutes
 def test_no_kernel_spills_registers(compiled):
     assert {kernel["capability"] for kernel in compiled} == {80, 90, 100}
     assert [kernel for kernel in compiled if kernel["STACK"] or kernel["LOCAL"]] == []

@@ -130,7 +130,17 @@ def _asked(trained: Trained) -> dict[str, Any]:
     """What models that are averaged are asked alike: the same question, of the same windows of the same bases."""
     run = trained.run
     data = run.resolved()["data"]
-    geometry = ("window", "target_length", "stride", "strand", "regions", "pool", "exclude")
+    geometry = (
+        "window",
+        "target_length",
+        "stride",
+        "strand",
+        "regions",
+        "pool",
+        "measured",
+        "exclude",
+        "max_ambiguous",
+    )
     return {
         "data.split": run.data.split,
         "store": run.identity(trained.store, trained.objective),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import torch
@@ -162,8 +162,8 @@ class MultilabelMetrics:
         found: dict[str, float | dict[str, float]] = {"loss": float(self._loss.compute())}
         for kind in self._kinds:
             # torchmetrics' own is far from 0 where only one answer is ever given.
-            value = {"mcc": lambda found: matthews(found.double())}.get(kind, float)
-            values = {name: value(by_name[name][kind]) for name in mixed}
+            of_one: Callable[[Tensor], float] = _matthews if kind == "mcc" else float
+            values = {name: of_one(by_name[name][kind]) for name in mixed}
             found |= {kind: next(iter(values.values()))} if self._binary and values else {kind: values}
         return found
 
@@ -171,3 +171,7 @@ class MultilabelMetrics:
         """Bins of the probability of a yes, by question."""
         asked = [name for name, share in self._share.items() if share.update_called]
         return {name: cast("Calibration", self._of[name]["ece"]).bins() for name in asked}
+
+
+def _matthews(found_22: Tensor) -> float:
+    return matthews(found_22.double())

@@ -11,6 +11,8 @@ from distgen.evaluate import beside
 from distgen.evaluate.beside import windows
 from distgen.evaluate.kmers import Sparse
 from distgen.evaluate.leaks import leaked, words
+from distgen.evaluate.metrics import Units
+from distgen.evaluate.motifs import Motifs
 from distgen.store.build import build
 from distgen.train import evaluation
 from distgen.train.beside import Beside, Comparison, _same_on_both
@@ -138,6 +140,32 @@ def test_a_column_that_changes_places_with_itself_is_the_same_on_both_strands():
     assert _same_on_both((("a", "a"), ("b", "b")))
     assert not _same_on_both((("a", "b"), ("b", "a")))
     assert not _same_on_both(None)
+
+
+def test_motif_scores_are_scaled_by_all_windows(tmp_path, monkeypatch):
+    (tmp_path / "motifs.txt").write_text(MATRIX + MATRIX.replace("M1", "M2").replace(">", "\n>"))
+    motifs = Motifs.read(tmp_path / "motifs.txt")
+    bases = np.random.default_rng(0).integers(0, 4, (40, 30)).astype(np.uint8)
+    batches = [np.full((8, 30), 4, np.uint8), bases[:20], bases[20:]]  # a telomere of N comes first
+    comparison = object.__new__(Comparison)
+    monkeypatch.setattr(comparison, "_serve", lambda part: None)
+    monkeypatch.setattr("distgen.train.beside.windows", lambda loader: iter(batches))
+    found = comparison._scaled(motifs)(bases).values.reshape(40, 2)
+    expected = motifs.scan(bases) / motifs.scan(np.concatenate(batches)).std(0)
+    assert found == pytest.approx(expected, rel=1e-4)
+    monkeypatch.setattr("distgen.train.beside.windows", lambda loader: iter(batches[:1]))
+    assert comparison._scaled(motifs)(bases).values.reshape(40, 2) == pytest.approx(motifs.scan(bases))
+
+
+def test_units_are_kept_once(run_file, tmp_path):
+    run = Run.read(run_file)
+    store = run.open_store()
+    objective = run.build_objective(store)
+    loader = run.loader(store, objective, "train")
+    units = Units(loader)
+    comparison = Comparison(run, store, objective, "train", loader, Beside(intervals=True), units)
+    assert comparison.keep == []
+    assert comparison._units is units
 
 
 def test_without_a_part_to_choose_on_some_of_the_training_part_does(tmp_path):

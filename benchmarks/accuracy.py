@@ -12,15 +12,16 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 import statistics
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import machine, table
+from distgen.evaluate.metrics import named_value
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results/accuracy"
@@ -92,21 +93,20 @@ def main() -> None:
 def measure(name: str, row: Row, seeds: int) -> None:
     """Train and test a row, and keep what was found."""
     store = ROOT / f"shards/store/{row.recipe}.zarr"
-    if not store.exists():
-        distgen("build", f"shards/recipes/{row.recipe}.toml", "--out", store)
-    found = []
+    distgen(
+        "build", f"shards/recipes/{row.recipe}.toml", "--out", store
+    )  # nothing to do where it is as the recipe says
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    found: list[dict[str, Any]] = []
     for seed in range(seeds):
         for fold in row.folds:
-            began = time.perf_counter()
             out = trained(name, row, store, seed, fold)
-            seconds = time.perf_counter() - began
             measured = json.loads(distgen("evaluate", out, "--json", *row.options))
             kept = {key: value for key, value in measured.items() if key not in _LEFT_OUT}
-            found.append({"seed": seed, "fold": fold, "seconds": round(seconds, 1), **kept})
-            print(f"{name} {fold} seed {seed}, {seconds:.0f} s: {_said(row, measured['metrics'])}", flush=True)
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    result = {"row": name, "runs": row.runs, "overrides": row.overrides, "machine": machine(), "found": found}
-    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+            found.append({"seed": seed, "fold": fold, **kept})
+            print(f"{name} {fold} seed {seed}: {_said(row, measured['metrics'])}", flush=True)
+            result = {"row": name, "runs": row.runs, "overrides": row.overrides, "machine": machine(), "found": found}
+            (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 def trained(name: str, row: Row, store: Path, seed: int, fold: str) -> Path:
@@ -118,8 +118,8 @@ def trained(name: str, row: Row, store: Path, seed: int, fold: str) -> Path:
         distgen("train", f"launch/runs/{run}.toml", *asked, "--out", out, *["--resume"] * (out / "run.toml").exists())
     if len(members) == 1:
         return members[0]
-    if not (folder / "all").exists():
-        distgen("ensemble", *members, "--out", folder / "all")
+    shutil.rmtree(folder / "all", ignore_errors=True)
+    distgen("ensemble", *members, "--out", folder / "all")
     return folder / "all"
 
 
@@ -132,7 +132,10 @@ def show() -> None:
         for name in found[0].get("baselines", {}):
             columns[name] = [one["baselines"][name]["metrics"] for one in found]
         if "without_leaks" in found[0]:
-            columns["without leaks"] = [one["without_leaks"]["metrics"] for one in found]
+            columns["distgen, without leaks"] = [one["without_leaks"]["metrics"] for one in found]
+            for name in found[0]["without_leaks"].get("baselines", {}):
+                less = [one["without_leaks"]["baselines"][name]["metrics"] for one in found]
+                columns[f"{name}, without leaks"] = less
         print(f"\n### {result['row']} ({', '.join(result['runs'])}; {result['machine']})\n")
         seeds = [one["seed"] for one in found]
         rows = [(name, *(_spread(values, seeds, key) for key in row.shown)) for name, values in columns.items()]
@@ -141,24 +144,21 @@ def show() -> None:
 
 def _spread(values: list[dict[str, Any]], seeds: list[int], key: str) -> str:
     by_seed = [
-        statistics.mean(_value(v, key) for v, s in zip(values, seeds, strict=True) if s == seed)
+        statistics.mean(_number(v, key) for v, s in zip(values, seeds, strict=True) if s == seed)
         for seed in sorted(set(seeds))
     ]
     spread = f" ± {statistics.stdev(by_seed):.4f}" if len(by_seed) > 1 else ""
     return f"{statistics.mean(by_seed):.4f}{spread}"
 
 
-def _value(metrics: dict[str, Any], key: str) -> float:
-    """One metric by its dotted name, the mean over columns of one that has several; NaN where there is none."""
-    if key not in metrics and "." in key:
-        first, key = key.split(".", 1)
-        metrics = metrics.get(first, {})
-    found = metrics.get(key, math.nan)
-    return float(statistics.mean(found.values()) if isinstance(found, dict) else found)
+def _number(metrics: dict[str, Any], key: str) -> float:
+    """One metric, NaN where there is none; baselines have those of columns by their dotted names."""
+    found = metrics[key] if isinstance(metrics.get(key), float) else named_value(metrics, key)
+    return math.nan if found is None else found
 
 
 def _said(row: Row, metrics: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {_value(metrics, key):.4f}" for key in row.shown)
+    return ", ".join(f"{key} {_number(metrics, key):.4f}" for key in row.shown)
 
 
 def distgen(*arguments: object) -> str:

@@ -292,7 +292,7 @@ def test_the_windows_of_a_run_are_told_without_training(run_file, tmp_path):
 @pytest.mark.parametrize("arguments", [[], ["a.zarr", "--windows", "tiny.toml"]])
 def test_info_takes_a_store_or_a_run(tmp_path, arguments):
     message = distgen("info", *arguments, cwd=tmp_path, expect=2)
-    assert message == "error: give either a store, or --windows with a run file or a run directory\n"
+    assert message == "error: give either a store, or --windows with a run file or a run directory, or --families\n"
 
 
 def test_a_refused_resume_leaves_the_run_as_it_was(run_file, tmp_path):

@@ -42,6 +42,8 @@ def info(
     if (store is not None) + (windows is not None) + families != 1:
         raise ConfigError("give either a store, or --windows with a run file or a run directory, or --families")
     if families:
+        if leakage is not None:
+            raise ConfigError("--leakage takes a store: distgen info STORE --leakage SPLIT")
         _say_families(json_)
         return
     if windows is not None:

@@ -28,7 +28,7 @@ def motifs(
         Path | None,
         typer.Option(
             "--compare",
-            help="Motifs in MEME format: say which is most alike (Tomtom).",
+            help="Motifs in MEME or JASPAR format: say which is most alike (Tomtom).",
             show_default=False,
             parser=local,
             metavar="KNOWN",
@@ -38,14 +38,14 @@ def motifs(
 ) -> None:
     """Write the motifs that a trained model's first layer looks for."""
     from distgen.evaluate.filters import find_motifs
-    from distgen.evaluate.meme import read_meme, write_meme
+    from distgen.evaluate.meme import read_motifs, write_meme
     from distgen.evaluate.similarity import compare
     from distgen.store.splits import PARTS
     from distgen.train.evaluation import open_trained
 
     if split not in PARTS:
         raise ConfigError(f'there is no part "{split}" of a split. {suggest(split, PARTS)}')
-    targets = read_meme(known) if known else []
+    targets = read_motifs(known)[0] if known else []
     trained = open_trained(checkpoint)
     part = cast(Literal["train", "valid", "test"], split)
     loader = trained.run.loader(trained.store, trained.objective, part, device=trained.device)

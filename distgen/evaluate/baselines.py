@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -53,14 +54,22 @@ class Scored:
 
     def within(self, starts: Int64, ends: Int64) -> tuple[npt.NDArray[np.float64], Int64]:
         """Bits, and how many bases have some, of flat stretches [starts, ends)."""
-        at = np.concatenate(
-            [np.arange(start, end) for start, end in self.intervals.tolist()] or [np.empty(0, np.int64)]
-        )
-        bits = np.concatenate(self.bits or [np.empty(0)])
-        total = np.concatenate([[0.0], np.cumsum(np.nan_to_num(bits))])
-        count = np.concatenate([[0], np.cumsum(bits >= 0)])
-        first, last = np.searchsorted(at, starts), np.searchsorted(at, ends)
+        (total, count), first, last = self._sums, self._before(starts), self._before(ends)
         return total[last] - total[first], count[last] - count[first]
+
+    def _before(self, flat: Int64) -> Int64:
+        """How many bases of the stretches lie before flat positions (n,)."""
+        lengths = self.intervals[:, 1] - self.intervals[:, 0]
+        ends = np.append(0, np.cumsum(lengths))
+        stretch = np.maximum(np.searchsorted(self.intervals[:, 0], flat, "right") - 1, 0)
+        found: Int64 = ends[stretch] + np.clip(flat - self.intervals[stretch, 0], 0, lengths[stretch])
+        return found
+
+    @cached_property
+    def _sums(self) -> tuple[npt.NDArray[np.float64], Int64]:
+        """Bits, and known bases, of all bases before each, and of all."""
+        bits = np.concatenate(self.bits or [np.empty(0)])
+        return np.append(0.0, np.cumsum(np.nan_to_num(bits))), np.append(0, np.cumsum(bits >= 0))
 
 
 def baselines(store: Store, train: Int64, test: Int64) -> dict[str, Scored]:

@@ -17,13 +17,15 @@ from distgen.evaluate.kept import answers_of
 from distgen.evaluate.kmers import Floats, Sparse
 from distgen.evaluate.logistic import Answers, Kind, Linear, fit, refit
 from distgen.evaluate.metrics import Collector
-from distgen.genome import Bits, Bytes
+from distgen.genome import Bits, Bytes, Int64, Interval
 from distgen.loader.base import Loader
 from distgen.loader.batch import Batch
 from distgen.objectives import Objective
+from distgen.store.reader import Store
 
 Features = Callable[[Bytes], Sparse]
 _MOST = 60_000_000  # numbers that are fitted to: 360 MB
+_STRETCH = 1 << 20  # bases that are read together
 _LEAST_RATE = 1e-3  # of counts, in units of their mean: its log is finite
 
 
@@ -64,6 +66,15 @@ def windows(loader: Loader) -> Iterator[Bytes]:
     loader.epoch, loader.position = 0, 0
     for batch in loader:
         yield codes_of(batch)
+
+
+def stretches(store: Store, regions: Int64, k: int) -> Iterator[Bytes]:
+    """The bases of flat regions (n, 2) as codes (1, L), some at a time, so that each word of k bases is whole in one of them."""
+    for start, end in regions.tolist():
+        row = int(store.contigs.locate(start))
+        name, offset = store.contigs.names[row], int(store.contigs.offsets[row])
+        for first in range(start - offset, end - offset, _STRETCH):
+            yield store.codes(Interval(name, first, min(first + _STRETCH + k - 1, end - offset)))[None]
 
 
 class Predictor(Protocol):
@@ -132,8 +143,9 @@ def fit_windows(
     answers = replace(answers, weights=answers.weights * weights[:, None])
     own = len(rows)
     if valid is not None:
-        chosen, _, _ = _draw(kind, 4 * entries, objective, valid)
+        chosen, weights, _ = _draw(kind, 4 * entries, objective, valid)
         others, theirs = _collect(kind, features, objective, valid, chosen)
+        theirs = replace(theirs, weights=theirs.weights * weights[:, None])
         rows = Sparse.joined([rows, others])
         answers = Answers(
             kind,

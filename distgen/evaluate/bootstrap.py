@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-RESAMPLES = 10_000
+RESAMPLES = 1000
 FEWEST = 6  # units; of fewer there are too few different resamples to speak of an interval
 
 
@@ -22,7 +22,7 @@ class Difference(NamedTuple):
     Args:
         value: on the units as they are.
         low, high: an interval that 95 % of the resamples lie in.
-        p: two-sided, of there being no difference; never below 1 / (resamples + 1), which resampling cannot tell from 0.
+        p: two-sided, of there being no difference; never below 2 / (resamples + 1), which resampling cannot tell from 0.
     """
 
     value: float
@@ -31,32 +31,49 @@ class Difference(NamedTuple):
     p: float
 
 
-def paired_bootstrap(
-    one: Floats, other: Floats, targets: Floats, *, seed: int = 0, resamples: int = RESAMPLES
-) -> Difference:
-    """Compare two models on resampled units of the genome.
+def resampled_means(values: Floats, targets: Floats, *, seed: int = 0, resamples: int = RESAMPLES) -> Floats:
+    """A metric on the units as they are, then on resamples of them; the same seed draws the same units.
 
     A metric on a resample is the mean over its units, weighted by their targets: for a mean of targets (loss, bits, accuracy)
     exactly what pooling the resample's targets gives; for a rank metric (AUROC) the mean within units.
 
     Args:
-        one, other: (U,) the metric of each model on each unit.
+        values: (U,) the metric of a model on each unit.
         targets: (U,) how many targets a unit has.
         seed: of the draws.
+
+    Returns:
+        float64 (1 + resamples,).
 
     Raises:
         ValueError: there are fewer than `FEWEST` units.
     """
-    if len(one) < FEWEST:
-        raise ValueError(f"{len(one)} units are too few to resample")
+    if len(values) < FEWEST:
+        raise ValueError(f"{len(values)} units are too few to resample")
     generator = np.random.default_rng(seed)
-    times_RU = generator.multinomial(len(one), np.full(len(one), 1 / len(one)), size=resamples)
-    weights_RU = times_RU * targets
-    differences = weights_RU @ (one - other) / weights_RU.sum(1)
-    low, high = np.quantile(differences, [0.025, 0.975])
-    above, below = int((differences >= 0).sum()), int((differences <= 0).sum())
-    p = min(1.0, 2 * (min(above, below) + 1) / (resamples + 1))
-    return Difference(float(targets @ (one - other) / targets.sum()), float(low), float(high), p)
+    times_RU = generator.multinomial(len(values), np.full(len(values), 1 / len(values)), size=resamples)
+    weights_RU = np.concatenate([np.ones((1, len(values))), times_RU]) * targets
+    means: Floats = weights_RU @ values / weights_RU.sum(1)
+    return means
+
+
+def interval(values: Floats) -> list[float] | None:
+    """What 95 % of the resamples lie between; None where the metric is defined on none. The first value is no resample."""
+    drawn = values[1:][~np.isnan(values[1:])]
+    return np.quantile(drawn, [0.025, 0.975]).tolist() if len(drawn) else None
+
+
+def paired(one: Floats, other: Floats) -> Difference | None:
+    """How much one metric is above another, both on the units as they are and then on the same resamples; None where one of
+    them is defined on none."""
+    differences = one - other
+    if (bounds := interval(differences)) is None:
+        return None
+    drawn = differences[1:][~np.isnan(differences[1:])]
+    above, below = int((drawn >= 0).sum()), int((drawn <= 0).sum())
+    p = min(1.0, 2 * (min(above, below) + 1) / (len(drawn) + 1))
+    low, high = bounds
+    return Difference(float(differences[0]), low, high, p)
 
 
 def holm(ps: list[float]) -> list[float]:

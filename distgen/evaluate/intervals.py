@@ -13,13 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from distgen.compiled import compiled
-from distgen.evaluate.bootstrap import FEWEST
+from distgen.evaluate.bootstrap import FEWEST, RESAMPLES
 from distgen.evaluate.kept import Predictions
 from distgen.evaluate.kmers import Floats
 from distgen.genome import Int64
 
 Times = npt.NDArray[np.int32]
-RESAMPLES = 1000
 _TOGETHER = 1 << 24  # numbers of times a unit is drawn, that are in memory at the same time
 
 
@@ -43,25 +42,6 @@ def resampled(models: Sequence[Predictions], resamples: int = RESAMPLES, seed: i
         for model, parts in zip(models, found, strict=True):
             parts.append(_metrics(model, times_RU))
     return [{name: np.concatenate([part[name] for part in parts]) for name in parts[0]} for parts in found]
-
-
-def interval(values: Floats) -> list[float] | None:
-    """What 95 % of the resamples lie between; None where the metric is defined on none. The first value is no resample."""
-    drawn = values[1:][~np.isnan(values[1:])]
-    return np.quantile(drawn, [0.025, 0.975]).tolist() if len(drawn) else None
-
-
-def paired(one: Floats, other: Floats) -> tuple[dict[str, float], float] | None:
-    """How much one model is above another: the value on the windows as they are, and `low` and `high` of 95 % of the resamples;
-    and p, two-sided, of there being no difference, never below what resampling can tell from 0."""
-    differences = (one - other)[1:]
-    differences = differences[~np.isnan(differences)]
-    if not len(differences):
-        return None
-    low, high = np.quantile(differences, [0.025, 0.975]).tolist()
-    above, below = int((differences >= 0).sum()), int((differences <= 0).sum())
-    p = min(1.0, 2 * (min(above, below) + 1) / (len(differences) + 1))
-    return {"value": float(one[0] - other[0]), "low": low, "high": high}, p
 
 
 def enough(predictions: Predictions) -> bool:
@@ -90,6 +70,8 @@ def _metrics(model: Predictions, times_RU: Times) -> dict[str, Floats]:
     for column, name in enumerate(model.outputs):
         known = model.known[:, min(column, model.known.shape[1] - 1)]
         scores, truth = model.scores[known, column], model.truth[known, column]
+        if model.kind == "binary" and len(np.unique(truth > 0)) < 2:
+            continue  # as the metrics leave out what is not answered both ways
         for metric, values in of_output(scores, truth, model.units[known], times_RU).items():
             columns.setdefault(metric, []).append(values)
             found[f"{metric}.{name}"] = values
@@ -106,7 +88,7 @@ def _yes_or_no(scores: Floats, truth: Floats, units: Int64, times_RU: Times) -> 
     tp, fp, fn, tn = (times_RU @ np.bincount(units[cell], minlength=times_RU.shape[1]).astype(float) for cell in cells)
     with np.errstate(invalid="ignore", divide="ignore"):
         accuracy = (tp + tn) / (tp + fp + fn + tn)
-        mcc = (tp * tn - fp * fn) / np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+    mcc = _matthews(np.stack([tp, fn, fp, tn], 1).reshape(-1, 2, 2))
     return _one_of_classes(scores, truth, units, times_RU) | {"mcc": mcc, "accuracy": accuracy}
 
 
@@ -126,15 +108,22 @@ def _classes(model: Predictions, times_RU: Times) -> dict[str, Floats]:
     cells = np.zeros((times_RU.shape[1], classes * classes))
     np.add.at(cells, (units, right * classes + called), 1)
     counts = (times_RU @ cells).reshape(-1, classes, classes)
-    total, hits = counts.sum((1, 2)), np.trace(counts, axis1=1, axis2=2)
-    t, p = counts.sum(2), counts.sum(1)
+    total, hits, held = counts.sum((1, 2)), np.trace(counts, axis1=1, axis2=2), counts.sum(2)
     with np.errstate(invalid="ignore", divide="ignore"):
-        mcc = (hits * total - (t * p).sum(1)) / np.sqrt((total**2 - (p**2).sum(1)) * (total**2 - (t**2).sum(1)))
         errors = {
-            f"error.{name}": 100 * (1 - counts[:, column, column] / t[:, column])
+            f"error.{name}": 100 * (1 - counts[:, column, column] / held[:, column])
             for column, name in enumerate(model.outputs)
         }
-        return {"accuracy": hits / total, "mcc": mcc} | errors
+        return {"accuracy": hits / total, "mcc": _matthews(counts)} | errors
+
+
+def _matthews(counts_RCC: Floats) -> Floats:
+    """As `distgen.objectives.classes.matthews`, of each resample (R,)."""
+    total, hits = counts_RCC.sum((1, 2)), np.trace(counts_RCC, axis1=1, axis2=2)
+    truth, said = counts_RCC.sum(2), counts_RCC.sum(1)
+    scale = np.sqrt((total**2 - (said**2).sum(1)) * (total**2 - (truth**2).sum(1)))
+    found: Floats = np.where(scale > 0, hits * total - (truth * said).sum(1), 0.0) / np.where(scale > 0, scale, 1.0)
+    return found
 
 
 def _numbers(scores: Floats, truth: Floats, units: Int64, times_RU: Times) -> dict[str, Floats]:

@@ -14,6 +14,7 @@ from distgen.loader.base import Loader
 from distgen.loader.batch import Batch
 from distgen.loader.sampled import Sampled
 from distgen.objectives import Metrics, Objective
+from distgen.objectives.base_classes import NEITHER
 
 Values: TypeAlias = dict[str, "float | dict[str, float]"]
 _FEWEST, _MOST, _BLOCKS = 6, 256, 32  # contigs to resample, units to keep apart, and about how many blocks
@@ -152,11 +153,15 @@ def _block(place: Interval, size: int) -> str:
 
 
 def named_value(values: dict[str, Any], name: str) -> float | None:
-    """One metric by its dotted name ("auprc.cds+"); the mean over classes of one that has several, None if there is none."""
+    """One metric by its dotted name ("auprc.cds+"); the mean over classes of one that has several, None if there is none.
+
+    "neither" is what is left where there is none of the classes, easy where these are rare: it is in no mean.
+    """
     first, _, inner = name.partition(".")
     value = values.get(first)
     if isinstance(value, dict):
-        value = value.get(inner) if inner else (sum(value.values()) / len(value) if value else None)
+        asked = [number for kind, number in value.items() if kind != NEITHER]
+        value = value.get(inner) if inner else (sum(asked) / len(asked) if asked else None)
     elif inner:
         value = None
     return None if value is None else float(value)

@@ -3,8 +3,9 @@ how much each context has been seen.
 
 Each order adds to the one below it: p_k = (1 - w) p_(k-1) + w c / n, where of n times that the context of k bases was seen, c
 were followed by this base. The weight w goes by the order, by n, by how many different bases followed, and by whether the next longer
-context has been seen as well (a repeat) or not (by chance), and is learned by expectation maximisation on sequence that is not counted (Jelinek and Mercer 1980). Contexts of the other strand count as well: the
-inverted repeats of GeCo (Pratas et al. 2016). Unlike a compressor, it learns nothing from what it is measured on.
+context has been seen as well (a repeat) or not (by chance), and is learned by expectation maximisation on sequence that is
+not counted (Jelinek and Mercer 1980). Contexts of the other strand count as well: the inverted repeats of GeCo (Pratas et al.
+2016). Unlike a compressor, it learns nothing from what it is measured on.
 """
 
 from __future__ import annotations
@@ -44,15 +45,14 @@ def mixture(fit: list[Bytes], valid: list[Bytes], score: list[Bytes], longest: i
         For each stretch of `score` float64 (n,), NaN at ambiguous bases.
     """
     if valid:
-        asked, learns = _joined(valid), _joined(score)
-        found, _ = _mix(fit, np.concatenate([asked, learns]), np.arange(len(asked) + len(learns)) < len(asked), longest)
-        found = found[len(asked) :]
+        held, scored = _joined(valid), _joined(score)
+        found, _ = _mix(fit, np.concatenate([held, scored]), np.arange(len(held) + len(scored)) < len(held), longest)
+        found = found[len(held) :]
     else:
-        counted, held = _held_out(fit)
-        asked = _joined(held)
-        _, weights = _mix(counted, asked, np.ones(len(asked), np.bool_), longest)
-        asked = _joined(score)
-        found, _ = _mix(fit, asked, np.zeros(len(asked), np.bool_), longest, weights)
+        counted, blocks = _held_out(fit)
+        held, scored = _joined(blocks), _joined(score)
+        _, weights = _mix(counted, held, np.ones(len(held), np.bool_), longest)
+        found, _ = _mix(fit, scored, np.zeros(len(scored), np.bool_), longest, weights)
     bits, end = [], 0
     for codes in score:
         own = np.where(codes < AMBIGUOUS, -np.log2(found[end : end + len(codes)]), np.nan)

@@ -1,12 +1,11 @@
 """A scan with motif matrices: how well the best place of a window fits each, on either strand.
 
-Matrices are read from JASPAR's text (counts) or MEME's (probabilities). A base scores the log2 of how much more probable a
+A base scores the log2 of how much more probable a
 motif makes it than the background (Stormo 2000); an ambiguous base scores 0. Compiled by numba on first use.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from distgen.compiled import compiled
-from distgen.errors import ConfigError
 from distgen.evaluate.kmers import Floats, Values
+from distgen.evaluate.meme import read_motifs
 from distgen.genome import Bytes, Int64
 
 _PSEUDO = 0.8  # sites that look like the background are added: what JASPAR's own tools add
-_SITES = 20  # of a matrix of probabilities that does not say of how many it is; MEME's own default
-_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+_SITES = 20  # of a matrix that does not say of how many it is, or 0; MEME's own default
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Motifs:
     """Some motifs.
 
     Args:
-        names: of each, "ID NAME" where it has both.
+        names: of each, "ID_NAME" where it has both.
         scores: float64 (bases of all motifs, 4), log2 odds of A, C, G and T.
         starts: int64 (M + 1,). Motif m has the rows starts[m] to starts[m + 1].
     """
@@ -42,27 +40,16 @@ class Motifs:
         """The motifs of a file.
 
         Raises:
-            ConfigError: there is no such file, or it holds no motif, or one that is none; names the motif.
+            ConfigError: see `distgen.evaluate.meme.read_motifs`.
         """
-        try:
-            text = path.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"motifs {path} cannot be read: {error}") from None
-        found, background = (_meme if "letter-probability matrix" in text else _jaspar)(text, path)
-        if not found:
-            raise ConfigError(
-                f"motifs {path}: there is no motif in it. JASPAR's text begins each with >ID NAME, MEME's with MOTIF ID NAME"
-            )
+        motifs, background_4 = read_motifs(path)
         scores = []
-        for name, (counts, sites) in found.items():
-            total = counts.sum(1, keepdims=True)
-            if counts.ndim != 2 or counts.shape[1] != 4 or (counts < 0).any() or (total <= 0).any():
-                raise ConfigError(f"motifs {path}: {name} is no matrix of four numbers, none below 0, for each base")
-            n = total if sites is None else np.full_like(total, sites)
-            odds = (counts / total * n + _PSEUDO * background) / (n + _PSEUDO) / background
-            scores.append(np.log2(odds))
+        for motif in motifs:
+            n = motif.sites or _SITES
+            odds_W4 = (motif.frequency * n + _PSEUDO * background_4) / (n + _PSEUDO) / background_4
+            scores.append(np.log2(odds_W4))
         lengths = [len(matrix) for matrix in scores]
-        return cls(tuple(found), np.concatenate(scores), np.cumsum([0, *lengths]))
+        return cls(tuple(motif.name for motif in motifs), np.concatenate(scores), np.cumsum([0, *lengths]))
 
     def scan(self, codes: Bytes) -> Values:
         """The best score of each motif on either strand: codes uint8 (N, L), 4 and more ambiguous; float32 (N, M).
@@ -74,48 +61,6 @@ class Motifs:
         padded[:, :4] = self.scores
         _scan(codes, padded, self.starts, found)
         return found
-
-
-Matrices = dict[str, tuple[Floats, float | None]]
-
-
-def _jaspar(text: str, path: Path) -> tuple[Matrices, Floats]:
-    """Counts: ">ID NAME" and a line for each of A, C, G and T."""
-    found: Matrices = {}
-    for part in text.split(">")[1:]:
-        head, *lines = [line for line in part.splitlines() if line.strip()]
-        rows = [[float(number) for number in _NUMBER.findall(line.lstrip(" ACGT\t"))] for line in lines[:4]]
-        name = " ".join(head.split())
-        if len(rows) < 4 or len({len(row) for row in rows}) != 1 or not rows[0]:
-            raise ConfigError(f"motifs {path}: {name} has not four lines of as many counts each")
-        found[name] = np.array(rows).T, None
-    return found, np.full(4, 0.25)
-
-
-def _meme(text: str, path: Path) -> tuple[Matrices, Floats]:
-    """Probabilities: "MOTIF ID NAME", "letter-probability matrix: ... w= 10 nsites= 20" and a line for each base."""
-    background = np.full(4, 0.25)
-    if given := re.search(
-        r"Background letter frequencies[^\n]*\n\s*A\s+(\S+)\s+C\s+(\S+)\s+G\s+(\S+)\s+T\s+(\S+)", text
-    ):
-        background = np.array([float(number) for number in given.groups()])
-        background = background / background.sum()
-    found: Matrices = {}
-    for part in re.split(r"^MOTIF\s+", text, flags=re.MULTILINE)[1:]:
-        name = " ".join(part.splitlines()[0].split())
-        if not (head := re.search(r"letter-probability matrix:([^\n]*)\n", part)):
-            raise ConfigError(f"motifs {path}: {name} has no letter-probability matrix")
-        sites = re.search(r"nsites=\s*(\S+)", head[1])
-        rows = []
-        for line in part[head.end() :].splitlines():
-            numbers = [float(number) for number in _NUMBER.findall(line)]
-            if len(numbers) != 4 or re.search(r"[A-DF-Za-df-z]", line):
-                break
-            rows.append(numbers)
-        if not rows:
-            raise ConfigError(f"motifs {path}: {name} has no line of four probabilities")
-        found[name] = np.array(rows), float(sites[1]) if sites else float(_SITES)
-    return found, background
 
 
 @compiled

@@ -23,10 +23,10 @@ from distgen.models.context import Context, dealt
 from distgen.models.heads import head
 from distgen.models.layers import Convolution, positions, rows
 from distgen.models.schema import Schema
+from distgen.models.strands import other_inputs, rearranged
 
 # What a machine says of a whole window where it is asked for nothing else; free energies and likelihoods in nats.
 ENERGIES = ("energy", "chains", "penalty", "pseudo", "rebuilt", "mirrored")
-_COMPLEMENT = {"A": "T", "C": "G", "G": "C", "T": "A"}
 _MEMORY = 0.95  # of how dense motifs were, from step to step (Hinton 2010, section 11)
 
 
@@ -64,19 +64,17 @@ class Motifs(Convolution):
     Both look at the same bases: what the other strand's weights see is the reverse complement of what the motif does.
     """
 
-    def __init__(self, inputs: tuple[str, ...], motifs: int, width: int, bias: float, context: Context | None):
-        super().__init__(len(inputs), motifs, width, context=context)
-        other = [inputs.index(_COMPLEMENT[n]) if _COMPLEMENT.get(n) in inputs else i for i, n in enumerate(inputs)]
-        self.complement = other
+    def __init__(self, schema: Schema, motifs: int, width: int, bias: float, context: Context | None):
+        super().__init__(len(schema.inputs), motifs, width, context=context)
+        self.complement = other_inputs(schema)
         with torch.no_grad():
             nn.init.normal_(self.weight, std=0.1)
             nn.init.constant_(self.bias, bias)  # type: ignore[arg-type]
 
     def both(self) -> Tensor:
         """The weights of both strands, (2 * motifs, inputs, 1, width)."""
-        # By slices: a list of indices would be sent to the device each time, which waits for it.
-        turned = torch.cat([self.weight[:, i : i + 1] for i in self.complement], dim=1).flip(3)
-        return torch.cat([self.weight, turned])
+        weight = self.weight  # read once: where it is a sum of low rank, each reading takes it anew
+        return torch.cat([weight, rearranged(weight, 1, self.complement).flip(3)])
 
     def forward(self, x_BI1L: Tensor) -> Tensor:
         assert self.bias is not None
@@ -99,7 +97,7 @@ class Boltzmann(nn.Module):
         context: the workers that share each window, of which this one takes and gives a slice; None: whole windows.
     """
 
-    dealt: tuple[str, ...] = ()  # buffers of which each worker changes its own rows
+    summed: tuple[str, ...] = ()  # buffers that after a step are the sum of all workers'
     chain: Tensor
     usage: Tensor
 
@@ -107,16 +105,19 @@ class Boltzmann(nn.Module):
         super().__init__()
         self._config = config
         bias = math.log(config.density / (2 * config.pool))  # as dense as they are to be, before anything is learned
-        self.stem = Motifs(schema.inputs, config.motifs, config.width, bias, context)
-        self.alone = schema.outputs[: len(ENERGIES)] == ENERGIES
-        if self.alone:
-            assert schema.window is not None
+        self.stem = Motifs(schema, config.motifs, config.width, bias, context)
+        self.alone = schema.window is not None and schema.outputs[: len(ENERGIES)] == ENERGIES
+        if schema.window is not None and self.alone:
             self.base = nn.Parameter(torch.zeros(len(schema.inputs)))
             # What it dreams of, int codes: they go on from step to step, so they are kept as weights are.
             chain_CL = torch.randint(len(schema.inputs), (config.chains, schema.window), dtype=torch.uint8)
             self.register_buffer("chain", chain_CL)
-            self.register_buffer("usage", torch.full((config.motifs,), config.density))
-            self.dealt = ("chain",)  # each worker carries on its share of them
+            # How dense motifs were in windows, summed, and of how many windows: what was is forgotten little by little.
+            self.register_buffer("usage", torch.tensor([config.density] * config.motifs + [1.0]))
+            self.summed = (
+                "chain",
+                "usage",
+            )  # each worker carries on its share of the chains, and counts its own windows
         else:
             self.head = head(2 * config.motifs, schema)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -138,7 +139,7 @@ class Boltzmann(nn.Module):
         energy_B = self._free(x_BIL, scores_BLH)
         nothing_B = torch.zeros_like(energy_B)
         if self.training:
-            found = [energy_B, self._carry_on().expand_as(energy_B), self._penalty(scores_BLH)]
+            found = [energy_B, self._carry_on().expand_as(energy_B), self._penalty(x_BIL, scores_BLH)]
             return torch.stack([*found, *[nothing_B] * 3], dim=1).unsqueeze(2)
         # Of what is unknown (all 0) nothing is counted.
         pseudo_B = -(x_BIL * self.conditionals(x_BIL).log_softmax(1)).sum((1, 2))
@@ -180,7 +181,7 @@ class Boltzmann(nn.Module):
 
     def _base(self) -> Tensor:
         """What each base is worth, alike on both strands."""
-        return (self.base + torch.stack([self.base[i] for i in self.stem.complement])) / 2
+        return (self.base + rearranged(self.base, 0, self.stem.complement)) / 2
 
     def _bases(self, codes_BL: Tensor) -> Tensor:
         codes_I1 = torch.arange(len(self.base), device=codes_BL.device)[:, None]
@@ -223,25 +224,30 @@ class Boltzmann(nn.Module):
         said_BI1L: Tensor = self.stem.down(rows(hidden_BLH))
         return said_BI1L.squeeze(2) + self._base()[:, None]
 
-    def _penalty(self, scores_BLH: Tensor) -> Tensor:
-        """(B,): what motifs cost that are denser than they are to be; less than nothing for those that are rarer."""
-        likely_BK = torch.sigmoid(self._groups(scores_BLH))
+    def _penalty(self, x_BIL: Tensor, scores_BLH: Tensor) -> Tensor:
+        """(B,): what motifs cost that were denser, up to this step, than they are to be; less than nothing for those that
+        were rarer. Windows of which nothing is known are not counted."""
+        likely_BTK = torch.sigmoid(self._groups(scores_BLH))
         with torch.no_grad():
-            self.usage.lerp_(likely_BK.mean((0, 1)), 1 - _MEMORY)
-            cost_K = self._config.sparsity * (self.usage / self._config.density).log()
-        cost_B: Tensor = (likely_BK * cost_K).sum((1, 2))
+            cost_K = self._config.sparsity * (self.usage[:-1] / self.usage[-1] / self._config.density).log()
+            known_B = (x_BIL.sum((1, 2)) > 0).float()
+            dense_K = (likely_BTK.mean(1) * known_B[:, None]).sum(0)
+            _, _, workers = dealt(1)
+            self.usage.mul_(_MEMORY / workers).add_(torch.cat([dense_K, known_B.sum(0, keepdim=True)]))
+        cost_B: Tensor = (likely_BTK * cost_K).sum((1, 2))
         return cost_B
 
     def _carry_on(self) -> Tensor:
-        """The mean free energy of the chains, after they went on; of several workers, each has its share of the mean."""
-        first, end, workers = dealt(len(self.chain))
+        """The mean free energy of the chains, after they went on; of several workers, each has that of its share: weighed by
+        its windows, those of all weigh as much as all windows do, whoever has more of either."""
+        first, end, _ = dealt(len(self.chain))
         with torch.no_grad():
             x_BIL = self._bases(self.chain[first:end])
             for _ in range(self._config.gibbs_steps):
                 codes_BL = self._sample(x_BIL)
                 x_BIL = self._bases(codes_BL)
-            self.chain[first:end] = codes_BL
-        return self.free_energy(x_BIL).sum() * (workers / len(self.chain))
+            self.chain.zero_()[first:end] = codes_BL
+        return self.free_energy(x_BIL).mean()
 
     def _sample(self, x_BIL: Tensor) -> Tensor:
         """Hidden units given the bases, then the bases given these: uint8 codes (B, L)."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from distgen.config import Positive, Section
 from distgen.config.file import TableError
+from distgen.errors import ConfigError
 from distgen.models.context import Context
 from distgen.models.schema import Schema
 
@@ -41,8 +42,6 @@ class MlpConfig(Section):
     def _check(self) -> MlpConfig:
         if self.both_strands and not self.k:
             raise TableError("counts k-mers of both strands, and there are none: give k, such as [5]", "both_strands")
-        if self.k and max(self.k) > self.width:
-            raise TableError(f"{self.width} bases hold no word of {max(self.k)}. Use at least {max(self.k)}", "width")
         return self
 
     @property
@@ -63,11 +62,16 @@ class Mlp(nn.Module):
         config: its sizes.
         schema: what goes in and comes out; k-mers are counted in the channels "A", "C", "G" and "T", and see no others.
         context: the workers that share each window, of which this one takes and gives a slice; None: whole windows.
+
+    Raises:
+        ConfigError: what is seen holds no word of `k`.
     """
 
     def __init__(self, config: MlpConfig, schema: Schema, context: Context | None = None):
         super().__init__()
         first, span = config.hidden[0], schema.window or config.width
+        if config.k and max(config.k) > span:
+            raise ConfigError(f"{span} bases hold no word of {max(config.k)}. Use {span} at most", key="model.k")
         self.context, self._window = context, schema.window
         self._sides = ((span - 1) // 2, span // 2)
         self.bag = Bag(config.k, schema, span, config.both_strands) if config.k else nn.Identity()

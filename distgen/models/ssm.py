@@ -35,7 +35,7 @@ class SsmConfig(Section):
     `depth` layers scan positions with `expansion` times as many channels, in `heads` groups that forget at one rate each,
     and `states` numbers for each channel; before that, `width` positions are mixed. Of what it reads the first head starts
     by forgetting about all but 1 / e in one position, the last in `reach`, and those between in between. Layers scan from both
-    ends, with the same weights if `shared`; `causal` ones from the first base only, so that the answer at a base depends on
+    ends, with the same weights if `tied`; `causal` ones from the first base only, so that the answer at a base depends on
     it and those before it alone. `dropout` is the share of what layers add that is left out in training.
     """
 
@@ -51,7 +51,7 @@ class SsmConfig(Section):
     states: Positive = 16
     width: Positive = 4
     reach: Positive = 256
-    shared: bool = True
+    tied: bool = True
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     causal: bool = False
 
@@ -128,7 +128,7 @@ class _Layer(nn.Module):
         self.norm = nn.LayerNorm(config.channels)
         self.forward_scan = _Scan(config)
         self._both = not config.causal
-        self.backward_scan = _Scan(config) if self._both and not config.shared else None
+        self.backward_scan = _Scan(config) if self._both and not config.tied else None
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x_BTD: Tensor) -> Tensor:

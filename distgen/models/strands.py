@@ -25,7 +25,8 @@ _COMPLEMENT = {"A": "T", "C": "G", "G": "C", "T": "A"}
 
 def other_inputs(schema: Schema) -> tuple[int, ...]:
     """Which input channel is read in place of each on the other strand; of what is no base (a mask) the same."""
-    return tuple(schema.inputs.index(_COMPLEMENT.get(name, name)) for name in schema.inputs)
+    partners = {name: _COMPLEMENT.get(name, name) for name in schema.inputs}
+    return tuple(schema.inputs.index(other if other in partners else name) for name, other in partners.items())
 
 
 def other_outputs(schema: Schema) -> tuple[int, ...]:

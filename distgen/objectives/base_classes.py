@@ -19,6 +19,8 @@ from distgen.objectives.mean import mean
 from distgen.objectives.options import Focal
 from distgen.objectives.source import Stores, named_track
 
+NEITHER = "neither"  # of the classes: what metrics call it
+
 
 class BaseClassesConfig(Section):
     """`track` names a track of classes in the store, `classes` those of its columns that are learned (all if left out).
@@ -113,9 +115,9 @@ class BaseClassesMetrics:
         self._classes, self._strands = classes, _strands(classes)
         self._top_k = {name: BinaryTopK().to(device) for name in self._strands}
         self._loss = mean(device)
-        self._auroc = {name: BinaryAUROC().to(device) for name in (*classes, "neither")}
-        self._auprc = {name: BinaryAveragePrecision().to(device) for name in (*classes, "neither")}
-        self._share = {name: mean(device) for name in (*classes, "neither")}
+        self._auroc = {name: BinaryAUROC().to(device) for name in (*classes, NEITHER)}
+        self._auprc = {name: BinaryAveragePrecision().to(device) for name in (*classes, NEITHER)}
+        self._share = {name: mean(device) for name in (*classes, NEITHER)}
 
     def update(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> None:
         scores, truth = _scores(logits_BOL, target, self._bin_bp)[valid], target[valid]

@@ -148,7 +148,7 @@ class ClassesMetrics:
             "loss": float(self._loss.compute()),
             "accuracy": float(right.sum() / held.sum()),
             **top,
-            "mcc": _matthews(found_CC),
+            "mcc": matthews(found_CC),
             "ece": float(self._calibration.compute()),
             "auroc": {self._names[column]: float(auroc[column].compute()) for column in mixed},
             "error": {self._names[column]: error[column] for column in mixed},
@@ -159,7 +159,7 @@ class ClassesMetrics:
         return {"most probable class": self._calibration.bins()}
 
 
-def _matthews(found_CC: Tensor) -> float:
+def matthews(found_CC: Tensor) -> float:
     """Matthews' correlation of a confusion matrix (Gorodkin 2004); 0 where one class is all there is, or all that is said."""
     n, truth_C, said_C = found_CC.sum(), found_CC.sum(1), found_CC.sum(0)
     both = n * found_CC.diagonal().sum() - truth_C @ said_C

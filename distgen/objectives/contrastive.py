@@ -45,10 +45,11 @@ class Contrastive:
         self.window: int | None = window_of(whole_windows(store, data, "objective.kind"), data)
 
     def encode(self, batch: Batch, dtype: torch.dtype, *, evaluating: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """The target is how many bases of each window are known, (B,); windows without any don't count."""
-        x_BCL = kernels.one_hot(**batch.packed, dtype=dtype)
+        """The target is how many bases of each window are known, (B,); windows without any don't count, and nothing is known
+        of rows that pad a batch."""
+        x_BCL = kernels.one_hot(**batch.packed, dtype=dtype) * (batch.weight > 0).to(dtype)[:, None, None]
         known_B = x_BCL.sum((1, 2), dtype=torch.float32)
-        return x_BCL, known_B, (batch.weight > 0) & (known_B > 0)
+        return x_BCL, known_B, known_B > 0
 
     def loss(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Its gradient is that of the likelihood, as far as the chains have come to what the machine dreams of; what it is

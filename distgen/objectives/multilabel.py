@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import torch
@@ -14,6 +14,7 @@ from distgen import kernels
 from distgen.config import Sample, Section
 from distgen.errors import ConfigError, some
 from distgen.loader.batch import Batch
+from distgen.objectives.classes import matthews
 from distgen.objectives.known import MOST, Served, constants, counts, weights_of
 from distgen.objectives.mean import mean
 from distgen.objectives.options import Focal, Weight
@@ -124,14 +125,14 @@ class MultilabelMetrics:
     def __init__(self, names: tuple[str, ...], binary: bool, device: torch.device):
         # Imported where a metric is wanted: it takes as long as importing torch does, and the first step waits for neither.
         from torchmetrics import MetricCollection
-        from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision, BinaryMatthewsCorrCoef
+        from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision, BinaryConfusionMatrix
 
         from distgen.objectives.calibration import Calibration
 
         kinds = {
             "auroc": BinaryAUROC,
             "auprc": BinaryAveragePrecision,
-            "mcc": BinaryMatthewsCorrCoef,
+            "mcc": BinaryConfusionMatrix,
             "ece": Calibration,
         }
         self._binary, self._loss = binary, mean(device)
@@ -155,7 +156,9 @@ class MultilabelMetrics:
         by_name = {name: self._of[name].compute() | {"accuracy": self._right[name].compute()} for name in mixed}
         found: dict[str, float | dict[str, float]] = {"loss": float(self._loss.compute())}
         for kind in ("auroc", "auprc", "mcc", "accuracy", "ece"):
-            values = {name: float(by_name[name][kind]) for name in mixed}
+            # torchmetrics' own is far from 0 where only one answer is ever given.
+            of_one: Callable[[Tensor], float] = _matthews if kind == "mcc" else float
+            values = {name: of_one(by_name[name][kind]) for name in mixed}
             found |= {kind: next(iter(values.values()))} if self._binary and values else {kind: values}
         return found
 
@@ -163,3 +166,7 @@ class MultilabelMetrics:
         """Bins of the probability of a yes, by question."""
         by_name = {name: cast("Calibration", of["ece"]).bins() for name, of in self._of.items()}
         return {name: bins for name, bins in by_name.items() if bins["count"]}
+
+
+def _matthews(found_22: Tensor) -> float:
+    return matthews(found_22.double())

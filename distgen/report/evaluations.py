@@ -9,6 +9,9 @@ from distgen.evaluate.metrics import named_value
 _HEADLINES = {"bits_per_base": -1, "auroc": 1, "pearson": 1, "accuracy": 1}  # what says who wins, and which way
 
 
+_DIFFERENCES = (*_HEADLINES, "auprc", "top_k", "loss")  # what a model is told to be above a baseline in
+
+
 def evaluation_rows(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
     """An evaluation as rows of name and value, nested metrics as "auroc cds+"."""
     intervals = evaluation.get("intervals", {})
@@ -57,7 +60,7 @@ def _beside(baselines: dict[str, Any], where: str) -> list[tuple[str, str]]:
         for metric, value in _plain(entry["metrics"]):
             rows.append((f"{metric}, {name}{where}", _value(value, intervals.get(metric))))
         for metric, difference in differences.items():
-            if metric in _HEADLINES:
+            if metric in _DIFFERENCES:
                 low, high = (f"{difference[key]:+.4f}" for key in ("low", "high"))
                 said = f"{difference['value']:+.4f} ({low} to {high}), p {ps[metric]:.2g}"
                 rows.append((f"{metric}, above {name}{where}", said))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -12,10 +12,10 @@ import numpy as np
 from distgen.errors import ConfigError
 from distgen.evaluate import leaks
 from distgen.evaluate.baselines import Scored, baselines, mixed
-from distgen.evaluate.beside import Fitted, codes_of, count_contexts, fit_windows, predict, windows
-from distgen.evaluate.bootstrap import FEWEST, paired_bootstrap
+from distgen.evaluate.beside import Fitted, count_contexts, fit_windows, predict, stretches, windows
+from distgen.evaluate.bootstrap import FEWEST, Difference, interval, paired, resampled_means
 from distgen.evaluate.contexts import WIDEST
-from distgen.evaluate.intervals import enough, interval, paired, resampled
+from distgen.evaluate.intervals import enough, resampled
 from distgen.evaluate.kept import KINDS, Kept, Predictions
 from distgen.evaluate.kmers import LONGEST, Sparse, Words
 from distgen.evaluate.metrics import Chosen, Collector, Units, Values, named_value
@@ -23,6 +23,7 @@ from distgen.evaluate.motifs import Motifs
 from distgen.genome import Bits, Bytes, Interval
 from distgen.loader.base import Loader
 from distgen.objectives import Objective
+from distgen.store.collection import Collection
 from distgen.store.reader import Store
 from distgen.train.run import Part, Run, Stores
 
@@ -56,17 +57,27 @@ class Comparison:
         part: of the split.
         loader: serves it whole.
         asked: what is to be found.
+        units: takes the model's predictions already, if they are asked for by themselves.
 
     Attributes:
-        keep: what takes the model's predictions.
+        keep: what else takes the model's predictions.
 
     Raises:
         ConfigError: what is asked for is nothing that this question has.
     """
 
-    def __init__(self, run: Run, store: Stores, objective: Objective, part: Part, loader: Loader, asked: Beside):
+    def __init__(
+        self,
+        run: Run,
+        store: Stores,
+        objective: Objective,
+        part: Part,
+        loader: Loader,
+        asked: Beside,
+        units: Units | None = None,
+    ):
         self._run, self._store, self._objective, self._part = run, store, objective, part
-        self._loader, self._asked = loader, asked
+        self._loader, self._asked, self._given = loader, asked, units
         self._kind = None if objective.window is None else KINDS.get(run.objective.kind)
         self._refuse()
         self._motifs = None if asked.motifs is None else Motifs.read(asked.motifs)
@@ -97,11 +108,13 @@ class Comparison:
 
     def _keep(self, whole: bool) -> tuple[Kept | None, Units | None, Chosen | None]:
         kept = self._new_kept() if self._wanted and whole else None
-        units = Units(self._loader) if self._wanted and not whole and not self._run.data.packed else None
+        units = (
+            (self._given or Units(self._loader)) if self._wanted and not whole and not self._run.data.packed else None
+        )
         without = None
         if self._leaked is not None:
             without = Chosen(self._objective.metrics(self._loader.device), ~self._leaked)
-        self.keep += [collector for collector in (kept, units, without) if collector is not None]
+        self.keep += [taker for taker in (kept, units, without) if taker is not None and taker is not self._given]
         return kept, units, without
 
     def _new_kept(self) -> Kept:
@@ -114,14 +127,26 @@ class Comparison:
         if isinstance(self._store, Store) and self._store.is_table:
             return None
         if not hasattr(self, "_named"):
-            self._named = Units(self._loader).name
+            self._named = (self._given or Units(self._loader)).name
         return self._named
 
     def _serve(self, part: Part) -> Loader:
         return self._run.loader(self._store, self._objective, part, device=self._loader.device)
 
     def _find_leaks(self, k: int) -> Bits:
-        return leaks.leaked(windows(self._loader), windows(self._serve("train")), k)
+        return leaks.leaked(windows(self._loader), self._trained_on(k), k)
+
+    def _trained_on(self, k: int) -> Iterator[Bytes]:
+        """All that a training can have seen: of a genome its whole training part, whatever windows one epoch draws there;
+        what its windows hold where there is no more, and as samples have them."""
+        store, run = self._store, self._run
+        stores = [store.store(row) for row in range(len(store))] if isinstance(store, Collection) else [store]
+        genomes = [one for one in stores if isinstance(one, Store) and not one.is_table]
+        for genome in genomes:
+            if "train" in genome.parts(run.data.split):
+                yield from stretches(genome, genome.regions("train", run.data.split), k)
+        if len(genomes) < len(stores) or run.data.personal:
+            yield from windows(self._serve("train"))
 
     def result(self, values: Values) -> dict[str, Any]:
         """{"intervals", "baselines", "without_leaks"}, each where there is one.
@@ -167,7 +192,7 @@ class Comparison:
         features: dict[str, tuple[Callable[[Bytes], Sparse], int]] = {}
         if self._asked.baseline:
             # Where both strands are answered alike and both are trained on, words are counted on both.
-            both = self._objective.swap == () and self._run.data.strand in ("random", "both")
+            both = _same_on_both(self._objective.swap) and self._run.data.strand in ("random", "both")
             words = Words.of(LONGEST, both_strands=both)
             name = "k-mer ridge regression" if self._kind == "regression" else "k-mer logistic regression"
             features[name] = words.count, words.entries(self._loader.lengths[-1].window)
@@ -195,9 +220,14 @@ class Comparison:
 
     def _scaled(self, motifs: Motifs) -> Callable[[Bytes], Sparse]:
         """Best scores, in units that differ as much from window to window for each motif."""
-        train = self._serve("train")
-        first = motifs.scan(codes_of(next(iter(train))))
-        scale = np.maximum(first.std(0), 1e-6)
+        count, (sums, squares) = 0, np.zeros((2, len(motifs.names)))
+        low, high = np.full(len(sums), np.inf), np.full(len(sums), -np.inf)
+        for codes in windows(self._serve("train")):
+            scores = motifs.scan(codes).astype(float)
+            count, sums, squares = count + len(scores), sums + scores.sum(0), squares + (scores**2).sum(0)
+            low, high = np.minimum(low, scores.min(0)), np.maximum(high, scores.max(0))
+        variance = np.maximum(squares / count - (sums / count) ** 2, 1e-12)
+        scale = np.where(high > low, np.sqrt(variance), 1.0)
         return lambda codes: Sparse.of(motifs.scan(codes) / scale)
 
     # ---- classes along the genome
@@ -256,6 +286,11 @@ class Comparison:
         return _means_compared(mine, theirs, "bits_per_base")
 
 
+def _same_on_both(swap: tuple[tuple[str, str], ...] | None) -> bool:
+    """Whether each output answers for both strands at once; see `distgen.models.schema.Schema`."""
+    return swap is not None and all(one == other for one, other in swap)
+
+
 def _means_compared(mine: dict[str, Any], theirs: dict[str, Any], metric: str) -> dict[str, Any]:
     """The interval of a baseline, and the difference from it, of a metric that is a mean over targets, by units."""
     units = sorted(mine.keys() & theirs.keys())
@@ -263,12 +298,14 @@ def _means_compared(mine: dict[str, Any], theirs: dict[str, Any], metric: str) -
         return {}
     targets = np.array([mine[unit]["targets"] for unit in units], float)
     one, other = (np.array([side[unit][metric] for unit in units], float) for side in (mine, theirs))
-    own, difference = paired_bootstrap(other, 0 * other, targets), paired_bootstrap(one, other, targets)
-    return {
-        "intervals": {metric: [own.low, own.high]},
-        "difference": {metric: {"value": difference.value, "low": difference.low, "high": difference.high}},
-        "p": {metric: difference.p},
-    }
+    model, baseline = (resampled_means(values, targets) for values in (one, other))
+    return {"intervals": {metric: interval(baseline)}} | _differences({metric: paired(model, baseline)})
+
+
+def _differences(found: dict[str, Difference | None]) -> dict[str, Any]:
+    """As an evaluation keeps them, by metric."""
+    known = {metric: difference._asdict() for metric, difference in found.items() if difference is not None}
+    return {"p": {metric: table.pop("p") for metric, table in known.items()}, "difference": known}
 
 
 def _compared(
@@ -282,25 +319,20 @@ def _compared(
     names = [name for name in mine if named_value(dict(values), name) is not None]
     found["intervals"] = {name: interval(mine[name]) for name in names}
     for name, their in zip(others, theirs, strict=True):
-        pairs = {metric: both for metric in names if (both := paired(mine[metric], their[metric])) is not None}
-        found["baselines"][name] |= {
-            "intervals": {metric: interval(their[metric]) for metric in names},
-            "difference": {metric: difference for metric, (difference, _) in pairs.items()},
-            "p": {metric: p for metric, (_, p) in pairs.items()},
-        }
+        found["baselines"][name] |= {"intervals": {metric: interval(their[metric]) for metric in names}}
+        found["baselines"][name] |= _differences({metric: paired(mine[metric], their[metric]) for metric in names})
     return found
 
 
-def _unit_intervals(units: Units) -> dict[str, list[float]]:
+def _unit_intervals(units: Units) -> dict[str, list[float] | None]:
     """Intervals of the metrics that are means over targets."""
     by_unit = list(units.compute().values())
     if len(by_unit) < FEWEST:
         return {}
     targets = np.array([unit["targets"] for unit in by_unit], float)
-    found = {}
+    found: dict[str, list[float] | None] = {}
     for name in _MEANS:
         if all(isinstance(unit.get(name), float) for unit in by_unit):
             values = np.array([unit[name] for unit in by_unit])
-            own = paired_bootstrap(values, 0 * values, targets)
-            found[name] = [own.low, own.high]
+            found[name] = interval(resampled_means(values, targets))
     return found

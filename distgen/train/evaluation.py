@@ -130,7 +130,17 @@ def _asked(trained: Trained) -> dict[str, Any]:
     """What models that are averaged are asked alike: the same question, of the same windows of the same bases."""
     run = trained.run
     data = run.resolved()["data"]
-    geometry = ("window", "target_length", "stride", "strand", "regions", "pool", "exclude")
+    geometry = (
+        "window",
+        "target_length",
+        "stride",
+        "strand",
+        "regions",
+        "pool",
+        "measured",
+        "exclude",
+        "max_ambiguous",
+    )
     return {
         "data.split": run.data.split,
         "store": run.identity(trained.store, trained.objective),
@@ -181,7 +191,7 @@ def evaluate(
             raise ConfigError(f"both strands cannot be asked: {error.problem}") from None
         model = BothStrands(model, schema_of(found.objective), found.objective)
     units = Units(loader) if by_contig else None
-    comparison = Comparison(run, store, found.objective, cast(Part, part), loader, beside)
+    comparison = Comparison(run, store, found.objective, cast(Part, part), loader, beside, units)
     keep = [*([units] if units else []), *comparison.keep]
     metrics = collect(model, found.objective, loader, run.precision(found.device), keep)
     values = metrics.compute()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -89,12 +90,23 @@ def _refuse_misfits(run: Run, schema: Schema, weights: Weights) -> None:
     if not run.finetune.new_head and there.outputs != schema.outputs:
         problem = f"the head of {weights.path} gives {some(there.outputs)}, and this run's {some(schema.outputs)}"
         raise run.error("finetune.new_head", f"{problem}. With new_head = true it begins with a new one")
-    # Asked for the same channels, what differs is the sizes of the models alone.
-    mine, other = of.shapes(run.model, schema), of.shapes(weights.model, schema)
+    # Asked for the same channels, what differs is the sizes of the models, and of what they see all of a window with.
+    asked = replace(schema, window=there.window)
+    mine, other = of.shapes(run.model, schema), of.shapes(weights.model, asked)
+    if run.finetune.new_head:
+        new = of.outputs(run.model, schema) | of.outputs(weights.model, asked)
+        mine, other = ({name: n for name, n in shapes.items() if name not in new} for shapes in (mine, other))
     differ = [
         f"{name} is {other.get(name, 'not')} there and {mine.get(name, 'not')} here"
         for name in mine | other
         if mine.get(name) != other.get(name)
     ]
     if differ:
-        raise run.error("finetune.init_from", f"{weights.path} has another model: {some(differ, 3)}")
+        what = "has another model"
+        if there.window != schema.window and weights.model == run.model:
+            what = f"answers for {_answered(there.window)}, and this run for {_answered(schema.window)}"
+        raise run.error("finetune.init_from", f"{weights.path} {what}: {some(differ, 3)}")
+
+
+def _answered(window: int | None) -> str:
+    return "single bases" if window is None else f"windows of {window}"

@@ -53,7 +53,7 @@ def _check_causal(model: models.ModelConfig) -> None:
 def _check_sight(model: models.ModelConfig, asked: objectives.ObjectiveConfig) -> None:
     """A model sees more than what tells it nothing. None of these could do better than a table of counts."""
     least, why = 2, "each base would be answered for by itself alone"
-    if isinstance(asked, MaskedLMConfig):
+    if isinstance(asked, MaskedLMConfig) and asked.span > 1:
         least, why = asked.span + 1, f"of the {asked.span} bases that are hidden together, some would see nothing else"
     elif isinstance(asked, CausalLMConfig):
         why = "each base would be guessed from one, as a Markov model of order 1 does"

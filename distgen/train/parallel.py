@@ -16,7 +16,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distgen.config import Cluster
 from distgen.errors import ConfigError, TrainError
-from distgen.models.context import dealt
 from distgen.train.worker import Worker
 
 
@@ -60,7 +59,9 @@ class Parallel:
         self._trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         kept = model.state_dict().keys()
         self._buffers = [b for name, b in model.named_buffers() if name in kept]
-        self._dealt = {id(getattr(module, name)) for module in model.modules() for name in getattr(module, "dealt", ())}
+        self._summed = {
+            id(getattr(module, name)) for module in model.modules() for name in getattr(module, "summed", ())
+        }
 
     def accumulating(self, last: bool) -> AbstractContextManager[None]:
         """Around forward and backward of one micro-batch; the gradients cross the network at the `last` of a step."""
@@ -86,13 +87,11 @@ class Parallel:
         return [parameter.grad for _, parameter in self._trained if parameter.grad is not None]
 
     def _agree(self, sums: Tensor) -> Tensor:
-        """Sums over all workers; and what layers keep of the rows they saw is rank 0's on all, but of what they say is `dealt`
-        each worker has changed its own rows."""
+        """Sums over all workers; and what layers keep of the rows they saw is rank 0's on all, or the sum of all workers'
+        where they say that it is `summed`."""
         dist.all_reduce(sums)
         for buffer in self._buffers:
-            if id(buffer) in self._dealt:
-                first, end, _ = dealt(len(buffer))
-                buffer[:first], buffer[end:] = 0, 0
+            if id(buffer) in self._summed:
                 dist.all_reduce(buffer)
             else:
                 dist.broadcast(buffer, src=0)
@@ -136,6 +135,7 @@ class Overlapped(Replicated):
             sums = super().reduce(sums)
             self.model = self._ddp = DistributedDataParallel(
                 self.model,
+                broadcast_buffers=False,  # `_agree` settles every one
                 gradient_as_bucket_view=True,
                 find_unused_parameters=self._some_unused,
             )

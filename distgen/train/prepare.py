@@ -12,7 +12,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from distgen.evaluate.strands import check_strands
+from distgen.models.boltzmann import BoltzmannConfig
+from distgen.models.longconv import Filter
 from distgen.models.schema import Schema
+from distgen.objectives.contrastive import ContrastiveConfig
 from distgen.train.model import build_model, schema_of
 from distgen.train.optimizer import ENDS, is_hidden
 from distgen.train.precision import check_precision
@@ -60,7 +63,15 @@ def to_float8(model: nn.Module, **config: Any) -> None:
 
     # What is multiplied for a weight's gradient has as many columns as there are bases: padded, so that any number will do.
     eight = Float8LinearConfig(pad_inner_dim=True, **config)
-    convert_to_float8_training(model, config=eight, module_filter_fn=_fits_float8)
+    found = _in_float8(model)
+    convert_to_float8_training(model, config=eight, module_filter_fn=lambda module, name: name in found)
+
+
+def _in_float8(model: nn.Module) -> set[str]:
+    """The names of the layers that can. Of filters the weights alone are read, so their layers would change nothing."""
+    drawn = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, Filter))
+    modules = model.named_modules()
+    return {name for name, module in modules if not name.startswith(drawn) and _fits_float8(module, name)}
 
 
 def _fits_float8(module: nn.Module, name: str) -> bool:
@@ -111,7 +122,7 @@ def check(run: Run, objective: Objective, fewest: int, device: torch.device | No
             raise run.error(
                 "train.precision", 'layers that both strands share (model.rc) have no eight bits: use "bf16"'
             )
-        if not any(_fits_float8(module, name) for name, module in model.named_modules()):
+        if not _in_float8(model):
             problem = f"{family} of these sizes has no linear layer but its last whose sizes divide by {_EIGHT_BITS}"
             raise run.error("train.precision", f'"fp8" would change nothing: {problem}. Use "bf16".')
         if run.finetune.lora_rank:
@@ -124,6 +135,7 @@ def check(run: Run, objective: Objective, fewest: int, device: torch.device | No
             "train.compile", "workers that share windows exchange halos, which cannot be compiled: leave it out"
         )
     _check_micro_batch(run, fewest)
+    _check_chains(run, fewest)
     if device is not None:
         with run.at("train.precision"):
             check_precision(train.precision, device)
@@ -142,10 +154,21 @@ def _check_strands(run: Run, schema: Schema) -> None:
         raise run.error("train.both_strands", problem)
 
 
+def _check_chains(run: Run, fewest: int) -> None:
+    """Raise ConfigError: some worker would have none of a machine's chains to go on with."""
+    if not isinstance(run.objective, ContrastiveConfig) or not isinstance(run.model, BoltzmannConfig):
+        return
+    if run.model.chains < (most := max(fewest, run.cluster.most)):
+        raise run.error("model.chains", f"{most} workers deal {run.model.chains} among them. Use at least {most}")
+
+
 def _check_micro_batch(run: Run, fewest: int) -> None:
     asked, cluster, most = run.train.micro_batch, run.cluster, math.ceil(run.data.batch_size / fewest)
     if asked is None:
         return
+    if isinstance(run.objective, ContrastiveConfig) and (asked == "auto" or asked < most):
+        problem = 'chains (objective "contrastive") go on once in a step, with all rows of a worker together'
+        raise run.error("train.micro_batch", f"{problem}: leave it out")
     if run.data.packed and (asked == "auto" or asked < most):
         problem = "rows that hold several samples (data.packed) go through the model together: leave it out"
         raise run.error("train.micro_batch", problem)

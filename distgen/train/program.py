@@ -6,7 +6,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 from torch.export import Dim
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from distgen.errors import ConfigError
 from distgen.kernels import portable
@@ -87,10 +89,18 @@ def save_program(model: nn.Module, schema: Schema, length: int, path: Path) -> t
     windows = Dim("windows", min=1)
     sizes = {name: Dim(f"{name}_bytes", min=1) if name in ("plane", "ambiguous") else windows for name in examples}
     taken = program.takes
-    with torch.no_grad():
-        made = torch.export.export(
-            program, tuple(examples[name] for name in taken), dynamic_shapes=tuple({0: sizes[name]} for name in taken)
-        )
+    try:
+        with torch.no_grad():
+            made = torch.export.export(
+                program,
+                tuple(examples[name] for name in taken),
+                dynamic_shapes=tuple({0: sizes[name]} for name in taken),
+            )
+    except (TorchDynamoException, GuardOnDataDependentSymNode) as error:
+        why = str(error).strip().partition("\n")[0]
+        raise ConfigError(
+            f"torch {torch.__version__} makes no program of this model: {why}. Leave --program out"
+        ) from error
     for node in made.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine are nobody's business
     torch.export.save(made, path)

@@ -77,9 +77,11 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         path: what `distgen export-weights` wrote, a run directory (its best checkpoint), or one checkpoint in it.
 
     Returns:
-        The model in evaluation mode, float32 on the CPU: (B, inputs, L) to logits (B, outputs, L). And its configuration:
-        "inputs" and "outputs" name the channels, "model" and "objective" are those of the run, "window" and "target_length"
-        count bases, and "per_window" those of windows that have one answer each; "units" of regression say what answers are
+        The model in evaluation mode, float32 on the CPU: (B, inputs, L) to logits (B, outputs, L), or (B, outputs, 1) where
+        its configuration has "per_window". And that configuration: "inputs" and "outputs" name the channels,
+        "model" and "objective" are those of the run, "window" and "target_length" count bases, and "per_window" those of
+        windows that have one answer each; "strand" says how windows were read, "swap" which outputs change places on the
+        other strand, "program" what one beside the weights takes; "units" of regression say what answers are
         in the store's unit (`shift + scale * v`).
 
     Raises:
@@ -116,7 +118,11 @@ def export_weights(path: Path, out: Path, *, averaged: bool = True, program: boo
         from distgen.train.program import save_program  # torch.export takes a second to import
 
         length = config["window"] or WINDOW
-        takes = save_program(model, weights.schema, length, draft / _PROGRAM)
+        try:
+            takes = save_program(model, weights.schema, length, draft / _PROGRAM)
+        except ConfigError:
+            shutil.rmtree(draft)
+            raise
         config |= {"program": {"takes": takes, "length": length, "sha256": sha256(draft / _PROGRAM)}}
     (draft / _CONFIG).write_text(json.dumps(config, indent=1) + "\n")
     for file in draft.iterdir():

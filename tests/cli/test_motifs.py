@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from distgen.cli import run
-from distgen.evaluate.meme import read_meme
+from distgen.evaluate.meme import read_motifs
 from distgen.train.run import Run
 from tests.conftest import fit
 
@@ -23,7 +23,7 @@ def test_motifs_are_written_and_compared(out, tmp_path, capsys):
     asked = ["motifs", str(out), "--out", str(tmp_path / "m.meme")]
     assert run([*asked, "--compare", str(KNOWN), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    written, known = read_meme(tmp_path / "m.meme"), {motif.name for motif in read_meme(KNOWN)}
+    written, known = read_motifs(tmp_path / "m.meme")[0], {motif.name for motif in read_motifs(KNOWN)[0]}
     assert (found["split"], found["step"]) == ("train", 12)
     assert [f"{row['name']}_{row['consensus']}" for row in found["motifs"]] == [motif.name for motif in written]
     assert [row["sites"] for row in found["motifs"]] == [motif.sites for motif in written]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from distgen.config import Recipe, read
-from distgen.evaluate.baselines import _PRIOR, baselines, mixed
+from distgen.evaluate.baselines import _PRIOR, Scored, baselines, mixed
 from distgen.store.build import build
 from distgen.store.reader import open_store
 
@@ -76,3 +76,24 @@ def test_bits_of_stretches_are_sums_of_those_of_bases(store):
     (own,) = scored.bits
     assert bases.tolist() == [100, 50, 4]  # the last four are N
     assert bits == pytest.approx([own[:100].sum(), own[100:150].sum(), np.nansum(own[-8:])])
+
+
+def test_stretches_are_summed_once_wherever_they_begin_and_end(monkeypatch):
+    intervals = np.array([[10, 14], [20, 26], [26, 27]])
+    bits = [np.arange(4.0), np.array([1, np.nan, 1, 1, 1, 1]), np.array([9.0])]
+    by_base = {
+        at: b
+        for (first, end), own in zip(intervals, bits, strict=True)
+        for at, b in zip(range(first, end), own, strict=True)
+    }
+    scored = Scored(intervals, bits)
+    starts, ends = (part.ravel() for part in np.meshgrid(np.arange(30), np.arange(30)))
+    starts, ends = starts[starts <= ends], ends[starts <= ends]
+    for _ in range(2):
+        total, count = scored.within(starts, ends)
+        for start, end, t, n in zip(starts, ends, total, count, strict=True):
+            own = [by_base[at] for at in range(start, end) if by_base.get(at, np.nan) >= 0]
+            assert (t, n) == (sum(own), len(own))
+        monkeypatch.setattr(
+            np, "cumsum", lambda bits: pytest.fail("summed again") if bits.dtype != int else bits.cumsum()
+        )

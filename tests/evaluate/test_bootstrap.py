@@ -5,7 +5,11 @@ import random
 import numpy as np
 import pytest
 
-from distgen.evaluate.bootstrap import holm, paired_bootstrap
+from distgen.evaluate.bootstrap import RESAMPLES, holm, interval, paired, resampled_means
+
+
+def compared(one, other, targets, **drawn):
+    return paired(*(resampled_means(values, targets, **drawn) for values in (one, other)))
 
 
 def plainly(one, other, targets, resamples, seed):
@@ -26,7 +30,7 @@ def test_it_agrees_with_plain_python(shift):
     targets = draws.integers(100, 1000, 12).astype(float)
     one, other = draws.random(12), draws.random(12) * 0.1
     one = other + shift + 0.05 * draws.standard_normal(12)
-    found = paired_bootstrap(one, other, targets)
+    found = compared(one, other, targets, resamples=10_000)
     low, high, p = plainly(one.tolist(), other.tolist(), targets.tolist(), 10_000, seed=2)
     assert found.value == pytest.approx(np.average(one - other, weights=targets))
     assert found.low == pytest.approx(low, abs=0.003)
@@ -36,27 +40,33 @@ def test_it_agrees_with_plain_python(shift):
 
 def test_the_same_model_differs_by_nothing():
     one, targets = np.linspace(0, 1, 8), np.ones(8)
-    assert paired_bootstrap(one, one, targets) == (0, 0, 0, 1)
+    assert compared(one, one, targets) == (0, 0, 0, 1)
 
 
 def test_the_same_seed_gives_the_same_numbers():
     one, other, targets = np.random.default_rng(0).random((3, 9))
-    assert paired_bootstrap(one, other, targets, seed=4) == paired_bootstrap(one, other, targets, seed=4)
-    assert paired_bootstrap(one, other, targets, seed=4) != paired_bootstrap(one, other, targets, seed=5)
+    assert compared(one, other, targets, seed=4) == compared(one, other, targets, seed=4)
+    assert compared(one, other, targets, seed=4) != compared(one, other, targets, seed=5)
 
 
 def test_no_p_is_zero():
-    assert paired_bootstrap(np.ones(8), np.zeros(8), np.ones(8)).p == pytest.approx(2 / 10_001)
+    assert compared(np.ones(8), np.zeros(8), np.ones(8)).p == pytest.approx(2 / (RESAMPLES + 1))
 
 
 def test_a_large_unit_weighs_as_its_targets_do():
     one, targets = np.array([1.0, 0, 0, 0, 0, 0]), np.array([95.0, 1, 1, 1, 1, 1])
-    assert paired_bootstrap(one, np.zeros(6), targets).value == pytest.approx(0.95)
+    assert compared(one, np.zeros(6), targets).value == pytest.approx(0.95)
+
+
+def test_an_interval_is_of_the_resamples_alone():
+    assert interval(np.array([9.0, 1, 2, 3])) == pytest.approx([1.05, 2.95])
+    assert interval(np.array([9.0, np.nan, 2])) == [2, 2]
+    assert interval(np.array([9.0, np.nan])) is None
 
 
 def test_few_units_are_refused():
     with pytest.raises(ValueError, match="5 units"):
-        paired_bootstrap(np.ones(5), np.zeros(5), np.ones(5))
+        resampled_means(np.ones(5), np.ones(5))
 
 
 def test_holm_multiplies_by_how_many_are_left_and_never_falls():

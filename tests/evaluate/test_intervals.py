@@ -14,8 +14,10 @@ from torchmetrics.functional.classification import (
 )
 
 from distgen.evaluate import intervals
-from distgen.evaluate.intervals import interval, paired, resampled
+from distgen.evaluate.bootstrap import interval, paired
+from distgen.evaluate.intervals import resampled
 from distgen.evaluate.kept import Predictions
+from distgen.objectives.multilabel import MultilabelMetrics
 
 ROWS = 60
 
@@ -104,14 +106,37 @@ def test_a_resample_without_a_yes_has_no_auroc():
     assert paired(np.full(5, np.nan), np.zeros(5)) is None
 
 
+def test_one_answer_to_all_has_no_correlation_and_counts_in_the_mean_as_in_the_metrics():
+    model = made("binary", 3)
+    scores = np.where(np.arange(3) == 1, -1.0, model.scores)  # never a yes
+    truth = np.where(np.arange(3) == 2, 0.0, model.truth)  # never true
+    (found,) = resampled([Predictions("binary", model.outputs, scores, truth, model.known, model.units)], 20)
+    assert found["mcc.o1"].tolist() == [0.0] * 21
+    assert found["mcc"] == pytest.approx(found["mcc.o0"] / 2)
+    metrics = MultilabelMetrics(model.outputs, False, torch.device("cpu"))
+    metrics.update(torch.from_numpy(scores)[..., None], torch.from_numpy(truth), torch.from_numpy(model.known))
+    for name in ("mcc", "accuracy", "auroc", "auprc"):
+        values = metrics.compute()[name]
+        assert found[name][0] == pytest.approx(sum(values.values()) / len(values), abs=1e-6), name
+    one_class = Predictions(
+        "classes",
+        model.outputs,
+        np.eye(3)[[0] * ROWS],
+        made("classes", 3).truth,
+        made("classes", 3).known,
+        np.arange(ROWS),
+    )
+    assert resampled([one_class], 5)[0]["mcc"].tolist() == [0.0] * 6
+
+
 def test_pairs_share_their_resamples():
     good, same, bad = (made("binary", seed=1, skill=skill) for skill in (3.0, 3.0, 0.0))
     one, two, three = resampled([good, same, bad], 300)
-    assert paired(one["auroc"], two["auroc"]) == ({"value": 0, "low": 0, "high": 0}, 1)
-    difference, p = paired(one["auroc"], three["auroc"])
-    assert difference["low"] < difference["value"] < difference["high"]
-    assert difference["low"] > 0.1
-    assert p == pytest.approx(2 / 301)
+    assert paired(one["auroc"], two["auroc"]) == (0, 0, 0, 1)
+    difference = paired(one["auroc"], three["auroc"])
+    assert difference.low < difference.value < difference.high
+    assert difference.low > 0.1
+    assert difference.p == pytest.approx(2 / 301)
 
 
 def test_the_interval_covers_as_often_as_it_says():

@@ -50,7 +50,7 @@ def obvious(matrix, row):
 def test_jaspar_counts_are_log_odds(tmp_path):
     (tmp_path / "a.jaspar").write_text(JASPAR)
     motifs = Motifs.read(tmp_path / "a.jaspar")
-    assert motifs.names == ("MA0001.1 FIRST", "MA0002.1 SECOND")
+    assert motifs.names == ("MA0001.1_FIRST", "MA0002.1_SECOND")
     assert motifs.starts.tolist() == [0, 3, 5]
     assert motifs.scores[0, 0] == pytest.approx(np.log2((8 + 0.2) / 10.8 / 0.25))
     assert motifs.scores[4, 2] == pytest.approx(np.log2((10 + 0.2) / 10.8 / 0.25))
@@ -59,7 +59,7 @@ def test_jaspar_counts_are_log_odds(tmp_path):
 def test_meme_probabilities_are_log_odds_over_its_background(tmp_path):
     (tmp_path / "a.meme").write_text(MEME)
     motifs = Motifs.read(tmp_path / "a.meme")
-    assert motifs.names == ("M1 first", "M2")
+    assert motifs.names == ("M1_first", "M2")
     assert motifs.starts.tolist() == [0, 3, 5]
     assert motifs.scores[2, 0] == pytest.approx(np.log2((0.2 * 10 + 0.8 * 0.3) / 10.8 / 0.3))
     assert motifs.scores[4, 1] == pytest.approx(np.log2(0.8 * 0.2 / 20.8 / 0.2))
@@ -77,20 +77,16 @@ def test_a_scan_equals_one_in_plain_python(tmp_path):
     assert motifs.scan(codes[:, :2])[:, 0].tolist() == [0] * 30
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "there is no motif in it"),
-        (">A\n1 2\n3 4\n", "A has not four lines"),
-        (">A\n1 2\n3 4\n1 2\n3\n", "A has not four lines"),
-        (">A\n0 2\n0 4\n0 2\n0 3\n", "A is no matrix"),
-        ("MOTIF A\nMOTIF B\nletter-probability matrix: w= 1\n", "A has no letter-probability matrix"),
-        ("MOTIF B\nletter-probability matrix: w= 1\nURL x\n", "B has no line of four probabilities"),
-    ],
-)
-def test_what_is_no_motif_is_named(tmp_path, text, message):
-    (tmp_path / "a.txt").write_text(text)
-    with pytest.raises(ConfigError, match=f"a.txt: {message}"):
-        Motifs.read(tmp_path / "a.txt")
-    with pytest.raises(ConfigError, match="cannot be read"):
-        Motifs.read(tmp_path / "none.txt")
+def test_no_sites_are_as_many_as_are_not_said(tmp_path):
+    for name, said in (("none", ""), ("zero", " nsites= 0")):
+        (tmp_path / name).write_text(f"MOTIF a\nletter-probability matrix: alength= 4 w= 1{said}\n1 0 0 0\n")
+    one, other = (Motifs.read(tmp_path / name).scores for name in ("none", "zero"))
+    assert one.tolist() == other.tolist()
+    assert one[0, 0] == pytest.approx(np.log2((20 + 0.2) / 20.8 / 0.25))
+
+
+def test_a_matrix_ends_where_it_says(tmp_path):
+    """A line that is no row of four does not end it before."""
+    (tmp_path / "a").write_text("MOTIF a\nletter-probability matrix: alength= 4 w= 2\n1 0 0 0\nURL x\n")
+    with pytest.raises(ConfigError, match="line 4: not four frequencies"):
+        Motifs.read(tmp_path / "a")

@@ -188,6 +188,7 @@ def survived(cluster, runs):
     return equal
 
 
+@pytest.mark.slow
 def test_workers_that_die_twice_change_nothing(torchrun):
     seconds, _ = torchrun.train("whole")
     _, killed = torchrun.train("killed", [share * seconds for share in (0.7, random.uniform(0.1, 0.9))])

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 pytest.importorskip("triton")
+pytestmark = pytest.mark.slow  # compiles each kernel for three generations of GPUs: two minutes
 # Of 65,536 on a multiprocessor: 80 leave room for 768 threads, which is enough to wait for memory together. Where
 # 16 does not divide the length, stores are one item wide and each has an address; 128 leave room for 512 threads.
 MOST_REGISTERS, MOST_WITH_NARROW_STORES = 80, 128

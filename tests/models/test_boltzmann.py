@@ -152,9 +152,39 @@ def test_what_is_denser_than_it_is_to_be_costs_and_what_is_rarer_pays():
         with torch.no_grad():
             model.stem.weight.zero_()
             model.stem.bias.fill_(bias)
+        model(windows(3, 9))  # what they cost is of how dense they were before
         penalty = model(windows(3, 9))[:, ENERGIES.index("penalty"), 0]
         gradient = torch.autograd.grad(penalty.sum(), model.stem.bias)[0]
         assert (gradient * sign > 0).all()
+
+
+def test_windows_of_which_nothing_is_known_say_nothing_of_how_dense_motifs_are():
+    model, other, x = machine().train(), machine().train(), windows(3, 9)
+    other.load_state_dict(model.state_dict())
+    model(x)
+    other(torch.cat([x, torch.zeros(4, 4, 9)]))
+    torch.testing.assert_close(other.usage, model.usage)
+    before = other.usage[:-1] / other.usage[-1]
+    other(torch.zeros(4, 4, 9))
+    torch.testing.assert_close(other.usage[:-1] / other.usage[-1], before)
+
+
+def test_of_several_workers_each_has_its_share_of_chains_and_of_what_was(monkeypatch):
+    """Their buffers add up to those of all; windows and chains that workers don't divide weigh no more than others."""
+    whole, x = machine(chains=7).train(), windows(5, 9)
+    state, rows = {name: value.clone() for name, value in whole.state_dict().items()}, [slice(0, 4), slice(4, 5)]
+    whole(x)
+    parts = []
+    for share, own in zip([(0, 2, 2), (2, 7, 2)], rows, strict=True):
+        part = machine(chains=7).train()
+        part.load_state_dict(state)
+        monkeypatch.setattr("distgen.models.boltzmann.dealt", lambda count, share=share: share)
+        said = part(x[own])[:, ENERGIES.index("chains"), 0]
+        torch.testing.assert_close(said.mean(), part.free_energy(part.dreams()[share[0] : share[1]]).mean())
+        parts.append(part)
+    torch.testing.assert_close(parts[0].usage + parts[1].usage, whole.usage)
+    assert not parts[0].chain[2:].any()
+    assert not parts[1].chain[:2].any()
 
 
 def test_what_is_measured_says_what_it_is_called():
@@ -183,7 +213,7 @@ def test_asked_something_else_it_is_a_layer_on_its_motifs(window):
 
 def test_a_mask_has_no_complement():
     model = models.build(config(), schema(6, 2))
-    assert model.stem.complement == [3, 2, 1, 0, 4, 5]
+    assert model.stem.complement == (3, 2, 1, 0, 4, 5)
 
 
 def test_what_follows_inputs_and_outputs_is_found_by_its_shape():

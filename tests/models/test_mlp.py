@@ -141,7 +141,6 @@ def test_gradients_reach_every_parameter(sizes, window):
     ("sizes", "message"),
     [
         ({"both_strands": True}, "counts k-mers of both strands, and there are none"),
-        ({"k": (3, 6), "width": 5}, "5 bases hold no word of 6. Use at least 6"),
         ({"k": (9,)}, "k"),
         ({"hidden": ()}, "hidden"),
     ],
@@ -149,6 +148,14 @@ def test_gradients_reach_every_parameter(sizes, window):
 def test_sizes_that_do_not_fit_are_refused(sizes, message):
     with pytest.raises(ConfigError, match=message):
         checked(MlpConfig, {"family": "mlp"} | sizes)
+
+
+def test_words_are_no_longer_than_what_is_seen():
+    models.build(config(k=(6,), width=5), schema(4, 1, window=6))
+    for window in (None, 5):
+        with pytest.raises(ConfigError, match="5 bases hold no word of 6. Use 5 at most") as error:
+            models.build(config(k=(6,), width=5), schema(4, 1, window=window))
+        assert error.value.key == "model.k"
 
 
 def test_it_can_be_exported():

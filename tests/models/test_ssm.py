@@ -158,7 +158,7 @@ def test_the_kernel_gives_what_the_scan_gives():
 
 
 @pytest.mark.parametrize(
-    "sizes", [{}, {"causal": True}, {"shared": False}, {"pool": 4, "dropout": 0.5}, {"heads": 1}, {"heads": 16}]
+    "sizes", [{}, {"causal": True}, {"tied": False}, {"pool": 4, "dropout": 0.5}, {"heads": 1}, {"heads": 16}]
 )
 def test_every_multiple_of_the_pool_keeps_its_length_and_gradients_reach_every_parameter(sizes):
     torch.manual_seed(0)
@@ -174,7 +174,7 @@ def test_every_multiple_of_the_pool_keeps_its_length_and_gradients_reach_every_p
             model(torch.rand(1, 4, 10))
 
 
-@pytest.mark.parametrize("sizes", [{}, {"shared": False}, {"pool": 2}, {"causal": True}])
+@pytest.mark.parametrize("sizes", [{}, {"tied": False}, {"pool": 2}, {"causal": True}])
 def test_an_output_sees_every_base_or_those_before_it(sizes):
     torch.manual_seed(0)
     model, x = models.build(config(**sizes), schema(4, 1)), torch.rand(1, 4, 200, requires_grad=True)
@@ -185,7 +185,7 @@ def test_an_output_sees_every_base_or_those_before_it(sizes):
 
 def test_shared_weights_scan_from_both_ends_alike():
     torch.manual_seed(0)
-    shared, own = models.build(config(), schema(4, 1)), models.build(config(shared=False), schema(4, 1))
+    shared, own = models.build(config(), schema(4, 1)), models.build(config(tied=False), schema(4, 1))
     assert models.parameter_count(own) > 1.7 * models.parameter_count(shared)
     x_BTD = torch.randn(2, 30, 8)
     layer = shared.blocks[0]

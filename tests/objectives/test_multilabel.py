@@ -81,6 +81,12 @@ def test_a_question_that_was_answered_one_way_only_has_no_rank():
     assert set(metrics.compute()["auroc"]) == {"a"}
 
 
+def test_one_answer_to_all_has_no_correlation():
+    metrics = _objective().metrics(torch.device("cpu"))
+    metrics.update(torch.full((9, 1, 1), -1.0), torch.eye(9)[:, :1].long(), torch.ones(9, 1, dtype=torch.bool))
+    assert metrics.compute()["mcc"] == 0
+
+
 def test_a_yes_weighs_as_much_as_all_noes_of_the_training_part(tmp_path):
     rows = [("ACGTACGT", label) for label in ("a;b", "a", "a", "-", "", "b")]
     table = table_store(tmp_path, "multilabel", {"train": rows, "test": [("ACGTA", "a;b;c")] * 9})

@@ -13,8 +13,9 @@ FOUND = {
             "difference": {
                 "auroc": {"value": 0.1, "low": 0.05, "high": 0.15},
                 "auroc.a": {"value": 0.2, "low": 0.05, "high": 0.15},
+                "loss": {"value": 0.1, "low": -0.05, "high": 0.25},
             },
-            "p": {"auroc": 0.002, "auroc.a": 0.002},
+            "p": {"auroc": 0.002, "auroc.a": 0.002, "loss": 0.2},
         }
     },
     "without_leaks": {"k": 31, "windows": 1000, "leaked": 94, "metrics": {"accuracy": 0.6}, "intervals": {}},
@@ -33,6 +34,7 @@ def test_rows_have_intervals_means_and_differences():
         "auroc, k-mers": "0.7500 (0.7000 to 0.8000)",
         "accuracy, k-mers": "0.9000",
         "auroc, above k-mers": "+0.1000 (+0.0500 to +0.1500), p 0.002",
+        "loss, above k-mers": "+0.1000 (-0.0500 to +0.2500), p 0.2",
         "windows that share 31 bases with train": "94 of 1,000",
         "accuracy, without these": "0.6000",
     }

@@ -5,11 +5,17 @@ import json
 import numpy as np
 import pytest
 
-from distgen.config import Recipe, read
+from distgen.config import Pool, Recipe, read
 from distgen.errors import ConfigError
+from distgen.evaluate import beside
+from distgen.evaluate.beside import windows
+from distgen.evaluate.kmers import Sparse
+from distgen.evaluate.leaks import leaked, words
+from distgen.evaluate.metrics import Units
+from distgen.evaluate.motifs import Motifs
 from distgen.store.build import build
 from distgen.train import evaluation
-from distgen.train.beside import Beside
+from distgen.train.beside import Beside, Comparison, _same_on_both
 from distgen.train.run import Run
 from tests.conftest import ROOT, fit
 from tests.evaluate.test_leaks import obvious
@@ -112,6 +118,56 @@ def test_a_planted_motif_is_found_and_leaks_are_counted_exactly(tmp_path):
     assert json.loads(json.dumps(found)) == found
 
 
+def test_drawn_windows_weigh_what_they_stand_for_in_both_parts(tmp_path, monkeypatch):
+    planted(tmp_path)
+    run = Run.read(tmp_path / "run.toml")
+    store = run.open_store()
+    objective = run.build_objective(store)
+    seen = []
+    monkeypatch.setattr(beside, "fit", lambda rows, answers, held_out: seen.append((answers, held_out)))
+    monkeypatch.setattr(beside, "_MOST", 5000)  # numbers: 500 of the 600 windows, and 125 of the 150
+    train, valid = (run.loader(store, objective, part) for part in ("train", "valid"))
+    features = lambda codes: Sparse.of((codes[:, :10] == 0).astype(float))  # noqa: E731
+    beside.fit_windows("binary", features, 10, objective, train, valid, together=False)
+    ((answers, held_out),) = seen
+    for rows, count in ((~held_out, 600), (held_out, 150)):
+        assert rows.sum() < count
+        assert answers.weights[rows].sum() == pytest.approx(count, rel=0.1)
+
+
+def test_a_column_that_changes_places_with_itself_is_the_same_on_both_strands():
+    assert _same_on_both(())
+    assert _same_on_both((("a", "a"), ("b", "b")))
+    assert not _same_on_both((("a", "b"), ("b", "a")))
+    assert not _same_on_both(None)
+
+
+def test_motif_scores_are_scaled_by_all_windows(tmp_path, monkeypatch):
+    (tmp_path / "motifs.txt").write_text(MATRIX + MATRIX.replace("M1", "M2").replace(">", "\n>"))
+    motifs = Motifs.read(tmp_path / "motifs.txt")
+    bases = np.random.default_rng(0).integers(0, 4, (40, 30)).astype(np.uint8)
+    batches = [np.full((8, 30), 4, np.uint8), bases[:20], bases[20:]]  # a telomere of N comes first
+    comparison = object.__new__(Comparison)
+    monkeypatch.setattr(comparison, "_serve", lambda part: None)
+    monkeypatch.setattr("distgen.train.beside.windows", lambda loader: iter(batches))
+    found = comparison._scaled(motifs)(bases).values.reshape(40, 2)
+    expected = motifs.scan(bases) / motifs.scan(np.concatenate(batches)).std(0)
+    assert found == pytest.approx(expected, rel=1e-4)
+    monkeypatch.setattr("distgen.train.beside.windows", lambda loader: iter(batches[:1]))
+    assert comparison._scaled(motifs)(bases).values.reshape(40, 2) == pytest.approx(motifs.scan(bases))
+
+
+def test_units_are_kept_once(run_file, tmp_path):
+    run = Run.read(run_file)
+    store = run.open_store()
+    objective = run.build_objective(store)
+    loader = run.loader(store, objective, "train")
+    units = Units(loader)
+    comparison = Comparison(run, store, objective, "train", loader, Beside(intervals=True), units)
+    assert comparison.keep == []
+    assert comparison._units is units
+
+
 def test_without_a_part_to_choose_on_some_of_the_training_part_does(tmp_path):
     planted(tmp_path, "forward", ("train", "test"))
     _, found = evaluation.evaluate(tmp_path / "out", "test", beside=Beside(baseline=True))
@@ -163,6 +219,34 @@ def test_classes_along_the_genome_stand_beside_their_prevalence(run_file, tmp_pa
     assert none["difference"]["loss"]["value"] == pytest.approx(
         found["metrics"]["loss"] - none["metrics"]["loss"], abs=1e-5
     )
+
+
+def test_leaks_are_looked_for_in_the_whole_training_part(run_file, tmp_path):
+    """Pools say which windows an epoch draws, and a training sees those of many."""
+    run = Run.read(run_file)
+    store = run.open_store()
+    start, end = max(store.regions("train", run.data.split).tolist(), key=lambda region: region[1] - region[0])
+    row = int(store.contigs.locate(start))
+    middle = (start + end) // 2 - int(store.contigs.offsets[row])
+    (tmp_path / "one.bed").write_text(f"{store.contigs.names[row]}\t{middle}\t{middle + 10}\n")
+    pool = {"pool": (Pool(name="one", source=str(tmp_path / "one.bed")),)}
+    pooled = run.model_copy(update={"data": run.data.model_copy(update=pool)})
+    objective = run.build_objective(store)
+    loader = run.loader(store, objective, "train")
+    expected = np.concatenate([sizes > 0 for codes in windows(loader) for _, sizes in [words(codes, 8)]])
+    assert leaked(windows(loader), windows(pooled.loader(store, objective, "train")), 8).sum() < expected.sum()
+    found = Comparison(pooled, store, objective, "train", loader, Beside(leak_k=8))._leaked
+    assert found.tolist() == expected.tolist()
+
+
+def test_stretches_have_each_word_whole_in_one_of_them(small, monkeypatch):
+    monkeypatch.setattr(beside, "_STRETCH", 100)
+    regions = small.contigs.whole()
+    found = np.concatenate([words(codes, 16)[0] for codes in beside.stretches(small, regions, 16)])
+    monkeypatch.setattr(beside, "_STRETCH", 1 << 20)
+    whole = np.concatenate([words(codes, 16)[0] for codes in beside.stretches(small, regions, 16)])
+    assert found.tolist() == whole.tolist()
+    assert len(found) > 100
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,20 @@ def test_only_a_machine_has_free_energies(folder):
     run.check()
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["train.micro_batch=16"], "train.micro_batch: chains .* go on once in a step.*: leave it out"),
+        (["train.micro_batch=auto"], "train.micro_batch: chains .* go on once in a step.*: leave it out"),
+        (["cluster.workers=[1, 11]"], "model.chains: 11 workers deal 10 among them. Use at least 11"),
+    ],
+)
+def test_chains_that_would_go_on_more_often_or_not_at_all_are_refused(folder, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        Run.read(folder / "run.toml", changes).check()
+    Run.read(folder / "run.toml", ["train.micro_batch=32"]).check()
+
+
 def test_what_it_computes_is_counted(folder):
     run = Run.read(folder / "run.toml")
     store = run.open_store()

@@ -11,7 +11,7 @@ from distgen.train.evaluation import evaluate
 from distgen.train.loop import train as train_on
 from distgen.train.run import Run
 from distgen.train.weights import export_weights
-from tests.conftest import fit, weights
+from tests.conftest import fit, motifs, table_store, weights
 from tests.train.ranks import on_ranks
 
 LAYER = "blocks.0.conv"
@@ -186,3 +186,63 @@ def test_a_new_head_that_could_not_learn_is_refused(coding, first):
     run = Run.read(coding, [f"finetune.init_from='{first}'", "finetune.new_head=true", "finetune.freeze=['head*']"])
     with pytest.raises(ConfigError, match="finetune.freeze: head.* of the new head would stay as drawn"):
         run.check()
+
+
+WINDOWS = """name = "windows"
+[data]
+store = "t.zarr"
+batch_size = 8
+[model]
+{model}
+[objective]
+kind = "{kind}"
+[train]
+steps = 2
+precision = "fp32"
+threads = 1
+"""
+SEES_ALL = {
+    "cnn": 'family = "cnn"\nchannels = [4]\nwidths = [3]\npools = [1]\nhidden = 4',
+    "mlp": 'family = "mlp"\nhidden = [4]\nwidth = 5',
+}
+
+
+def of_windows(folder, length, model, kind="binary"):
+    """The file of a run on windows of one length."""
+    folder.mkdir()
+    table_store(folder, "binary", {part: motifs(seed, 40, length) for seed, part in enumerate(("train", "valid"))})
+    (folder / "run.toml").write_text(WINDOWS.format(model=model, kind=kind))
+    return folder / "run.toml"
+
+
+@pytest.mark.parametrize(
+    ("family", "tensor", "length", "kind", "changes", "answers"),
+    [
+        ("cnn", "hidden.weight", 24, "binary", [], "windows of 24"),
+        ("mlp", "stem.weight", 24, "binary", [], "windows of 24"),
+        ("cnn", "hidden.weight", 40, "masked_lm", ["finetune.new_head=true"], "single bases"),
+        ("mlp", "stem.weight", 40, "masked_lm", ["finetune.new_head=true"], "single bases"),
+    ],
+)
+def test_weights_that_see_all_of_another_window_are_refused_by_name(
+    tmp_path, family, tensor, length, kind, changes, answers
+):
+    path = of_windows(tmp_path / "there", length, SEES_ALL[family], kind)
+    there = train(path, tmp_path / "there/out", "train.steps=1")
+    mine = of_windows(tmp_path / "mine", 40, SEES_ALL[family])
+    with pytest.raises(
+        ConfigError,
+        match=rf"finetune\.init_from: .* answers for {answers}, and this run for windows of 40: .*{tensor} is \(",
+    ):
+        Run.read(mine, [f"finetune.init_from='{there}'", *changes]).check()
+
+
+@pytest.mark.parametrize(("length", "kind"), [(24, "binary"), (40, "masked_lm")])
+def test_what_sees_no_window_whole_goes_on_with_others(tmp_path, length, kind):
+    model = 'family = "dilated"\nchannels = 4\ndilations = [1]'
+    there = train(of_windows(tmp_path / "there", length, model, kind), tmp_path / "there/out", "train.steps=1")
+    changes = ["finetune.new_head=true", "optimizer.lr=1e-30", "optimizer.weight_decay=0.0"]
+    out = begun(of_windows(tmp_path / "mine", 40, model), tmp_path / "out", there, *changes)
+    kept, found = weights(there, "best"), weights(out)
+    assert torch.equal(kept["blocks.0.conv.weight"], found["blocks.0.conv.weight"])
+    assert torch.equal(kept["stem.weight"][:, :4], found["stem.weight"])

@@ -94,6 +94,22 @@ def test_channels_that_are_no_bases_are_refused(tmp_path):
         save_program(built("dilated", {}, schema), schema, 32, tmp_path / "model.pt2")
 
 
+class Undecided(torch.nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+def test_what_torch_cannot_export_is_refused_and_nothing_is_left(run_file, tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="makes no program of this model"):
+        save_program(Undecided(), LABEL, 46, tmp_path / "model.pt2")
+    run = Run.read(run_file, ["train.steps=2"])
+    fit(run, tmp_path / "out")
+    run.write(tmp_path / "out/run.toml")
+    monkeypatch.setattr("distgen.train.program.Program.forward", lambda self, *given: Undecided()(given[0].float()))
+    assert command(["export-weights", str(tmp_path / "out"), "--out", str(tmp_path / "exported"), "--program"]) == 2
+    assert [path.name for path in tmp_path.iterdir() if "exported" in path.name] == []
+
+
 def test_the_command_writes_a_program_beside_the_weights(run_file, tmp_path):
     run = Run.read(run_file, ["train.steps=2"])
     fit(run, tmp_path / "out")

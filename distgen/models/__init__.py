@@ -1,11 +1,9 @@
 """Model families: one file each. A model takes (B, inputs, L) and gives (B, outputs, L), or one answer for a whole window:
 (B, outputs, 1).
 
-A family is a config and a module. The config says what lengths of windows are a `multiple` of where every base has an answer,
-and the `receptive_field` where it is finite; its `resolution` is how many bases share an answer, 1 if it has none; it has a
-key `causal` if it can keep its outputs from what comes after them. The module has its repeated parts in `.blocks`, which
-are compiled, recomputed and sharded one by one, and calls its first layer `stem` and its last `head`. A config
-with `shares_windows = False` is of a module that takes whole windows only.
+A family is a config (`distgen.models.family`) and a module. The config has a key `causal` if the model can keep its outputs from
+what comes after them. The module has its repeated parts in `.blocks`, which are compiled, recomputed and sharded one by one,
+and calls its first layer `stem` and its last `head`.
 """
 
 from __future__ import annotations
@@ -15,11 +13,11 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import nn
 
-from distgen.config import Section
 from distgen.models.boltzmann import Boltzmann, BoltzmannConfig
 from distgen.models.cnn import Cnn, CnnConfig
 from distgen.models.context import Context
 from distgen.models.dilated import Dilated, DilatedConfig
+from distgen.models.family import Family
 from distgen.models.hopfield import Hopfield, HopfieldConfig
 from distgen.models.longconv import LongConv, LongConvConfig
 from distgen.models.mlp import Mlp, MlpConfig
@@ -42,7 +40,7 @@ ModelConfig = Annotated[
     Field(discriminator="family"),
 ]
 
-FAMILIES: dict[type[Section], Any] = {
+FAMILIES: dict[type[Family], Any] = {
     BoltzmannConfig: Boltzmann,
     CnnConfig: Cnn,
     DilatedConfig: Dilated,

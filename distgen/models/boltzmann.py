@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from distgen.config import Positive, Section
+from distgen.config import Positive
 from distgen.models.context import Context, dealt
+from distgen.models.family import Family
 from distgen.models.heads import head
 from distgen.models.layers import Convolution, positions, rows
 from distgen.models.schema import Schema
@@ -30,7 +31,7 @@ ENERGIES = ("energy", "chains", "penalty", "pseudo", "rebuilt", "mirrored")
 _MEMORY = 0.95  # of how dense motifs were, from step to step (Hinton 2010, section 11)
 
 
-class BoltzmannConfig(Section):
+class BoltzmannConfig(Family):
     """Sizes: `motifs` filters of `width` bases. Of `pool` neighbouring positions, and of both strands there, one at most is on.
 
     The rest is how a machine learns by itself (objective "contrastive"): `chains` windows are kept, and each goes through

@@ -12,18 +12,18 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from distgen.config import Positive, Section
+from distgen.config import Positive
 from distgen.config.file import TableError
 from distgen.models.context import Context
-from distgen.models.layers import Convolution, LayerNorm, Linear, margins, positions, rows, whole
+from distgen.models.family import Dropout, Family
+from distgen.models.layers import Convolution, LayerNorm, Linear, fitted, highest, margins, positions, rows
 from distgen.models.schema import Schema
 from distgen.models.strands import Inside, Last, check_sizes, other_inputs, other_outputs
 
 Widths = Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)]
-Dropout = Annotated[float, Field(ge=0, lt=1)]
 
 
-class CnnConfig(Section):
+class CnnConfig(Family):
     """Sizes: `channels`, `widths` and `pools` have one entry for each convolution, of which the first finds motifs.
 
     After it, the highest of `pools` positions each goes on. `hidden` units see all that is left of a window that has one
@@ -103,8 +103,7 @@ class Cnn(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x_BCL: Tensor) -> Tensor:
-        if self._window is not None:
-            x_BCL = whole(x_BCL, self._multiple, self._shared)
+        x_BCL = fitted(x_BCL, self._multiple, self._window is not None, self._shared)
         x_BD1L = self.stem(x_BCL.unsqueeze(2).contiguous(memory_format=torch.channels_last))
         x_BTD = highest(positions(F.gelu(x_BD1L, approximate="tanh")), self._first_pool)
         for block in self.blocks:
@@ -135,9 +134,3 @@ class _Block(nn.Module):
         normed_BD1T = rows(self.dropout(self.norm(x_BTD)))
         found_BTD = positions(F.gelu(self.conv(normed_BD1T), approximate="tanh"))
         return highest(self.skip(x_BTD) + found_BTD, self._pool)
-
-
-def highest(x_BTD: Tensor, pool: int) -> Tensor:
-    """The highest of each `pool` positions, which T is a multiple of."""
-    # Not max_pool: its gradient on the GPU is summed in no fixed order.
-    return x_BTD if pool == 1 else x_BTD.unflatten(1, (-1, pool)).amax(2)

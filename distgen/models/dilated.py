@@ -8,15 +8,16 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from distgen.config import Positive, Section
+from distgen.config import Positive
 from distgen.models.context import Context
+from distgen.models.family import Family
 from distgen.models.heads import head
 from distgen.models.layers import Convolution, LayerNorm, Residual, positions
 from distgen.models.schema import Schema
 from distgen.models.strands import Inside, check_sizes, other_inputs
 
 
-class DilatedConfig(Section):
+class DilatedConfig(Family):
     """Sizes: `dilations` has one entry for each residual block. `causal`: a base sees itself and what is before it. With
     `rc = "share"` a window and its reverse complement have the same answers (`distgen.models.strands`)."""
 
@@ -34,11 +35,6 @@ class DilatedConfig(Section):
             kernels = [("width", self.width, dilation) for dilation in self.dilations]
             check_sizes({"channels": self.channels}, [("stem_width", self.stem_width, 1), *kernels], self.causal)
         return self
-
-    @property
-    def multiple(self) -> int:
-        """What lengths of windows are multiples of."""
-        return 1
 
     @property
     def receptive_field(self) -> int | None:

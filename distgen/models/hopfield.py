@@ -15,14 +15,15 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from distgen.config import Positive, Section
+from distgen.config import Positive
 from distgen.config.file import TableError
 from distgen.models.context import Context
+from distgen.models.family import Dropout, Family
 from distgen.models.layers import Convolution, Residual, positions, rows
 from distgen.models.schema import Schema
 
 
-class HopfieldConfig(Section):
+class HopfieldConfig(Family):
     """Sizes: a convolution of `stem_width` and `depth` residual ones of `width` make a pattern of `channels` numbers at each
     base, whose receptive field that is.
 
@@ -44,7 +45,7 @@ class HopfieldConfig(Section):
     beta: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     updates: Annotated[int, Field(ge=0)] = 0
     hidden: Positive = 128
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    dropout: Dropout = 0.3
 
     @model_validator(mode="after")
     def _check(self) -> HopfieldConfig:
@@ -53,11 +54,6 @@ class HopfieldConfig(Section):
             good = f"{below} or {below + self.heads}" if below else f"{self.heads}"
             raise TableError(f"{self.dim} does not divide into {self.heads} heads. Use {good}", "dim")
         return self
-
-    @property
-    def multiple(self) -> int:
-        """What lengths of windows are multiples of."""
-        return 1
 
     @property
     def receptive_field(self) -> int | None:

@@ -43,9 +43,23 @@ def margins(length: int, unit: int, alike: bool = False) -> tuple[int, int]:
     return missing // 2, missing // 2
 
 
-def whole(x_BCL: Tensor, unit: int, alike: bool = False) -> Tensor:
-    """A window with `margins` of N (all channels 0)."""
-    return F.pad(x_BCL, margins(x_BCL.shape[2], unit, alike))
+def fitted(x_BCL: Tensor, unit: int, pads: bool, alike: bool = False) -> Tensor:
+    """A window whose length is a multiple of `unit`; where it `pads`, made so by `margins` of N (all channels 0).
+
+    Raises:
+        ValueError: it is no multiple, and must not be longer.
+    """
+    if pads:
+        return F.pad(x_BCL, margins(x_BCL.shape[2], unit, alike))
+    if x_BCL.shape[2] % unit:
+        raise ValueError(f"{x_BCL.shape[2]} bases are no multiple of {unit}")
+    return x_BCL
+
+
+def highest(x_BTD: Tensor, pool: int) -> Tensor:
+    """The highest of each `pool` positions, which T is a multiple of."""
+    # Not max_pool: its gradient on the GPU is summed in no fixed order.
+    return x_BTD if pool == 1 else x_BTD.unflatten(1, (-1, pool)).amax(2)
 
 
 class Linear(nn.Linear):

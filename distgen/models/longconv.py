@@ -8,21 +8,21 @@ long convolutions, pre-normalisation (Xiong et al. 2020) and feed-forward parts 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
-from distgen.config import Positive, Section
+from distgen.config import Positive
 from distgen.models.context import Context
+from distgen.models.family import Dropout, Family
 from distgen.models.heads import head
 from distgen.models.layers import Convolution, positions, rows
 from distgen.models.schema import Schema
 
 
-class LongConvConfig(Section):
+class LongConvConfig(Family):
     """Sizes: `channels` for each base; the first convolution is `stem_width` wide, those before each gate `width`.
 
     `depth` layers have one long filter for each channel. What it makes of a distance falls by 1 / e in 1 base for the first
@@ -41,18 +41,8 @@ class LongConvConfig(Section):
     filter_units: Positive = 32
     bands: Positive = 8
     expansion: Positive = 2
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Dropout = 0.0
     causal: bool = False
-
-    @property
-    def multiple(self) -> int:
-        """What lengths of windows are multiples of."""
-        return 1
-
-    @property
-    def receptive_field(self) -> int | None:
-        """Bases that one output can see; None where that is the whole window."""
-        return None
 
 
 class LongConv(nn.Module):

@@ -12,16 +12,17 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from distgen.config import Positive, Section
+from distgen.config import Positive
 from distgen.config.file import TableError
 from distgen.errors import ConfigError
 from distgen.models.context import Context
+from distgen.models.family import Dropout, Family
 from distgen.models.schema import Schema
 
 BASES = ("A", "C", "G", "T")
 
 
-class MlpConfig(Section):
+class MlpConfig(Family):
     """Sizes: `hidden` has one entry for each layer before the last.
 
     The first layer sees one-hot bases, or with `k` how often each word of these many bases occurs, wherever it stands: a bag
@@ -36,18 +37,13 @@ class MlpConfig(Section):
     k: Annotated[tuple[Annotated[int, Field(ge=1, le=8)], ...], Field(strict=False)] = ()
     both_strands: bool = False
     width: Positive = 51
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    dropout: Dropout = 0.3
 
     @model_validator(mode="after")
     def _check(self) -> MlpConfig:
         if self.both_strands and not self.k:
             raise TableError("counts k-mers of both strands, and there are none: give k, such as [5]", "both_strands")
         return self
-
-    @property
-    def multiple(self) -> int:
-        """What lengths of windows are multiples of."""
-        return 1
 
     @property
     def receptive_field(self) -> int | None:

@@ -3,25 +3,25 @@ or GRU (Cho et al. 2014), pre-normalised and residual where there are several.""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor, nn
 
-from distgen.config import Positive, Section
+from distgen.config import Positive
 from distgen.config.file import TableError
-from distgen.models.cnn import highest
 from distgen.models.context import Context
+from distgen.models.family import Dropout, Family
 from distgen.models.heads import head
-from distgen.models.layers import Convolution, positions, whole
+from distgen.models.layers import Convolution, fitted, highest, positions
 from distgen.models.schema import Schema
 
 _POOL = 4
 
 
-class RecurrentConfig(Section):
+class RecurrentConfig(Family):
     """Sizes: `channels` find motifs of `width` bases, of which the highest of `pool` positions each goes on.
 
     `depth` layers of `cell`s remember in `size` numbers for each direction. With `causal` they go from left to right only,
@@ -41,7 +41,7 @@ class RecurrentConfig(Section):
     size: Positive = 64
     depth: Positive = 1
     causal: bool = False
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    dropout: Dropout = 0.1
 
     @model_validator(mode="after")
     def _check(self) -> RecurrentConfig:
@@ -53,11 +53,6 @@ class RecurrentConfig(Section):
     def multiple(self) -> int:
         """What lengths of windows are multiples of, where every base has an answer."""
         return self.pool or (1 if self.causal else _POOL)
-
-    @property
-    def receptive_field(self) -> int | None:
-        """Bases that one output can see; None where that is the whole window."""
-        return None
 
 
 class Recurrent(nn.Module):
@@ -85,10 +80,7 @@ class Recurrent(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x_BCL: Tensor) -> Tensor:
-        if self._pads:
-            x_BCL = whole(x_BCL, self._pool)
-        if x_BCL.shape[2] % self._pool:
-            raise ValueError(f"{x_BCL.shape[2]} bases are no multiple of pool {self._pool}")
+        x_BCL = fitted(x_BCL, self._pool, self._pads)
         x_BD1L = self.stem(x_BCL.unsqueeze(2).contiguous(memory_format=torch.channels_last))
         found_BLD = positions(F.gelu(x_BD1L, approximate="tanh"))
         x_BLR = highest(found_BLD, self._pool)

@@ -11,25 +11,25 @@ import importlib
 import importlib.util
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor, nn
 
-from distgen.config import Positive, Section
+from distgen.config import Positive
 from distgen.config.file import TableError
-from distgen.models.cnn import highest
 from distgen.models.context import Context
+from distgen.models.family import Dropout, Family
 from distgen.models.heads import head
-from distgen.models.layers import Convolution, positions, rows, whole
+from distgen.models.layers import Convolution, fitted, highest, positions, rows
 from distgen.models.schema import Schema
 
 CHUNK = 64  # positions between which the scan looks at every pair
 
 
-class SsmConfig(Section):
+class SsmConfig(Family):
     """Sizes: `channels` for each base, of which the highest of `pool` go on; the first convolution is `stem_width` wide.
 
     `depth` layers scan positions with `expansion` times as many channels, in `heads` groups that forget at one rate each,
@@ -52,7 +52,7 @@ class SsmConfig(Section):
     width: Positive = 4
     reach: Positive = 256
     tied: bool = True
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Dropout = 0.0
     causal: bool = False
 
     @model_validator(mode="after")
@@ -75,11 +75,6 @@ class SsmConfig(Section):
     def multiple(self) -> int:
         """What lengths of windows are multiples of."""
         return self.pool
-
-    @property
-    def receptive_field(self) -> int | None:
-        """Bases that one output can see; None where that is the whole window."""
-        return None
 
 
 class Ssm(nn.Module):
@@ -105,10 +100,7 @@ class Ssm(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x_BCL: Tensor) -> Tensor:
-        if self._pads:
-            x_BCL = whole(x_BCL, self._pool)
-        if x_BCL.shape[2] % self._pool:
-            raise ValueError(f"{x_BCL.shape[2]} bases are no multiple of pool {self._pool}")
+        x_BCL = fitted(x_BCL, self._pool, self._pads)
         x_BD1L = self.stem(x_BCL.unsqueeze(2).contiguous(memory_format=torch.channels_last))
         x_BLD = positions(F.gelu(x_BD1L, approximate="tanh"))
         x_BTD = highest(x_BLD, self._pool)

@@ -16,16 +16,17 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from distgen.config import Positive, Section
+from distgen.config import Positive
 from distgen.config.file import TableError
 from distgen.models.context import Context
+from distgen.models.family import Dropout, Family
 from distgen.models.heads import head
-from distgen.models.layers import Convolution, LayerNorm, Linear, Residual, positions, rows, whole
+from distgen.models.layers import Convolution, LayerNorm, Linear, Residual, fitted, highest, positions, rows
 from distgen.models.schema import Schema
 from distgen.models.strands import Inside, check_sizes, other_inputs
 
 
-class TransformerConfig(Section):
+class TransformerConfig(Family):
     """Sizes: `channels` for each single base; `pool` bases, a power of two, become a position with `dim`.
 
     Convolutions are `width` wide, the first one `stem_width`. `depth` layers attend from all positions to all with `heads`
@@ -47,7 +48,7 @@ class TransformerConfig(Section):
     mlp: Literal["swiglu", "gelu"] = "swiglu"
     expansion: Positive = 4
     rotary_base: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 10_000.0
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Dropout = 0.0
     causal: bool = False
     rc: Literal["share"] | None = None
 
@@ -89,11 +90,6 @@ class TransformerConfig(Section):
         """What lengths of windows are multiples of."""
         return self.pool
 
-    @property
-    def receptive_field(self) -> int | None:
-        """Bases that one output can see; None where that is the whole window."""
-        return None
-
 
 class Transformer(nn.Module):
     """(B, inputs, L) to (B, outputs, L), where L is a multiple of `pool`; or to (B, outputs, 1) where a whole window has one
@@ -126,10 +122,7 @@ class Transformer(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x_BCL: Tensor) -> Tensor:
-        if self._pads:
-            x_BCL = whole(x_BCL, self._pool, self._shared)
-        if x_BCL.shape[2] % self._pool:
-            raise ValueError(f"{x_BCL.shape[2]} bases are no multiple of pool {self._pool}")
+        x_BCL = fitted(x_BCL, self._pool, self._pads, self._shared)
         n, blocks = self._halvings, list(self.blocks)
         x_BLD = positions(self.stem(x_BCL.unsqueeze(2).contiguous(memory_format=torch.channels_last)))
         skips: list[Tensor] = []
@@ -156,8 +149,7 @@ class _Down(nn.Module):
 
     def forward(self, x_BLD: Tensor) -> tuple[Tensor, Tensor]:
         skip_BLD = positions(self.residual(rows(x_BLD)))
-        # Not max_pool: its gradient on the GPU is summed in no fixed order.
-        return self.mix(skip_BLD).unflatten(1, (-1, 2)).amax(2), skip_BLD
+        return highest(self.mix(skip_BLD), 2), skip_BLD
 
 
 class _Up(nn.Module):

@@ -72,7 +72,7 @@ def _check_steps(
     lengths: Sequence[Lengths],
 ) -> None:
     """Bases that a model gives one answer for all lie in one bin."""
-    step, bin_bp = getattr(model, "resolution", 1), objective.bin_bp  # of most families, each base has its own answer
+    step, bin_bp = model.resolution, objective.bin_bp
     if bin_bp % step:
         what = f'"{objective.tracks[0]}" has bins of {bin_bp}' if objective.tracks else f'"{asked.kind}" asks of each'
         other = f", a track whose bin_bp is a multiple of {step}" if objective.tracks else ""

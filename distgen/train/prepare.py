@@ -108,7 +108,7 @@ def check(run: Run, objective: Objective, fewest: int, device: torch.device | No
         model = build_model(run.model, schema)
     _check_strands(run, schema)
     family = f'family "{run.model.family}"'
-    if run.cluster.context > 1 and not getattr(run.model, "shares_windows", True):
+    if run.cluster.context > 1 and not run.model.shares_windows:
         raise run.error("cluster.context", f"{family} takes whole windows, which workers cannot share: leave it out")
     if train.activation_checkpointing and not len(getattr(model, "blocks", [])):
         raise run.error("train.activation_checkpointing", f"{family} has no blocks that could be computed again")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from distgen.models.layers import Convolution, margins, whole
+from distgen.models.layers import Convolution, fitted, margins
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -20,10 +20,10 @@ def test_a_causal_convolution_sees_what_is_before_and_keeps_the_length(causal, w
 
 def test_windows_become_whole_with_n():
     x = torch.rand(2, 4, 10)
-    assert torch.equal(whole(x, 5), x)
-    assert torch.equal(whole(x, 8)[..., :10], x)
-    assert whole(x, 8).shape == (2, 4, 16)
-    assert not whole(x, 8)[..., 10:].any()
+    assert torch.equal(fitted(x, 5, pads=True), x)
+    assert torch.equal(fitted(x, 8, pads=True)[..., :10], x)
+    assert fitted(x, 8, pads=True).shape == (2, 4, 16)
+    assert not fitted(x, 8, pads=True)[..., 10:].any()
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_windows_alike_from_both_strands_have_as_much_n_before_as_after(length, 
     before, after = margins(length, unit, alike=True)
     assert (before, after) == expected
     x = torch.rand(1, 4, length)
-    assert torch.equal(whole(x.flip(2), unit, alike=True), whole(x, unit, alike=True).flip(2))
+    assert torch.equal(fitted(x.flip(2), unit, pads=True, alike=True), fitted(x, unit, pads=True, alike=True).flip(2))
 
 
 def test_an_odd_window_among_even_positions_is_refused():

@@ -32,7 +32,7 @@ def test_every_length_that_is_a_multiple_of_the_pool_keeps_its_length(sizes):
 
 
 def test_other_lengths_are_refused():
-    with pytest.raises(ValueError, match="10 bases are no multiple of pool 4"):
+    with pytest.raises(ValueError, match="10 bases are no multiple of 4"):
         Recurrent(config(), schema(4, 3))(torch.rand(1, 4, 10))
 
 

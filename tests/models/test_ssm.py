@@ -170,7 +170,7 @@ def test_every_multiple_of_the_pool_keeps_its_length_and_gradients_reach_every_p
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     assert models.build(config(**sizes), schema(4, 2, window=37))(torch.rand(3, 4, 37)).shape == (3, 2, 1)
     if pool > 1:
-        with pytest.raises(ValueError, match="10 bases are no multiple of pool 4"):
+        with pytest.raises(ValueError, match="10 bases are no multiple of 4"):
             model(torch.rand(1, 4, 10))
 
 

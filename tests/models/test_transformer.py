@@ -27,7 +27,7 @@ def test_every_length_that_is_a_multiple_of_the_pool_keeps_its_length(sizes):
         assert y.shape == (2, 3, length)
     y.square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-    with pytest.raises(ValueError, match="10 bases are no multiple of pool 4"):
+    with pytest.raises(ValueError, match="10 bases are no multiple of 4"):
         Transformer(config(), schema(4, 3))(torch.rand(1, 4, 10))
 
 

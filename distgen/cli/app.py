@@ -56,6 +56,10 @@ Workers = Annotated[
     ),
 ]
 RayAddress = Annotated[str, typer.Option(help="A Ray cluster to use; every node sees the same files.")]
+Trained = Annotated[
+    Path,
+    typer.Argument(help="A run directory, or one of its checkpoints.", show_default=False, parser=local, metavar="DIR"),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 

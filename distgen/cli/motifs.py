@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any
 
 import typer
 
 from distgen.cli import show
-from distgen.cli.app import Json, app, local
-from distgen.errors import ConfigError, suggest
+from distgen.cli.app import Json, Trained, app, local
 
 
 @app.command()
 def motifs(
-    checkpoint: Annotated[
-        Path,
-        typer.Argument(
-            help="A run directory, or one of its checkpoints.", show_default=False, parser=local, metavar="DIR"
-        ),
-    ],
+    checkpoint: Trained,
     out: Annotated[Path, typer.Option(help="A MEME file.", show_default=False, parser=local, metavar="FILE")],
     split: Annotated[str, typer.Option(help="Whose windows are read: train, valid or test.")] = "train",
     sites: Annotated[int, typer.Option(min=1, help="Count at most so many sites of a filter, the best.")] = 1000,
@@ -40,14 +34,12 @@ def motifs(
     from distgen.evaluate.filters import find_motifs
     from distgen.evaluate.meme import read_motifs, write_meme
     from distgen.evaluate.similarity import compare
-    from distgen.store.splits import PARTS
     from distgen.train.evaluation import open_trained
+    from distgen.train.run import named_part
 
-    if split not in PARTS:
-        raise ConfigError(f'there is no part "{split}" of a split. {suggest(split, PARTS)}')
     targets = read_motifs(known)[0] if known else []
     trained = open_trained(checkpoint)
-    part = cast(Literal["train", "valid", "test"], split)
+    part = named_part(split)
     loader = trained.run.loader(trained.store, trained.objective, part, device=trained.device)
     found, background_4 = find_motifs(trained.model, trained.objective.inputs, loader, sites)
     write_meme(out, found, background_4)

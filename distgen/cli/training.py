@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from distgen.cli import show, watch
-from distgen.cli.app import Json, RayAddress, app, expect_free, local
+from distgen.cli.app import Json, RayAddress, Trained, app, expect_free, local
 from distgen.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -155,12 +155,7 @@ def evaluate(
 
 @app.command("export-weights")
 def export_weights(
-    checkpoint: Annotated[
-        Path,
-        typer.Argument(
-            help="A run directory, or one of its checkpoints.", show_default=False, parser=local, metavar="DIR"
-        ),
-    ],
+    checkpoint: Trained,
     out: Annotated[Path, typer.Option(help="A new folder.", show_default=False, parser=local, metavar="DIR")],
     trained: Annotated[
         bool, typer.Option("--trained", help="The trained weights, also where averaged ones are kept.")

@@ -17,9 +17,11 @@ class Regions(Section):
     """Windows at regions instead of all along the split.
 
     `source` is a BED or narrowPeak file, or a GTF or GFF3 file or SpliceAI's table of transcripts (.tsv) for its genes,
-    relative to the run; `matrix:NAME`, the regions of a matrix of the store; or `contigs`, whole contigs, as the sequences of a table are. Windows are centred on
-    each region (`at = "middle"`), its summit, each of its exons ("exon": of genes), its 5' end ("start": of genes, where transcription starts) or its 3' end;
-    hold it from its first base on ("whole") and N around it; or tile it ("tile") with `pad` bases more on either side.
+    relative to the run; `matrix:NAME`, the regions of a matrix of the store; `track:NAME`, the stretches of bins that have any
+    class of a track; or `contigs`, whole contigs, as the sequences of a table are. Windows are centred on each region
+    (`at = "middle"`), its summit, each of its exons ("exon": of genes), its 5' end ("start": of genes, where transcription
+    starts) or its 3' end; hold it from its first base on ("whole") and N around it; or tile it ("tile") with `pad` bases more
+    on either side.
     """
 
     source: str

@@ -24,7 +24,7 @@ from distgen.loader.batch import Batch
 from distgen.loader.loader import GenomeLoader
 from distgen.loader.order import VERSIONS
 from distgen.loader.plan import named_split
-from distgen.loader.regions import CONTIGS, MATRIX
+from distgen.loader.regions import is_stored
 from distgen.loader.schedule import VERSION, InTurn, Schedule, own_seed
 from distgen.loader.targets import dtype_of
 from distgen.store.collection import OPENED, Collection, open_collection
@@ -324,7 +324,7 @@ def _plain(value: Any) -> Any:
 def _content(source: str | list[str]) -> Any:
     if isinstance(source, list):
         return [_content(one) for one in source]
-    if source == CONTIGS or source.startswith(MATRIX):
+    if is_stored(source):
         return source
     try:
         return blake3(Path(source).read_bytes()).hexdigest()

@@ -18,7 +18,13 @@ from distgen.loader.exclusions import Exclusions
 from distgen.loader.windows import Geometry, Runs, Windows
 from distgen.store.reader import Store
 
-MATRIX, CONTIGS = "matrix:", "contigs"
+MATRIX, TRACK, CONTIGS = "matrix:", "track:", "contigs"
+_TOGETHER = 1 << 22  # bins that are read together
+
+
+def is_stored(source: str) -> bool:
+    """Whether regions are named by what is in the store, not by a file."""
+    return source == CONTIGS or source.startswith((MATRIX, TRACK))
 
 
 @dataclass(frozen=True)
@@ -50,12 +56,12 @@ def read_regions(source: str | Path, store: Store, *, at: At = "middle") -> Regi
 
     Args:
         source: the path of a BED or narrowPeak file, or of a GTF or GFF3 file or SpliceAI's table (.tsv), whose genes are
-            taken; "matrix:NAME"; or "contigs".
-        store: whose contigs, matrices or sequences they are.
+            taken; "matrix:NAME"; "track:NAME", the stretches of bins that have any of its classes; or "contigs".
+        store: whose contigs, matrices, tracks or sequences they are.
         at: where windows lie: "summit" reads the summits of narrowPeak, too, and "exon" takes exons instead of genes.
 
     Raises:
-        ConfigError: the store has no such matrix, or what is named has no summits or exons. SourceError: the file is malformed,
+        ConfigError: the store has no such matrix or track of classes, or what is named has no summits or exons. SourceError: the file is malformed,
             of another assembly, or has no summits.
     """
     contigs, name = store.contigs, str(source)
@@ -65,7 +71,7 @@ def read_regions(source: str | Path, store: Store, *, at: At = "middle") -> Regi
             raise ConfigError(f'{name} has no exons: an annotation does. Use "middle"', key="at")
         return _exons(Path(source), store)
     summit = at == "summit"
-    if summit and (name == CONTIGS or name.startswith(MATRIX) or genes):
+    if summit and (is_stored(name) or genes):
         raise ConfigError(f'{name} has no summits: narrowPeak files do. Use "middle"', key="at")
     if name == CONTIGS:
         count = len(contigs)
@@ -74,7 +80,31 @@ def read_regions(source: str | Path, store: Store, *, at: At = "middle") -> Regi
         matrix = store.matrix(name.removeprefix(MATRIX))
         origins = contigs.offsets[contigs.locate(matrix.regions[:, 0])]
         return Regions(matrix.regions, origins, matrix.strands, np.arange(len(matrix)))
+    if name.startswith(TRACK):
+        return _marked(name.removeprefix(TRACK), store)
     return _genes(Path(source), store) if genes else _listed(Path(source), store, summit)
+
+
+def _marked(name: str, store: Store) -> Regions:
+    track, contigs = store.track(name), store.contigs
+    if not track.is_classes:
+        raise ConfigError(f'track "{name}" holds signals, which mark no regions: a track of classes does', key="source")
+    edges: list[Int64] = []
+    ends = np.append(track.bin_offsets[1:], track.bins).tolist()
+    for first_bin, end_bin, offset, length in zip(
+        track.bin_offsets.tolist(), ends, contigs.offsets.tolist(), contigs.lengths.tolist(), strict=True
+    ):
+        before = np.zeros(1, np.bool_)
+        for first in range(first_bin, end_bin, _TOGETHER):
+            marked = np.asarray(track[first : min(first + _TOGETHER, end_bin)].any(axis=1))
+            changes = first + np.flatnonzero(np.diff(marked, prepend=before))
+            edges.append(offset + (changes - first_bin) * track.bin_bp)
+            before = np.asarray(marked[-1:])
+        edges.append(np.full(int(before.sum()), offset + length))
+    intervals = np.concatenate(edges).reshape(-1, 2)
+    count = len(intervals)
+    origins = contigs.offsets[contigs.locate(intervals[:, 0])]
+    return Regions(intervals, origins, np.zeros(count, np.int8), np.arange(count))
 
 
 def _listed(path: Path, store: Store, summit: bool) -> Regions:

@@ -12,16 +12,21 @@ from distgen.models.context import Context
 from distgen.store.reader import Track
 
 
+def answers(batch: Batch, track: str) -> tuple[Tensor, Tensor]:
+    """Values (B, T, C) of a track's bins, and which of them are known: bool, (B, T, C) or (B, T, 1)."""
+    return batch.targets[track], batch.mask[track] & (batch.weight[:, None, None] > 0)
+
+
 def encode(
     batch: Batch, track: str, bin_bp: int, dtype: torch.dtype, context: Context | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One-hot bases (B, 4, L), values (B, T, C) of the track's bins, and which of them are known: bool, (B, T, C) or (B, T, 1).
+    """One-hot bases (B, 4, L), and the `answers`.
 
     Args:
         batch: its rows that only pad it know nothing.
         context: the workers that share each window; what comes is of this one's slice, and unknown beyond the target.
     """
-    values_BTC, known_BTC = batch.targets[track], batch.mask[track] & (batch.weight[:, None, None] > 0)
+    values_BTC, known_BTC = answers(batch, track)
     if context is None:
         return kernels.one_hot(**batch.packed, dtype=dtype), values_BTC, known_BTC
     first, end = context.part(batch.length)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import torch
@@ -14,7 +15,7 @@ from distgen.config.file import Strings
 from distgen.errors import ConfigError, suggest
 from distgen.loader.batch import Batch
 from distgen.models.context import Context
-from distgen.objectives import along
+from distgen.objectives import along, yes_no
 from distgen.objectives.mean import mean
 from distgen.objectives.options import Focal
 from distgen.objectives.source import Stores, named_track
@@ -69,6 +70,17 @@ class BaseClasses:
         whole = all(other[name] in self.outputs for name in self.outputs)
         self.swap = tuple((name, other[name]) for name in self.outputs) if whole else None
 
+    def lacks(self, batches: Iterable[Batch]) -> str:
+        """Classes that a part has nowhere, or everywhere."""
+        yes, known = torch.zeros(2, self.out_channels, dtype=torch.int64)
+        for batch in batches:
+            values_BTC, known_BT1 = along.answers(batch, self.tracks[0])
+            yes += ((values_BTC[..., self._columns] > 0) & known_BT1).sum((0, 1))
+            known += known_BT1.sum()
+            if bool(((yes > 0) & (yes < known)).all()):
+                break
+        return yes_no.one_sided(self.outputs, yes, known, "base" if self.bin_bp == 1 else "bin")
+
     def encode(self, batch: Batch, dtype: torch.dtype, *, evaluating: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         x_BCL, target_BTC, valid_BT1 = along.encode(batch, self.tracks[0], self.bin_bp, dtype, self._context)
         if not self._all:
@@ -76,25 +88,18 @@ class BaseClasses:
         return x_BCL, target_BTC, valid_BT1[..., 0]
 
     def loss(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        config, scores_BTO, weight_BT1 = (
-            self._config,
-            _scores(logits_BOL, target, self.bin_bp),
-            valid[..., None].float(),
-        )
+        config, scores_BTO = self._config, _scores(logits_BOL, target, self.bin_bp)
+        weight_BT1 = valid[..., None].float()
         if config.positive_weight == 1 and not config.focal:
             loss = F.binary_cross_entropy_with_logits(scores_BTO, target.float(), weight_BT1, reduction="sum")
             return loss, valid.sum() * self.out_channels
-        losses_BTO = F.binary_cross_entropy_with_logits(scores_BTO, target.float(), reduction="none")
-        if config.focal:
-            other_BTO = torch.sigmoid(torch.where(target > 0, -scores_BTO, scores_BTO))
-            losses_BTO = losses_BTO * other_BTO**config.focal
+        losses_BTO = yes_no.losses(scores_BTO, target, focal=config.focal)
         weight_BTO = weight_BT1 * torch.where(target > 0, config.positive_weight, 1.0)
         return (losses_BTO * weight_BTO).sum(), weight_BTO.sum()
 
     def average(self, logits_MBOL: Tensor) -> Tensor:
         """The logits of the mean probability of each class."""
-        yes, no = (F.logsigmoid(sign * logits_MBOL.float()).logsumexp(0) for sign in (1, -1))
-        return yes - no
+        return yes_no.average(logits_MBOL)
 
     def metrics(self, device: torch.device) -> BaseClassesMetrics:
         return BaseClassesMetrics(self.outputs, self.bin_bp, device)

@@ -11,6 +11,8 @@ from torch import Tensor
 from distgen import kernels
 from distgen.objectives.mean import mean
 
+KINDS = ("masked_lm", "causal_lm")
+
 
 class BaseGuesses:
     """Four outputs for each base: how probable A, C, G and T are there."""

@@ -14,6 +14,7 @@ from distgen import kernels
 from distgen.config import Sample, Section
 from distgen.errors import ConfigError, some
 from distgen.loader.batch import Batch
+from distgen.objectives import yes_no
 from distgen.objectives.classes import matthews
 from distgen.objectives.known import MOST, Served, constants, counts, weights_of
 from distgen.objectives.mean import mean
@@ -84,13 +85,7 @@ class Multilabel:
         if self._pools:  # an empty pool is refused by who draws from it
             return ""
         yes, known = counts(self._answers, batches, until_mixed=True)
-        rows = list(zip(self.outputs, yes.tolist(), known.tolist(), strict=True))
-        never = [name for name, said, _ in rows if not said]
-        always = [name for name, said, of in rows if said == of and said]
-        said = [f"no window is a yes to {some(never)}"] * bool(never) + [f"every one is to {some(always)}"] * bool(
-            always
-        )
-        return "; ".join(said)
+        return yes_no.one_sided(self.outputs, yes, known, "window")
 
     def encode(self, batch: Batch, dtype: torch.dtype, *, evaluating: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         target_BO, valid_BO = self._answers.of(batch)
@@ -99,20 +94,15 @@ class Multilabel:
         return kernels.one_hot(**batch.packed, dtype=dtype), target_BO, valid_BO
 
     def loss(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        config, scores_BO, yes_BO = self._config, logits_BOL[..., 0].float(), target.float()
-        smooth_BO = yes_BO * (1 - config.smoothing) + config.smoothing / 2
-        losses_BO = F.binary_cross_entropy_with_logits(scores_BO, smooth_BO, reduction="none")
-        if config.focal:
-            other_BO = torch.sigmoid(torch.where(target > 0, -scores_BO, scores_BO))
-            losses_BO = losses_BO * other_BO**config.focal
+        scores_BO = logits_BOL[..., 0].float()
+        losses_BO = yes_no.losses(scores_BO, target, self._config.smoothing, self._config.focal)
         weight_BO = valid * torch.where(target > 0, constants(self._positive, scores_BO), 1.0)
         weight_BO = weight_BO * constants(self._weights, scores_BO)
         return (losses_BO * weight_BO).sum(), weight_BO.sum()
 
     def average(self, logits_MBOL: Tensor) -> Tensor:
         """The logits of the mean probability of each yes."""
-        yes, no = (F.logsigmoid(sign * logits_MBOL.float()).logsumexp(0) for sign in (1, -1))
-        return yes - no
+        return yes_no.average(logits_MBOL)
 
     def metrics(self, device: torch.device) -> MultilabelMetrics:
         return MultilabelMetrics(self.outputs, self._config.kind == "binary", device)

@@ -7,6 +7,7 @@ multinomial likelihoods), as deviances: what is lost against knowing the signal,
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from distgen.config import Section
 from distgen.config.file import TableError
-from distgen.errors import ConfigError
+from distgen.errors import ConfigError, some
 from distgen.loader.batch import Batch
 from distgen.models.context import Context
 from distgen.objectives import along
@@ -77,6 +78,16 @@ class TrackSignal:
         self.tracks, self.outputs, self.out_channels = (track.name,), track.columns, len(track.columns)
         self.swap = along.swapped(track)
 
+    def lacks(self, batches: Iterable[Batch]) -> str:
+        """Columns of which a part knows nothing."""
+        known = torch.zeros(self.out_channels, dtype=torch.bool)
+        for batch in batches:
+            known |= along.answers(batch, self.tracks[0])[1].flatten(0, 1).any(0)
+            if bool(known.all()):
+                return ""
+        unknown = [name for name, there in zip(self.outputs, known.tolist(), strict=True) if not there]
+        return f"no bin of {some(unknown)} is known"
+
     def encode(self, batch: Batch, dtype: torch.dtype, *, evaluating: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         return along.encode(batch, self.tracks[0], self.bin_bp, dtype, self._context)
 
@@ -94,8 +105,16 @@ class TrackSignal:
         """The outputs whose prediction is the mean of all members' at every base."""
         if self._config.loss == "mse":
             return logits_MBOL.float().mean(0)
-        rate_BOL = F.softplus(logits_MBOL.float()).mean(0)
-        return rate_BOL + torch.log(-torch.expm1(-rate_BOL))  # the inverse of softplus
+        return _before_softplus(F.softplus(logits_MBOL.float()).mean(0))
+
+    def logits(self, values_BTC: Tensor) -> Tensor:
+        """The outputs float32 (B, C, T * bin_bp) whose prediction is some values, in the track's own units."""
+        rate_BTC = values_BTC.float() / self._config.scale
+        if self._config.reduce == "sum":
+            rate_BTC = rate_BTC / self.bin_bp
+        if self._config.loss != "mse":
+            rate_BTC = _before_softplus(rate_BTC.clamp(min=_LEAST))
+        return rate_BTC.transpose(1, 2).repeat_interleave(self.bin_bp, 2)
 
     def metrics(self, device: torch.device) -> TrackMetrics:
         return TrackMetrics(self, self._config, device)
@@ -127,6 +146,10 @@ def losses(config: TrackConfig, rate_BTC: Tensor, target_BTC: Tensor, valid_BTC:
     else:
         much_B1C = (torch.log1p(total_B1C / seen_B1C) - torch.log1p(found_B1C / seen_B1C)).square()
     return where_BTC + config.total_weight * much_B1C * known_BTC
+
+
+def _before_softplus(rate: Tensor) -> Tensor:
+    return rate + torch.log(-torch.expm1(-rate))
 
 
 def deviance(y: Tensor, rate: Tensor) -> Tensor:

@@ -22,12 +22,11 @@ from distgen.evaluate.metrics import Chosen, Collector, Units, Values, named_val
 from distgen.evaluate.motifs import Motifs
 from distgen.genome import Bits, Bytes, Interval
 from distgen.loader.base import Loader
-from distgen.objectives import Objective
+from distgen.objectives import Objective, guesses
 from distgen.store.collection import Collection
 from distgen.store.reader import Store
 from distgen.train.run import Part, Run, Stores
 
-_LANGUAGE = ("masked_lm", "causal_lm")
 _CLASSES = "base_classes"
 _MEANS = ("loss", "bits_per_base", "accuracy")  # over targets: of a unit they are means, so of many units as well
 
@@ -92,7 +91,7 @@ class Comparison:
         run, asked = self._run, self._asked
         if (asked.leak_k or asked.baseline) and run.data.packed:
             raise run.error("data.packed", "of rows that hold several samples no one can be left out or fitted to")
-        language = run.objective.kind in _LANGUAGE and isinstance(self._store, Store)
+        language = run.objective.kind in guesses.KINDS and isinstance(self._store, Store)
         if asked.baseline and self._kind is None and not language and run.objective.kind != _CLASSES:
             problem = f'there is no baseline of "{run.objective.kind}" on {self._store.path}'
             raise run.error("objective.kind", f"{problem}: leave out --baseline")
@@ -154,7 +153,7 @@ class Comparison:
         Args:
             values: the model's metrics, whose names are the ones that intervals are given of.
         """
-        if self._run.objective.kind in _LANGUAGE and isinstance(self._store, Store):
+        if self._run.objective.kind in guesses.KINDS and isinstance(self._store, Store):
             found = self._language()
         elif self._units is not None:
             found = {"intervals": _unit_intervals(self._units), "baselines": self._along()}

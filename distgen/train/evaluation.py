@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 
-from distgen.errors import ConfigError, suggest
+from distgen.errors import ConfigError
 from distgen.evaluate.metrics import Units, collect, measure
 from distgen.evaluate.strands import BothStrands, check_strands
 from distgen.ingest.objects import locate
@@ -17,14 +17,13 @@ from distgen.loader.loader import GenomeLoader
 from distgen.loader.mixture import MixtureLoader
 from distgen.loader.sampled import Sampled
 from distgen.objectives import Calibrated, Objective
-from distgen.store.splits import PARTS
 from distgen.train import ensemble
 from distgen.train.beside import Beside, Comparison
 from distgen.train.checkpoint import Checkpoint, open_checkpoint
 from distgen.train.finetune import start_model
 from distgen.train.heap import keep_heap
 from distgen.train.model import schema_of
-from distgen.train.run import Part, Run, Stores
+from distgen.train.run import Run, Stores, named_part
 from distgen.train.weights import load_weights, trained_checkpoint
 
 
@@ -176,11 +175,10 @@ def evaluate(
         CheckpointError: there is no whole checkpoint, or the store has changed since.
         ConfigError: there is no such run or part, or what is asked has an answer on one strand alone.
     """
-    if part not in PARTS:
-        raise ConfigError(f'there is no part "{part}" of a split. {suggest(part, PARTS)}')
+    asked = named_part(part)
     found = open_trained(path)
     run, store = found.run, found.store
-    loader = run.loader(store, found.objective, cast(Part, part), device=found.device)
+    loader = run.loader(store, found.objective, asked, device=found.device)
     if by_contig and run.data.packed:
         raise run.error("data.packed", "rows that hold several samples cannot be told apart by contig")
     model, both_strands = found.model, run.train.both_strands if both_strands is None else both_strands
@@ -191,7 +189,7 @@ def evaluate(
             raise ConfigError(f"both strands cannot be asked: {error.problem}") from None
         model = BothStrands(model, schema_of(found.objective), found.objective)
     units = Units(loader) if by_contig else None
-    comparison = Comparison(run, store, found.objective, cast(Part, part), loader, beside, units)
+    comparison = Comparison(run, store, found.objective, asked, loader, beside, units)
     keep = [*([units] if units else []), *comparison.keep]
     metrics = collect(model, found.objective, loader, run.precision(found.device), keep)
     values = metrics.compute()

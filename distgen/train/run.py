@@ -33,12 +33,13 @@ from distgen.ingest.objects import Place, locate
 from distgen.loader.batch import Batch
 from distgen.loader.loader import GenomeLoader
 from distgen.loader.mixture import MixtureLoader
-from distgen.loader.regions import CONTIGS, MATRIX
+from distgen.loader.regions import is_stored
 from distgen.loader.source import Source, open_source, parts
 from distgen.models.context import Context
 from distgen.objectives import Objective
 from distgen.store.cache import ShardCache, default_folder
 from distgen.store.collection import Collection, is_index, open_collection
+from distgen.store.splits import PARTS
 from distgen.train import prepare
 from distgen.train.context import check_windows, check_workers
 from distgen.train.fits import check_model
@@ -50,6 +51,13 @@ Part = Literal["train", "valid", "test"]
 T = TypeVar("T", Pool, Regions)
 Stores: TypeAlias = Source | Collection
 _PLAIN = {"jitter": 0, "order": "sequential", "lanes": None, "curriculum": (), "last": "pad"}
+
+
+def named_part(name: str) -> Part:
+    """A part of a split by its name. Raises ConfigError: there is none."""
+    if name not in PARTS:
+        raise ConfigError(f'there is no part "{name}" of a split. {suggest(name, PARTS)}')
+    return cast(Part, name)
 
 
 class Run(File):
@@ -264,7 +272,7 @@ class Run(File):
 
         def found(section: T, key: str) -> T:
             source = section.source
-            if source is None or source == CONTIGS or source.startswith(MATRIX):
+            if source is None or is_stored(source):
                 return section
             return section.model_copy(update={"source": str(self.resolve(source, key))})
 

@@ -20,7 +20,7 @@ from distgen.evaluate.metrics import measure
 from distgen.loader.base import Loader
 from distgen.loader.batch import Batch
 from distgen.loader.mixture import MixtureLoader
-from distgen.objectives import Measured
+from distgen.objectives import Measured, guesses
 from distgen.train.aside import Aside
 from distgen.train.checkpoint import Checkpoint, Checkpoints
 from distgen.train.clock import Clock
@@ -173,7 +173,7 @@ class State:
         }
         if self.learner.precision.dtype == torch.float16:
             record |= {"skipped": int(sums.skipped), "scale": self.learner.precision.scale}
-        if self.run.objective.kind in ("masked_lm", "causal_lm"):
+        if self.run.objective.kind in guesses.KINDS:
             record["bits_per_base"] = loss / math.log(2)
         if isinstance(self.loader, MixtureLoader):
             epochs = self.loader.own_epochs(list(of)).items()

@@ -240,3 +240,29 @@ def test_starts_of_human_transcripts_are_read_from_their_strand_and_shun_n_and_b
     columns = (found.target_starts, found.reverse, found.rows)
     assert list(zip(*(column.tolist() for column in columns), strict=True)) == sorted(expected)
     assert sum(places.left_out.values()) == left_out > 0
+
+
+@pytest.mark.parametrize("together", [1, 3, 1 << 22])
+@pytest.mark.parametrize("bin_bp", [1, 7, 50])
+def test_regions_of_a_track_are_the_stretches_that_any_class_marks(
+    small_recipe, tmp_path, monkeypatch, bin_bp, together
+):
+    monkeypatch.setattr("distgen.loader.regions._TOGETHER", together)
+    small_recipe.write_text(small_recipe.read_text().replace("classes = ", f"bin_bp = {bin_bp}\nclasses = "))
+    build(read(small_recipe, Recipe), tmp_path / "t.zarr")
+    store = open_store(tmp_path / "t.zarr")
+    found = read_regions("track:genes", store)
+    # of the annotation of `tests.conftest`: 10 to 40 of chr1, and the last base but one of chr2
+    ends = (-(-40 // bin_bp) * bin_bp, min(-(-900 // bin_bp) * bin_bp, 900))
+    starts = (10 // bin_bp * bin_bp, 899 // bin_bp * bin_bp)
+    chr2 = int(store.contigs.offsets[1])
+    assert found.intervals.tolist() == [[starts[0], ends[0]], [chr2 + starts[1], chr2 + ends[1]]]
+    assert found.origins.tolist() == [0, chr2]
+    with pytest.raises(ConfigError, match="has no summits"):
+        read_regions("track:genes", store, at="summit")
+
+
+def test_a_track_of_signals_marks_no_regions(annotated):
+    signals = next(name for name, track in annotated.tracks.items() if not track.is_classes)
+    with pytest.raises(ConfigError, match=f'track "{signals}" holds signals, which mark no regions'):
+        read_regions(f"track:{signals}", annotated)

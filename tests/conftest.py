@@ -96,6 +96,15 @@ def small(small_recipe: Path) -> Store:
     return open_store(small_recipe.parent / "small.zarr")
 
 
+@pytest.fixture
+def small_coding(small_recipe: Path) -> Store:
+    """The store of `small_recipe` with genes in its validation part, too."""
+    with (small_recipe.parent / "small.gtf").open("a") as file:
+        file.write('chr2\tt\tCDS\t51\t80\t.\t+\t0\tgene_id "e";\nchr2\tt\tCDS\t101\t130\t.\t-\t0\tgene_id "f";\n')
+    build(read(small_recipe, Recipe), small_recipe.parent / "coding.zarr")
+    return open_store(small_recipe.parent / "coding.zarr")
+
+
 @pytest.fixture(scope="session")
 def annotated(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A small genome with tracks, a matrix, variants and a split; what `tests.annotated` writes lies beside it."""

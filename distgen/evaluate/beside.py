@@ -1,10 +1,12 @@
-"""What anyone can fit in a minute, beside a network: linear models of what the windows of the training part have."""
+"""What anyone can fit in a minute, beside a network: linear models of what windows, or bins along them, have.
+
+A row is what has one answer: a window, or a bin and the `FLANK` bases on either side of it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,43 +19,113 @@ from distgen.evaluate.kept import answers_of
 from distgen.evaluate.kmers import Floats, Sparse
 from distgen.evaluate.logistic import Answers, Kind, Linear, fit, refit
 from distgen.evaluate.metrics import Collector
-from distgen.genome import Bits, Bytes, Int64, Interval
+from distgen.genome import AMBIGUOUS, Bits, Bytes, Int64, Interval
 from distgen.loader.base import Loader
 from distgen.loader.batch import Batch
-from distgen.objectives import Objective
+from distgen.objectives import Binned, Objective
 from distgen.store.reader import Store
 
-Features = Callable[[Bytes], Sparse]
+FLANK = 100  # bases that are seen on either side of a bin
 _MOST = 60_000_000  # numbers that are fitted to: 360 MB
+_PRODUCTS = 3_000_000_000  # likewise times the outputs: a minute
 _STRETCH = 1 << 20  # bases that are read together
 _LEAST_RATE = 1e-3  # of counts, in units of their mean: its log is finite
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """A linear model of windows.
+class Features:
+    """What a linear model sees of a row.
+
+    Args:
+        of: rows of codes (N, W).
+        entries: how many numbers of a row are not 0, at most; or what they cost, if that is more.
+        scaled: they are divided by their standard deviations, so that a penalty means the same for each.
+    """
+
+    of: Callable[[Bytes], Sparse]
+    entries: int
+    scaled: bool = False
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a batch.
 
     Args:
         kind: of answers.
-        features: of codes (N, L).
-        linear: on these features.
-        windows, of: how many windows it was fitted to, and how many there are.
-        logs: the model that it stands beside predicts logs.
+        objective: says what is asked.
+        bins: of each window; 0 where windows have one answer.
     """
 
     kind: Kind
+    objective: Objective
+    bins: int
+
+    @classmethod
+    def of(cls, kind: Kind, objective: Objective, loader: Loader) -> Rows:
+        """Those of a loader's windows."""
+        lengths = loader.lengths[-1]
+        target = lengths.window if lengths.target_length is None else lengths.target_length
+        return cls(kind, objective, 0 if objective.window is not None else target // objective.bin_bp)
+
+    def count(self, batch: Batch) -> int:
+        """How many there are, without those that only pad a batch."""
+        return int((batch.weight > 0).sum()) * max(self.bins, 1)
+
+    def width(self, window: int) -> int:
+        """Bases of a row, of windows of so many."""
+        return self.objective.bin_bp + 2 * FLANK if self.bins else window
+
+    def codes(self, batch: Batch) -> Bytes:
+        """Their bases, uint8 (count, width); beyond the window they are ambiguous."""
+        codes, size = codes_of(batch), self.objective.bin_bp
+        if not self.bins:
+            return codes
+        margin = (codes.shape[1] - self.bins * size) // 2
+        wide = np.pad(codes, ((0, 0), (FLANK, FLANK)), constant_values=AMBIGUOUS)
+        stretches = np.lib.stride_tricks.sliding_window_view(wide, size + 2 * FLANK, axis=1)
+        chosen: Bytes = stretches[:, margin : margin + self.bins * size : size].reshape(-1, size + 2 * FLANK)
+        return chosen
+
+    def answers(self, batch: Batch) -> Answers:
+        """Those of the rows."""
+        _, target, valid = self.objective.encode(batch, torch.float32, evaluating=True)
+        counted = batch.weight > 0
+        target, valid = target[counted], valid[counted]
+        if self.bins:
+            target, valid = target.flatten(0, 1), valid.flatten(0, 1)
+        return answers_of(self.kind, target, valid, self.objective.out_channels)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A linear model of rows.
+
+    Args:
+        rows: what it answers for.
+        features: what it sees of them.
+        linear: on these features.
+        windows, of: how many rows it was fitted to, and how many there are.
+        logs: the model that it stands beside predicts logs.
+    """
+
+    rows: Rows
     features: Features
     linear: Linear
     windows: int
     of: int
     logs: bool = False
 
-    def logits(self, codes: Bytes) -> Tensor:
-        """float32 (N, O, 1), as a network gives them."""
-        scores = self.linear.scores(self.features(codes))
+    def logits(self, batch: Batch) -> Tensor:
+        """Of a batch's windows float32 (n, O, 1), or (n, O, bases) along them, as a network gives them."""
+        scores = self.linear.scores(self.features.of(self.rows.codes(batch)))
         if self.logs:
             scores = np.log(np.maximum(scores, _LEAST_RATE))
-        return torch.from_numpy(scores).float()[..., None]
+        found = torch.from_numpy(scores).float()
+        if not self.rows.bins:
+            return found[..., None]
+        assert isinstance(self.rows.objective, Binned)
+        return self.rows.objective.logits(found.unflatten(0, (-1, self.rows.bins)))
 
 
 def codes_of(batch: Batch) -> Bytes:
@@ -77,23 +149,23 @@ def stretches(store: Store, regions: Int64, k: int) -> Iterator[Bytes]:
             yield store.codes(Interval(name, first, min(first + _STRETCH + k - 1, end - offset)))[None]
 
 
-class Predictor(Protocol):
-    """Says of windows what a network would."""
+def predict(logits: Callable[[Batch], Tensor], objective: Objective, loader: Loader, keep: Sequence[Collector]) -> None:
+    """Give the predictions of one epoch of a loader to collectors, as `measure` gives those of a network.
 
-    def logits(self, codes: Bytes) -> Tensor:
-        """float32 (n, O, L) or (n, O, 1) of codes uint8 (n, L)."""
-
-
-def predict(fitted: Predictor, objective: Objective, loader: Loader, keep: Sequence[Collector]) -> None:
-    """Give the predictions of one epoch of a loader to collectors, as `measure` gives those of a network."""
+    Args:
+        logits: float32 (n, O, L) or (n, O, 1) of a batch's windows, without rows that only pad it.
+        objective: says what is asked.
+        loader: of the windows.
+        keep: what takes them.
+    """
     loader.epoch, loader.position = 0, 0
     for batch in loader:
         _, target, valid = objective.encode(batch, torch.float32, evaluating=True)
-        own = fitted.logits(codes_of(batch))
-        logits = torch.zeros(len(batch), *own.shape[1:])
-        logits[(batch.weight > 0).cpu()] = own
+        own = logits(batch)
+        found = torch.zeros(len(batch), *own.shape[1:])
+        found[(batch.weight > 0).cpu()] = own
         for collector in keep:
-            collector.update(objective, batch, logits.to(loader.device), target, valid)
+            collector.update(objective, batch, found.to(loader.device), target, valid)
 
 
 def count_contexts(objective: Objective, train: Loader, widest: int) -> Contexts:
@@ -112,96 +184,78 @@ def count_contexts(objective: Objective, train: Loader, widest: int) -> Contexts
     return Contexts(served(), widest)
 
 
-def fit_windows(
-    kind: Kind,
+def fit_rows(
     features: Features,
-    entries: int,
-    objective: Objective,
+    rows: Rows,
     train: Loader,
     valid: Loader | None,
     *,
     together: bool,
     logs: bool = False,
 ) -> Fitted:
-    """Fit a linear model to the windows of the training part.
+    """Fit a linear model to the rows of the training part.
 
-    Where all would be too many numbers, as many windows as have room are drawn, those with a yes before the others, and weigh
+    Where all would be too many numbers, as many rows as have room are drawn, those with a yes before the others, and weigh
     what they stand for.
 
     Args:
-        kind: of answers.
-        features: of codes.
-        entries: how many features of a window are not 0, at most.
-        objective: says what is asked.
+        features: what it sees.
+        rows: what there is.
         train, valid: serve both parts whole. Without `valid` a fifth of the training part chooses the penalty, and the model
             is then fitted to all of it.
-        together: neighbouring windows overlap or resemble each other: that fifth is one stretch. False: it is drawn.
+        together: neighbouring rows overlap or resemble each other: that fifth is one stretch. False: it is drawn.
         logs: see `Fitted`.
     """
-    chosen, weights, count = _draw(kind, entries, objective, train)
-    rows, answers = _collect(kind, features, objective, train, chosen)
-    answers = replace(answers, weights=answers.weights * weights[:, None])
-    own = len(rows)
+    room = min(_MOST, _PRODUCTS // rows.objective.out_channels) // features.entries
+    found, answers, count = _collect(features, rows, train, room)
+    own, scale = len(found), found.deviations() if features.scaled else np.ones(found.width)
+    found = found.over(scale)
     if valid is not None:
-        chosen, weights, _ = _draw(kind, 4 * entries, objective, valid)
-        others, theirs = _collect(kind, features, objective, valid, chosen)
-        theirs = replace(theirs, weights=theirs.weights * weights[:, None])
-        rows = Sparse.joined([rows, others])
-        answers = Answers(
-            kind,
-            np.concatenate([answers.values, theirs.values]),
-            np.concatenate([answers.weights, theirs.weights]),
+        others, theirs, _ = _collect(features, rows, valid, room // 4)
+        found = Sparse.joined([found, others.over(scale)])
+        values, weights = (
+            np.concatenate([getattr(part, name) for part in (answers, theirs)]) for name in ("values", "weights")
         )
-        linear = fit(rows, answers, np.arange(len(rows)) >= own)
+        linear = fit(found, Answers(rows.kind, values, weights), np.arange(len(found)) >= own)
     else:
         place = np.arange(own) if together else np.random.default_rng(0).permutation(own)
-        linear = refit(rows, answers, fit(rows, answers, place * 5 // max(own, 1) == 2))
-    return Fitted(kind, features, linear, own, count, logs)
+        linear = refit(found, answers, fit(found, answers, place * 5 // max(own, 1) == 2))
+    return Fitted(rows, features, replace(linear, weights=linear.weights / scale[:, None]), own, count, logs)
 
 
-def _draw(kind: Kind, entries: int, objective: Objective, loader: Loader) -> tuple[Bits | None, Floats, int]:
-    """Which windows are fitted to (None: all), what each of these weighs, and how many there are."""
-    loader.epoch = 0
-    most = len(loader) * loader.batch_size
-    if most * entries <= _MOST:
-        count = sum(int((batch.weight > 0).sum()) for batch in loader)
-        return None, np.ones(count), count
-    yes: list[Bits] = []
-    loader.epoch, loader.position = 0, 0
-    for batch in loader:
-        answers = _answers(kind, objective, batch)
-        positive = np.asarray((answers.values * answers.weights > 0).any(1))
-        yes.append(positive if kind == "binary" else np.zeros_like(positive))
-    found = np.concatenate(yes)
-    room, held = _MOST // entries, int(found.sum())
-    share_yes = min(1.0, room / 2 / max(held, 1))
-    share_no = min(1.0, (room - share_yes * held) / max(len(found) - held, 1))
-    share = np.where(found, share_yes, share_no)
-    chosen = np.random.default_rng(0).random(len(found)) < share
-    return chosen, 1 / share[chosen], len(found)
-
-
-def _collect(
-    kind: Kind, features: Features, objective: Objective, loader: Loader, chosen: Bits | None
-) -> tuple[Sparse, Answers]:
-    """Features and answers of chosen windows, in the order in which they come."""
-    rows: list[Sparse] = []
+def _collect(features: Features, rows: Rows, loader: Loader, room: int) -> tuple[Sparse, Answers, int]:
+    """Features and answers of so many rows, in the order in which they come, and how many there are in all."""
+    chosen, stands_for = _draw(rows, loader, room)
+    parts: list[Sparse] = []
     found: list[Answers] = []
     seen = 0
     loader.epoch, loader.position = 0, 0
     for batch in loader:
-        served = int((batch.weight > 0).sum())
-        here = np.ones(served, np.bool_) if chosen is None else chosen[seen : seen + served]
-        seen += served
+        here = chosen[seen : seen + rows.count(batch)]
+        seen += len(here)
         if here.any():
-            found.append(_answers(kind, objective, batch).of(here))
-            rows.append(features(codes_of(batch)[here]))
+            found.append(rows.answers(batch).of(here))
+            parts.append(features.of(rows.codes(batch)[here]))
     values, weights = (np.concatenate([getattr(part, name) for part in found]) for name in ("values", "weights"))
-    return Sparse.joined(rows), Answers(kind, values, weights)
+    return Sparse.joined(parts), Answers(rows.kind, values, weights * stands_for[chosen, None]), len(chosen)
 
 
-def _answers(kind: Kind, objective: Objective, batch: Batch) -> Answers:
-    """Those of a batch's windows."""
-    _, target, valid = objective.encode(batch, torch.float32, evaluating=True)
-    counted = batch.weight > 0
-    return answers_of(kind, target[counted], valid[counted], objective.out_channels)
+def _draw(rows: Rows, loader: Loader, room: int) -> tuple[Bits, Floats]:
+    """Which of all rows are fitted to, and what each of these weighs."""
+    loader.epoch, loader.position = 0, 0
+    if len(loader) * loader.batch_size * max(rows.bins, 1) <= room:
+        count = sum(rows.count(batch) for batch in loader)
+        return np.ones(count, np.bool_), np.ones(count)
+    yes: list[Bits] = []
+    for batch in loader:
+        if rows.kind == "binary":
+            answers = rows.answers(batch)
+            yes.append(np.asarray((answers.values * answers.weights > 0).any(1)))
+        else:
+            yes.append(np.zeros(rows.count(batch), np.bool_))
+    found = np.concatenate(yes)
+    held = int(found.sum())
+    share_yes = min(1.0, room / 2 / max(held, 1))
+    share_no = min(1.0, (room - share_yes * held) / max(len(found) - held, 1))
+    share = np.where(found, share_yes, share_no)
+    return np.random.default_rng(0).random(len(found)) < share, 1 / share

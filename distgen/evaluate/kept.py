@@ -1,4 +1,4 @@
-"""The predictions of windows that have one answer each, kept so that metrics can be taken of any resample of them."""
+"""The predictions of windows that have one answer each, or of bins along windows, kept so that metrics can be taken of any resample of them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from distgen.evaluate.kmers import Floats
 from distgen.evaluate.logistic import Answers, Kind
 from distgen.genome import Bits, Int64, Interval
 from distgen.loader.batch import Batch
-from distgen.objectives import Objective
+from distgen.objectives import Binned, Objective
 
 KINDS: dict[str, Kind] = {  # how the answers of a question are taken
     "binary": "binary",
     "multilabel": "binary",
     "classes": "classes",
     "regression": "regression",
+    "base_classes": "binary",
+    "track": "regression",
 }
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What was predicted of windows, and what is true.
+    """What was predicted of windows (or bins of windows), and what is true.
 
     Args:
         kind: see `Answers`.
@@ -75,14 +77,23 @@ class Kept:
         self._outputs: tuple[str, ...] = ()
 
     def update(self, objective: Objective, batch: Batch, logits: Tensor, target: Tensor, valid: Tensor) -> None:
-        """Add a batch of predictions (B, O, 1)."""
-        counted, self._outputs = batch.weight > 0, objective.outputs
-        scores = logits[counted, :, 0].detach().cpu().double()
+        """Add a batch of predictions (B, O, 1), or (B, O, L) along windows."""
+        counted, self._outputs, bins = batch.weight > 0, objective.outputs, 1
+        logits, target, valid = logits[counted], target[counted], valid[counted]
+        if objective.window is None:
+            assert isinstance(objective, Binned)
+            bins = target.shape[1]
+            found = objective.predictions(logits, bins).flatten(0, 1)
+            target, valid = target.flatten(0, 1), valid.flatten(0, 1)
+        else:
+            found = logits[..., 0]
+        scores = found.detach().cpu().double()
         self._scores.append((scores.exp() if self._logs else scores).numpy())
-        self._answers.append(answers_of(self._kind, target[counted], valid[counted], len(objective.outputs)))
+        self._answers.append(answers_of(self._kind, target, valid, len(objective.outputs)))
         if self._unit is not None:
             some = counted.cpu().tolist()
-            self._units += [self._unit(place) for place, counts in zip(batch.where(), some, strict=True) if counts]
+            units = [self._unit(place) for place, counts in zip(batch.where(), some, strict=True) if counts]
+            self._units += [unit for unit in units for _ in range(bins)]
 
     def predictions(self) -> Predictions:
         """All of them, in the order in which they came."""

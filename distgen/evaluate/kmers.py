@@ -8,7 +8,7 @@ numba on first use.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -56,14 +56,39 @@ class Sparse:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
+    @cached_property
+    def _full(self) -> Values | None:
+        """float32 (N, width), where half of all there can be is there: products of all of it are then faster."""
+        if 2 * len(self.values) < len(self) * self.width:
+            return None
+        full = np.zeros((len(self), self.width), np.float32)
+        full[np.repeat(np.arange(len(self)), np.diff(self.starts)), self.columns] = self.values
+        return full
+
+    def deviations(self) -> Floats:
+        """The standard deviation of each column; 1 of one that is all alike."""
+        ones = np.ones((len(self), 1))
+        squares = Sparse(self.starts, self.columns, self.values**2, self.width)
+        mean, square = (rows.transposed_times(ones)[:, 0] / max(len(self), 1) for rows in (self, squares))
+        variance = square - mean**2
+        return np.where(variance > 1e-6 * square, np.sqrt(np.maximum(variance, 1e-12)), 1.0)
+
+    def over(self, scale: Floats) -> Sparse:
+        """Each column divided by its own number."""
+        return Sparse(self.starts, self.columns, self.values / scale.astype(np.float32)[self.columns], self.width)
+
     def times(self, weights: Floats) -> Floats:
         """The product (N, O) with weights (width, O)."""
+        if self._full is not None:
+            return (self._full @ weights.astype(np.float32)).astype(np.float64)
         product = np.zeros((len(self), weights.shape[1]))
         _times(self.starts, self.columns, self.values, np.ascontiguousarray(weights), product)
         return product
 
     def transposed_times(self, rows: Floats) -> Floats:
         """The product (width, O) of the transpose with `rows` (N, O)."""
+        if self._full is not None:
+            return (self._full.T @ rows.astype(np.float32)).astype(np.float64)
         product = np.zeros((self.width, rows.shape[1]))
         _transposed_times(self.starts, self.columns, self.values, np.ascontiguousarray(rows), product)
         return product

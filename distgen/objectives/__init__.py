@@ -22,7 +22,7 @@ from distgen.objectives.regression import Regression, RegressionConfig
 from distgen.objectives.source import Stores
 from distgen.objectives.track import TrackConfig, TrackSignal
 
-__all__ = ["Answered", "Calibrated", "Measured", "Metrics", "Objective", "ObjectiveConfig", "build"]
+__all__ = ["Answered", "Binned", "Calibrated", "Measured", "Metrics", "Objective", "ObjectiveConfig", "build"]
 
 ObjectiveConfig = Annotated[
     BaseClassesConfig
@@ -63,6 +63,18 @@ class Measured(Protocol):
     @property
     def units(self) -> dict[str, tuple[float, ...]]:
         """ "shift" and "scale" of each output: an answer v (of rates: whose exponential is v) is `shift + scale * v`."""
+
+
+@runtime_checkable
+class Binned(Protocol):
+    """A question along windows, one answer for each bin."""
+
+    def predictions(self, logits_BOL: Tensor, bins: int) -> Tensor:
+        """What a model says of the bins of a target that lies centred in the window, float32 (B, bins, O): logits of classes,
+        signals in the track's own units."""
+
+    def logits(self, values_BTO: Tensor) -> Tensor:
+        """The outputs float32 (B, O, T * bin_bp) whose predictions are some values."""
 
 
 class Objective(Protocol):

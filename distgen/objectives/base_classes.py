@@ -88,7 +88,7 @@ class BaseClasses:
         return x_BCL, target_BTC, valid_BT1[..., 0]
 
     def loss(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        config, scores_BTO = self._config, _scores(logits_BOL, target, self.bin_bp)
+        config, scores_BTO = self._config, _scores(logits_BOL, target.shape[1], self.bin_bp)
         weight_BT1 = valid[..., None].float()
         if config.positive_weight == 1 and not config.focal:
             loss = F.binary_cross_entropy_with_logits(scores_BTO, target.float(), weight_BT1, reduction="sum")
@@ -100,6 +100,12 @@ class BaseClasses:
     def average(self, logits_MBOL: Tensor) -> Tensor:
         """The logits of the mean probability of each class."""
         return yes_no.average(logits_MBOL)
+
+    def predictions(self, logits_BOL: Tensor, bins: int) -> Tensor:
+        return _scores(logits_BOL, bins, self.bin_bp)
+
+    def logits(self, values_BTO: Tensor) -> Tensor:
+        return values_BTO.float().transpose(1, 2).repeat_interleave(self.bin_bp, 2)
 
     def metrics(self, device: torch.device) -> BaseClassesMetrics:
         return BaseClassesMetrics(self.outputs, self.bin_bp, device)
@@ -125,7 +131,7 @@ class BaseClassesMetrics:
         self._share = {name: mean(device) for name in (*classes, NEITHER)}
 
     def update(self, logits_BOL: Tensor, target: Tensor, valid: Tensor) -> None:
-        scores, truth = _scores(logits_BOL, target, self._bin_bp)[valid], target[valid]
+        scores, truth = _scores(logits_BOL, target.shape[1], self._bin_bp)[valid], target[valid]
         self._loss.update(F.binary_cross_entropy_with_logits(scores, truth.float(), reduction="none"))
         p = torch.cat([scores.sigmoid(), (1 - scores.sigmoid()).prod(1, keepdim=True)], 1)
         y = torch.cat([truth.long(), (truth.sum(1, keepdim=True) == 0).long()], 1)
@@ -159,7 +165,7 @@ def _strands(classes: tuple[str, ...]) -> dict[str, list[int]]:
     return found
 
 
-def _scores(logits_BOL: Tensor, target: Tensor, bin_bp: int) -> Tensor:
+def _scores(logits_BOL: Tensor, bins: int, bin_bp: int) -> Tensor:
     """float32 (B, T, classes), of the bins of a target that lies centred in the window; a bin carries a class where any of its
     bases does, so its score is the highest of its bases."""
-    return along.middle(logits_BOL, target.shape[1], bin_bp).amax(3).transpose(1, 2).float()
+    return along.middle(logits_BOL, bins, bin_bp).amax(3).transpose(1, 2).float()

@@ -107,9 +107,11 @@ class TrackSignal:
             return logits_MBOL.float().mean(0)
         return _before_softplus(F.softplus(logits_MBOL.float()).mean(0))
 
-    def logits(self, values_BTC: Tensor) -> Tensor:
-        """The outputs float32 (B, C, T * bin_bp) whose prediction is some values, in the track's own units."""
-        rate_BTC = values_BTC.float() / self._config.scale
+    def predictions(self, logits_BOL: Tensor, bins: int) -> Tensor:
+        return self.predicted(logits_BOL, bins) * self._config.scale
+
+    def logits(self, values_BTO: Tensor) -> Tensor:
+        rate_BTC = values_BTO.float() / self._config.scale
         if self._config.reduce == "sum":
             rate_BTC = rate_BTC / self.bin_bp
         if self._config.loss != "mse":

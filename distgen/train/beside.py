@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from torch import Tensor
 
 from distgen.errors import ConfigError
 from distgen.evaluate import leaks
 from distgen.evaluate.baselines import Scored, baselines, mixed
-from distgen.evaluate.beside import Fitted, count_contexts, fit_windows, predict, stretches, windows
+from distgen.evaluate.beside import (
+    Features,
+    Fitted,
+    Rows,
+    codes_of,
+    count_contexts,
+    fit_rows,
+    predict,
+    stretches,
+    windows,
+)
 from distgen.evaluate.bootstrap import FEWEST, Difference, interval, paired, resampled_means
-from distgen.evaluate.contexts import WIDEST
+from distgen.evaluate.contexts import WIDEST, Contexts
 from distgen.evaluate.intervals import enough, resampled
 from distgen.evaluate.kept import KINDS, Kept, Predictions
 from distgen.evaluate.kmers import LONGEST, Sparse, Words
@@ -22,6 +34,7 @@ from distgen.evaluate.metrics import Chosen, Collector, Units, Values, named_val
 from distgen.evaluate.motifs import Motifs
 from distgen.genome import Bits, Bytes, Interval
 from distgen.loader.base import Loader
+from distgen.loader.batch import Batch
 from distgen.objectives import Objective, guesses
 from distgen.store.collection import Collection
 from distgen.store.reader import Store
@@ -77,11 +90,13 @@ class Comparison:
     ):
         self._run, self._store, self._objective, self._part = run, store, objective, part
         self._loader, self._asked, self._given = loader, asked, units
-        self._kind = None if objective.window is None else KINDS.get(run.objective.kind)
+        # Of single bases there are too many to be kept.
+        kept = objective.window is not None or (objective.bin_bp > 1 and not run.data.packed)
+        self._kind = KINDS.get(run.objective.kind) if kept else None
         self._refuse()
         self._motifs = None if asked.motifs is None else Motifs.read(asked.motifs)
         # The log of a rate is what a model of counts says.
-        self._logs = getattr(run.objective, "loss", "") == "poisson"
+        self._logs = objective.window is not None and getattr(run.objective, "loss", "") == "poisson"
         self._leaked = None if asked.leak_k is None else self._find_leaks(asked.leak_k)
         self._wanted = asked.intervals or asked.baseline or self._motifs is not None
         self.keep: list[Collector] = []
@@ -96,7 +111,9 @@ class Comparison:
             problem = f'there is no baseline of "{run.objective.kind}" on {self._store.path}'
             raise run.error("objective.kind", f"{problem}: leave out --baseline")
         if asked.motifs and self._kind != "binary":
-            problem = f'motif matrices answer "binary" and "multilabel", not "{run.objective.kind}"'
+            problem = (
+                f'motif matrices answer "binary", "multilabel" and bins of "base_classes", not "{run.objective.kind}"'
+            )
             raise run.error("objective.kind", f"{problem}: leave out --motifs")
         if asked.leak_k is None:
             return
@@ -165,7 +182,7 @@ class Comparison:
             found["without_leaks"] = count | {"metrics": self._without.compute()} | rest
         return {name: value for name, value in found.items() if value}
 
-    # ---- windows that have one answer each
+    # ---- windows that have one answer each, and bins
 
     def _windows(self, values: Values) -> dict[str, Any]:
         if self._kept is None:
@@ -177,57 +194,42 @@ class Comparison:
             less = None
             if self._leaked is not None:
                 less = Chosen(self._objective.metrics(self._loader.device), ~self._leaked)
-            predict(fitted, self._objective, self._loader, [kept, whole, *([less] if less else [])])
+            predict(fitted.logits, self._objective, self._loader, [kept, whole, *([less] if less else [])])
             entry: dict[str, Any] = {"metrics": whole.compute(), "windows": fitted.windows, "of": fitted.of}
             beside[name] = entry, None if less is None else less.compute(), kept.predictions()
         found |= _compared(values, model, {name: (entry, kept) for name, (entry, _, kept) in beside.items()})
         if self._leaked is not None:
-            rest = ~self._leaked
+            rest = np.repeat(~self._leaked, len(model.scores) // len(self._leaked))
             others = {name: ({"metrics": less}, kept.of(rest)) for name, (_, less, kept) in beside.items()}
             found["without_leaks"] = _compared(values, model.of(rest), others)
         return found
 
     def _fit(self) -> dict[str, Fitted]:
-        features: dict[str, tuple[Callable[[Bytes], Sparse], int]] = {}
-        if self._asked.baseline:
-            # Where both strands are answered alike and both are trained on, words are counted on both.
-            both = _same_on_both(self._objective.swap) and self._run.data.strand in ("random", "both")
-            words = Words.of(LONGEST, both_strands=both)
-            name = "k-mer ridge regression" if self._kind == "regression" else "k-mer logistic regression"
-            features[name] = words.count, words.entries(self._loader.lengths[-1].window)
-        if self._motifs is not None:
-            features["motif scan"] = self._scaled(self._motifs), len(self._motifs.names)
-        if not features:
+        if not self._asked.baseline and self._motifs is None:
             return {}
         assert self._kind is not None
         train = self._serve("train")
+        rows = Rows.of(self._kind, self._objective, train)
+        width = rows.width(train.lengths[-1].window)
+        features: dict[str, Features] = {}
+        if self._asked.baseline:
+            # Where both strands are answered alike and both are trained on, words are counted on both.
+            both = _same_on_both(self._objective.swap) and self._run.data.strand in ("random", "both")
+            words = Words.of(
+                LONGEST - (rows.bins > 0), both_strands=both
+            )  # bins are many, and have room for fewer words
+            name = "k-mer ridge regression" if self._kind == "regression" else "k-mer logistic regression"
+            features[name] = Features(words.count, words.entries(width))
+        if (motifs := self._motifs) is not None:
+            cost = max(len(motifs.names), width * len(motifs.scores) // 100)  # as words take time, more or less
+            features["motif scan"] = Features(lambda codes: Sparse.of(motifs.scan(codes)), cost, scaled=True)
         held_out = self._part != "valid" and self._run.has("valid", self._store)
         valid = self._serve("valid") if held_out else None
+        together = self._unit is not None
         return {
-            name: fit_windows(
-                self._kind,
-                of_codes,
-                entries,
-                self._objective,
-                train,
-                valid,
-                together=self._unit is not None,
-                logs=self._logs,
-            )
-            for name, (of_codes, entries) in features.items()
+            name: fit_rows(seen, rows, train, valid, together=together, logs=self._logs)
+            for name, seen in features.items()
         }
-
-    def _scaled(self, motifs: Motifs) -> Callable[[Bytes], Sparse]:
-        """Best scores, in units that differ as much from window to window for each motif."""
-        count, (sums, squares) = 0, np.zeros((2, len(motifs.names)))
-        low, high = np.full(len(sums), np.inf), np.full(len(sums), -np.inf)
-        for codes in windows(self._serve("train")):
-            scores = motifs.scan(codes).astype(float)
-            count, sums, squares = count + len(scores), sums + scores.sum(0), squares + (scores**2).sum(0)
-            low, high = np.minimum(low, scores.min(0)), np.maximum(high, scores.max(0))
-        variance = np.maximum(squares / count - (sums / count) ** 2, 1e-12)
-        scale = np.where(high > low, np.sqrt(variance), 1.0)
-        return lambda codes: Sparse.of(motifs.scan(codes) / scale)
 
     # ---- classes along the genome
 
@@ -238,7 +240,7 @@ class Comparison:
             counted = count_contexts(self._objective, self._serve("train"), widest)
             whole = Chosen(self._objective.metrics(self._loader.device))
             units = Units(self._loader)
-            predict(counted, self._objective, self._loader, [whole, units])
+            predict(partial(_of_codes, counted), self._objective, self._loader, [whole, units])
             found[name] = {"metrics": whole.compute()}
             assert self._units is not None
             found[name] |= _means_compared(self._units.compute(), units.compute(), "loss")
@@ -283,6 +285,10 @@ class Comparison:
                     sums[unit] += bits, bases
         theirs = {unit: {"bits_per_base": bits / bases} for unit, (bits, bases) in sums.items() if bases}
         return _means_compared(mine, theirs, "bits_per_base")
+
+
+def _of_codes(counted: Contexts, batch: Batch) -> Tensor:
+    return counted.logits(codes_of(batch))
 
 
 def _same_on_both(swap: tuple[tuple[str, str], ...] | None) -> bool:

@@ -18,7 +18,7 @@ class Batch(SimpleNamespace):
         return len(self.weight)
 
 
-OBJECTIVE = SimpleNamespace(outputs=("a", "b"))
+OBJECTIVE = SimpleNamespace(outputs=("a", "b"), window=5)
 TWO = Batch(weight=torch.tensor([1.0, 0.0, 1.0]), contigs=["y", "x", "x"])
 ONE = Batch(weight=torch.tensor([1.0, 0.0, 0.0]), contigs=["y", "y", "y"])
 LOGITS = torch.arange(6.0).reshape(3, 2, 1)

@@ -11,6 +11,8 @@ from distgen.models.context import Context
 from distgen.objectives.base_classes import BaseClasses, BaseClassesConfig
 from distgen.store.build import build
 from distgen.store.reader import open_store
+from distgen.train.run import Run
+from tests.conftest import RUN
 
 CONFIG = BaseClassesConfig(kind="base_classes", track="genes")
 
@@ -124,6 +126,23 @@ def test_a_yes_weighs_more_and_what_is_learned_already_less(small):
             weights += 5 if yes else 1
     assert float(total) == pytest.approx(expected, rel=1e-4)
     assert float(weight) == weights
+
+
+def test_a_part_without_a_class_is_refused(small, small_coding, tmp_path):
+    question = 'kind = "base_classes"\ntrack = "genes"'
+    for store, part in ((small, "valid"), (small_coding, None)):
+        (tmp_path / "run.toml").write_text(RUN.format(store=store.path).replace('kind = "masked_lm"', question))
+        run = Run.read(tmp_path / "run.toml")
+        if part is None:
+            run.check()
+            continue
+        problem = f'part "{part}" of "default" is of no use: no base is a yes to cds\\+, cds-'
+        with pytest.raises(ConfigError, match=problem):
+            run.check()
+    question += '\nclasses = ["cds+"]'
+    (tmp_path / "run.toml").write_text(RUN.format(store=small.path).replace('kind = "masked_lm"', question))
+    with pytest.raises(ConfigError, match=r"no base is a yes to cds\+$"):
+        Run.read(tmp_path / "run.toml").check()
 
 
 def test_a_track_of_signals_is_refused(annotated):

@@ -11,8 +11,8 @@ from distgen.evaluate import beside
 from distgen.evaluate.beside import windows
 from distgen.evaluate.kmers import Sparse
 from distgen.evaluate.leaks import leaked, words
+from distgen.evaluate.logistic import Linear
 from distgen.evaluate.metrics import Units
-from distgen.evaluate.motifs import Motifs
 from distgen.store.build import build
 from distgen.train import evaluation
 from distgen.train.beside import Beside, Comparison, _same_on_both
@@ -124,11 +124,16 @@ def test_drawn_windows_weigh_what_they_stand_for_in_both_parts(tmp_path, monkeyp
     store = run.open_store()
     objective = run.build_objective(store)
     seen = []
-    monkeypatch.setattr(beside, "fit", lambda rows, answers, held_out: seen.append((answers, held_out)))
+
+    def fitted(rows, answers, held_out):
+        seen.append((answers, held_out))
+        return Linear(np.zeros((rows.width, 1)), np.zeros(1), (1.0,))
+
+    monkeypatch.setattr(beside, "fit", fitted)
     monkeypatch.setattr(beside, "_MOST", 5000)  # numbers: 500 of the 600 windows, and 125 of the 150
     train, valid = (run.loader(store, objective, part) for part in ("train", "valid"))
-    features = lambda codes: Sparse.of((codes[:, :10] == 0).astype(float))  # noqa: E731
-    beside.fit_windows("binary", features, 10, objective, train, valid, together=False)
+    features = beside.Features(lambda codes: Sparse.of((codes[:, :10] == 0).astype(float)), 10)
+    beside.fit_rows(features, beside.Rows.of("binary", objective, train), train, valid, together=False)
     ((answers, held_out),) = seen
     for rows, count in ((~held_out, 600), (held_out, 150)):
         assert rows.sum() < count
@@ -142,19 +147,26 @@ def test_a_column_that_changes_places_with_itself_is_the_same_on_both_strands():
     assert not _same_on_both(None)
 
 
-def test_motif_scores_are_scaled_by_all_windows(tmp_path, monkeypatch):
-    (tmp_path / "motifs.txt").write_text(MATRIX + MATRIX.replace("M1", "M2").replace(">", "\n>"))
-    motifs = Motifs.read(tmp_path / "motifs.txt")
-    bases = np.random.default_rng(0).integers(0, 4, (40, 30)).astype(np.uint8)
-    batches = [np.full((8, 30), 4, np.uint8), bases[:20], bases[20:]]  # a telomere of N comes first
-    comparison = object.__new__(Comparison)
-    monkeypatch.setattr(comparison, "_serve", lambda part: None)
-    monkeypatch.setattr("distgen.train.beside.windows", lambda loader: iter(batches))
-    found = comparison._scaled(motifs)(bases).values.reshape(40, 2)
-    expected = motifs.scan(bases) / motifs.scan(np.concatenate(batches)).std(0)
-    assert found == pytest.approx(expected, rel=1e-4)
-    monkeypatch.setattr("distgen.train.beside.windows", lambda loader: iter(batches[:1]))
-    assert comparison._scaled(motifs)(bases).values.reshape(40, 2) == pytest.approx(motifs.scan(bases))
+def test_scaled_features_are_penalised_alike(tmp_path):
+    planted(tmp_path)
+    run = Run.read(tmp_path / "run.toml")
+    store = run.open_store()
+    objective = run.build_objective(store)
+    train = run.loader(store, objective, "train")
+    rows = beside.Rows.of("binary", objective, train)
+    counts = lambda codes: (codes[:, :, None] == np.arange(4)).sum(1).astype(float)  # noqa: E731
+    plain, stretched = (
+        beside.fit_rows(
+            beside.Features(lambda codes, by=by: Sparse.of(counts(codes) * by), 4, scaled=True),
+            rows, train, None, together=False,
+        )
+        for by in (np.ones(4), np.array([1, 100, 0.01, 3]))
+    )  # fmt: skip
+    assert stretched.linear.weights * np.array([1, 100, 0.01, 3])[:, None] == pytest.approx(
+        plain.linear.weights, abs=1e-3
+    )
+    same = Sparse.of(np.full((5, 1), 7.0))
+    assert same.deviations().tolist() == [1.0]
 
 
 def test_units_are_kept_once(run_file, tmp_path):
@@ -252,7 +264,11 @@ def test_stretches_have_each_word_whole_in_one_of_them(small, monkeypatch):
 @pytest.mark.parametrize(
     ("overrides", "asked", "message"),
     [
-        ([], Beside(motifs="motifs.txt"), 'motif matrices answer "binary" and "multilabel", not "masked_lm"'),
+        (
+            [],
+            Beside(motifs="motifs.txt"),
+            'motif matrices answer "binary", "multilabel" and bins of "base_classes", not "masked_lm"',
+        ),
         ([], Beside(leak_k=40), "--leak-k 40 is not between 8 and 31"),
         (["data.window=16", "data.stride=16"], Beside(leak_k=31), "--leak-k 31 is more than the 16 bases of a window"),
     ],

@@ -11,7 +11,7 @@ from distgen.train.evaluation import evaluate
 from distgen.train.loop import train as train_on
 from distgen.train.run import Run
 from distgen.train.weights import export_weights
-from tests.conftest import fit, motifs, table_store, weights
+from tests.conftest import RUN, fit, motifs, table_store, weights
 from tests.train.ranks import on_ranks
 
 LAYER = "blocks.0.conv"
@@ -37,9 +37,9 @@ def begun(run_file, out, first, *changes):
 
 
 @pytest.fixture
-def coding(run_file):
+def coding(run_file, small_coding):
     """The same run with another question: coding bases, from four channels to two."""
-    text = run_file.read_text().replace('kind = "masked_lm"', 'kind = "base_classes"\ntrack = "genes"')
+    text = RUN.format(store=small_coding.path).replace('kind = "masked_lm"', 'kind = "base_classes"\ntrack = "genes"')
     path = run_file.with_name("coding.toml")
     path.write_text(text)
     return path

@@ -17,10 +17,10 @@ GENES = '"base_classes"\ntrack = "genes"'
 
 
 @pytest.fixture
-def check(small, tmp_path):
+def check(small_coding, tmp_path):
     """Checks a run of a model and a question; says with what error, if any."""
 
-    def of(model, objective, *changes, store=small):
+    def of(model, objective, *changes, store=small_coding):
         file = tmp_path / "run.toml"
         file.write_text(RUN.format(store=store.path).replace(DILATED, model).replace('"masked_lm"', objective))
         try:

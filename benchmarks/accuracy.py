@@ -39,6 +39,7 @@ class Row:
         folds: splits that are trained and tested one after another; "" is the run's own.
         options: of `distgen evaluate`.
         overrides: of the runs.
+        motif: instead of an evaluation, which of the known motifs its filters are compared with.
     """
 
     recipe: str
@@ -47,36 +48,32 @@ class Row:
     folds: tuple[str, ...] = ("",)
     options: tuple[str, ...] = ("--baseline",)
     overrides: tuple[str, ...] = ()
+    motif: str = ""
 
 
+_KNOWN = "shards/sources/known-motifs.meme"
 _FAMILIES = ("hopfield", "longconv", "mlp", "recurrent", "ssm", "transformer")
 _TEN = tuple(f"default-{fold}" for fold in range(10))
 _GUE: dict[str, Any] = {
-    "runs": ("gue-tf0", "gue-tf0-mlp", "gue-tf0-recurrent"),
+    "runs": ("gue-tf0", "gue-tf0-mlp", "gue-tf0-hopfield"),
     "shown": ("auroc", "mcc"),
     "options": ("--baseline", "--without-leaks"),
-    "overrides": ("data.strand=random",),
 }
 _LEAKS = ("--baseline", "--without-leaks")
+_MOTIFS = ("--baseline", "--motifs", _KNOWN)
 ROWS = {
     "uci-splice": Row("uci-splice", ("uci-splice",), ("error.N", "error.EI", "error.IE"), _TEN),
     "ienhancer": Row("ienhancer", ("ienhancer",), ("accuracy", "auroc"), options=_LEAKS),
     "gue-tf0": Row("gue-tf0", **_GUE),
     "gue-tf1": Row("gue-tf1", **_GUE),
     "gue-tf2": Row("gue-tf2", **_GUE),
-    # A promoter has a direction: it is read as it is given.
-    "gue-tata": Row(
-        "gue-prom-core-tata",
-        ("gue-tf0",),
-        ("auroc", "mcc"),
-        options=_LEAKS,
-        overrides=("data.strand=forward", "train.epochs=10", "train.valid_every=50"),
-    ),
+    "gue-tata": Row("gue-prom-core-tata", ("gue-tata",), ("auroc", "mcc"), options=_LEAKS),
     "yeast-promoters": Row("yeast-promoters", ("yeast-promoters",), ("pearson", "spearman"), _TEN),
     "chr20-splice": Row("chr20-splice", ("chr20-splice",), ("top_k", "auprc")),
-    "chr20-ctcf": Row("chr20-ctcf", ("chr20-ctcf",), ("auprc", "auroc")),
-    "chr20-factors": Row("chr20-factors", ("chr20-factors",), ("auroc", "auprc")),
-    "yeast-mnase": Row("sacCer3-mnase", ("yeast-mnase",), ("pearson", "spearman"), options=()),
+    "chr20-ctcf": Row("chr20-ctcf", ("chr20-ctcf",), ("auprc", "auroc"), options=_MOTIFS),
+    "ctcf-motifs": Row("human-chr20", ("ctcf-motifs",), ("p",), motif="CTCF"),
+    "chr20-factors": Row("chr20-factors", ("chr20-factors",), ("auroc", "auprc"), options=_MOTIFS),
+    "yeast-mnase": Row("sacCer3-mnase", ("yeast-mnase",), ("pearson", "spearman")),
     "yeast-masked-lm": Row("sacCer3", ("yeast-masked-lm",), ("bits_per_base",)),
     "yeast-causal-lm": Row("sacCer3", ("yeast-causal-lm",), ("bits_per_base",)),
     **{f"gue-tf0-{family}": Row("gue-tf0", (f"gue-tf0-{family}",), ("auroc", "mcc")) for family in _FAMILIES},
@@ -108,7 +105,9 @@ def measure(name: str, row: Row, seeds: int) -> None:
     for seed in range(seeds):
         for fold in row.folds:
             out = trained(name, row, store, seed, fold)
-            measured = json.loads(distgen("evaluate", out, "--json", *row.options))
+            measured = (
+                looked_for(row, out) if row.motif else json.loads(distgen("evaluate", out, "--json", *row.options))
+            )
             kept = {key: value for key, value in measured.items() if key not in _LEFT_OUT}
             found.append({"seed": seed, "fold": fold, **kept})
             print(f"{name} {fold} seed {seed}: {_said(row, measured['metrics'])}", flush=True)
@@ -128,6 +127,14 @@ def trained(name: str, row: Row, store: Path, seed: int, fold: str) -> Path:
     shutil.rmtree(folder / "all", ignore_errors=True)
     distgen("ensemble", *members, "--out", folder / "all")
     return folder / "all"
+
+
+def looked_for(row: Row, out: Path) -> dict[str, Any]:
+    """Which filter is most like a known motif, and how probable that is by chance."""
+    found = json.loads(distgen("motifs", out, "--out", out / "motifs.meme", "--compare", _KNOWN, "--json"))
+    alike = [motif for motif in found["motifs"] if row.motif in motif["match"]]
+    best = min(alike, key=lambda motif: motif["p"], default={"p": 1.0})
+    return {"metrics": {"p": best["p"]}, "filter": best, "filters": len(found["motifs"])}
 
 
 def show() -> None:
@@ -154,8 +161,8 @@ def _spread(values: list[dict[str, Any]], seeds: list[int], key: str) -> str:
         statistics.mean(_number(v, key) for v, s in zip(values, seeds, strict=True) if s == seed)
         for seed in sorted(set(seeds))
     ]
-    spread = f" ± {statistics.stdev(by_seed):.4f}" if len(by_seed) > 1 else ""
-    return f"{statistics.mean(by_seed):.4f}{spread}"
+    spread = f" ± {_text(statistics.stdev(by_seed))}" if len(by_seed) > 1 else ""
+    return f"{_text(statistics.mean(by_seed))}{spread}"
 
 
 def _number(metrics: dict[str, Any], key: str) -> float:
@@ -164,8 +171,12 @@ def _number(metrics: dict[str, Any], key: str) -> float:
     return math.nan if found is None else found
 
 
+def _text(value: float) -> str:
+    return f"{value:.1e}" if 0 < value < 1e-4 else f"{value:.4f}"
+
+
 def _said(row: Row, metrics: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {_number(metrics, key):.4f}" for key in row.shown)
+    return ", ".join(f"{key} {_text(_number(metrics, key))}" for key in row.shown)
 
 
 def distgen(*arguments: object) -> str:

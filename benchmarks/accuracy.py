@@ -58,6 +58,7 @@ _GUE: dict[str, Any] = {
     "runs": ("gue-tf0", "gue-tf0-mlp", "gue-tf0-hopfield"),
     "shown": ("auroc", "mcc"),
     "options": ("--baseline", "--without-leaks"),
+    "overrides": ("data.strand=random",),
 }
 _LEAKS = ("--baseline", "--without-leaks")
 _MOTIFS = ("--baseline", "--motifs", _KNOWN)
@@ -97,36 +98,54 @@ def main() -> None:
 def measure(name: str, row: Row, seeds: int) -> None:
     """Train and test a row, and keep what was found."""
     store = ROOT / f"shards/store/{row.recipe}.zarr"
-    distgen(
-        "build", f"shards/recipes/{row.recipe}.toml", "--out", store
-    )  # nothing to do where it is as the recipe says
+    # Nothing to do where it is as the recipe says.
+    distgen("build", f"shards/recipes/{row.recipe}.toml", "--out", store)
     RESULTS.mkdir(parents=True, exist_ok=True)
+    result: dict[str, Any] = {"row": name, "runs": row.runs, "overrides": row.overrides, "machine": machine()}
     found: list[dict[str, Any]] = []
+    members: list[Path] = []
     for seed in range(seeds):
         for fold in row.folds:
-            out = trained(name, row, store, seed, fold)
-            measured = (
-                looked_for(row, out) if row.motif else json.loads(distgen("evaluate", out, "--json", *row.options))
-            )
-            kept = {key: value for key, value in measured.items() if key not in _LEFT_OUT}
-            found.append({"seed": seed, "fold": fold, **kept})
+            members += (own := trained(name, row, store, seed, fold))
+            measured = looked_for(row, one_of(own)) if row.motif else evaluated(row, one_of(own))
+            found.append({"seed": seed, "fold": fold, **measured})
             print(f"{name} {fold} seed {seed}: {_said(row, measured['metrics'])}", flush=True)
-            result = {"row": name, "runs": row.runs, "overrides": row.overrides, "machine": machine(), "found": found}
-            (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+            keep(result | {"found": found})
+    if seeds > 1 and len(row.folds) == 1 and not row.motif:
+        together = evaluated(row, one_of(members))
+        print(f"{name}, all seeds together: {_said(row, together['metrics'])}", flush=True)
+        keep(result | {"found": found, "together": together})
 
 
-def trained(name: str, row: Row, store: Path, seed: int, fold: str) -> Path:
-    """The directory of a trained run, or of the ensemble of several."""
+def keep(result: dict[str, Any]) -> None:
+    """Write what was found of a row."""
+    (RESULTS / f"{result['row']}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def trained(name: str, row: Row, store: Path, seed: int, fold: str) -> list[Path]:
+    """The directories of a row's runs, trained."""
     folder = ROOT / "runs/accuracy" / name / f"{fold}-{seed}".lstrip("-")
     asked = [f"data.store={store}", f"data.seed={seed}", *row.overrides, *([f"data.split={fold}"] if fold else [])]
     members = [folder / run for run in row.runs]
     for run, out in zip(row.runs, members, strict=True):
         distgen("train", f"launch/runs/{run}.toml", *asked, "--out", out, *["--resume"] * (out / "run.toml").exists())
+    return members
+
+
+def one_of(members: list[Path]) -> Path:
+    """A run's directory, or that of the ensemble of several."""
     if len(members) == 1:
         return members[0]
-    shutil.rmtree(folder / "all", ignore_errors=True)
-    distgen("ensemble", *members, "--out", folder / "all")
-    return folder / "all"
+    out = members[0].parent / f"mean-of-{len(members)}"
+    shutil.rmtree(out, ignore_errors=True)
+    distgen("ensemble", *members, "--out", out)
+    return out
+
+
+def evaluated(row: Row, out: Path) -> dict[str, Any]:
+    """What the test part says of a run, or of an ensemble."""
+    measured = json.loads(distgen("evaluate", out, "--json", *row.options))
+    return {key: value for key, value in measured.items() if key not in _LEFT_OUT}
 
 
 def looked_for(row: Row, out: Path) -> dict[str, Any]:
@@ -143,6 +162,8 @@ def show() -> None:
         result = json.loads(file.read_text())
         row, found = ROWS[result["row"]], result["found"]
         columns = {"distgen": [one["metrics"] for one in found]}
+        if "together" in result:  # the same for each seed
+            columns["distgen, all seeds together"] = [result["together"]["metrics"]] * len(found)
         for name in found[0].get("baselines", {}):
             columns[name] = [one["baselines"][name]["metrics"] for one in found]
         if "without_leaks" in found[0]:
@@ -161,7 +182,7 @@ def _spread(values: list[dict[str, Any]], seeds: list[int], key: str) -> str:
         statistics.mean(_number(v, key) for v, s in zip(values, seeds, strict=True) if s == seed)
         for seed in sorted(set(seeds))
     ]
-    spread = f" ± {_text(statistics.stdev(by_seed))}" if len(by_seed) > 1 else ""
+    spread = f" ± {_text(statistics.stdev(by_seed))}" if len(set(by_seed)) > 1 else ""
     return f"{_text(statistics.mean(by_seed))}{spread}"
 
 

@@ -1,4 +1,4 @@
-"""The predictions of windows that have one answer each, or of bins along windows, kept so that metrics can be taken of any resample of them."""
+"""Predictions of windows that have one answer each, or of bins, kept so that metrics can be taken of any resample of them."""
 
 from __future__ import annotations
 

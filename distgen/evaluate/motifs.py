@@ -1,7 +1,7 @@
 """A scan with motif matrices: how well the best place of a window fits each, on either strand.
 
-A base scores the log2 of how much more probable a
-motif makes it than the background (Stormo 2000); an ambiguous base scores 0. Compiled by numba on first use.
+A base scores the log2 of how much more probable a motif makes it than the background (Stormo 2000); an ambiguous base scores
+0. Compiled by numba on first use.
 """
 
 from __future__ import annotations

@@ -53,8 +53,8 @@ def open_alignments(
     """Read a BAM, a CRAM or a fragment file once, and count what the module says.
 
     Args:
-        path: the file, in any order; neither an index nor a CRAM's reference is needed. Its content says which it is. Fragments are text, plain or
-            gzip: contig, start, end (0-based, half-open), barcode, and further columns that are left out.
+        path: the file, in any order; neither an index nor a CRAM's reference is needed. Its content says which it is. Fragments
+            are text, plain or gzip: contig, start, end (0-based, half-open), barcode, and further columns that are left out.
         contigs: the assembly's; alignments on other contigs are counted in `skipped` and left out.
         scratch: a folder for temporary files, which must last as long as the signal is used; the caller removes it.
         groups: a table of two columns, barcode and group, parted by tabs or commas; a first line that begins with

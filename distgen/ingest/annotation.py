@@ -5,11 +5,13 @@ A class is a feature type of column 3, in any case, or one of these, derived fro
 | class | bases |
 |---|---|
 | `cds0` `cds1` `cds2` | bases of CDS lines by their position in the codon, which column 8 fixes |
-| `utr5` `utr3` | lines of five_prime_UTR or 5UTR (three_prime_UTR or 3UTR) if the file has any, else what exons of a transcript hold before (after) its coding part. The type "UTR" has no side and says no more than exons do |
+| `utr5` `utr3` | lines of five_prime_UTR or 5UTR (three_prime_UTR or 3UTR) if there are any, else exons before (after) the coding part |
 | `intron` | the gaps between the exons of one transcript |
-| `donor` `acceptor` | the last base of the exon before an intron, the first base of the exon after it, in the direction of the transcript: SpliceAI's convention, where both lie in exons |
+| `donor` `acceptor` | the last base of the exon before an intron, the first of the exon after it, as SpliceAI has them |
 | `tss` `tes` | the first and the last base of a transcript's exons, in its direction |
 | `promoter` | bases around `tss`, which counts to those downstream |
+
+Directions are those of the transcript. The type "UTR" has no side and says no more than exons do.
 
 A final "+" or "-" leaves the features of one strand. CDS leaves out the stop codon in GTF and holds it in
 GFF3; neither counts as UTR. All lines of one contig, strand and transcript are one transcript,

@@ -61,8 +61,8 @@ def read_regions(source: str | Path, store: Store, *, at: At = "middle") -> Regi
         at: where windows lie: "summit" reads the summits of narrowPeak, too, and "exon" takes exons instead of genes.
 
     Raises:
-        ConfigError: the store has no such matrix or track of classes, or what is named has no summits or exons. SourceError: the file is malformed,
-            of another assembly, or has no summits.
+        ConfigError: the store has no such matrix or track of classes, or what is named has no summits or exons.
+        SourceError: the file is malformed, of another assembly, or has no summits.
     """
     contigs, name = store.contigs, str(source)
     genes = name.lower().removesuffix(".gz").removesuffix(".bgz").endswith((".gtf", ".gff", ".gff3", ".tsv"))

@@ -103,7 +103,8 @@ def export_weights(path: Path, out: Path, *, averaged: bool = True, program: boo
         What `config.json` says.
 
     Raises:
-        ConfigError: there is no such training, `out` exists, or there is no such program. CheckpointError: the checkpoint is damaged.
+        ConfigError: there is no such training, `out` exists, or there is no such program.
+        CheckpointError: the checkpoint is damaged.
     """
     if out.exists():
         raise ConfigError(f"{out} exists. Give another --out")

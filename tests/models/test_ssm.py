@@ -208,21 +208,6 @@ def test_heads_start_by_forgetting_in_one_position_to_reach():
     torch.testing.assert_close(forgets.detach(), torch.tensor([1.0, 10.0, 100.0, 1000.0]), rtol=1e-3, atol=1e-3)
 
 
-def test_the_output_does_not_depend_on_the_batch():
-    torch.manual_seed(0)
-    model, x = models.build(config(), schema(4, 3)), torch.rand(5, 4, 100)
-    assert torch.allclose(model(x)[2:3], model(x[2:3]), atol=1e-5)
-
-
-def test_in_few_bits_it_is_what_it_is_but_for_rounding():
-    torch.manual_seed(0)
-    model, x = models.build(config(), schema(4, 3)), torch.rand(2, 4, 100)
-    with torch.autocast("cpu", torch.bfloat16):
-        y = model(x)
-    assert y.dtype == torch.bfloat16
-    assert torch.allclose(y.float(), model(x), atol=0.05)
-
-
 @settings(max_examples=10)
 @given(heads=st.integers(1, 40))
 def test_heads_that_do_not_fit_are_refused_with_a_number_that_does(heads):

@@ -7,37 +7,23 @@ import pytest
 import torch
 
 import distgen
-from distgen import kernels, models
+from distgen import kernels
 from distgen.cli import run as command
 from distgen.errors import ConfigError
 from distgen.models.schema import Schema
 from distgen.train.program import save_program
 from distgen.train.run import Run
 from tests.conftest import fit
+from tests.families import KINDS, built
 
 MASKED = Schema(("A", "C", "G", "T", "mask"), ("A", "C", "G", "T"), None, (("A", "T"), ("C", "G")))
 LABEL = Schema(MASKED.inputs[:4], ("yes",), 46, ())
-SMALL = {
-    "cnn": {"channels": (8, 8), "widths": (5, 3), "pools": (2, 2), "hidden": 8},
-    "dilated": {"channels": 8, "dilations": (1, 2)},
-    "hopfield": {"channels": 8, "dim": 8, "heads": 2, "hidden": 8},
-    "mlp": {"hidden": (8,)},
-    "recurrent": {"channels": 8, "size": 8},
-    "transformer": {"channels": 8, "pool": 4, "dim": 16, "depth": 1, "heads": 2},
-}
-KINDS = {name: kind for kind in models.FAMILIES for name in kind.model_fields["family"].annotation.__args__}
 CASES = [
     *[(name, {}, MASKED) for name in KINDS],
     ("cnn", {}, LABEL),
     ("hopfield", {}, LABEL),
     ("transformer", {"rc": "share"}, LABEL),
 ]
-
-
-def built(name, sizes, schema):
-    kind = KINDS[name]
-    torch.manual_seed(0)
-    return models.build(kind(family=name, **SMALL.get(name, {}), **sizes), schema).eval()
 
 
 def called(rows, length):

@@ -3,8 +3,9 @@
 Spreading a byte over four (or eight) is a few shifts and masks, which LLVM turns into vector instructions: a block is
 decoded within the first-level cache and written from there in the form an op wants, in a second pass over it.
 
-Two habits keep loops vectorized (`function.inspect_asm()` shows). Innermost loops stand alone: inlined by hand into the loops over rows they stay scalar.
-And a computed index is unsigned, constants have the array's type: numba else tests for negative indices, and widens.
+Two habits keep loops vectorized (`function.inspect_asm()` shows). Innermost loops stand alone: inlined by hand into the loops
+over rows they stay scalar. And a computed index is unsigned, constants have the array's type: numba else tests for negative
+indices, and widens.
 """
 
 from __future__ import annotations

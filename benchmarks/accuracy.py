@@ -103,17 +103,18 @@ def measure(name: str, row: Row, seeds: int) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {"row": name, "runs": row.runs, "overrides": row.overrides, "machine": machine()}
     found: list[dict[str, Any]] = []
-    members: list[Path] = []
+    members: dict[str, list[Path]] = {fold: [] for fold in row.folds}
     for seed in range(seeds):
         for fold in row.folds:
-            members += (own := trained(name, row, store, seed, fold))
+            members[fold] += (own := trained(name, row, store, seed, fold))
             measured = looked_for(row, one_of(own)) if row.motif else evaluated(row, one_of(own))
             found.append({"seed": seed, "fold": fold, **measured})
             print(f"{name} {fold} seed {seed}: {_said(row, measured['metrics'])}", flush=True)
             keep(result | {"found": found})
-    if seeds > 1 and len(row.folds) == 1 and not row.motif:
-        together = evaluated(row, one_of(members))
-        print(f"{name}, all seeds together: {_said(row, together['metrics'])}", flush=True)
+    if seeds > 1 and not row.motif:
+        together = [{"fold": fold, **evaluated(row, one_of(members[fold]))} for fold in row.folds]
+        for one in together:
+            print(f"{name} {one['fold']} all seeds together: {_said(row, one['metrics'])}", flush=True)
         keep(result | {"found": found, "together": together})
 
 
@@ -161,27 +162,30 @@ def show() -> None:
     for file in sorted(RESULTS.glob("*.json")):
         result = json.loads(file.read_text())
         row, found = ROWS[result["row"]], result["found"]
-        columns = {"distgen": [one["metrics"] for one in found]}
-        if "together" in result:  # the same for each seed
-            columns["distgen, all seeds together"] = [result["together"]["metrics"]] * len(found)
-        for name in found[0].get("baselines", {}):
-            columns[name] = [one["baselines"][name]["metrics"] for one in found]
-        if "without_leaks" in found[0]:
-            columns["distgen, without leaks"] = [one["without_leaks"]["metrics"] for one in found]
-            for name in found[0]["without_leaks"].get("baselines", {}):
-                less = [one["without_leaks"]["baselines"][name]["metrics"] for one in found]
-                columns[f"{name}, without leaks"] = less
+        columns = _columns(found)
+        for name, values in _columns(result.get("together", [])).items():
+            if name.startswith("distgen"):  # baselines are the same
+                columns[f"{name}, all seeds together"] = values
         print(f"\n### {result['row']} ({', '.join(result['runs'])}; {result['machine']})\n")
-        seeds = [one["seed"] for one in found]
-        rows = [(name, *(_spread(values, seeds, key) for key in row.shown)) for name, values in columns.items()]
-        table(("", *row.shown), rows)
+        table(("", *row.shown), [(name, *(_spread(of, key) for key in row.shown)) for name, of in columns.items()])
 
 
-def _spread(values: list[dict[str, Any]], seeds: list[int], key: str) -> str:
-    by_seed = [
-        statistics.mean(_number(v, key) for v, s in zip(values, seeds, strict=True) if s == seed)
-        for seed in sorted(set(seeds))
-    ]
+def _columns(found: list[dict[str, Any]]) -> dict[str, list[tuple[int, dict[str, Any]]]]:
+    """Seeds and metrics, by what they are of."""
+    columns: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+    for one in found:
+        for where, some in (("", one), (", without leaks", one.get("without_leaks"))):
+            if some is None:
+                continue
+            every = {"distgen": some, **some.get("baselines", {})}
+            for name, values in every.items():
+                columns.setdefault(name + where, []).append((one.get("seed", 0), values["metrics"]))
+    return columns
+
+
+def _spread(values: list[tuple[int, dict[str, Any]]], key: str) -> str:
+    seeds = sorted({seed for seed, _ in values})
+    by_seed = [statistics.mean(_number(metrics, key) for own, metrics in values if own == seed) for seed in seeds]
     spread = f" ± {_text(statistics.stdev(by_seed))}" if len(set(by_seed)) > 1 else ""
     return f"{_text(statistics.mean(by_seed))}{spread}"
 

@@ -74,6 +74,7 @@ ROWS = {
     "chr20-ctcf": Row("chr20-ctcf", ("chr20-ctcf",), ("auprc", "auroc"), options=_MOTIFS),
     "ctcf-motifs": Row("human-chr20", ("ctcf-motifs",), ("p",), motif="CTCF"),
     "chr20-factors": Row("chr20-factors", ("chr20-factors",), ("auroc", "auprc"), options=_MOTIFS),
+    "chr20-factors-mlp": Row("chr20-factors", ("chr20-factors-mlp",), ("auroc", "auprc"), options=_MOTIFS),
     "yeast-mnase": Row("sacCer3-mnase", ("yeast-mnase",), ("pearson", "spearman")),
     "yeast-masked-lm": Row("sacCer3", ("yeast-masked-lm",), ("bits_per_base",)),
     "yeast-causal-lm": Row("sacCer3", ("yeast-causal-lm",), ("bits_per_base",)),

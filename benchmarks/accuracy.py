@@ -52,15 +52,15 @@ class Row:
 
 
 _KNOWN = "shards/sources/known-motifs.meme"
+_LEAKS = ("--baseline", "--without-leaks")
 _FAMILIES = ("hopfield", "longconv", "mlp", "recurrent", "ssm", "transformer")
 _TEN = tuple(f"default-{fold}" for fold in range(10))
 _GUE: dict[str, Any] = {
     "runs": ("gue-tf0", "gue-tf0-mlp", "gue-tf0-hopfield"),
     "shown": ("auroc", "mcc"),
-    "options": ("--baseline", "--without-leaks"),
+    "options": _LEAKS,
     "overrides": ("data.strand=random",),
 }
-_LEAKS = ("--baseline", "--without-leaks")
 _MOTIFS = ("--baseline", "--motifs", _KNOWN)
 ROWS = {
     "uci-splice": Row("uci-splice", ("uci-splice",), ("error.N", "error.EI", "error.IE"), _TEN),

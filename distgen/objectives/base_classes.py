@@ -16,6 +16,7 @@ from distgen.errors import ConfigError, suggest
 from distgen.loader.batch import Batch
 from distgen.models.context import Context
 from distgen.objectives import along, yes_no
+from distgen.objectives.known import counts
 from distgen.objectives.mean import mean
 from distgen.objectives.options import Focal
 from distgen.objectives.source import Stores, named_track
@@ -72,13 +73,12 @@ class BaseClasses:
 
     def lacks(self, batches: Iterable[Batch]) -> str:
         """Classes that a part has nowhere, or everywhere."""
-        yes, known = torch.zeros(2, self.out_channels, dtype=torch.int64)
-        for batch in batches:
+
+        def answers(batch: Batch) -> tuple[Tensor, Tensor]:
             values_BTC, known_BT1 = along.answers(batch, self.tracks[0])
-            yes += ((values_BTC[..., self._columns] > 0) & known_BT1).sum((0, 1))
-            known += known_BT1.sum()
-            if bool(((yes > 0) & (yes < known)).all()):
-                break
+            return values_BTC[..., self._columns].flatten(0, 1), known_BT1.flatten(0, 1)
+
+        yes, known = counts(answers, batches, self.out_channels, until_mixed=True)
         return yes_no.one_sided(self.outputs, yes, known, "base" if self.bin_bp == 1 else "bin")
 
     def encode(self, batch: Batch, dtype: torch.dtype, *, evaluating: bool = False) -> tuple[Tensor, Tensor, Tensor]:

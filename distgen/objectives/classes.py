@@ -73,8 +73,10 @@ class Classes:
 
     def _counts(self, batches: Iterable[Batch], *, until_mixed: bool = False) -> Tensor:
         """How many windows are of each class."""
-        yes, known = counts(self._answers, batches, until_mixed=until_mixed)
-        return yes if self._answers.kind == "classes" else torch.cat([known - yes, yes])
+        classes = self._answers.kind == "classes"
+        columns = len(self.outputs) if classes else 1
+        yes, known = counts(self._answers.of, batches, columns, classes=classes, until_mixed=until_mixed)
+        return yes if classes else torch.cat([known - yes, yes])
 
     def lacks(self, batches: Iterable[Batch]) -> str:
         """Classes that no window of a part is of."""

@@ -33,20 +33,27 @@ class Answered(Protocol):
         """What is missing in the answers of a part to learn from them or to measure by them; "" if nothing is."""
 
 
-def counts(answers: Answers, batches: Iterable[Batch], *, until_mixed: bool = False) -> tuple[Tensor, Tensor]:
+def counts(
+    answers: Callable[[Batch], tuple[Tensor, Tensor]],
+    batches: Iterable[Batch],
+    columns: int,
+    *,
+    classes: bool = False,
+    until_mixed: bool = False,
+) -> tuple[Tensor, Tensor]:
     """How often an answer of each column is yes, and how often it is known: int64 (columns,) both; of classes how often
     each of them is the answer, and of how many windows any is.
 
     Args:
-        answers: of kind "binary", "multilabel" or "classes".
+        answers: of a batch, (n, columns), or (n,) of classes; and which of them are known, likewise or (n, 1).
         batches: of a part.
+        columns: how many there are, or how many classes.
+        classes: each answer is the number of one.
         until_mixed: stop when each column has a yes and a no, or each class a window.
     """
-    classes = answers.kind == "classes"
-    columns = len(answers.columns) if classes or answers.kind == "multilabel" else 1
     yes, known = torch.zeros(2, columns, dtype=torch.int64)
     for batch in batches:
-        values, valid = answers.of(batch)
+        values, valid = answers(batch)
         if classes:
             yes += torch.bincount(values[valid], minlength=columns)
             known += valid.sum()

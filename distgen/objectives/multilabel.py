@@ -77,14 +77,14 @@ class Multilabel:
         """What a yes of each question weighs to make all of them weigh as much as all noes. Pools are drawn by their shares."""
         if self._pools:
             return (data.pool[1].share / data.pool[0].share,)
-        yes, known = counts(self._answers, served(self, "train"))
+        yes, known = counts(self._answers.of, served(self, "train"), self.out_channels)
         return tuple(((known - yes) / yes.clamp(min=1)).clamp(1 / MOST, MOST).tolist())
 
     def lacks(self, batches: Iterable[Batch]) -> str:
         """Questions that a part answers one way only, or never."""
         if self._pools:  # an empty pool is refused by who draws from it
             return ""
-        yes, known = counts(self._answers, batches, until_mixed=True)
+        yes, known = counts(self._answers.of, batches, self.out_channels, until_mixed=True)
         return yes_no.one_sided(self.outputs, yes, known, "window")
 
     def encode(self, batch: Batch, dtype: torch.dtype, *, evaluating: bool = False) -> tuple[Tensor, Tensor, Tensor]:

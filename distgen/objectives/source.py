@@ -12,13 +12,14 @@ from distgen.config import Sample
 from distgen.errors import ConfigError, suggest
 from distgen.loader.batch import Batch
 from distgen.loader.plan import window_of
+from distgen.loader.regions import MATRIX, TRACK
 from distgen.objectives import along
 from distgen.store import collection
 from distgen.store.exported import Export
 from distgen.store.reader import Store, Track
 
 Stores = Store | Export | collection.Collection
-LABELS, POOL, TRACK, MATRIX = "labels", "pool", "track:", "matrix:"
+LABELS, POOL = "labels", "pool"
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from distgen.evaluate.contexts import WIDEST, Contexts
 from distgen.evaluate.intervals import enough, resampled
 from distgen.evaluate.kept import KINDS, Kept, Predictions
 from distgen.evaluate.kmers import LONGEST, Sparse, Words
+from distgen.evaluate.logistic import Kind
 from distgen.evaluate.metrics import Chosen, Collector, Units, Values, named_value
 from distgen.evaluate.motifs import Motifs
 from distgen.genome import Bits, Bytes, Interval
@@ -41,6 +42,7 @@ from distgen.store.reader import Store
 from distgen.train.run import Part, Run, Stores
 
 _CLASSES = "base_classes"
+_MOST = 1 << 24  # answers of bins that are kept: their intervals take a minute or two
 _MEANS = ("loss", "bits_per_base", "accuracy")  # over targets: of a unit they are means, so of many units as well
 
 
@@ -90,9 +92,7 @@ class Comparison:
     ):
         self._run, self._store, self._objective, self._part = run, store, objective, part
         self._loader, self._asked, self._given = loader, asked, units
-        # Of single bases there are too many to be kept.
-        kept = objective.window is not None or (objective.bin_bp > 1 and not run.data.packed)
-        self._kind = KINDS.get(run.objective.kind) if kept else None
+        self._kind = self._kind_kept()
         self._refuse()
         self._motifs = None if asked.motifs is None else Motifs.read(asked.motifs)
         # The log of a rate is what a model of counts says.
@@ -102,6 +102,16 @@ class Comparison:
         self.keep: list[Collector] = []
         self._kept, self._units, self._without = self._keep(self._kind is not None)
 
+    def _kind_kept(self) -> Kind | None:
+        """What kind of answers are kept one by one; None where there are none, or too many, as of single bases."""
+        kind, objective = KINDS.get(self._run.objective.kind), self._objective
+        if kind is None or objective.window is not None:
+            return kind
+        if objective.bin_bp == 1 or self._run.data.packed:
+            return None
+        bins = len(self._loader) * self._loader.batch_size * Rows.of(kind, objective, self._loader).bins
+        return kind if bins * objective.out_channels <= _MOST else None
+
     def _refuse(self) -> None:
         run, asked = self._run, self._asked
         if (asked.leak_k or asked.baseline) and run.data.packed:
@@ -109,6 +119,8 @@ class Comparison:
         language = run.objective.kind in guesses.KINDS and isinstance(self._store, Store)
         if asked.baseline and self._kind is None and not language and run.objective.kind != _CLASSES:
             problem = f'there is no baseline of "{run.objective.kind}" on {self._store.path}'
+            if self._objective.bin_bp > 1:
+                problem = f"baselines of bins are for {_MOST:,} answers at most, and this part has more"
             raise run.error("objective.kind", f"{problem}: leave out --baseline")
         if asked.motifs and self._kind != "binary":
             problem = (
@@ -215,9 +227,8 @@ class Comparison:
         if self._asked.baseline:
             # Where both strands are answered alike and both are trained on, words are counted on both.
             both = _same_on_both(self._objective.swap) and self._run.data.strand in ("random", "both")
-            words = Words.of(
-                LONGEST - (rows.bins > 0), both_strands=both
-            )  # bins are many, and have room for fewer words
+            # Bins are many, and have room for fewer words.
+            words = Words.of(LONGEST - (rows.bins > 0), both_strands=both)
             name = "k-mer ridge regression" if self._kind == "regression" else "k-mer logistic regression"
             features[name] = Features(words.count, words.entries(width))
         if (motifs := self._motifs) is not None:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from distgen.config import Recipe, read
+from distgen.errors import ConfigError
 from distgen.evaluate.beside import FLANK, Rows, codes_of
 from distgen.genome import AMBIGUOUS, Interval
 from distgen.store.build import build
@@ -12,9 +13,9 @@ from distgen.train import evaluation
 from distgen.train.beside import Beside
 from distgen.train.run import Run
 from tests.conftest import fit
+from tests.train.test_beside import MATRIX, MOTIF
 
-MOTIF, BIN = "TGACTCATGC", 50
-MATRIX = ">M1 planted\n" + "\n".join(" ".join("9" if base == letter else "0" for base in MOTIF) for letter in "ACGT")
+BIN = 50
 RECIPE = """format = 1
 [assembly]
 name = "planted"
@@ -137,6 +138,19 @@ def test_a_motif_that_marks_bins_is_found_in_them(planted, tmp_path):
     assert mean["high"] < 0
     assert found["without_leaks"]["leaked"] == 0
     assert found["without_leaks"]["baselines"]["motif scan"]["difference"]["auroc"] == pytest.approx(mean)
+
+
+def test_of_too_many_bins_no_answers_are_kept(planted, tmp_path, monkeypatch):
+    monkeypatch.setattr("distgen.train.beside._MOST", 100)
+    out = trained(planted, tmp_path / "classes", CLASSES)
+    _, found = evaluation.evaluate(out, "test", beside=Beside(intervals=True, baseline=True))
+    assert found["baselines"].keys() == {"prevalence", "9 bases around"}
+    assert found["intervals"].keys() == {"loss"}
+    out = trained(planted, tmp_path / "signal", 'kind = "track"\ntrack = "signal"')
+    with pytest.raises(ConfigError, match="baselines of bins are for 100 answers at most, and this part has more"):
+        evaluation.evaluate(out, "test", beside=Beside(baseline=True))
+    _, found = evaluation.evaluate(out, "test", beside=Beside(intervals=True))
+    assert found["intervals"].keys() == {"loss"}
 
 
 @pytest.mark.parametrize("loss", ["poisson", "multinomial", "mse"])

@@ -16,7 +16,7 @@ def test_each_window_of_a_part_counts_once(annotated):
     data = Sample(window=16, target_length=4)
     found = answers("track:genes", annotated, Sample(window=1, target_length=1), ("multilabel",))
     loader = GenomeLoader(annotated, window=1, batch_size=97, tracks=("genes",), split="default/valid", last="pad")
-    yes, known = counts(found, loader)
+    yes, known = counts(found.of, loader, 2)
     values = annotated.track("genes")[1500:1900]
     assert yes.tolist() == values.sum(0).tolist()
     assert known.tolist() == [400, 400]
@@ -54,9 +54,9 @@ def test_counting_stops_when_nothing_can_be_missing_any_more(tmp_path):
     table = table_store(tmp_path, "classes", {"train": [("ACGT", name) for name in "ab" * 50]})
     found = answers("labels", table, Sample(), ("classes",))
     loader = GenomeLoader(table, batch_size=10, order="sequential")
-    assert counts(found, loader)[0].tolist() == [50, 50]
+    assert counts(found.of, loader, 2, classes=True)[0].tolist() == [50, 50]
     loader.epoch = loader.position = 0
-    assert counts(found, loader, until_mixed=True)[0].tolist() == [5, 5]
+    assert counts(found.of, loader, 2, classes=True, until_mixed=True)[0].tolist() == [5, 5]
 
 
 def test_an_output_that_is_not_there_has_no_weight():

@@ -123,7 +123,7 @@ def evaluate(
         bool,
         typer.Option("--without-leaks", help="Also without windows that share --leak-k bases with the training part."),
     ] = False,
-    leak_k: Annotated[int, typer.Option(help="On either strand; 8 to 31.")] = 31,
+    leak_k: Annotated[int | None, typer.Option(help="On either strand; 8 to 31, and 31 by default.")] = None,
     json_: Json = False,
 ) -> None:
     """Measure a trained model on held-out sequence, beside simple baselines."""
@@ -134,7 +134,11 @@ def evaluate(
     from distgen.train.ensemble import FILE
     from distgen.train.evaluation import evaluate
 
-    beside = Beside(intervals=True, baseline=baseline, motifs=motifs, leak_k=leak_k if without_leaks else None)
+    if leak_k is None and without_leaks:
+        leak_k = 31
+    elif leak_k is not None and not without_leaks:
+        raise ConfigError("--leak-k is how much windows share that --without-leaks leaves out: give that as well")
+    beside = Beside(intervals=True, baseline=baseline, motifs=motifs, leak_k=leak_k)
     folder, found = evaluate(checkpoint, split, by_contig=by_contig, both_strands=both_strands, beside=beside)
     kept = folder / f"evaluate-{split}{'-both-strands' * found.get('both_strands', False)}.json"
     kept.write_text(json.dumps(found, indent=1) + "\n")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from distgen.config import Positive
 from distgen.models.context import Context
-from distgen.models.family import Family
+from distgen.models.family import Dropout, Family
 from distgen.models.heads import head
 from distgen.models.layers import Convolution, LayerNorm, Residual, positions
 from distgen.models.schema import Schema
@@ -18,14 +18,16 @@ from distgen.models.strands import Inside, check_sizes, other_inputs
 
 
 class DilatedConfig(Family):
-    """Sizes: `dilations` has one entry for each residual block. `causal`: a base sees itself and what is before it. With
-    `rc = "share"` a window and its reverse complement have the same answers (`distgen.models.strands`)."""
+    """Sizes: `dilations` has one entry for each residual block; `dropout` is the share of what blocks add that is left out in
+    training. `causal`: a base sees itself and what is before it. With `rc = "share"` a window and its reverse complement have
+    the same answers (`distgen.models.strands`)."""
 
     family: Literal["dilated"]
     channels: Positive = 64
     stem_width: Positive = 9
     width: Positive = 3
     dilations: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)] = (1, 2, 4, 8, 16, 32, 64, 128, 1, 3)
+    dropout: Dropout = 0.0
     causal: bool = False
     rc: Literal["share"] | None = None
 
@@ -58,7 +60,8 @@ class Dilated(nn.Module):
         sides: dict[str, Any] = {"context": context, "causal": config.causal}
         self.stem = Convolution(len(schema.inputs), D, config.stem_width, **sides, shared=strands)
         self.blocks = nn.ModuleList(
-            Residual(D, config.width, d, depth, **sides, shared=shared) for d in config.dilations
+            Residual(D, config.width, d, depth, **sides, shared=shared, dropout=config.dropout)
+            for d in config.dilations
         )
         self.norm = LayerNorm(D, shared)
         self.head = head(D, schema, shared)

@@ -152,12 +152,13 @@ class Convolution(nn.Conv2d):
 
 
 class Residual(nn.Module):
-    """x + mix(gelu(conv(norm(x)))), on (B, channels, 1, L).
+    """x + dropout(mix(gelu(conv(norm(x))))), on (B, channels, 1, L).
 
     Args:
         depth: how many such blocks there are: what each adds is scaled down so that the sum starts with the variance of one.
         causal: a position sees itself and what is before it.
         shared: both strands share the weights.
+        dropout: the share of what the block adds that is left out in training.
     """
 
     def __init__(
@@ -169,6 +170,7 @@ class Residual(nn.Module):
         context: Context | None = None,
         causal: bool = False,
         shared: bool = False,
+        dropout: float = 0.0,
     ):
         super().__init__()
         self.norm = LayerNorm(channels, shared)
@@ -176,11 +178,12 @@ class Residual(nn.Module):
             channels, channels, width, dilation, context, causal, shared=Inside() if shared else None
         )
         self.mix = Convolution(channels, channels, 1, shared=Inside() if shared else None)
+        self.dropout = nn.Dropout(dropout)
         with torch.no_grad():
             self.mix.weight /= math.sqrt(depth)
             nn.init.zeros_(self.mix.bias)  # type: ignore[arg-type]
 
     def forward(self, x_BD1L: Tensor) -> Tensor:
         normed = rows(self.norm(positions(x_BD1L)))
-        mixed: Tensor = self.mix(F.gelu(self.conv(normed), approximate="tanh"))
-        return x_BD1L + mixed
+        added: Tensor = self.dropout(self.mix(F.gelu(self.conv(normed), approximate="tanh")))
+        return x_BD1L + added

@@ -3,6 +3,7 @@ import torch
 
 from distgen import models
 from distgen.models.dilated import Dilated, DilatedConfig
+from distgen.models.layers import positions
 from tests.schemas import schema
 
 CONFIG = DilatedConfig(family="dilated", channels=8, stem_width=5, dilations=(1, 2, 8))
@@ -38,6 +39,19 @@ def test_the_output_does_not_depend_on_the_batch():
     model = Dilated(CONFIG, schema(4, 3))
     x = torch.rand(5, 4, 64)
     assert torch.allclose(model(x)[2:3], model(x[2:3]), atol=1e-6)
+
+
+def test_dropout_leaves_out_all_that_blocks_add_and_only_in_training():
+    torch.manual_seed(0)
+    sizes = CONFIG.model_copy(update={"dropout": 1 - 1e-6})
+    model, x = models.build(sizes, schema(4, 3)), torch.rand(2, 4, 64)
+    stem = model.norm(positions(model.stem(x.unsqueeze(2))))
+    assert torch.allclose(model(x), model.head(stem).transpose(1, 2), atol=1e-5)
+    model.eval()
+    assert not torch.allclose(model(x), model.head(stem).transpose(1, 2), atol=1e-2)
+    same = models.build(sizes.model_copy(update={"dropout": 0.0}), schema(4, 3))
+    same.load_state_dict(model.state_dict())
+    assert torch.equal(model(x), same(x))
 
 
 def test_parameters_are_counted():

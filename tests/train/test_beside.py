@@ -198,6 +198,8 @@ def test_the_command_says_all_of_it(tmp_path):
     assert "<td>auroc, above motif scan</td>" in page
     message = distgen("evaluate", "out", "--without-leaks", "--leak-k", "61", cwd=tmp_path, expect=2)
     assert "--leak-k 61 is not between 8 and 31" in message
+    message = distgen("evaluate", "out", "--leak-k", "16", cwd=tmp_path, expect=2)
+    assert "--leak-k is how much windows share that --without-leaks leaves out" in message
 
 
 def test_a_language_model_stands_beside_mixed_orders(run_file, tmp_path):

@@ -98,9 +98,10 @@ class Train(Section):
 
 
 class Finetune(Section):
-    """What a training begins with instead of random weights: those of a run directory, a checkpoint or exported weights.
+    """What a training begins with instead of random weights: those of a run directory, a checkpoint or exported weights, or
+    the `motifs` of a MEME or JASPAR file, as filters of the first layer (`distgen.train.finetune`).
 
-    They may be of another store, and of a model that reads more channels (such as the mask of a language model): those that
+    Weights may be of another store, and of a model that reads more channels (such as the mask of a language model): those that
     this run reads are taken. Parameters whose names match a glob of `freeze` stay as they are. `new_head` leaves the
     parameters that give the outputs as they are drawn. With `lora_rank` all stay as they are but a new head, and every linear
     or convolutional layer whose name matches a glob of `lora` learns what is added to its weight: a sum of that many outer
@@ -108,6 +109,7 @@ class Finetune(Section):
     """
 
     init_from: Text | None = None
+    motifs: Text | None = None
     freeze: Strings = ()
     new_head: bool = False
     lora_rank: Positive | None = None
@@ -116,8 +118,10 @@ class Finetune(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Finetune:
+        if self.init_from and self.motifs:
+            raise TableError("init_from says already what the first layer begins with. Leave one of both out", "motifs")
         given = next((key for key in ("freeze", "new_head", "lora_rank") if getattr(self, key)), None)
-        if given and self.init_from is None:
+        if given and not (self.init_from or (self.motifs and given == "freeze")):
             raise TableError("without init_from all weights are drawn, and there is nothing yet to keep", given)
         if self.lora_rank is None and (self.lora_alpha, self.lora) != (16.0, ("*",)):
             raise TableError("lora and lora_alpha say how what lora_rank adds is added. Give lora_rank", "lora_rank")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -13,10 +14,13 @@ from torch import Tensor, nn
 from distgen import kernels
 from distgen.errors import ConfigError
 from distgen.evaluate.meme import Matrix
+from distgen.evaluate.motifs import Motifs
 from distgen.loader.base import Loader
 from distgen.loader.batch import Batch
+from distgen.models.layers import Convolution
 
 _BASES = "ACGT"
+_BEST = 4.0  # what a filter that begins as a motif gives where it fits best; where that is half as well, 0
 
 
 @dataclass
@@ -42,6 +46,18 @@ class _Sites:
         return _Sites(scores[kept], starts[kept], codes[kept])
 
 
+def bases_stem(model: nn.Module, inputs: tuple[str, ...]) -> Convolution:
+    """The first layer of a model that reads channels of these names.
+
+    Raises:
+        ConfigError: it is no convolution on bases.
+    """
+    stem = getattr(model, "stem", None)
+    if not isinstance(stem, Convolution) or not set(_BASES) <= set(inputs):
+        raise ConfigError(f"{type(model).__name__} begins with no convolution on bases: no filters of it are motifs")
+    return stem
+
+
 @torch.no_grad()
 def find_motifs(
     model: nn.Module, inputs: tuple[str, ...], loader: Loader, sites: int = 1000
@@ -63,11 +79,7 @@ def find_motifs(
     Raises:
         ConfigError: the model's first layer is no convolution on bases.
     """
-    stem = getattr(model, "stem", None)
-    if not isinstance(stem, nn.Conv2d) or not set(_BASES) <= set(inputs):
-        raise ConfigError(
-            f"{type(model).__name__} begins with no convolution on bases: there are no filters to make motifs of"
-        )
+    stem = bases_stem(model, inputs)
     filters, width = stem.weight.shape[0], stem.weight.shape[3]
     best = [_Sites(*_nothing(width)) for _ in range(filters)]
     background_4 = np.zeros(4)
@@ -81,6 +93,48 @@ def find_motifs(
             best[k] = best[k].add(found, sites)
     motifs = [_motif(f"filter-{k}", found) for k, found in enumerate(best)]
     return [motif for motif in motifs if motif.sites], background_4 / max(background_4.sum(), 1)
+
+
+@torch.no_grad()
+def begin_as(model: nn.Module, inputs: tuple[str, ...], motifs: Motifs) -> None:
+    """Let the first filters of a model's first layer be motifs, by their log odds; the others stay as they were drawn.
+
+    Where a filter is read on one strand, each motif is two of them, one for each. It lies in the middle of its filter, which
+    sees nothing beside it; of a longer motif that stretch is taken which says most. DanQ-JASPAR (Quang and Xie 2016) begins so.
+
+    Args:
+        model: with a convolution `stem` on bases.
+        inputs: names of the model's channels; those that are no bases are not looked at.
+        motifs: of which there are no more than filters.
+
+    Raises:
+        ConfigError: there are more, or the model's first layer is no convolution on bases.
+    """
+    stem, bases = bases_stem(model, inputs), [inputs.index(base) for base in _BASES]
+    assert stem.bias is not None
+    filters, width = stem.weight.shape[0], stem.weight.shape[3]
+    kernels_W4 = []
+    for first, end in pairwise(motifs.starts.tolist()):
+        forward_W4 = torch.from_numpy(_scaled(motifs.scores[first:end], width)).to(stem.weight)
+        kernels_W4 += [forward_W4] if stem.both_strands else [forward_W4, forward_W4.flip(0, 1)]
+    if len(kernels_W4) > filters:
+        strands = "" if stem.both_strands else ", one for each strand"
+        problem = (
+            f"{len(motifs.names)} motifs are {len(kernels_W4)} filters{strands}, and the first layer has {filters}"
+        )
+        raise ConfigError(f"{problem}. Give it more, or fewer motifs")
+    for place, kernel_W4 in enumerate(kernels_W4):
+        left = (width - len(kernel_W4)) // 2
+        stem.weight[place] = 0
+        stem.weight[place, bases, 0, left : left + len(kernel_W4)] = kernel_W4.T
+        stem.bias[place] = -_BEST / 2
+
+
+def _scaled(odds_W4: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+    if len(odds_W4) > width:
+        said = np.convolve(odds_W4.max(1), np.ones(width), "valid")
+        odds_W4 = odds_W4[said.argmax() :][:width]
+    return odds_W4 * (_BEST / odds_W4.max(1).sum())
 
 
 def _nothing(width: int) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.uint8]]:

@@ -72,6 +72,10 @@ class Motifs(Convolution):
             nn.init.normal_(self.weight, std=0.1)
             nn.init.constant_(self.bias, bias)  # type: ignore[arg-type]
 
+    @property
+    def both_strands(self) -> bool:
+        return True
+
     def both(self) -> Tensor:
         """The weights of both strands, (2 * motifs, inputs, 1, width)."""
         weight = self.weight  # read once: where it is a sum of low rank, each reading takes it anew

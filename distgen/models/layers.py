@@ -135,6 +135,11 @@ class Convolution(nn.Conv2d):
             assert self.bias is not None
             self.weight, self.bias = shared.keep(self.weight), shared.keep(self.bias)
 
+    @property
+    def both_strands(self) -> bool:
+        """Each filter of `weight` is read on both strands."""
+        return self.shared is not None
+
     def forward(self, x_BC1L: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias
         if self.shared is not None:

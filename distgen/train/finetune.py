@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from distgen.errors import some, suggest
+from distgen.evaluate.filters import begin_as
+from distgen.evaluate.motifs import Motifs
 from distgen.models.context import Context
 from distgen.models.schema import Schema
 from distgen.train import model as of
@@ -21,7 +23,8 @@ def start_model(run: Run, schema: Schema, *, begins: bool, context: Context | No
 
     Args:
         schema: what the run's objective asks of it.
-        begins: with the weights that `finetune.init_from` names; otherwise a checkpoint is about to fill it.
+        begins: with the weights that `finetune.init_from` names, or the filters of `finetune.motifs`; otherwise a checkpoint
+            is about to fill it.
         context: of the workers that share windows.
 
     Raises:
@@ -30,6 +33,8 @@ def start_model(run: Run, schema: Schema, *, begins: bool, context: Context | No
     model = of.build_model(run.model, schema, context)
     if begins and run.finetune.init_from:
         _fill(model, run, schema, _source(run))
+    if begins and run.finetune.motifs:
+        _begin_as_motifs(model, run, schema)
     of.adapt(model, run.finetune, of.outputs(run.model, schema))
     return model
 
@@ -59,6 +64,8 @@ def check(run: Run, schema: Schema, *, begins: bool) -> None:
         raise run.error("finetune.freeze", "all parameters are frozen, and none is left that learns. Freeze fewer")
     if kept := [name for name in sorted(head) if finetune.new_head and of.matches(name, finetune.freeze)]:
         raise run.error("finetune.freeze", f"{some(kept)} of the new head would stay as drawn. Freeze what is not new")
+    if begins and finetune.motifs:
+        _begin_as_motifs(model, run, schema)
     if begins and finetune.init_from:
         _refuse_misfits(run, schema, _source(run))
 
@@ -77,6 +84,12 @@ def _fill(model: nn.Module, run: Run, schema: Schema, weights: Weights) -> None:
     with torch.no_grad():
         for name in mine.keys() - kept:
             mine[name].copy_(there[name].index_select(takes[name], channels) if name in takes else there[name])
+
+
+def _begin_as_motifs(model: nn.Module, run: Run, schema: Schema) -> None:
+    """Let the first filters of a plain model be those that `finetune.motifs` names."""
+    with run.at("finetune.motifs"):
+        begin_as(model, schema.inputs, Motifs.read(Path(run.resolved()["finetune"]["motifs"])))
 
 
 def _refuse_misfits(run: Run, schema: Schema, weights: Weights) -> None:

@@ -89,8 +89,9 @@ class Run(File):
         """The run as plain data with absolute paths: what DIR/run.toml holds."""
         table = self.model_dump(exclude_none=True, mode="json")
         table["data"] = self._data().model_dump(exclude_none=True, mode="json")
-        if self.finetune.init_from:
-            table["finetune"]["init_from"] = str(self.resolve(self.finetune.init_from, "finetune.init_from"))
+        for key in ("init_from", "motifs"):
+            if value := getattr(self.finetune, key):
+                table["finetune"][key] = str(self.resolve(value, f"finetune.{key}"))
         if self.train.checkpoints:
             table["train"]["checkpoints"] = str(self._place(self.train.checkpoints, "train.checkpoints"))
         return table

@@ -12,6 +12,7 @@ from distgen.train.loop import train as train_on
 from distgen.train.run import Run
 from distgen.train.weights import export_weights
 from tests.conftest import RUN, fit, motifs, table_store, weights
+from tests.evaluate.test_motifs import JASPAR
 from tests.train.ranks import on_ranks
 
 LAYER = "blocks.0.conv"
@@ -166,6 +167,38 @@ def test_another_head_is_refused_with_the_key_that_draws_one(coding, run_file, f
     classes = train(coding, tmp_path / "classes")
     with pytest.raises(ConfigError, match=r"finetune\.init_from: .* reads A, C, G, T, and this run mask as well"):
         Run.read(run_file, [f"finetune.init_from='{classes}'", "finetune.new_head=true"]).check()
+
+
+@pytest.fixture
+def known(tmp_path):
+    path = tmp_path / "known.jaspar"
+    path.write_text(JASPAR)
+    return path
+
+
+def test_filters_begin_as_motifs_and_may_stay_so(run_file, known, tmp_path):
+    kept = train(run_file, tmp_path / "kept", f"finetune.motifs='{known}'", "finetune.freeze=['stem.*']")
+    assert Run.find(kept).finetune.motifs == str(known)
+    known.unlink()  # neither what was trained nor what goes on asks for them again
+    assert evaluate(kept, "valid")[1]["metrics"]["loss"] > 0
+    assert command(["train", "--resume", "--out", str(kept), str(kept / "run.toml"), "train.steps=8"]) == 0
+    stem = weights(kept)["stem.bias"]
+    assert stem[:4].tolist() == [-2] * 4
+    assert (stem[4:] != -2).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["model.channels=2"], r"finetune\.motifs: 2 motifs are 4 filters, .* has 2"),
+        (["finetune.motifs='nowhere'"], r"finetune\.motifs: there is no file .*nowhere"),
+        (["finetune.new_head=true"], r"finetune\.new_head: without init_from"),
+        (["finetune.init_from='other'"], r"finetune\.motifs: init_from says already"),
+    ],
+)
+def test_motifs_that_do_not_fit_are_refused_by_name(run_file, known, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        Run.read(run_file, [f"finetune.motifs='{known}'", *changes]).check()
 
 
 @pytest.mark.parametrize("change", ["freeze=['stem.*']", "new_head=true", "lora_rank=1"])

@@ -134,7 +134,8 @@ def _scaled(odds_W4: NDArray[np.float64], width: int) -> NDArray[np.float64]:
     if len(odds_W4) > width:
         said = np.convolve(odds_W4.max(1), np.ones(width), "valid")
         odds_W4 = odds_W4[said.argmax() :][:width]
-    return odds_W4 * (_BEST / odds_W4.max(1).sum())
+    scaled: NDArray[np.float64] = odds_W4 * (_BEST / odds_W4.max(1).sum())
+    return scaled
 
 
 def _nothing(width: int) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.uint8]]:

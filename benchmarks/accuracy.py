@@ -61,10 +61,12 @@ _GUE: dict[str, Any] = {
     "options": _LEAKS,
     "overrides": ("data.strand=random",),
 }
+_ENHANCERS: dict[str, Any] = {"runs": ("ienhancer", "ienhancer-mlp"), "shown": ("accuracy", "auroc"), "options": _LEAKS}
 _MOTIFS = ("--baseline", "--motifs", _KNOWN)
 ROWS = {
     "uci-splice": Row("uci-splice", ("uci-splice",), ("error.N", "error.EI", "error.IE"), _TEN),
-    "ienhancer": Row("ienhancer", ("ienhancer",), ("accuracy", "auroc"), options=_LEAKS),
+    "ienhancer": Row("ienhancer", **_ENHANCERS),
+    "ienhancer-held": Row("ienhancer", **_ENHANCERS, overrides=("data.split=held",)),
     "gue-tf0": Row("gue-tf0", **_GUE),
     "gue-tf1": Row("gue-tf1", **_GUE),
     "gue-tf2": Row("gue-tf2", **_GUE),

@@ -77,7 +77,7 @@ ROWS = {
     "ctcf-motifs": Row("human-chr20", ("ctcf-motifs",), ("p",), motif="CTCF"),
     "chr20-factors": Row("chr20-factors", ("chr20-factors",), ("auroc", "auprc"), options=_MOTIFS),
     "chr20-factors-mlp": Row("chr20-factors", ("chr20-factors-mlp",), ("auroc", "auprc"), options=_MOTIFS),
-    "yeast-mnase": Row("sacCer3-mnase", ("yeast-mnase",), ("pearson", "spearman")),
+    "yeast-mnase": Row("sacCer3-mnase", ("yeast-mnase", "yeast-mnase-recurrent"), ("pearson", "spearman")),
     "yeast-masked-lm": Row("sacCer3", ("yeast-masked-lm",), ("bits_per_base",)),
     "yeast-causal-lm": Row("sacCer3", ("yeast-causal-lm",), ("bits_per_base",)),
     **{f"gue-tf0-{family}": Row("gue-tf0", (f"gue-tf0-{family}",), ("auroc", "mcc")) for family in _FAMILIES},
